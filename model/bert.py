@@ -1,0 +1,122 @@
+"""BERT for pretraining, read from the top: the losses, the encoder, one block."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.attention import Attention, attention_mask
+from model.batch import Batch
+from model.config import BertConfig
+from model.embeddings import Embeddings
+from model.feedforward import FeedForward
+from model.heads import MaskedWordHead, Pooler
+from model.linear import Linear
+from model.loss import vocab_parallel_cross_entropy
+from model.norm import LayerNorm
+from model.parallel import TensorParallel, local_shape
+from model.parameters import parameter_table
+
+
+class PretrainingOutput(NamedTuple):
+    """Sums over this micro-batch, so that the caller can divide by the counts of the whole global batch."""
+
+    loss: Tensor  # scalar: mlm_scale * mlm_loss + sentence_scale * sentence_loss
+    mlm_loss: Tensor  # scalar, summed over masked tokens
+    mlm_correct: Tensor  # scalar int64
+    sentence_loss: Tensor  # scalar, summed over segments
+    sentence_correct: Tensor  # scalar int64
+
+
+class BertForPreTraining(nn.Module):
+    """The model of one tensor-parallel rank. Parameters are created empty: see `model.initialize` and `load_weights`.
+
+    Parameter names are those of the parameter table; a block shared by several layers is one module.
+    """
+
+    def __init__(self, config: BertConfig, tp: TensorParallel = TensorParallel()):  # noqa: B008 (immutable)
+        super().__init__()
+        config.check_tensor_parallel(tp.size)
+        self.config = config
+        self.tp = tp
+        self.embeddings = Embeddings(config, tp)
+        self.blocks = nn.ModuleList(Block(config, block, tp) for block in range(config.num_blocks))
+        self.final_norm = LayerNorm(config.hidden, config.norm_eps) if config.norm == "pre" else nn.Identity()
+        self.mlm = MaskedWordHead(config, tp)
+        if config.sentence_head:
+            self.pooler = Pooler(config.hidden, config.hidden)
+            self.sentence = Linear(config.hidden, 2)
+        self._mark_parameters()
+        self._average_shared_gradients()
+
+    def forward(self, batch: Batch, mlm_scale: float = 1.0, sentence_scale: float = 1.0) -> PretrainingOutput:
+        """The scales weigh the summed losses: 1 / (masked tokens or segments of the global batch) gives its mean."""
+        hidden = self.encode(batch).flatten(0, 1)  # [B * S, H]
+        logits = self.mlm(hidden[batch.masked_positions], self.embeddings.word.weight)  # [M, V / tp]
+        nll, correct = vocab_parallel_cross_entropy(logits, batch.masked_ids, self.config.vocab_size, self.tp)
+        mlm_loss, mlm_correct = nll.sum(), correct.sum()
+        if batch.sentence_labels is None:
+            return PretrainingOutput(mlm_loss * mlm_scale, mlm_loss, mlm_correct, mlm_loss.new_zeros(()), mlm_correct * 0)
+        scores = self.sentence(self.pooler(hidden[batch.sentence_positions])).to(mlm_loss.dtype)  # [N, 2]
+        sentence_loss = F.cross_entropy(scores, batch.sentence_labels, reduction="sum")
+        sentence_correct = (scores.argmax(1) == batch.sentence_labels).sum()
+        loss = mlm_loss * mlm_scale + sentence_loss * sentence_scale
+        return PretrainingOutput(loss, mlm_loss, mlm_correct, sentence_loss, sentence_correct)
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Hidden states of the last layer, [B, S, H]."""
+        x = self.embeddings(batch)
+        mask = attention_mask(batch.segments)
+        for layer in range(self.config.layers):
+            x = self.blocks[self.config.block_of(layer)](x, mask)
+        return self.final_norm(x)
+
+    def load_weights(self, weight_of: Callable[[str], Tensor]) -> None:
+        """Fills every parameter with this rank's part of the logical tensor `weight_of(name)` [spec.shape]."""
+        table = parameter_table(self.config)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.copy_(self.tp.shard(table[name], weight_of(name)).reshape(parameter.shape))
+
+    def _mark_parameters(self) -> None:
+        """DeepSpeed counts a parameter on every rank for the gradient norm if it is marked as cut, else on rank 0."""
+        table = parameter_table(self.config)
+        parameters = dict(self.named_parameters())
+        assert parameters.keys() == table.keys(), parameters.keys() ^ table.keys()
+        for name, parameter in parameters.items():
+            expected = torch.Size(local_shape(table[name], self.tp.size)).numel()
+            assert parameter.numel() == expected, f"{name}: {parameter.numel()} elements, {expected} in the table"
+            parameter.tensor_model_parallel = table[name].tensor_parallel_axis is not None
+
+    def _average_shared_gradients(self) -> None:
+        """The gradient of a block used n times is the mean over its uses; autograd alone gives the sum.
+
+        Yang et al. 2021 (arXiv 2110.03848), algorithm 1: w <- w - lr * mean_k grad(w_k).
+        """
+        for index, block in enumerate(self.blocks):
+            num_uses = len(self.config.layers_of(index))
+            if num_uses > 1:
+                for parameter in block.parameters():
+                    parameter.register_hook(lambda gradient, n=num_uses: gradient / n)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward network, each a residual branch with its norm. x [B, S, H] -> [B, S, H]."""
+
+    def __init__(self, config: BertConfig, block: int, tp: TensorParallel):
+        super().__init__()
+        self.pre_norm = config.norm == "pre"
+        self.attention = Attention(config, config.block_heads(block), tp)
+        self.feedforward = FeedForward(config, config.block_ffn(block), tp)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = self._residual(x, self.attention, mask)
+        return self._residual(x, self.feedforward)
+
+    def _residual(self, x: Tensor, branch: nn.Module, *arguments) -> Tensor:
+        if self.pre_norm:
+            return x + self.dropout(branch(branch.norm(x), *arguments))
+        return branch.norm(x + self.dropout(branch(x, *arguments)))

@@ -1,0 +1,170 @@
+"""The shape of the model: everything that decides which parameters exist and what is computed from them."""
+
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.errors import UserError, nearest
+
+VOCABULARY_MULTIPLE = 128
+"""The word table is padded to this multiple under every tensor-parallel size, so that the size never changes the shape."""
+
+Count = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+PRESETS: dict[str, dict] = {
+    "tiny": dict(layers=2, hidden=128, heads=2, ffn=512),
+    "mini": dict(layers=4, hidden=256, heads=4, ffn=1024),
+    "small": dict(layers=4, hidden=512, heads=8, ffn=2048),
+    "medium": dict(layers=8, hidden=512, heads=8, ffn=2048),
+    "base": dict(layers=12, hidden=768, heads=12, ffn=3072),
+    "large": dict(layers=24, hidden=1024, heads=16, ffn=4096),
+}
+BERT_VOCABULARY = 30_522
+
+
+class BertConfig(BaseModel):
+    """One BERT shape. Frozen, and canonical: two configs of the same model compare equal.
+
+    A *layer* is a step of the computation; a *block* is a set of parameters. Layers that share a block use it in turn.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: Count
+    hidden: Count
+    heads: Count | tuple[Count, ...]
+    """Attention heads, for all layers or for each."""
+    head_dim: Count = 0
+    """Width of one head. Left out: hidden / heads (of the widest layer)."""
+    ffn: Count | tuple[Count, ...]
+    """Inner width of the feed-forward network, for all layers or for each."""
+    vocab_size: Count
+    """Entries of the tokenizer's vocabulary, without padding."""
+    max_positions: Count = 512
+    type_vocab: Count = 2
+    norm: Literal["post", "pre"] = "post"
+    """`post`: LayerNorm after each residual sum, as in BERT. `pre`: before each branch, as in Megatron (no embedding
+    norm, a final norm)."""
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    hidden_dropout: Probability = 0.1
+    attention_dropout: Probability = 0.1
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-12
+    initializer_std: Annotated[float, Field(gt=0)] | None = None
+    """Standard deviation of fresh weights. Left out: 0.02 at hidden 768, scaled by 1/sqrt(hidden)."""
+    position_init: Literal["normal", "sinusoidal"] = "normal"
+    """`sinusoidal`: the learned position table starts as sinusoids, which shortens the bag-of-words plateau."""
+    attention_init: Literal["independent", "aligned"] = "independent"
+    """`aligned`: each key projection starts equal to its query projection, so that attention starts by similarity."""
+    sharing: Count | tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Which block each layer uses. An integer A: layer i uses block i mod A. Left out: each layer has its own."""
+    sentence_head: bool = True
+    """The pooler and a two-way classifier on [CLS] for sentence pairs (NSP or SOP)."""
+
+    @classmethod
+    def preset(cls, name: str, **overrides) -> "BertConfig":
+        if name not in PRESETS:
+            raise UserError(f"model.preset {name!r} is unknown{nearest(name, PRESETS)}; choose one of {', '.join(PRESETS)}")
+        return cls(**{"vocab_size": BERT_VOCABULARY, **PRESETS[name], **overrides})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _canonical(cls, values: dict) -> dict:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for field in ("heads", "ffn", "sharing"):
+            if isinstance(values.get(field), list):
+                values[field] = tuple(values[field])
+        for field in ("heads", "ffn"):
+            widths = values.get(field)
+            if isinstance(widths, tuple) and len(widths) == values.get("layers") and len(set(widths)) == 1:
+                values[field] = widths[0]
+        layers, sharing = values.get("layers"), values.get("sharing")
+        if isinstance(sharing, tuple) and sharing:
+            cycle = max(sharing) + 1 if all(isinstance(block, int) for block in sharing) else 0
+            if cycle and sharing == tuple(layer % cycle for layer in range(len(sharing))) and len(sharing) == layers:
+                sharing = cycle
+        if isinstance(sharing, int) and isinstance(layers, int) and sharing >= layers:
+            sharing = None
+        values["sharing"] = sharing
+        if not values.get("head_dim") and isinstance(values.get("hidden"), int) and values.get("heads"):
+            heads = values["heads"]
+            widest = max(heads) if isinstance(heads, tuple) else heads
+            if isinstance(widest, int) and widest > 0 and values["hidden"] % widest == 0:
+                values["head_dim"] = values["hidden"] // widest
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "BertConfig":
+        if not self.head_dim:
+            raise UserError(f"hidden {self.hidden} is not a multiple of heads {self.heads}; give head_dim or other heads")
+        for field in ("heads", "ffn", "sharing"):
+            values = getattr(self, field)
+            if isinstance(values, tuple) and len(values) != self.layers:
+                raise UserError(f"{field} lists {len(values)} values for {self.layers} layers; give one each, or one number")
+        if isinstance(self.sharing, tuple) and sorted(set(self.sharing)) != list(range(max(self.sharing) + 1)):
+            raise UserError(f"sharing {list(self.sharing)} skips a block; number the blocks 0, 1, 2, ... without gaps")
+        for layer in range(self.layers):
+            first = self.layers_of(self.block_of(layer))[0]
+            for field in ("heads", "ffn"):
+                if self._width(field, layer) != self._width(field, first):
+                    raise UserError(
+                        f"layers {first} and {layer} share a block but have {field} {self._width(field, first)} "
+                        f"and {self._width(field, layer)}; give them the same {field} or separate blocks"
+                    )
+        return self
+
+    def replace(self, **changes) -> "BertConfig":
+        """The same shape with some fields changed, validated again."""
+        return BertConfig(**{**self.model_dump(), **changes})
+
+    def _width(self, field: str, layer: int) -> int:
+        widths = getattr(self, field)
+        return widths[layer] if isinstance(widths, tuple) else widths
+
+    def block_of(self, layer: int) -> int:
+        if self.sharing is None:
+            return layer
+        return self.sharing[layer] if isinstance(self.sharing, tuple) else layer % self.sharing
+
+    def layers_of(self, block: int) -> list[int]:
+        """The layers that use a block, from the bottom up."""
+        return [layer for layer in range(self.layers) if self.block_of(layer) == block]
+
+    def block_heads(self, block: int) -> int:
+        return self._width("heads", self.layers_of(block)[0])
+
+    def block_ffn(self, block: int) -> int:
+        return self._width("ffn", self.layers_of(block)[0])
+
+    @cached_property
+    def num_blocks(self) -> int:
+        return len({self.block_of(layer) for layer in range(self.layers)})
+
+    @cached_property
+    def padded_vocab_size(self) -> int:
+        return -(-self.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+    @cached_property
+    def std(self) -> float:
+        return self.initializer_std or 0.02 * (768 / self.hidden) ** 0.5
+
+    def check_tensor_parallel(self, size: int) -> None:
+        """Raises UserError unless `size` tensor-parallel ranks can cut every axis evenly."""
+        axes = {"padded vocabulary": self.padded_vocab_size}
+        for block in range(self.num_blocks):
+            axes |= {f"heads of block {block}": self.block_heads(block), f"ffn of block {block}": self.block_ffn(block)}
+        for axis, width in axes.items():
+            if width % size:
+                raise UserError(f"layout.tensor_parallel {size} does not divide {axis} ({width}); choose a divisor of both")
+
+    def summary(self) -> str:
+        """The shape in a few words, for tables and logs."""
+
+        def span(widths: int | tuple[int, ...]) -> str:
+            return str(widths) if isinstance(widths, int) else f"{min(widths)}..{max(widths)}"
+
+        text = f"{self.layers}x{self.hidden} heads {span(self.heads)} ffn {span(self.ffn)}"
+        return text if self.sharing is None else f"{text} on {self.num_blocks} shared block{'s'[: self.num_blocks > 1]}"

@@ -1,0 +1,57 @@
+"""Word, position and token-type embeddings."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.batch import Batch
+from model.config import BertConfig
+from model.norm import LayerNorm
+from model.parallel import TensorParallel
+
+
+class Embeddings(nn.Module):
+    """Batch -> [B, S, H]. With pre-LN there is no norm here (as in Megatron)."""
+
+    def __init__(self, config: BertConfig, tp: TensorParallel):
+        super().__init__()
+        self.word = VocabParallelTable(config.padded_vocab_size, config.hidden, tp)
+        self.position = Table(config.max_positions, config.hidden)
+        self.token_type = Table(config.type_vocab, config.hidden)
+        self.norm = LayerNorm(config.hidden, config.norm_eps) if config.norm == "post" else nn.Identity()
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, batch: Batch) -> Tensor:
+        length = batch.ids.shape[1]
+        x = self.word(batch.ids)
+        x = x + self.position(slice(length) if batch.positions is None else batch.positions)
+        x = x + self.token_type(0 if batch.types is None else batch.types)
+        return self.dropout(self.norm(x))
+
+
+class Table(nn.Module):
+    """Rows of a weight [rows, H], by index tensor [...] -> [..., H], by slice or by number."""
+
+    def __init__(self, rows: int, hidden: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, hidden))
+
+    def forward(self, index: Tensor | slice | int) -> Tensor:
+        return F.embedding(index, self.weight) if isinstance(index, Tensor) else self.weight[index]
+
+
+class VocabParallelTable(Table):
+    """The word table, cut along the vocabulary: each rank looks up its own rows and the sum over ranks is complete."""
+
+    def __init__(self, rows: int, hidden: int, tp: TensorParallel):
+        super().__init__(rows // tp.size, hidden)
+        self.tp = tp
+
+    def forward(self, ids: Tensor) -> Tensor:  # [B, S] -> [B, S, H]
+        if self.tp.size == 1:
+            return super().forward(ids)
+        num_rows = self.weight.shape[0]
+        local = ids - self.tp.rank * num_rows
+        elsewhere = (local < 0) | (local >= num_rows)
+        rows = super().forward(local.masked_fill(elsewhere, 0))
+        return self.tp.leave(rows.masked_fill(elsewhere.unsqueeze(-1), 0))

@@ -1,0 +1,33 @@
+"""The feed-forward network, cut by its inner width under tensor parallelism."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import BertConfig
+from model.linear import Linear, RowParallelLinear
+from model.norm import LayerNorm
+from model.parallel import TensorParallel
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+class FeedForward(nn.Module):
+    """x [B, S, H] -> [B, S, H] through `width` inner units."""
+
+    def __init__(self, config: BertConfig, width: int, tp: TensorParallel):
+        super().__init__()
+        self.tp = tp
+        self.activation = ACTIVATIONS[config.activation]
+        self.input = Linear(config.hidden, width // tp.size)
+        self.output = RowParallelLinear(width // tp.size, config.hidden, tp)
+        self.norm = LayerNorm(config.hidden, config.norm_eps)  # applied by the block, before or after this branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.activation(self.input(self.tp.enter(x))))

@@ -1,0 +1,140 @@
+"""Where this process stands among tensor-parallel and data-parallel ranks, on megatron-core's process groups."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel import copy_to_tensor_model_parallel_region, reduce_from_tensor_model_parallel_region
+from torch import Tensor
+
+from model.errors import UserError
+from model.parameters import ParameterSpec
+
+
+@dataclass(frozen=True)
+class TensorParallel:
+    """This rank's place in its tensor-parallel group. The default: alone, no process group needed."""
+
+    rank: int = 0
+    size: int = 1
+    group: dist.ProcessGroup | None = None
+
+    def enter(self, activations: Tensor) -> Tensor:
+        """Identity forward, sum over ranks backward: before a weight whose output axis is cut."""
+        return copy_to_tensor_model_parallel_region(activations, group=self.group) if self.size > 1 else activations
+
+    def leave(self, activations: Tensor) -> Tensor:
+        """Sum over ranks forward, identity backward: after a weight whose input axis is cut."""
+        return reduce_from_tensor_model_parallel_region(activations, group=self.group) if self.size > 1 else activations
+
+    def shard(self, spec: ParameterSpec, tensor: Tensor) -> Tensor:
+        """This rank's part of a logical tensor (`spec.shape`), vocabulary padding added as zeros."""
+        return shard(spec, tensor, self.rank, self.size)
+
+    @contextmanager
+    def sharded_randomness(self, device: torch.device) -> Iterator[None]:
+        """Inside, random numbers differ between tensor-parallel ranks (for activations that are cut); outside they are
+        the same on all (for activations that are replicated).
+
+        The inner stream is seeded from the outer one, so it needs no state of its own and activation checkpointing
+        replays it. Works on the default generator of any device.
+        """
+        if self.size == 1:
+            yield
+            return
+        seed = int(torch.randint(2**62, ()))  # from the CPU stream: no device synchronisation
+        generator = torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
+        outer = generator.get_state()
+        generator.manual_seed(seed + self.rank)
+        try:
+            yield
+        finally:
+            generator.set_state(outer)
+
+
+def shard(spec: ParameterSpec, tensor: Tensor, rank: int, size: int) -> Tensor:
+    """Part `rank` of `size` of a logical tensor, with vocabulary padding added as zeros."""
+    assert tuple(tensor.shape) == spec.shape, f"{spec.name}: {tuple(tensor.shape)} is not {spec.shape}"
+    if spec.padded_shape != spec.shape:
+        padding = tensor.new_zeros(spec.padded_shape[0] - spec.shape[0], *spec.shape[1:])
+        tensor = torch.cat([tensor, padding])
+    axis = spec.tensor_parallel_axis
+    return tensor if axis is None or size == 1 else tensor.chunk(size, dim=axis)[rank]
+
+
+def local_shape(spec: ParameterSpec, size: int) -> tuple[int, ...]:
+    """Shape of one rank's part, one dimension for each axis."""
+    shape = list(spec.padded_shape)
+    if spec.tensor_parallel_axis is not None:
+        shape[spec.tensor_parallel_axis] //= size
+    return tuple(shape)
+
+
+def unshard(spec: ParameterSpec, shards: list[Tensor]) -> Tensor:
+    """The logical tensor from the parts of all tensor-parallel ranks (one part where the parameter is not cut)."""
+    axis = spec.tensor_parallel_axis
+    tensor = shards[0] if axis is None else torch.cat(shards, dim=axis)
+    return tensor[: spec.shape[0]]
+
+
+@dataclass(frozen=True)
+class ParallelLayout:
+    """How the processes are divided. Consecutive ranks form a tensor-parallel group."""
+
+    tensor_parallel: int = 1
+    data_parallel: int = 1
+
+    @classmethod
+    def of_world(cls, tensor_parallel: int, world_size: int) -> "ParallelLayout":
+        if world_size % tensor_parallel:
+            raise UserError(
+                f"layout.tensor_parallel {tensor_parallel} does not divide the {world_size} processes; "
+                "choose a divisor or another --nproc"
+            )
+        return cls(tensor_parallel, world_size // tensor_parallel)
+
+    def install(self) -> TensorParallel:
+        """Makes megatron-core's groups those of this layout and returns this rank's tensor-parallel place. Collective."""
+        if not parallel_state.model_parallel_is_initialized() or self != ParallelLayout.current():
+            parallel_state.destroy_model_parallel()
+            parallel_state.initialize_model_parallel(tensor_model_parallel_size=self.tensor_parallel)
+        return current_tensor_parallel()
+
+    @staticmethod
+    def current() -> "ParallelLayout":
+        return ParallelLayout(
+            parallel_state.get_tensor_model_parallel_world_size(), parallel_state.get_data_parallel_world_size()
+        )
+
+
+def current_tensor_parallel() -> TensorParallel:
+    """This rank's place in megatron-core's current groups; alone where none are set up."""
+    if not parallel_state.model_parallel_is_initialized():
+        return TensorParallel()
+    return TensorParallel(
+        parallel_state.get_tensor_model_parallel_rank(),
+        parallel_state.get_tensor_model_parallel_world_size(),
+        parallel_state.get_tensor_model_parallel_group(),
+    )
+
+
+class ModelParallelUnit:
+    """megatron-core's parallel_state under the method names that DeepSpeed 0.19.8 calls (its `mpu`).
+
+    Model parallel means tensor parallel here. `initialize_sequence_parallel` must stay absent: it would switch
+    DeepSpeed to Ulysses.
+    """
+
+    def __getattr__(self, name: str):
+        return getattr(parallel_state, name)
+
+    get_model_parallel_rank = staticmethod(parallel_state.get_tensor_model_parallel_rank)
+    get_model_parallel_world_size = staticmethod(parallel_state.get_tensor_model_parallel_world_size)
+    get_model_parallel_group = staticmethod(parallel_state.get_tensor_model_parallel_group)
+
+    @staticmethod
+    def get_data_parallel_group_ranks() -> list[int]:
+        return dist.get_process_group_ranks(parallel_state.get_data_parallel_group())

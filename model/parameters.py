@@ -1,0 +1,122 @@
+"""The parameter table: the one place that knows every parameter, its axes and what each axis does there.
+
+Tensor-parallel slicing, growth, optimizer groups, checkpoints, Hugging Face names, FLOP and memory counts all read it.
+The names are those of `BertForPreTraining.named_parameters()`; the shapes are *logical*: unsharded, without vocabulary
+padding, one dimension for each axis (a query weight is `[heads, head_dim, hidden]`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Literal
+
+from model.config import VOCABULARY_MULTIPLE, BertConfig
+
+Role = Literal["produced", "consumed", "fixed"]
+"""What a parameter does on an axis. `produced`: its output lives there; `consumed`: its input does; `fixed`: neither
+grows with it nor feeds it (vocabulary, positions, classes)."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    name: str
+    size: int
+    role: Role
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    name: str
+    axes: tuple[Axis, ...]
+    tensor_parallel_axis: int | None = None
+    """Index of the axis that tensor parallelism cuts; None: every rank holds the whole parameter."""
+    decay: bool = True
+    """Whether weight decay applies: to matrices, not to biases and LayerNorms."""
+    init: Literal["normal", "zeros", "ones"] = "normal"
+    block: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def padded_shape(self) -> tuple[int, ...]:
+        """The shape in memory before tensor parallelism cuts it: the vocabulary rounded up to its multiple."""
+        multiple = {"vocabulary": VOCABULARY_MULTIPLE}
+        return tuple(-(-axis.size // (m := multiple.get(axis.name, 1))) * m for axis in self.axes)
+
+    @property
+    def local_name(self) -> str:
+        """The name inside its block (`attention.query.weight`), or the whole name outside the blocks."""
+        return self.name if self.block is None else self.name.split(".", 2)[2]
+
+
+@lru_cache(maxsize=64)
+def parameter_table(config: BertConfig) -> dict[str, ParameterSpec]:
+    """Every parameter of the model, in model order, by name."""
+    return {spec.name: spec for spec in _rows(config)}
+
+
+def _rows(config: BertConfig) -> Iterator[ParameterSpec]:
+    hidden_out = Axis("hidden", config.hidden, "produced")
+    hidden_in = Axis("hidden", config.hidden, "consumed")
+    vocabulary = Axis("vocabulary", config.vocab_size, "fixed")
+
+    yield ParameterSpec("embeddings.word.weight", (vocabulary, hidden_out), tensor_parallel_axis=0)
+    yield ParameterSpec("embeddings.position.weight", (Axis("positions", config.max_positions, "fixed"), hidden_out))
+    yield ParameterSpec("embeddings.token_type.weight", (Axis("types", config.type_vocab, "fixed"), hidden_out))
+    if config.norm == "post":
+        yield from _norm("embeddings.norm", hidden_out)
+    for block in range(config.num_blocks):
+        yield from _block_rows(config, block)
+    if config.norm == "pre":
+        yield from _norm("final_norm", hidden_out)
+    yield from _linear("mlm.transform", (hidden_out,), (hidden_in,))
+    # This norm feeds the tied word table, which sums over hidden units: on hidden it is a consumer.
+    yield from _norm("mlm.norm", hidden_in)
+    yield ParameterSpec("mlm.bias", (vocabulary,), tensor_parallel_axis=0, decay=False, init="zeros")
+    if config.sentence_head:
+        yield from _linear("pooler", (hidden_out,), (hidden_in,))
+        yield from _linear("sentence", (Axis("classes", 2, "fixed"),), (hidden_in,))
+
+
+def _block_rows(config: BertConfig, block: int) -> Iterator[ParameterSpec]:
+    hidden_out = Axis("hidden", config.hidden, "produced")
+    hidden_in = Axis("hidden", config.hidden, "consumed")
+    heads, ffn = config.block_heads(block), config.block_ffn(block)
+    heads_out = (Axis("heads", heads, "produced"), Axis("head_dim", config.head_dim, "produced"))
+    heads_in = (Axis("heads", heads, "consumed"), Axis("head_dim", config.head_dim, "consumed"))
+    prefix = f"blocks.{block}"
+
+    for projection in ("query", "key", "value"):
+        yield from _linear(f"{prefix}.attention.{projection}", heads_out, (hidden_in,), cut="output", block=block)
+    yield from _linear(f"{prefix}.attention.output", (hidden_out,), heads_in, cut="input", block=block)
+    yield from _norm(f"{prefix}.attention.norm", hidden_out, block)
+    ffn_out, ffn_in = Axis("ffn", ffn, "produced"), Axis("ffn", ffn, "consumed")
+    yield from _linear(f"{prefix}.feedforward.input", (ffn_out,), (hidden_in,), cut="output", block=block)
+    yield from _linear(f"{prefix}.feedforward.output", (hidden_out,), (ffn_in,), cut="input", block=block)
+    yield from _norm(f"{prefix}.feedforward.norm", hidden_out, block)
+
+
+def _linear(
+    name: str,
+    outputs: tuple[Axis, ...],
+    inputs: tuple[Axis, ...],
+    cut: Literal["output", "input"] | None = None,
+    block: int | None = None,
+) -> Iterator[ParameterSpec]:
+    """Weight `[outputs, inputs]` and bias `[outputs]`. Cut by output: column parallel; by input: row parallel."""
+    weight_cut = {"output": 0, "input": len(outputs), None: None}[cut]
+    yield ParameterSpec(f"{name}.weight", outputs + inputs, weight_cut, block=block)
+    bias_cut = 0 if cut == "output" else None
+    yield ParameterSpec(f"{name}.bias", outputs, bias_cut, decay=False, init="zeros", block=block)
+
+
+def _norm(name: str, axis: Axis, block: int | None = None) -> Iterator[ParameterSpec]:
+    yield ParameterSpec(f"{name}.weight", (axis,), decay=False, init="ones", block=block)
+    yield ParameterSpec(f"{name}.bias", (axis,), decay=False, init="zeros", block=block)

@@ -1,0 +1,52 @@
+"""Starting and ending the process group of this run."""
+
+import os
+import shutil
+from datetime import timedelta
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+def start_process_group() -> None:
+    """Joins the ranks that the environment names (as torchrun sets it); alone where it names none. NCCL or gloo."""
+    if dist.is_initialized():
+        return
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_PORT", "29500" if int(os.environ["WORLD_SIZE"]) > 1 else "0")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    _skip_shared_memory_kernel()
+    deepspeed.init_distributed(
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo",
+        timeout=COLLECTIVE_TIMEOUT,
+        auto_mpi_discovery=False,
+        verbose=False,
+    )
+
+
+def end_process_group() -> None:
+    """Leaves together: a rank that tears down while another still talks can abort it."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def device() -> torch.device:
+    """Where this rank computes."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _skip_shared_memory_kernel() -> None:
+    """DeepSpeed 0.19.8 compiles a shared-memory all-reduce when it starts on CPU and dies without a compiler.
+
+    Only its inference uses that kernel: marked as not compatible with this machine, it is left out.
+    """
+    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+    if builder is not None:
+        deepspeed.ops.__compatible_ops__[builder.NAME] = False

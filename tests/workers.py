@@ -1,0 +1,108 @@
+"""Pools of gloo ranks, one for each world size, started once and handed functions.
+
+    results = pool(2).run(function, *arguments)      # one result for each rank, in rank order
+
+`function` must be importable (module level). Torch's default dtype, seed and megatron-core's groups are reset before
+each call, so tests do not see each other. A rank that raises fails the test with its traceback; one that dies or hangs
+fails it too, and the pool starts anew for the next test.
+"""
+
+import atexit
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from functools import cache
+from multiprocessing import connection, get_context
+from typing import Any
+
+TIMEOUT_SECONDS = 240
+
+
+@cache
+def pool(world_size: int) -> "Pool":
+    created = Pool(world_size)
+    atexit.register(created.stop)
+    return created
+
+
+class Pool:
+    def __init__(self, world_size: int):
+        self.world_size = world_size
+        self._ranks: list = []
+
+    def run(self, function: Callable, *arguments: Any, timeout_seconds: float = TIMEOUT_SECONDS) -> list:
+        if not self._ranks:
+            self._start()
+        try:
+            for _, pipe in self._ranks:
+                pipe.send((function, arguments))
+            results: dict[int, Any] = {}
+            failures: dict[int, str] = {}
+            pending = {pipe: rank for rank, (_, pipe) in enumerate(self._ranks)}
+            while pending:
+                # Once a rank has failed, the others may wait for it in a collective: do not wait for them long.
+                ready = connection.wait(list(pending), 3 if failures else timeout_seconds)
+                if not ready:
+                    break
+                for pipe in ready:
+                    rank = pending.pop(pipe)
+                    try:
+                        ok, value = pipe.recv()
+                    except EOFError:
+                        ok, value = False, "the process died"
+                    (results if ok else failures)[rank] = value
+            if failures or pending:
+                hung = f"ranks {sorted(pending.values())} did not answer" if pending else ""
+                details = "\n".join(f"rank {rank}: {text}" for rank, text in sorted(failures.items()))
+                raise AssertionError(f"{function.__name__} failed\n{details}\n{hung}")
+        except BaseException:
+            self.stop()
+            raise
+        return [results[rank] for rank in range(self.world_size)]
+
+    def _start(self) -> None:
+        context = get_context("spawn")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        for rank in range(self.world_size):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, rank, self.world_size, port), daemon=True)
+            process.start()
+            theirs.close()
+            self._ranks.append((process, ours))
+
+    def stop(self) -> None:
+        for process, pipe in self._ranks:
+            pipe.close()
+            process.kill()
+            process.join()
+        self._ranks = []
+
+
+def _serve(pipe: connection.Connection, rank: int, world_size: int, port: int) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="",
+        OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive",
+    )  # fmt: skip
+    import torch
+    from megatron.core import parallel_state
+
+    from pretrain.engine.distributed import start_process_group
+
+    torch.set_num_threads(1)
+    start_process_group()
+    while True:
+        try:
+            function, arguments = pipe.recv()
+        except (EOFError, OSError):
+            return
+        torch.set_default_dtype(torch.float32)
+        torch.manual_seed(0)
+        parallel_state.destroy_model_parallel()
+        try:
+            pipe.send((True, function(*arguments)))
+        except BaseException:
+            pipe.send((False, traceback.format_exc()))
