@@ -1,0 +1,1 @@
+"""Pretraining: recipes, data, engine, trainer. Imports point one way: pretrain -> growth -> model."""

@@ -1,0 +1,54 @@
+"""The command line: one function a verb, each a thin call. A user's mistake is one line and exit code 2."""
+
+import os
+import sys
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
+
+from model.errors import UserError, nearest
+
+# Every verb imports what it needs itself, so that `--help` and `plan` do not wait for torch.
+
+RecipeName = Annotated[Positional[str], arg(name="recipe", metavar="RECIPE")]
+Overrides = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE")]
+
+
+def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> None:
+    """Print what a recipe will do: shapes, parameters, FLOPs, bytes on each rank, learning rate. Trains nothing.
+
+    Args:
+        recipe: A recipe file, or the name of one that comes with Espalier.
+        overrides: Change a value of the recipe, for example --set stages.1.steps=200 (repeatable).
+        nproc: Number of processes to plan for.
+    """
+    from pretrain.plan import print_plan
+    from pretrain.recipe import load_recipe, resolve
+
+    loaded = load_recipe(recipe, overrides)
+    print_plan(resolve(loaded, None, nproc))
+
+
+VERBS = {verb.__name__: verb for verb in (plan,)}
+
+DESCRIPTION = "Espalier pretrains BERT while its shape changes, and loses nothing on the way."
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one verb and returns the exit code."""
+    try:
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in VERBS:
+            known = ", ".join(["demo", "test", *VERBS])
+            raise UserError(f"verb {arguments[0]!r} is unknown{nearest(arguments[0], VERBS)}; choose one of {known}")
+        tyro.extras.subcommand_cli_from_dict(VERBS, args=arguments, prog="./launch.sh", description=DESCRIPTION)
+    except UserError as error:
+        print(f"espalier: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `plan ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,100 @@
+"""What a run will do, before anything runs: shapes, parameters, work, memory on each rank, and the learning rate."""
+
+import math
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+from pretrain.flops import training_flops
+from pretrain.memory import num_parameters, state_bytes
+from pretrain.recipe import ResolvedStage, Run
+from pretrain.recipe.engine_file import offloads_optimizer
+
+
+def print_plan(run: Run, console: Console | None = None) -> None:
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = 140  # a log has no width of its own; do not wrap to 80
+    console.print(plan_tables(run))
+
+
+def plan_tables(run: Run) -> RenderableType:
+    return Group(_stages_table(run), _memory_table(run), _schedule_table(run))
+
+
+def stage_flops(stage: ResolvedStage, mask_rate: float) -> int:
+    """Of one optimizer step of the stage, over all ranks."""
+    predictions = round(stage.global_batch * stage.sequence * mask_rate)
+    return training_flops(stage.config, stage.global_batch, stage.sequence, predictions)
+
+
+def _stages_table(run: Run) -> Table:
+    ranks = f"{run.num_ranks} process" + ("es" if run.num_ranks > 1 else "")
+    table = Table(title=f"{run.recipe.name}: {run.steps:,} steps on {ranks}, {run.recipe.precision}", **_STYLE)
+    for heading in ("stage", "from", "shape", "parameters", "rows x tokens", "step on a rank", "grow"):
+        table.add_column(heading)
+    for heading in ("steps", "FLOP/step", "FLOP"):
+        table.add_column(heading, justify="right")
+    total = 0
+    for stage in run.stages:
+        flops = stage_flops(stage, run.recipe.data.mask_rate)
+        total += flops * stage.steps
+        table.add_row(
+            stage.name,
+            f"{stage.start_step:,}",
+            stage.config.summary(),
+            f"{num_parameters(stage.config):,}",
+            f"{stage.global_batch:,} x {stage.sequence}",
+            f"{stage.accumulation} x {stage.micro_batch} rows",
+            ", ".join(operator.name for operator in stage.grow) or "-",
+            f"{stage.steps:,}",
+            f"{flops:.3g}",
+            f"{flops * stage.steps:.3g}",
+        )
+    table.add_section()
+    table.add_row("total", *[""] * 6, f"{run.steps:,}", "", f"{total:.3g}")
+    return table
+
+
+def _memory_table(run: Run) -> Table:
+    table = Table(title="bytes on each rank (training state; activations come on top)", **_STYLE)
+    for heading in ("stage", "TP x DP", "ZeRO"):
+        table.add_column(heading)
+    for heading in ("weights", "gradients", "optimizer", "sum", "in host memory"):
+        table.add_column(heading, justify="right")
+    for stage in run.stages:
+        offload = offloads_optimizer(stage.deepspeed)
+        held = state_bytes(
+            stage.config, stage.zero_stage, stage.precision, stage.tensor_parallel, stage.data_parallel, offload
+        )
+        table.add_row(
+            stage.name,
+            f"{stage.tensor_parallel} x {stage.data_parallel}",
+            f"{stage.zero_stage}{' + offload' if offload else ''}",
+            *(_bytes(count) for count in (held.weights, held.gradients, held.optimizer, held.device)),
+            _bytes(held.host) if held.host else "-",
+        )
+    return table
+
+
+def _schedule_table(run: Run) -> Table:
+    table = Table(title="learning rate", **_STYLE)
+    table.add_column("step", justify="right")
+    table.add_column("stage")
+    table.add_column("rate", justify="right")
+    for step in run.learning_rate.corners:
+        if step < run.steps:
+            stage = next(stage for stage in run.stages if step < stage.end_step)
+            table.add_row(f"{step:,}", stage.name, f"{run.learning_rate(step):.4g}")
+    return table
+
+
+def _bytes(count: float) -> str:
+    """1536 -> 1.5 KiB."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(int(math.log(max(count, 1), 1024)), len(units) - 1)
+    return f"{count / 1024**power:.4g} {units[power]}"
+
+
+_STYLE = dict(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")

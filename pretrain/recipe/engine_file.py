@@ -1,0 +1,56 @@
+"""DeepSpeed's JSON files, which own ZeRO, offload and communication, and nothing that the recipe owns."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from model.errors import UserError
+
+PROJECT = Path(__file__).parent.parent.parent
+
+OWNED_BY_RECIPE = {
+    "train_batch_size": "batch.global",
+    "train_micro_batch_size_per_gpu": "batch.micro",
+    "gradient_accumulation_steps": "batch (accumulation follows from it)",
+    "gradient_clipping": "optimizer.grad_clip",
+    "fp16.enabled": "precision",
+    "bf16.enabled": "precision",
+    "optimizer": "optimizer",
+    "scheduler": "schedule",
+}
+"""DeepSpeed's keys that may only be left out or "auto", and where the recipe sets them."""
+
+
+def load_engine_file(path: str) -> dict[str, Any]:
+    """Reads a DeepSpeed JSON, beside the working directory or in the project; UserError names the file and the key."""
+    file = next((file for file in (Path(path), PROJECT / path) if file.is_file()), None)
+    if file is None:
+        raise UserError(f"deepspeed: {path} does not exist; the files that come with Espalier are ds_configs/*.json")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} line {error.lineno} is not JSON: {error.msg}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds no DeepSpeed configuration: it has to be a JSON object")
+
+    for key, owner in OWNED_BY_RECIPE.items():
+        value = _get(config, key)
+        if value not in (None, "auto"):
+            shown = "a section" if isinstance(value, dict) else json.dumps(value)
+            raise UserError(
+                f'{path} sets {key} to {shown}, but the recipe owns it ({owner}); make it "auto" or remove it'
+            )
+    stage = _get(config, "zero_optimization.stage")
+    if stage not in (0, 1, 2, 3) or isinstance(stage, bool):
+        raise UserError(f"{path} sets zero_optimization.stage to {json.dumps(stage)}; choose 0, 1, 2 or 3")
+    return config
+
+
+def offloads_optimizer(config: dict[str, Any]) -> bool:
+    return _get(config, "zero_optimization.offload_optimizer.device") not in (None, "none")
+
+
+def _get(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config

@@ -1,0 +1,166 @@
+"""Recipe files: YAML and `--set` overrides in, a validated Recipe or one clear line out."""
+
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from model.errors import UserError, nearest
+from pretrain.recipe.schema import Recipe
+
+SHIPPED = Path(__file__).parent.parent / "recipes"
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe, by file or by the name of one that comes with Espalier, and applies `--set` overrides.
+
+    `overrides`: strings such as `stages.1.steps=200`. Raises UserError naming the file and the offending key.
+    """
+    file = _find(str(path))
+    values = _parse(file.read_text(encoding="utf-8"), str(file))
+    if not isinstance(values, dict):
+        raise UserError(f"{file} holds no recipe: it has to be a mapping of keys such as name, model and stages")
+    for override in overrides:
+        _apply(values, override)
+    with explained(Recipe, str(file)):
+        return Recipe.model_validate(values)
+
+
+def _find(path: str) -> Path:
+    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.yaml"))}
+    if Path(path).is_file():
+        return Path(path)
+    if path in shipped:
+        return shipped[path]
+    raise UserError(f"recipe {path!r} is neither a file nor a recipe that comes with Espalier ({', '.join(shipped)})")
+
+
+@contextmanager
+def explained(schema: type[BaseModel], source: str = "", section: str = "") -> Iterator[None]:
+    """Inside, a ValidationError of `schema` becomes one line: source, key, what is wrong, the nearest valid key.
+
+    `source` names the file, `section` where in it the values stand.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        raise UserError((f"{source}: " if source else "") + _explain(schema, error, section)) from None
+
+
+def _explain(schema: type[BaseModel], error: ValidationError, section: str) -> str:
+    # An unknown key is the likeliest cause of everything else that is wrong (a misspelt key is missing, too).
+    fault = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    path = [part for part in fault["loc"] if not _is_type_tag(part)]
+    key = ".".join(str(part) for part in ([section] if section else []) + path)
+    if fault["type"] == "extra_forbidden":
+        choices = _keys_at(schema, path[:-1])
+        return f"unknown key {key}{nearest(str(path[-1]), choices)}; allowed here: {', '.join(choices)}"
+    if fault["type"] == "missing":
+        return f"{key} is missing"
+    if fault["type"] == "value_error":
+        return f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
+    return f"{key} is {fault['input']!r}: {_lower_first(fault['msg'])}"
+
+
+def _is_type_tag(part: int | str) -> bool:
+    """Pydantic adds the tried member of a union to the path of a fault (`int`, `tuple[...]`, `constrained-int`)."""
+    return (isinstance(part, str) and not re.fullmatch(r"[A-Za-z]\w*", part)) or part in ("int", "float", "str", "bool")
+
+
+def _keys_at(schema: type[BaseModel], path: list) -> list[str]:
+    """The keys that the section at `path` knows, as they are written in a recipe."""
+    annotation: Any = schema
+    for part in path:
+        model = _model_in(annotation)
+        if isinstance(part, str) and model is not None:
+            annotation = model.model_fields[part].annotation
+    model = _model_in(annotation)
+    return [field.alias or name for name, field in model.model_fields.items()] if model else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model inside `Model`, `Model | None` or `list[Model]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for argument in typing.get_args(annotation) if (model := _model_in(argument))), None)
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+# --- overrides ------------------------------------------------------------------------------------------------------
+
+
+def _apply(values: dict, override: str) -> None:
+    """Sets one value in place: `key.key=value`; a stage goes by its number or its name; the value is read as YAML."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise UserError(f"--set {override}: write KEY=VALUE, for example --set stages.1.steps=200")
+    *parents, last = path.split(".")
+    node: Any = values
+    for part in parents:
+        if isinstance(node, dict) and part not in node:
+            node[part] = {}
+        node = node[_index(node, part, override)]
+    index = _index(node, last, override)
+    node[index] = _parse(text, f"--set {override}")
+
+
+def _index(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, dict):
+        return part
+    if not isinstance(node, list):
+        raise UserError(f"--set {override}: there is nothing below {part!r} to set; it stands under a plain value")
+    names = {item["name"]: index for index, item in enumerate(node) if isinstance(item, dict) and "name" in item}
+    if part in names:
+        return names[part]
+    if part.isdigit() and int(part) < len(node):
+        return int(part)
+    choices = ", ".join(names) if names else "none has a name"
+    raise UserError(f"--set {override}: {part!r} is not one of the {len(node)} entries 0..{len(node) - 1} ({choices})")
+
+
+# --- YAML -----------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the scalars of version 1.2: 6e-3 is a number, `no` and 1:30 are text; a key given twice is an error."""
+
+    yaml_implicit_resolvers: typing.ClassVar[dict] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_DIGITS = r"[0-9](?:_?[0-9])*"
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|)$"), ["~", "n", ""])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(rf"^[-+]?{_DIGITS}$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(rf"^[-+]?(?:\.{_DIGITS}|{_DIGITS}(?:\.(?:{_DIGITS})?)?)(?:[eE][-+]?[0-9]+)?$"),
+    list("-+.0123456789"),
+)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value.replace("_", "")))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value.replace("_", "")))
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"{source}{where}: {getattr(error, 'problem', None) or error}") from None

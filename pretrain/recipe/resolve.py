@@ -1,0 +1,265 @@
+"""From a recipe to the stages of a run: shares become steps, shapes become configs, and all is checked together."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from growth.operators import OPERATORS, make_operator, shapes
+from growth.operators.base import Operator
+from model.config import BERT_VOCABULARY, BertConfig
+from model.errors import UserError
+from pretrain.recipe.engine_file import load_engine_file
+from pretrain.recipe.load import explained
+from pretrain.recipe.schema import Amount, Recipe, Share, Stage
+from pretrain.schedule import LearningRate, Phase, StageRate
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class ResolvedStage:
+    index: int
+    name: str
+    start_step: int
+    steps: int
+    config: BertConfig
+    sequence: int
+    """Tokens in a row."""
+    global_batch: int
+    """Rows in a step, over all ranks and accumulation steps."""
+    micro_batch: int
+    """Rows that one rank computes at a time."""
+    accumulation: int
+    tensor_parallel: int
+    data_parallel: int
+    grow: tuple[Operator, ...]
+    """The operators that lead here from the stage before, options and moment policies included."""
+    shape: dict[str, Any]
+    """The fields of the model that this stage asks for: what the operators are to reach."""
+    deepspeed: dict[str, Any]
+    """The DeepSpeed JSON as it stands in the file, "auto" values included."""
+    zero_stage: int
+    precision: Precision
+    rewarm_steps: int
+    lr_scale: float
+
+    @property
+    def end_step(self) -> int:
+        return self.start_step + self.steps
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe resolved for one vocabulary and one number of ranks."""
+
+    recipe: Recipe
+    num_ranks: int
+    stages: tuple[ResolvedStage, ...]
+    learning_rate: LearningRate
+
+    @property
+    def steps(self) -> int:
+        return self.stages[-1].end_step
+
+
+def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Run:
+    """Checks the whole recipe and works out every stage; UserError names the stage and what does not fit.
+
+    `corpus_vocab_size` None plans without a corpus: the vocabulary is the recipe's own, or BERT's.
+    """
+    starts = _stage_starts(recipe)
+    stages: list[ResolvedStage] = []
+    sequence, batch, layout, engine_file = recipe.sequence, recipe.batch, recipe.layout, recipe.deepspeed
+    config: BertConfig | None = None
+    for index, stage in enumerate(recipe.stages):
+        with _naming(stage):
+            sequence = stage.sequence or sequence
+            batch = batch.model_copy(update=stage.batch.model_dump(exclude_none=True))
+            layout = stage.layout or layout
+            engine_file = stage.deepspeed or engine_file
+            grow = _operators(stage)
+            if config is None:
+                config = _first_shape(recipe, stage, corpus_vocab_size)
+            else:
+                config = _next_shape(config, stage, grow)
+            if sequence > config.max_positions:
+                raise UserError(
+                    f"sequence {sequence} is longer than model.max_positions {config.max_positions}; "
+                    "lower it or raise max_positions"
+                )
+            config.check_tensor_parallel(layout.tensor_parallel)
+            data_parallel = _data_parallel(layout.tensor_parallel, num_ranks)
+            micro, accumulation = _micro_batches(batch.rows, batch.micro, data_parallel)
+            deepspeed = load_engine_file(engine_file)
+        stages.append(
+            ResolvedStage(
+                index=index,
+                name=stage.name,
+                start_step=starts[index],
+                steps=starts[index + 1] - starts[index],
+                config=config,
+                sequence=sequence,
+                global_batch=batch.rows,
+                micro_batch=micro,
+                accumulation=accumulation,
+                tensor_parallel=layout.tensor_parallel,
+                data_parallel=data_parallel,
+                grow=grow,
+                shape=stage.shape,
+                deepspeed=deepspeed,
+                zero_stage=deepspeed["zero_optimization"]["stage"],
+                precision=recipe.precision,
+                rewarm_steps=_count(stage.schedule.rewarm, starts[-1]),
+                lr_scale=stage.schedule.lr_scale,
+            )
+        )
+    return Run(recipe, num_ranks, tuple(stages), _learning_rate(recipe, stages, starts[-1]))
+
+
+@contextmanager
+def _naming(stage: Stage) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"stage {stage.name}: {error}") from None
+
+
+# --- steps ----------------------------------------------------------------------------------------------------------
+
+
+def _count(amount: Amount, total: int) -> int:
+    return round(amount.percent / 100 * total) if isinstance(amount, Share) else amount
+
+
+def _stage_starts(recipe: Recipe) -> list[int]:
+    """First step of each stage, and the end of the run. Shares are rounded on the running sum, so that none is lost."""
+    names = [stage.name for stage in recipe.stages]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two stages are named {name!r}; give each its own name")
+    amounts = [stage.steps for stage in recipe.stages]
+    total = recipe.steps
+    if total is None:
+        if not all(isinstance(amount, int) for amount in amounts):
+            raise UserError("steps is missing: give the run's total, or every stage a count of steps")
+        total = sum(amounts)
+
+    exact = [amount.percent / 100 * total if isinstance(amount, Share) else amount for amount in amounts]
+    open_stages = [index for index, amount in enumerate(exact) if amount is None]
+    if len(open_stages) > 1:
+        raise UserError(
+            f"stages {' and '.join(names[index] for index in open_stages)} leave out steps; "
+            "only one may take what remains"
+        )
+    given = sum(amount for amount in exact if amount is not None)
+    if open_stages:
+        exact[open_stages[0]] = total - given
+    elif abs(given - total) > 0.5:
+        raise UserError(
+            f"the stages' steps add up to {given:g}, the run has {total}; change one, or leave out one stage's steps"
+        )
+
+    starts = [0]
+    running = 0.0
+    for name, amount in zip(names, exact, strict=True):
+        running += amount
+        starts.append(round(running))
+        if starts[-1] <= starts[-2]:
+            raise UserError(f"stage {name} has no steps ({amount:g} of {total}); give it at least one")
+    return starts
+
+
+# --- shape ----------------------------------------------------------------------------------------------------------
+
+
+def _first_shape(recipe: Recipe, stage: Stage, corpus_vocab_size: int | None) -> BertConfig:
+    if stage.grow:
+        raise UserError("the first stage has no stage before it to grow from; remove its grow")
+    values = {**recipe.model, **stage.shape}
+    preset = values.pop("preset", None)
+    vocab_size = values.get("vocab_size", corpus_vocab_size)
+    if corpus_vocab_size is not None and vocab_size != corpus_vocab_size:
+        raise UserError(
+            f"model.vocab_size {vocab_size} is not the corpus's {corpus_vocab_size} ({recipe.data.corpus}); "
+            "remove it from the recipe, or prepare the corpus with that vocabulary"
+        )
+    if preset is not None:
+        values = {**BertConfig.preset(preset).model_dump(exclude={"head_dim", "sentence_head"}), **values}
+    values.setdefault("sentence_head", recipe.data.sentence_pairs != "none")
+    values["vocab_size"] = vocab_size or BERT_VOCABULARY
+    with explained(BertConfig, section="model"):
+        return BertConfig.model_validate(values)
+
+
+def _next_shape(before: BertConfig, stage: Stage, grow: tuple[Operator, ...]) -> BertConfig:
+    if "vocab_size" in stage.shape:
+        raise UserError("shape.vocab_size: the vocabulary belongs to the corpus and cannot change between stages")
+    with explained(BertConfig, section="shape"):
+        before.replace(**stage.shape)
+    return shapes(before, grow, stage.shape)[-1]
+
+
+def _operators(stage: Stage) -> tuple[Operator, ...]:
+    operators = []
+    for mapping in stage.grow:
+        for name, options in mapping.items():
+            with explained(OPERATORS.get(name, Operator), section=f"grow.{name}"):
+                operators.append(make_operator(name, options))
+    return tuple(operators)
+
+
+# --- layout and batch -----------------------------------------------------------------------------------------------
+
+
+def _data_parallel(tensor_parallel: int, num_ranks: int) -> int:
+    if num_ranks % tensor_parallel:
+        raise UserError(
+            f"layout.tensor_parallel {tensor_parallel} does not divide the {num_ranks} processes; change one of them"
+        )
+    return num_ranks // tensor_parallel
+
+
+def _micro_batches(rows: int, micro: int | None, data_parallel: int) -> tuple[int, int]:
+    """(rows a rank computes at a time, how many times in a step)."""
+    if rows % data_parallel:
+        raise UserError(
+            f"batch.global {rows} does not divide by the {data_parallel} data-parallel ranks; "
+            f"choose a multiple of {data_parallel}"
+        )
+    per_rank = rows // data_parallel
+    micro = micro or per_rank
+    if per_rank % micro:
+        raise UserError(
+            f"batch.global {rows} over {data_parallel} data-parallel ranks is {per_rank} rows each, "
+            f"which does not divide by batch.micro {micro}; choose a divisor of {per_rank}"
+        )
+    return micro, per_rank // micro
+
+
+# --- schedule -------------------------------------------------------------------------------------------------------
+
+
+def _learning_rate(recipe: Recipe, stages: list[ResolvedStage], total: int) -> LearningRate:
+    restarts = [
+        (resolved.start_step, stage.name, stage.schedule.restart)
+        for resolved, stage in zip(stages, recipe.stages, strict=True)
+        if stage.schedule.restart is not None
+    ]
+    starts = [(0, "", recipe.schedule), *restarts] if not restarts or restarts[0][0] else restarts
+    ends = [start for start, _, _ in starts[1:]] + [total]
+    phases = []
+    for (start, name, schedule), end in zip(starts, ends, strict=True):
+        length = end - start
+        # The recipe's own schedule counts shares over the whole run, a restart over what it governs.
+        warmup, hold = (_count(amount, length if name else total) for amount in (schedule.warmup, schedule.hold))
+        if warmup + hold > length:
+            where = f"stage {name}: schedule.restart" if name else "schedule"
+            raise UserError(
+                f"{where}: warm-up of {warmup} and hold of {hold} steps exceed the {length} steps they belong to"
+            )
+        peak = getattr(schedule, "lr", None) or recipe.optimizer.lr
+        phases.append(Phase(start, length, peak, warmup, hold, schedule.shape, schedule.end, schedule.power))
+    return LearningRate(
+        tuple(phases), tuple(StageRate(stage.start_step, stage.rewarm_steps, stage.lr_scale) for stage in stages)
+    )

@@ -1,0 +1,179 @@
+"""What may stand in a recipe: sections, keys, types, defaults. `load.py` reads it, `resolve.py` checks it whole."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from model.errors import UserError
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of the whole run, written `28%` in a recipe."""
+
+    percent: float
+
+    def __str__(self) -> str:
+        return f"{self.percent:g}%"
+
+
+def _parse_amount(value: Any) -> Any:
+    if isinstance(value, Share) or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    if isinstance(value, str) and value.strip().endswith("%"):
+        try:
+            percent = float(value.strip()[:-1])
+        except ValueError:
+            percent = math.nan
+        if 0 <= percent <= 100:
+            return Share(percent)
+    raise UserError(f"{value!r} is neither a count nor a share such as 10%")
+
+
+Amount = Annotated[
+    int | Share,
+    BeforeValidator(_parse_amount),
+    PlainSerializer(lambda value: str(value) if isinstance(value, Share) else value),
+]
+"""Steps, as a count or as a share of the whole run."""
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
+
+
+class Data(Section):
+    corpus: str
+    """Folder that `prepare` wrote."""
+    mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the tokens that the model has to predict."""
+    whole_word: bool = False
+    """Mask all pieces of a word together."""
+    sentence_pairs: Literal["none", "nsp", "sop"] = "none"
+    """The sentence objective: none, next-sentence prediction, or sentence order."""
+
+
+class Optimizer(Section):
+    name: Literal["adamw"] = "adamw"
+    lr: Annotated[float, Field(gt=0)]
+    """Peak learning rate."""
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0, lt=1)] = 1e-6
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Decoupled; on matrices only, never on biases and LayerNorms."""
+    grad_clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest global gradient norm; 0 switches clipping off."""
+
+
+class Schedule(Section):
+    """The learning rate over the run: up to the peak, constant for a while, then down."""
+
+    shape: Literal["linear", "polynomial", "cosine", "constant"] = "linear"
+    """How the rate falls from the peak to the end."""
+    warmup: Amount = 0
+    hold: Amount = 0
+    """Steps at the peak between warm-up and decay (LANS)."""
+    end: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The last learning rate, as a part of the peak."""
+    power: Annotated[float, Field(gt=0)] = 1.0
+    """Exponent of the polynomial decay."""
+
+
+class Restart(Schedule):
+    """A new schedule from a stage on (two-phase BERT). Shares are of its own steps: to the next restart or the end."""
+
+    lr: Annotated[float, Field(gt=0)] | None = None
+    """Peak of the new schedule. Left out: optimizer.lr."""
+
+
+class StageSchedule(Section):
+    rewarm: Amount = 0
+    """Steps over which the rate climbs from zero back to the schedule after a change of shape."""
+    lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on the learning rate during this stage."""
+    restart: Restart | None = None
+
+
+class Batch(Section):
+    rows: Annotated[Positive, Field(alias="global")]
+    """Rows (sequences) in one step, over all ranks and accumulation steps."""
+    micro: Positive | None = None
+    """Rows one rank computes at a time. Left out: as many as fall to a rank in a step (no accumulation)."""
+
+
+class StageBatch(Section):
+    rows: Annotated[Positive | None, Field(alias="global")] = None
+    micro: Positive | None = None
+
+
+class Layout(Section):
+    tensor_parallel: Positive = 1
+    """Ranks that hold one copy of the model between them; data parallelism takes the rest."""
+
+
+class Validation(Section):
+    every: Annotated[int, Field(ge=0)] = 0
+    """Steps between two validations; 0: only at the start, around every change and at the end."""
+    rows: Positive = 256
+
+
+class Checkpoint(Section):
+    every: Annotated[int, Field(ge=0)] = 0
+    """Steps between two checkpoints; 0: only at the end."""
+    keep_last: Positive = 2
+
+
+class Stage(Section):
+    """One shape for some steps. What it does not say it takes from the stage before."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    steps: Amount | None = None
+    """Count, or share of the run. One stage may leave it out and takes what remains."""
+    shape: dict[str, Any] = {}
+    """Fields of the model that change here."""
+    grow: Annotated[list[dict[str, dict[str, Any]]], BeforeValidator(lambda value: _parse_grow(value))] = []
+    """The operators that lead from the stage before to this shape, in order."""
+    sequence: Positive | None = None
+    batch: StageBatch = StageBatch()
+    layout: Layout | None = None
+    deepspeed: str | None = None
+    schedule: StageSchedule = StageSchedule()
+
+
+def _parse_grow(value: Any) -> Any:
+    """`stack`, `{widen: {axis: ffn}}` or a list of these -> [{operator: options}]."""
+    if isinstance(value, dict) and len(value) > 1:
+        raise UserError(f"names {len(value)} operators in one mapping; write a list: [{', '.join(value)}]")
+    operators = value if isinstance(value, list) else [value]
+    return [{operator: {}} if isinstance(operator, str) else operator for operator in operators]
+
+
+class Recipe(Section):
+    """A whole pretraining run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    """Also the name of the run's folder under runs/."""
+    steps: Positive | None = None
+    """Optimizer steps of the whole run. Left out: the sum of the stages' counts."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: dict[str, Any]
+    """`preset` and any field of BertConfig; the vocabulary's size comes from the corpus."""
+    data: Data
+    optimizer: Optimizer
+    schedule: Schedule = Schedule()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of weights and activations; bf16 and fp16 keep fp32 master weights and moments."""
+    sequence: Positive = 128
+    """Tokens in a row."""
+    batch: Batch
+    layout: Layout = Layout()
+    deepspeed: str = "ds_configs/zero1.json"
+    """ZeRO, offload and communication; nothing that the recipe owns."""
+    validation: Validation = Validation()
+    checkpoint: Checkpoint = Checkpoint()
+    stages: Annotated[list[Stage], Field(min_length=1)]

@@ -1,0 +1,197 @@
+"""Recipes: what is written is what runs, and every mistake is one line that names the thing and the way out."""
+
+import pytest
+import yaml
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from model.errors import UserError
+from pretrain.recipe import Recipe, load_recipe, resolve
+from pretrain.recipe.load import SHIPPED, _parse
+from pretrain.recipe.resolve import _stage_starts
+
+RECIPE = """
+name: little
+steps: 100
+model: {preset: tiny, max_positions: 64}
+data: {corpus: corpora/little}
+optimizer: {lr: 1e-3}
+schedule: {warmup: 10%}
+batch: {global: 32, micro: 4}
+sequence: 64
+stages:
+  - {name: tied, steps: 30%, shape: {sharing: 1}}
+  - {name: untied, steps: 30, grow: unshare, batch: {global: 64}, schedule: {rewarm: 5%, lr_scale: 0.5}}
+  - {name: deep, grow: stack, shape: {layers: 4}, deepspeed: ds_configs/zero3.json, layout: {tensor_parallel: 2}}
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    """Writes RECIPE with one line replaced, and returns its path."""
+
+    def write(old: str = "", new: str = "") -> str:
+        assert old in RECIPE
+        file = tmp_path / "recipe.yaml"
+        file.write_text(RECIPE.replace(old, new) if old else RECIPE)
+        return str(file)
+
+    return write
+
+
+def test_stages_inherit_what_they_do_not_say(recipe_file):
+    run = resolve(load_recipe(recipe_file()), corpus_vocab_size=1000, num_ranks=4)
+    tied, untied, deep = run.stages
+    assert [(stage.start_step, stage.steps) for stage in run.stages] == [(0, 30), (30, 30), (60, 40)]
+    assert (tied.config.num_blocks, untied.config.num_blocks, deep.config.num_blocks) == (1, 2, 4)
+    assert {stage.config.vocab_size for stage in run.stages} == {1000}
+    assert [(stage.global_batch, stage.micro_batch, stage.accumulation) for stage in run.stages] == [
+        (32, 4, 2),
+        (64, 4, 4),
+        (64, 4, 8),
+    ]
+    assert [(stage.zero_stage, stage.tensor_parallel, stage.data_parallel) for stage in run.stages] == [
+        (1, 1, 4),
+        (1, 1, 4),
+        (3, 2, 2),
+    ]
+    assert [[operator.name for operator in stage.grow] for stage in run.stages] == [[], ["unshare"], ["stack"]]
+    assert run.steps == 100
+
+
+def test_schedule_spans_the_run_and_the_stages_bend_it(recipe_file):
+    rate = resolve(load_recipe(recipe_file()), 1000, 4).learning_rate
+    assert rate(9) == pytest.approx(1e-3)
+    assert rate(29) == pytest.approx(1e-3 * 71 / 90)
+    assert rate(30) == pytest.approx(1e-3 * 70 / 90 * 0.5 / 5)
+    assert rate(59) == pytest.approx(1e-3 * 41 / 90 * 0.5)
+    assert rate(60) == pytest.approx(1e-3 * 40 / 90)
+
+
+def test_restart_begins_a_second_phase_with_its_own_peak(recipe_file):
+    file = recipe_file(
+        "deepspeed: ds_configs/zero3.json", "schedule: {restart: {lr: 4e-4, warmup: 25%, shape: cosine}}"
+    )
+    rate = resolve(load_recipe(file), 1000, 4).learning_rate
+    assert rate(9) == pytest.approx(1e-3)  # 10% of the run
+    assert rate(60) == pytest.approx(4e-4 / 10)  # 25% of the forty steps that are left
+    assert rate(69) == rate(70) == pytest.approx(4e-4)
+
+
+def test_overrides_by_index_and_by_name(recipe_file):
+    recipe = load_recipe(recipe_file(), ["stages.1.steps=20", "stages.deep.shape.ffn=1024", "model.norm=pre", "seed=7"])
+    assert recipe.stages[1].steps == 20
+    assert recipe.stages[2].shape == {"layers": 4, "ffn": 1024}
+    assert recipe.model["norm"] == "pre"
+    assert recipe.seed == 7
+
+
+@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("num_ranks", [2, 8])
+def test_shipped_recipes_resolve(file, num_ranks):
+    run = resolve(load_recipe(file.stem), corpus_vocab_size=None, num_ranks=num_ranks)
+    assert run.recipe.name == file.stem
+    assert all(run.learning_rate(step) > 0 for stage in run.stages for step in (stage.start_step, stage.end_step - 1))
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=8), st.integers(100, 100_000))
+def test_shares_cover_the_run_without_gap_or_overlap(weights, total):
+    shares = [100 * weight / sum(weights) for weight in weights]
+    values = yaml.safe_load(RECIPE) | {
+        "steps": total,
+        "stages": [{"name": f"s{index}", "steps": f"{share!r}%"} for index, share in enumerate(shares)],
+    }
+    values["optimizer"] = {"lr": 1e-3}
+    assume(min(shares) / 100 * total >= 1)
+    starts = _stage_starts(Recipe.model_validate(values))
+    assert starts[0] == 0
+    assert starts[-1] == total
+    assert all(
+        abs(end - start - share / 100 * total) <= 1
+        for start, end, share in zip(starts[:-1], starts[1:], shares, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("6e-3", 6e-3), ("28_000", 28000), ("1e4", 1e4), ("-2.5", -2.5), (".5", 0.5), ("010", 10), ("no", "no"),
+        ("1:30", "1:30"), ("28%", "28%"), ("true", True), ("null", None), ("[1, 2e0]", [1, 2.0]),
+    ],
+)  # fmt: skip
+def test_numbers_are_numbers_and_words_are_words(text, value):
+    parsed = _parse(text, "test")
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("schedule: {warmup", "schedul: {warmup", "unknown key schedul (did you mean 'schedule'?); allowed here: name"),
+        ("{warmup: 10%}", "{warmpu: 10%}", "unknown key schedule.warmpu (did you mean 'warmup'?)"),
+        ("grow: unshare", "gorw: unshare", "unknown key stages.1.gorw (did you mean 'grow'?)"),
+        ("max_positions: 64", "max_position: 64", "unknown key model.max_position (did you mean 'max_positions'?)"),
+        ("{layers: 4}", "{layer: 4}", "stage deep: unknown key shape.layer (did you mean 'layers'?)"),
+        ("preset: tiny", "preset: tyni", "model.preset 'tyni' is unknown (did you mean 'tiny'?)"),
+        ("lr: 1e-3", "lr: fast", "optimizer.lr is 'fast': input should be a valid number"),
+        ("lr: 1e-3", "lr: -1", "optimizer.lr is -1: input should be greater than 0"),
+        ("lr: 1e-3", "name: adamw", "optimizer.lr is missing"),
+        ("warmup: 10%", "warmup: often", "schedule.warmup: 'often' is neither a count nor a share such as 10%"),
+        ("warmup: 10%", "warmup: 110", "schedule: warm-up of 110 and hold of 0 steps exceed the 100 steps"),
+        ("steps: 30%", "steps: 80%", "stage deep has no steps (-10 of 100)"),
+        ("steps: 100", "seed: 1", "steps is missing"),
+        ("name: deep", "name: tied", "two stages are named 'tied'"),
+        ("grow: unshare", "grow: unshair", "stage untied: grow 'unshair' is unknown (did you mean 'unshare'?)"),
+        (
+            "grow: unshare",
+            "grow: {unshare: {momnts: copy}}",
+            "unknown key grow.unshare.momnts (did you mean 'moments'?)",
+        ),
+        (
+            "grow: unshare",
+            "shape: {ffn: 64}",
+            "stage untied: ffn 512 -> 64 is not reached by grow; no operator changes it",
+        ),
+        ("sequence: 64", "sequence: 128", "stage tied: sequence 128 is longer than model.max_positions 64"),
+        ("micro: 4", "micro: 3", "is 8 rows each, which does not divide by batch.micro 3"),
+        ("global: 32", "global: 34", "batch.global 34 does not divide by the 4 data-parallel ranks"),
+        ("tensor_parallel: 2", "tensor_parallel: 3", "layout.tensor_parallel 3 does not divide"),
+        ("tensor_parallel: 2", "tensor_parallel: 4", "layout.tensor_parallel 4 does not divide heads of block 0 (2)"),
+        (
+            "deepspeed: ds_configs/zero3.json",
+            "deepspeed: zero3.json",
+            "stage deep: deepspeed: zero3.json does not exist",
+        ),
+        ("max_positions: 64", "max_positions: 64, vocab_size: 5", "model.vocab_size 5 is not the corpus's 1000"),
+        ("name: little", "name: a/b", "name is 'a/b'"),
+        ("sequence: 64", "sequence: 64\nsequence: 32", "line 10: key 'sequence' is given twice"),
+        ("name: little", "name: [", "recipe.yaml line"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(recipe_file, old, new, message):
+    with pytest.raises(UserError) as caught:
+        resolve(load_recipe(recipe_file(old, new)), corpus_vocab_size=1000, num_ranks=4)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("steps", "write KEY=VALUE"),
+        ("stages.7.steps=1", "'7' is not one of the 3 entries 0..2 (tied, untied, deep)"),
+        ("name.first=1", "nothing below 'first'"),
+        ("steps=soon", "steps is 'soon'"),
+        ("optimizer.nme=adamw", "unknown key optimizer.nme (did you mean 'name'?)"),
+    ],
+)
+def test_a_bad_override_is_named(recipe_file, override, message):
+    with pytest.raises(UserError) as caught:
+        load_recipe(recipe_file(), [override])
+    assert message in str(caught.value)
+
+
+def test_an_unknown_recipe_names_those_that_exist():
+    with pytest.raises(UserError, match="neither a file nor a recipe that comes with Espalier \\(base, demo, large"):
+        load_recipe("nowhere.yaml")
