@@ -1,0 +1,122 @@
+"""Megatron-core's IndexedDataset on disk: tokens in NAME.bin, lengths and document boundaries in NAME.idx.
+
+A sequence is a sentence here; `document_indices` holds the number of the first sentence of every document and, at the
+end, the number of sentences. Written and read with numpy alone, so that preparing a corpus and loading it import no
+engine, and opening a corpus of any size is two memory maps.
+"""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from model.errors import UserError
+
+_HEADER = struct.Struct("<9sQBQQ")  # magic, version, code of the dtype, number of sequences, length of document_indices
+_MAGIC = b"MMIDIDX\x00\x00"
+_DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
+_CODES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The narrowest type for token ids, by megatron-core's own rule."""
+    return np.dtype(np.uint16 if vocab_size < 65500 else np.int32)
+
+
+class IndexedReader:
+    """One shard, memory-mapped.
+
+    `tokens` [num_tokens]; `sentence_lengths` [num_sentences] in tokens; `document_sentences` [num_documents + 1], the
+    first sentence of each document. Raises UserError when the files are missing or do not fit each other.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        self.prefix = prefix
+        idx, bin_file = _paths(prefix)
+        if not idx.is_file() or not bin_file.is_file():
+            raise UserError(f"shard {prefix} is missing its .bin or .idx file; prepare the corpus again")
+        magic, version, code, num_sentences, num_boundaries = _read_header(idx)
+        if magic != _MAGIC or version != 1 or code not in _DTYPES:
+            raise UserError(f"{idx} is not an IndexedDataset index of version 1; prepare the corpus again")
+        self.dtype = np.dtype(_DTYPES[code])
+        expected = _HEADER.size + num_sentences * (4 + 8) + num_boundaries * 8
+        if idx.stat().st_size < expected or num_boundaries < 1:
+            raise UserError(
+                f"{idx} holds {idx.stat().st_size} bytes, {expected} were announced; prepare the corpus again"
+            )
+        offset = _HEADER.size
+        self.sentence_lengths = _map(idx, np.int32, num_sentences, offset)
+        self._sentence_bytes = _map(idx, np.int64, num_sentences, offset + num_sentences * 4)
+        self.document_sentences = _map(idx, np.int64, num_boundaries, offset + num_sentences * 12)
+        self.tokens = _map(bin_file, self.dtype, bin_file.stat().st_size // self.dtype.itemsize, 0)
+        announced = (
+            int(self._sentence_bytes[-1]) // self.dtype.itemsize + int(self.sentence_lengths[-1])
+            if num_sentences
+            else 0
+        )
+        if announced != len(self.tokens):
+            raise UserError(
+                f"{bin_file} holds {len(self.tokens)} tokens, {announced} were announced; prepare the corpus again"
+            )
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.document_sentences) - 1
+
+    @property
+    def num_sentences(self) -> int:
+        return len(self.sentence_lengths)
+
+    def sentence_starts(self, sentences: np.ndarray) -> np.ndarray:
+        """Where in `tokens` the sentences of these numbers begin; `num_sentences` itself gives the end of the shard."""
+        sentences = np.asarray(sentences)
+        starts = np.full(sentences.shape, len(self.tokens), np.int64)
+        inside = sentences < self.num_sentences
+        starts[inside] = self._sentence_bytes[sentences[inside]] // self.dtype.itemsize
+        return starts
+
+
+class IndexedWriter:
+    """Appends documents to one shard; `close` writes the index."""
+
+    def __init__(self, prefix: Path, dtype: np.dtype) -> None:
+        self.prefix, self.dtype = prefix, dtype
+        self._bin = open(_paths(prefix)[1], "wb")  # noqa: SIM115 (closed by close)
+        self._lengths: list[np.ndarray] = []
+        self._boundaries: list[np.ndarray] = [np.zeros(1, np.int64)]
+        self.num_sentences = self.num_documents = self.num_tokens = 0
+
+    def append(self, tokens: np.ndarray, sentence_lengths: np.ndarray, document_num_sentences: np.ndarray) -> None:
+        """Several documents at once: their tokens, tokens per sentence, and sentences per document."""
+        assert len(tokens) == sentence_lengths.sum() and len(sentence_lengths) == document_num_sentences.sum()
+        self._bin.write(np.asarray(tokens, self.dtype).tobytes())
+        self._lengths.append(np.asarray(sentence_lengths, np.int32))
+        self._boundaries.append(self.num_sentences + np.cumsum(document_num_sentences, dtype=np.int64))
+        self.num_tokens += len(tokens)
+        self.num_sentences += len(sentence_lengths)
+        self.num_documents += len(document_num_sentences)
+
+    def close(self) -> None:
+        self._bin.close()
+        lengths = np.concatenate([np.zeros(0, np.int32), *self._lengths])
+        starts = np.cumsum(lengths, dtype=np.int64) - lengths
+        boundaries = np.concatenate(self._boundaries)
+        with open(_paths(self.prefix)[0], "wb") as idx:
+            idx.write(_HEADER.pack(_MAGIC, 1, _CODES[self.dtype], len(lengths), len(boundaries)))
+            for array in (lengths, starts * self.dtype.itemsize, boundaries):
+                idx.write(array.tobytes())
+
+
+def _paths(prefix: Path) -> tuple[Path, Path]:
+    return prefix.with_name(prefix.name + ".idx"), prefix.with_name(prefix.name + ".bin")
+
+
+def _read_header(idx: Path) -> tuple[bytes, int, int, int, int]:
+    with open(idx, "rb") as file:
+        return _HEADER.unpack(file.read(_HEADER.size).ljust(_HEADER.size, b"\0"))
+
+
+def _map(path: Path, dtype: type | np.dtype, count: int, offset: int) -> np.ndarray:
+    if count == 0:  # an empty file cannot be mapped
+        return np.zeros(0, dtype)
+    return np.asarray(np.memmap(path, dtype, "r", offset, (count,)))  # a plain view: slices cost half of a memmap's
