@@ -1,0 +1,70 @@
+"""A change of shape: for every parameter of the new model, how its record follows from records of the old one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Literal
+
+from growth.state import Fetch, Record
+from model.config import BertConfig
+from model.parameters import ParameterSpec, parameter_table
+
+MomentPolicy = Literal["transform", "copy", "reset"]
+"""`transform`: what the algebra or the operator's estimate says; `copy`: mapped without rescaling; `reset`: zeros, with
+the step counted from 0 again."""
+
+Rule = Callable[[ParameterSpec, Fetch], Record]
+"""The record of one parameter of the new model, from records of the old."""
+
+
+@dataclass(frozen=True)
+class ShapeChange:
+    source: BertConfig
+    target: BertConfig
+    rule: Rule
+
+    def record(self, name: str, fetch: Fetch) -> Record:
+        """The new record of parameter `name`; `fetch` gives old ones."""
+        spec = parameter_table(self.target)[name]
+        record = self.rule(spec, fetch)
+        for tensor in record.tensors():
+            assert tuple(tensor.shape) == spec.shape, f"{name}: {tuple(tensor.shape)} is not {spec.shape}"
+        return record
+
+    def then(self, following: "ShapeChange") -> "ShapeChange":
+        """Both changes as one: records pass through lazily, one parameter at a time."""
+        assert self.target == following.source
+        return ShapeChange(
+            self.source,
+            following.target,
+            lambda spec, fetch: following.record(spec.name, lambda name: self.record(name, fetch)),
+        )
+
+    def with_moments_reset(self) -> "ShapeChange":
+        return ShapeChange(
+            self.source, self.target, lambda spec, fetch: self.record(spec.name, fetch).without_moments()
+        )
+
+
+def identity(config: BertConfig, target: BertConfig | None = None) -> ShapeChange:
+    """Every parameter as it is. `target` may differ in what no parameter depends on (dropout)."""
+    return ShapeChange(config, target or config, lambda spec, fetch: fetch(spec.name))
+
+
+def compose(changes: Sequence[ShapeChange]) -> ShapeChange:
+    return reduce(ShapeChange.then, changes)
+
+
+def source_name(spec: ParameterSpec, source_block: int) -> str:
+    """The parameter of the same kind in a block of the old model."""
+    return f"blocks.{source_block}.{spec.local_name}"
+
+
+def map_blocks(source: BertConfig, target: BertConfig, source_block_of: Sequence[int]) -> ShapeChange:
+    """Target block b copies source block `source_block_of[b]` whole; everything outside the blocks stays."""
+    assert len(source_block_of) == target.num_blocks
+
+    def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
+        return fetch(spec.name if spec.block is None else source_name(spec, source_block_of[spec.block]))
+
+    return ShapeChange(source, target, rule)

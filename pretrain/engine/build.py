@@ -1,0 +1,104 @@
+"""Builds a DeepSpeed engine for one stage: model, parameter groups, optimizer, configuration."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
+from torch import nn
+
+from model.bert import BertForPreTraining
+from model.config import BertConfig
+from model.parallel import ModelParallelUnit, ParallelLayout
+from model.parameters import parameter_table
+from pretrain.engine.distributed import device
+from pretrain.engine.zero import prime_optimizer
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+"""Parameter groups (each with `params`, `weight_decay`) -> an optimizer over them."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Everything about an engine that is not the model's shape."""
+
+    layout: ParallelLayout
+    micro_batch: int
+    accumulation: int
+    precision: str
+    make_optimizer: MakeOptimizer
+    weight_decay: float = 0.01
+    grad_clip: float = 1.0
+    deepspeed: Mapping[str, Any] = field(default_factory=dict)
+    """The DeepSpeed JSON: ZeRO stage, offload, communication. What the recipe owns is filled in here."""
+
+
+def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[str, int]) -> DeepSpeedEngine:
+    """An engine with empty weights and zero moments, ready for `write_record`. Collective.
+
+    `steps` says how many optimizer steps each parameter has taken: parameters with different steps go into different
+    groups, because DeepSpeed flattens a group and keeps one step for it.
+    """
+    tp = settings.layout.install()
+    model = build_model(config, tp, PRECISIONS[settings.precision])
+    optimizer = settings.make_optimizer(parameter_groups(model, steps, settings.weight_decay))
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=deepspeed_config(settings), mpu=ModelParallelUnit(), dist_init_required=False
+    )
+    prime_optimizer(engine)
+    return engine
+
+
+def build_model(config: BertConfig, tp, dtype: torch.dtype) -> BertForPreTraining:
+    """The model on this rank's device with uninitialised weights: nothing is drawn that would be overwritten."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device():
+            return BertForPreTraining(config, tp)
+    finally:
+        torch.set_default_dtype(default)
+
+
+def parameter_groups(model: nn.Module, steps: Mapping[str, int], weight_decay: float) -> list[dict[str, Any]]:
+    """Trained parameters grouped by (decay, steps taken), in model order."""
+    table = parameter_table(model.config)
+    groups: dict[tuple[bool, int], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        key = (table[name].decay, steps[name])
+        group = groups.setdefault(
+            key,
+            {
+                "name": f"{'decay' if key[0] else 'no_decay'}@{key[1]}",
+                "params": [],
+                "parameter_names": [],
+                "initial_step": key[1],
+                "lr": 0.0,  # set before every step; DeepSpeed may step once while it builds
+                "weight_decay": weight_decay if key[0] else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+        group["parameter_names"].append(name)
+    return list(groups.values())
+
+
+def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
+    """The user's JSON with every value filled in that the recipe owns."""
+    config = {key: value for key, value in settings.deepspeed.items() if value != "auto"}
+    return config | {
+        "train_micro_batch_size_per_gpu": settings.micro_batch,
+        "gradient_accumulation_steps": settings.accumulation,
+        "train_batch_size": settings.micro_batch * settings.accumulation * settings.layout.data_parallel,
+        "gradient_clipping": settings.grad_clip,
+        "bf16": {"enabled": settings.precision == "bf16"},
+        "fp16": {**config.get("fp16", {}), "enabled": settings.precision == "fp16"},
+        "zero_allow_untested_optimizer": True,  # ours are tested under every stage
+        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is as fast on the CPU and needs no compiler
+        "steps_per_print": 2**31,
+    }

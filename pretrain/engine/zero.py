@@ -1,0 +1,198 @@
+"""Where a DeepSpeed engine keeps each parameter's fp32 master and moments on this rank, under every ZeRO stage.
+
+The only file that knows DeepSpeed 0.19.8's partitions. Everything it gives out are *fragments*: flat views that can be
+read and written in place.
+"""
+
+import gc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from torch import Tensor, nn
+
+from growth.state import TENSORS
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """This rank's part of one parameter's state: elements start .. start + numel of its flattened shard."""
+
+    start: int
+    weight: Tensor  # [numel] fp32 view of the master weight
+    exp_avg: Tensor  # [numel]
+    exp_avg_sq: Tensor  # [numel]
+
+    @property
+    def numel(self) -> int:
+        return self.weight.numel()
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.weight, self.exp_avg, self.exp_avg_sq
+
+
+def fragments(engine: DeepSpeedEngine) -> dict[str, Fragment]:
+    """The fragments this rank holds, by parameter name; parameters of which it holds nothing are absent.
+
+    Under stage 0 every data-parallel rank holds the whole shard. `prime_optimizer` must have run.
+    """
+    stage = engine.zero_optimization_stage()
+    if stage == ZeroStageEnum.disabled:
+        found = _whole_fragments(engine)
+    elif stage == ZeroStageEnum.weights:
+        found = _stage3_fragments(engine)
+    else:
+        found = _stage12_fragments(engine)
+    return {name: fragment for name, fragment in found if fragment.numel}
+
+
+def prime_optimizer(engine: DeepSpeedEngine) -> None:
+    """Creates the optimizer's state (zeros), which DeepSpeed leaves to the first step, and sets its steps.
+
+    Each parameter group carries the `initial_step` its tensors have taken before this engine.
+    """
+    optimizer = basic_optimizer(engine)
+    for flat, group in _flat_parameters(engine):
+        step = torch.tensor(float(group["initial_step"]), dtype=torch.float32, device=_step_device(group, flat))
+        optimizer.state[flat] = {"step": step} | {
+            key: torch.zeros_like(flat.data, dtype=torch.float32, requires_grad=False) for key in TENSORS[1:]
+        }
+
+
+def write_model_weight(engine: DeepSpeedEngine, parameter: nn.Parameter, shard: Tensor) -> None:
+    """Sets the weights the model computes with. shard: the whole flattened tensor-parallel shard, any float dtype."""
+    with torch.no_grad():
+        if engine.zero_optimization_stage() == ZeroStageEnum.weights:
+            local = _stage3_part(engine, parameter, shard)
+            parameter.ds_tensor.data[: local.numel()].copy_(local)
+        else:
+            parameter.copy_(shard.view_as(parameter))
+
+
+def basic_optimizer(engine: DeepSpeedEngine) -> torch.optim.Optimizer:
+    """The optimizer inside DeepSpeed's ZeRO or 16-bit wrapper."""
+    return engine.basic_optimizer
+
+
+def current_steps(engine: DeepSpeedEngine) -> dict[str, int]:
+    """Steps each parameter has taken, by name. The same on every rank."""
+    optimizer = basic_optimizer(engine)
+    step_of_group = {
+        group["name"]: int(optimizer.state[flat]["step"].item()) for flat, group in _flat_parameters(engine)
+    }
+    return {name: step_of_group[group["name"]] for group in optimizer.param_groups for name in group["parameter_names"]}
+
+
+def destroy(engine: DeepSpeedEngine) -> None:
+    """Frees the engine and all it holds. The caller must drop its own references too."""
+    stage = engine.zero_optimization_stage()
+    engine.destroy()
+    if stage == ZeroStageEnum.weights:
+        _forget_stage3_globals()
+    gc.collect()
+
+
+def _forget_stage3_globals() -> None:
+    """DeepSpeed 0.19.8 keeps every ZeRO-3 engine alive for the whole process by two references of its own.
+
+    The root module is pushed on a global stack and never popped, and an `lru_cache` on a method of the parameter
+    coordinator holds its instances. Process-wide: no other ZeRO-3 engine may be live. `tests/engine/test_leak.py`
+    fails when a DeepSpeed release no longer needs this.
+    """
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    parameter_offload.FWD_MODULE_STACK.clear()
+    cached = PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release
+    while cached is not None and not hasattr(cached, "cache_clear"):  # under decorators
+        cells = (cell.cell_contents for cell in cached.__closure__ or ())
+        cached = next((content for content in cells if callable(content)), None)
+    if cached is not None:
+        cached.cache_clear()
+
+
+# ---- stage 0: whole tensors ----
+
+
+def _whole_fragments(engine: DeepSpeedEngine) -> Iterator[tuple[str, Fragment]]:
+    optimizer = basic_optimizer(engine)
+    masters = _stage0_masters(engine)
+    for name, parameter in engine.module.named_parameters():
+        if parameter in masters:
+            master = masters[parameter]
+            state = optimizer.state[master]
+            yield name, Fragment(0, *(t.data.view(-1) for t in (master, *(state[key] for key in TENSORS[1:]))))
+
+
+def _stage0_masters(engine: DeepSpeedEngine) -> dict[nn.Parameter, Tensor]:
+    """The fp32 master of every trained parameter: a copy for 16-bit weights, otherwise the parameter itself."""
+    wrapper = engine.optimizer
+    if isinstance(wrapper, FP16_UnfusedOptimizer):
+        pairs = zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True)
+        return {low: high for lows, highs in pairs for low, high in zip(lows, highs, strict=True)}
+    return {parameter: parameter for group in wrapper.param_groups for parameter in group["params"]}
+
+
+# ---- stages 1 and 2: one flat partition for each parameter group ----
+
+
+def _stage12_fragments(engine: DeepSpeedEngine) -> Iterator[tuple[str, Fragment]]:
+    optimizer = basic_optimizer(engine)
+    for name, parameter in engine.module.named_parameters():
+        mapping = getattr(parameter, "_hp_mapping", None)
+        if mapping is None:
+            continue
+        flat = engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+        address, state = mapping.hp_fragment_address, optimizer.state[flat]
+        views = (t.data.narrow(0, address.start, address.numel) for t in (flat, *(state[k] for k in TENSORS[1:])))
+        yield name, Fragment(mapping.lp_fragment_address.start, *views)
+
+
+# ---- stage 3: every parameter cut over the data-parallel ranks, packed into sub-groups ----
+
+
+def _stage3_fragments(engine: DeepSpeedEngine) -> Iterator[tuple[str, Fragment]]:
+    zero, optimizer = engine.optimizer, basic_optimizer(engine)
+    for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        sub_group, offset, _ = zero.grad_position[zero.get_param_id(parameter)]
+        flat = zero.fp32_partitioned_groups_flat[sub_group]
+        start, numel = _stage3_span(engine, parameter)
+        state = optimizer.state[flat]
+        views = (t.data.narrow(0, offset, numel) for t in (flat, *(state[key] for key in TENSORS[1:])))
+        yield name, Fragment(start, *views)
+
+
+def _stage3_span(engine: DeepSpeedEngine, parameter: nn.Parameter) -> tuple[int, int]:
+    """First element and number of elements this rank holds: equal parts, the last ones short or empty."""
+    part = parameter.ds_tensor.ds_numel
+    start = min(part * engine.optimizer._get_param_partition_rank(parameter), parameter.ds_numel)
+    return start, min(part, parameter.ds_numel - start)
+
+
+def _stage3_part(engine: DeepSpeedEngine, parameter: nn.Parameter, shard: Tensor) -> Tensor:
+    start, numel = _stage3_span(engine, parameter)
+    return shard.view(-1).narrow(0, start, numel)
+
+
+def _flat_parameters(engine: DeepSpeedEngine) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """Every tensor the inner optimizer steps on, with its parameter group."""
+    stage, wrapper, groups = engine.zero_optimization_stage(), engine.optimizer, basic_optimizer(engine).param_groups
+    if stage == ZeroStageEnum.weights:
+        for sub_group, flat in enumerate(wrapper.fp32_partitioned_groups_flat):
+            yield flat, groups[wrapper.sub_group_to_group_id[sub_group]]
+    elif stage == ZeroStageEnum.disabled:
+        for group in groups:
+            yield from ((parameter, group) for parameter in group["params"])
+    else:
+        yield from zip(wrapper.single_partition_of_fp32_groups, groups, strict=True)
+
+
+def _step_device(group: dict[str, Any], flat: Tensor) -> torch.device:
+    """torch's fused and capturable optimizers want the step beside the parameter, the others on the CPU."""
+    return flat.device if group.get("fused") or group.get("capturable") else torch.device("cpu")
