@@ -20,7 +20,7 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> No
 
     Args:
         recipe: A recipe file, or the name of one that comes with Espalier.
-        overrides: Change a value of the recipe, for example --set stages.1.steps=200 (repeatable).
+        overrides: Change a value of the recipe, for example --set stages.1.steps=200.
         nproc: Number of processes to plan for.
     """
     from pretrain.plan import print_plan

@@ -1,0 +1,128 @@
+"""launch.sh against a stand-in for Python that writes down what it is asked to run: set-up once, recovery, ranks."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).parent.parent
+
+STAND_IN = """#!/bin/bash
+case "$*" in "-c "*) exit "${CHECK_EXIT:-0}" ;; -V) echo "Python 3.8.0"; exit ;; "-m pip --version") exit ;; esac
+echo "$* threads=${OMP_NUM_THREADS:-}" >>"$LOG"
+case "$*" in
+  "-m venv"*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
+  "-m pip install"*) exit "${PIP_EXIT:-0}" ;;
+  *--dry-run*) exit "${DRY_RUN_EXIT:-0}" ;;
+esac
+"""
+
+
+class Clone:
+    """A fresh copy of the project's entry, and a record of the commands that it ran."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "a clone"
+        self.folder.mkdir()
+        for file in ("launch.sh", "pyproject.toml"):
+            shutil.copy(HOME / file, self.folder)
+        self.log = folder / "log"
+        self.python = folder / "python3"
+        self.python.write_text(STAND_IN)
+        self.python.chmod(0o755)
+
+    def launch(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        self.log.write_text("")
+        inherited = {"HOME": os.environ["HOME"], "PATH": os.environ["PATH"]}
+        environment = {**inherited, "PYTHON": str(self.python), "LOG": str(self.log), **environment}
+        return subprocess.run(
+            [self.folder / "launch.sh", *arguments],
+            env=environment,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    @property
+    def commands(self) -> list[str]:
+        return [line.rpartition(" threads=")[0] for line in self.log.read_text().splitlines()]
+
+
+@pytest.fixture
+def clone(tmp_path):
+    return Clone(tmp_path)
+
+
+def test_the_first_start_installs_and_the_second_does_not(clone):
+    assert clone.launch("plan", "base").returncode == 0
+    assert [command.split()[:3] for command in clone.commands] == [
+        ["-m", "venv", "--clear"],
+        ["-m", "pip", "install"],
+        ["-m", "pretrain", "plan"],
+    ]
+    assert clone.launch("plan", "base").returncode == 0
+    assert clone.commands == ["-m pretrain plan base"]
+
+
+def test_a_changed_pyproject_installs_again_into_the_same_environment(clone):
+    clone.launch("plan")
+    with (clone.folder / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+    clone.launch("plan")
+    assert [command.split()[1] for command in clone.commands] == ["pip", "pretrain"]
+
+
+def test_a_broken_install_is_reported_and_redone(clone):
+    failed = clone.launch("plan", PIP_EXIT="1")
+    assert failed.returncode == 2
+    assert "run the same command again to retry" in failed.stderr
+    assert clone.launch("plan").returncode == 0
+    assert [command.split()[1] for command in clone.commands] == ["pip", "pretrain"]
+
+
+def test_a_half_made_environment_is_made_again(clone):
+    (clone.folder / ".venv" / "bin").mkdir(parents=True)
+    assert clone.launch("plan").returncode == 0
+    assert clone.commands[0].startswith("-m venv --clear")
+
+
+def test_an_old_or_missing_python_is_one_line(clone):
+    old = clone.launch("plan", CHECK_EXIT="1")
+    assert (old.returncode, old.stderr.count("\n")) == (2, 1)
+    assert "is Python 3.8.0; Python 3.10 or newer is needed" in old.stderr
+    missing = clone.launch("plan", PYTHON="python-of-nowhere")
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    assert "python-of-nowhere not found; install Python 3.10 or newer" in missing.stderr
+
+
+def test_test_installs_its_extras_once_and_passes_arguments_on(clone):
+    clone.launch("plan")
+    clone.launch("test", "-k", "two words")
+    assert clone.commands[0].endswith("[test]")
+    assert clone.commands[1] == "-m pytest -k two words"
+    clone.launch("test")
+    assert clone.commands == ["-m pytest"]
+
+
+def test_train_checks_first_and_starts_the_ranks(clone):
+    clone.launch("train", "base", "--nproc", "3", "--set", "seed=1")
+    check, ranks = clone.commands[-2:]
+    assert check == "-m pretrain train base --nproc 3 --set seed=1 --nproc 3 --dry-run"
+    assert ranks.startswith("-m torch.distributed.run --standalone --nproc-per-node 3 -m pretrain train base --nproc 3")
+    assert clone.log.read_text().splitlines()[-1].partition(" threads=")[2] >= "1"
+
+
+def test_train_stops_at_a_users_mistake(clone):
+    clone.launch("plan")
+    assert clone.launch("train", "bese", DRY_RUN_EXIT="2").returncode == 2
+    assert len(clone.commands) == 1
+
+
+@pytest.mark.parametrize("argument", ["--help", "--dry-run"])
+def test_train_starts_no_ranks_for(clone, argument):
+    clone.launch("plan")
+    assert clone.launch("train", "base", argument).returncode == 0
+    assert len(clone.commands) == 1
