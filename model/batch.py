@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of S tokens, M of them masked. A row holds one sequence, or several *segments* that do not see each other."""
+    """B rows of S tokens, M of them masked. A row holds one sequence, or several *segments* blind to each other."""
 
     ids: Tensor  # [B, S] int64, with masks applied
     masked_positions: Tensor  # [M] int64, flat indices into B * S
@@ -26,6 +26,4 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            self, **{name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None}
-        )
+        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None})

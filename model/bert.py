@@ -58,7 +58,9 @@ class BertForPreTraining(nn.Module):
         nll, correct = vocab_parallel_cross_entropy(logits, batch.masked_ids, self.config.vocab_size, self.tp)
         mlm_loss, mlm_correct = nll.sum(), correct.sum()
         if batch.sentence_labels is None:
-            return PretrainingOutput(mlm_loss * mlm_scale, mlm_loss, mlm_correct, mlm_loss.new_zeros(()), mlm_correct * 0)
+            return PretrainingOutput(
+                mlm_loss * mlm_scale, mlm_loss, mlm_correct, mlm_loss.new_zeros(()), mlm_correct * 0
+            )
         scores = self.sentence(self.pooler(hidden[batch.sentence_positions])).to(mlm_loss.dtype)  # [N, 2]
         sentence_loss = F.cross_entropy(scores, batch.sentence_labels, reduction="sum")
         sentence_correct = (scores.argmax(1) == batch.sentence_labels).sum()

@@ -1,14 +1,14 @@
 """The shape of the model: everything that decides which parameters exist and what is computed from them."""
 
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import UserError, nearest
 
 VOCABULARY_MULTIPLE = 128
-"""The word table is padded to this multiple under every tensor-parallel size, so that the size never changes the shape."""
+"""The word table is padded to this multiple under every tensor-parallel size: the size never changes the shape."""
 
 Count = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -62,10 +62,22 @@ class BertConfig(BaseModel):
     sentence_head: bool = True
     """The pooler and a two-way classifier on [CLS] for sentence pairs (NSP or SOP)."""
 
+    def __init__(self, **values: Any):
+        """Raises UserError for a shape that contradicts itself, as it is; pydantic would wrap it."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            for fault in error.errors():
+                if isinstance(cause := fault.get("ctx", {}).get("error"), UserError):
+                    raise cause from None
+            raise
+
     @classmethod
     def preset(cls, name: str, **overrides) -> "BertConfig":
         if name not in PRESETS:
-            raise UserError(f"model.preset {name!r} is unknown{nearest(name, PRESETS)}; choose one of {', '.join(PRESETS)}")
+            raise UserError(
+                f"model.preset {name!r} is unknown{nearest(name, PRESETS)}; choose one of {', '.join(PRESETS)}"
+            )
         return cls(**{"vocab_size": BERT_VOCABULARY, **PRESETS[name], **overrides})
 
     @model_validator(mode="before")
@@ -99,11 +111,15 @@ class BertConfig(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> "BertConfig":
         if not self.head_dim:
-            raise UserError(f"hidden {self.hidden} is not a multiple of heads {self.heads}; give head_dim or other heads")
+            raise UserError(
+                f"hidden {self.hidden} is not a multiple of heads {self.heads}; give head_dim or other heads"
+            )
         for field in ("heads", "ffn", "sharing"):
             values = getattr(self, field)
             if isinstance(values, tuple) and len(values) != self.layers:
-                raise UserError(f"{field} lists {len(values)} values for {self.layers} layers; give one each, or one number")
+                raise UserError(
+                    f"{field} lists {len(values)} values for {self.layers} layers; give one each, or one number"
+                )
         if isinstance(self.sharing, tuple) and sorted(set(self.sharing)) != list(range(max(self.sharing) + 1)):
             raise UserError(f"sharing {list(self.sharing)} skips a block; number the blocks 0, 1, 2, ... without gaps")
         for layer in range(self.layers):
@@ -158,7 +174,9 @@ class BertConfig(BaseModel):
             axes |= {f"heads of block {block}": self.block_heads(block), f"ffn of block {block}": self.block_ffn(block)}
         for axis, width in axes.items():
             if width % size:
-                raise UserError(f"layout.tensor_parallel {size} does not divide {axis} ({width}); choose a divisor of both")
+                raise UserError(
+                    f"layout.tensor_parallel {size} does not divide {axis} ({width}); choose a divisor of both"
+                )
 
     def summary(self) -> str:
         """The shape in a few words, for tables and logs."""

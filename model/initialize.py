@@ -39,4 +39,6 @@ def _sinusoids(spec: ParameterSpec, rms: float) -> Tensor:
     num_positions, hidden = spec.shape
     wavelengths = SINUSOID_BASE ** (torch.arange(0, hidden, 2) / hidden)
     angles = torch.arange(num_positions).unsqueeze(1) / wavelengths * (math.pi / 2)
-    return (torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :hidden] * (rms * math.sqrt(2))).contiguous()
+    return (
+        torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :hidden] * (rms * math.sqrt(2))
+    ).contiguous()

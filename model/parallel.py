@@ -46,7 +46,9 @@ class TensorParallel:
             yield
             return
         seed = int(torch.randint(2**62, ()))  # from the CPU stream: no device synchronisation
-        generator = torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
+        generator = (
+            torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
+        )
         outer = generator.get_state()
         generator.manual_seed(seed + self.rank)
         try:
@@ -97,7 +99,7 @@ class ParallelLayout:
         return cls(tensor_parallel, world_size // tensor_parallel)
 
     def install(self) -> TensorParallel:
-        """Makes megatron-core's groups those of this layout and returns this rank's tensor-parallel place. Collective."""
+        """Makes megatron-core's groups those of this layout; returns this rank's tensor-parallel place. Collective."""
         if not parallel_state.model_parallel_is_initialized() or self != ParallelLayout.current():
             parallel_state.destroy_model_parallel()
             parallel_state.initialize_model_parallel(tensor_model_parallel_size=self.tensor_parallel)

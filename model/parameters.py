@@ -76,10 +76,10 @@ def _rows(config: BertConfig) -> Iterator[ParameterSpec]:
         yield from _block_rows(config, block)
     if config.norm == "pre":
         yield from _norm("final_norm", hidden_out)
+    yield ParameterSpec("mlm.bias", (vocabulary,), tensor_parallel_axis=0, decay=False, init="zeros")
     yield from _linear("mlm.transform", (hidden_out,), (hidden_in,))
     # This norm feeds the tied word table, which sums over hidden units: on hidden it is a consumer.
     yield from _norm("mlm.norm", hidden_in)
-    yield ParameterSpec("mlm.bias", (vocabulary,), tensor_parallel_axis=0, decay=False, init="zeros")
     if config.sentence_head:
         yield from _linear("pooler", (hidden_out,), (hidden_in,))
         yield from _linear("sentence", (Axis("classes", 2, "fixed"),), (hidden_in,))

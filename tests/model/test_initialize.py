@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from model.config import BertConfig
+from model.initialize import initial_weight
+from model.parameters import parameter_table
+from tests.model.running import small_config
+
+MINI = BertConfig.preset("mini", vocab_size=1000)
+
+
+def test_spread_and_truncation():
+    for name, spec in parameter_table(MINI).items():
+        weight = initial_weight(MINI, name, seed=0)
+        assert weight.dtype == torch.float32
+        assert tuple(weight.shape) == spec.shape
+        if spec.init == "normal":
+            assert weight.abs().max() <= 2 * MINI.std
+            if spec.numel > 10_000:
+                # a normal distribution cut at two standard deviations keeps 0.8796 of its standard deviation
+                assert weight.std().item() == pytest.approx(0.8796 * MINI.std, rel=0.05), name
+        else:
+            assert torch.all(weight == (spec.init == "ones")), name
+
+
+def test_every_tensor_has_its_own_stream():
+    weights = [
+        initial_weight(MINI, f"blocks.{block}.attention.{part}.weight", seed=0)
+        for block in (0, 1)
+        for part in ("query", "value")
+    ]
+    for index, weight in enumerate(weights):
+        assert all(not torch.equal(weight, other) for other in weights[:index])
+    assert torch.equal(weights[0], initial_weight(MINI, "blocks.0.attention.query.weight", seed=0))
+    assert not torch.equal(weights[0], initial_weight(MINI, "blocks.0.attention.query.weight", seed=1))
+
+
+def test_a_tensor_is_the_same_in_another_shape_of_the_model():
+    deeper = MINI.replace(layers=8, norm="pre")
+    name = "blocks.2.feedforward.input.weight"
+    assert torch.equal(initial_weight(MINI, name, seed=3), initial_weight(deeper, name, seed=3))
+
+
+def test_sinusoidal_positions():
+    config = MINI.replace(position_init="sinusoidal")
+    table = initial_weight(config, "embeddings.position.weight", seed=0)
+    assert table.pow(2).mean().sqrt().item() == pytest.approx(2 * config.std, rel=1e-3)
+    similarity = torch.nn.functional.normalize(table[:64]) @ torch.nn.functional.normalize(table[:64]).T
+    by_distance = [similarity.diagonal(distance).mean().item() for distance in range(4)]
+    assert by_distance == sorted(by_distance, reverse=True)
+    shifts = [similarity.diagonal(distance).std().item() for distance in range(1, 4)]
+    assert max(shifts) < 1e-5, "similarity must depend on the distance alone"
+
+
+def test_aligned_attention():
+    config = small_config(attention_init="aligned")
+    query = initial_weight(config, "blocks.1.attention.query.weight", seed=0)
+    assert torch.equal(query, initial_weight(config, "blocks.1.attention.key.weight", seed=0))
+    assert torch.equal(query, 1.5 * initial_weight(small_config(), "blocks.1.attention.query.weight", seed=0))
+    assert not torch.equal(query, initial_weight(config, "blocks.1.attention.value.weight", seed=0))
