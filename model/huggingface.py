@@ -1,0 +1,196 @@
+"""Import from and export to Hugging Face transformers.
+
+post-LN: `BertForPreTraining`, `BertForMaskedLM` (no sentence head), and `BertModel` for import
+pre-LN:  `MegatronBertForPreTraining`, `MegatronBertForMaskedLM`
+
+A conversion renames tensors and merges or splits their axes; the tables below are all there is to it. Weights are
+logical: `{name of the parameter table: tensor of spec.shape}`, and on the other side `{name in transformers: tensor}`.
+"""
+
+import json
+import math
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.config import BertConfig
+from model.errors import UserError
+from model.initialize import initial_weight
+from model.parameters import ParameterSpec, parameter_table
+
+NAMES = {
+    "embeddings.word": "bert.embeddings.word_embeddings",
+    "embeddings.position": "bert.embeddings.position_embeddings",
+    "embeddings.token_type": "bert.embeddings.token_type_embeddings",
+    "embeddings.norm": "bert.embeddings.LayerNorm",
+    "final_norm": "bert.encoder.ln",
+    "pooler": "bert.pooler.dense",
+    "mlm": "cls.predictions",
+    "mlm.transform": "cls.predictions.transform.dense",
+    "mlm.norm": "cls.predictions.transform.LayerNorm",
+    "sentence": "cls.seq_relationship",
+}
+BLOCK_NAMES = {
+    "attention.query": "attention.self.query",
+    "attention.key": "attention.self.key",
+    "attention.value": "attention.self.value",
+    "attention.output": "attention.output.dense",
+    "feedforward.input": "intermediate.dense",
+    "feedforward.output": "output.dense",
+}
+NORM_NAMES = {
+    "post": {"attention.norm": "attention.output.LayerNorm", "feedforward.norm": "output.LayerNorm"},
+    "pre": {"attention.norm": "attention.ln", "feedforward.norm": "ln"},
+}
+ARCHITECTURES = {"post": ("bert", "Bert"), "pre": ("megatron-bert", "MegatronBert")}
+ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
+ACTIVATION_OF = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_new": "gelu_tanh"}
+FIELDS = {
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "ffn": "intermediate_size",
+    "vocab_size": "vocab_size",
+    "max_positions": "max_position_embeddings",
+    "type_vocab": "type_vocab_size",
+    "hidden_dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "norm_eps": "layer_norm_eps",
+}
+
+
+def export_model(directory: str | Path, config: BertConfig, weights: dict[str, Tensor]) -> None:
+    """Writes `config.json` and `model.safetensors`, which `from_pretrained(directory)` opens.
+
+    Raises UserError for a shape that transformers has no model for.
+    """
+    directory = Path(directory)
+    settings, state = export_config(config), export_weights(config, weights)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def import_model(directory: str | Path, seed: int = 0, **overrides) -> tuple[BertConfig, dict[str, Tensor]]:
+    """The shape and the fp32 weights of a saved model, heads that it lacks freshly initialised from `seed`.
+
+    `overrides` are fields of BertConfig that no weight depends on, or `sentence_head`.
+    """
+    directory = Path(directory)
+    for file in ("config.json", "model.safetensors"):
+        if not (directory / file).is_file():
+            raise UserError(
+                f"{directory} has no {file}; save the model there with save_pretrained (safetensors, one file)"
+            )
+    state = load_file(directory / "model.safetensors")
+    settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    sentence_head = any("pooler" in name for name in state)
+    config = import_config(settings, **{"sentence_head": sentence_head, **overrides})
+    return config, import_weights(config, state, seed)
+
+
+def export_config(config: BertConfig) -> dict:
+    """The content of `config.json`."""
+    _refuse_what_transformers_lacks(config)
+    model_type, prefix = ARCHITECTURES[config.norm]
+    return {
+        "architectures": [f"{prefix}ForPreTraining" if config.sentence_head else f"{prefix}ForMaskedLM"],
+        "model_type": model_type,
+        **{theirs: getattr(config, ours) for ours, theirs in FIELDS.items()},
+        "hidden_act": ACTIVATIONS[config.activation],
+        "initializer_range": config.std,
+        "torch_dtype": "float32",
+    }
+
+
+def import_config(settings: dict, **overrides) -> BertConfig:
+    """The shape that a `config.json` describes."""
+    norms = {model_type: norm for norm, (model_type, _) in ARCHITECTURES.items()}
+    if settings.get("model_type") not in norms:
+        raise UserError(
+            f"model_type {settings.get('model_type')!r} cannot be imported; choose one of {', '.join(norms)}"
+        )
+    if settings.get("hidden_act", "gelu") not in ACTIVATION_OF:
+        raise UserError(
+            f"hidden_act {settings['hidden_act']!r} cannot be imported; choose one of {', '.join(ACTIVATION_OF)}"
+        )
+    if settings.get("position_embedding_type", "absolute") != "absolute":
+        raise UserError(
+            f"position_embedding_type {settings['position_embedding_type']!r} cannot be imported, only 'absolute'"
+        )
+    fields = {ours: settings[theirs] for ours, theirs in FIELDS.items() if theirs in settings}
+    fields |= dict(norm=norms[settings["model_type"]], activation=ACTIVATION_OF[settings.get("hidden_act", "gelu")])
+    config = BertConfig(**fields)
+    std = settings.get("initializer_range", config.std)
+    return config.replace(**{"initializer_std": None if math.isclose(std, config.std) else std, **overrides})
+
+
+def export_weights(config: BertConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`{name in transformers: tensor}`. The tied decoder is left out: transformers ties it again."""
+    _refuse_what_transformers_lacks(config)
+    state = {}
+    for name, spec in parameter_table(config).items():
+        for theirs in huggingface_names(config, spec):
+            # A tensor of its own for each layer that shares a block: safetensors writes no tensor twice.
+            state[theirs] = weights[name].reshape(_merged_shape(spec)).clone()
+    return state
+
+
+def import_weights(config: BertConfig, state: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
+    """Logical fp32 weights of every parameter of `config`; what belongs to a head and is absent is fresh."""
+    state = {_modern_name(name): tensor for name, tensor in state.items()}
+    weights = {}
+    for name, spec in parameter_table(config).items():
+        theirs = huggingface_names(config, spec)[0]
+        if theirs in state:
+            shape = tuple(state[theirs].shape)
+            if shape != _merged_shape(spec):
+                raise UserError(f"{theirs} has shape {shape}, but its config.json says {_merged_shape(spec)}")
+            weights[name] = state[theirs].float().reshape(spec.shape)
+        elif name.startswith(("mlm.", "pooler.", "sentence.")):
+            weights[name] = initial_weight(config, name, seed)
+        else:
+            raise UserError(
+                f"the model to import has no {theirs}: it is not the {config.norm}-LN BERT of its config.json"
+            )
+    return weights
+
+
+def huggingface_names(config: BertConfig, spec: ParameterSpec) -> list[str]:
+    """The names in transformers of one parameter: one for each layer that uses it."""
+    module, kind = spec.local_name.rsplit(".", 1)
+    if spec.block is None:
+        return [f"{NAMES[module]}.{kind}"]
+    name = (BLOCK_NAMES | NORM_NAMES[config.norm])[module]
+    return [f"bert.encoder.layer.{layer}.{name}.{kind}" for layer in config.layers_of(spec.block)]
+
+
+def _merged_shape(spec: ParameterSpec) -> tuple[int, ...]:
+    """transformers keeps heads and head_dim as one axis."""
+    shape = list(spec.shape)
+    for index, axis in enumerate(spec.axes):
+        if axis.name == "heads":
+            shape[index : index + 2] = [axis.size * spec.axes[index + 1].size]
+    return tuple(shape)
+
+
+def _modern_name(name: str) -> str:
+    """Bare encoders (BertModel) have no `bert.` prefix; checkpoints of 2018 call LayerNorm's parameters gamma, beta."""
+    if not name.startswith(("bert.", "cls.")):
+        name = f"bert.{name}"
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _refuse_what_transformers_lacks(config: BertConfig) -> None:
+    for field in ("heads", "ffn"):
+        widths = getattr(config, field)
+        if isinstance(widths, tuple):
+            raise UserError(
+                f"{field} {list(widths)} differs between layers: transformers has no such model to export to"
+            )
+    if config.heads * config.head_dim != config.hidden:  # type: ignore[operator]
+        raise UserError(
+            f"heads {config.heads} x head_dim {config.head_dim} is not hidden {config.hidden}: transformers has no "
+            "such model to export to"
+        )
