@@ -101,7 +101,7 @@ option() {
 
 demo() {
   local corpus=$home/corpora/demo
-  [ -e "$corpus/manifest.json" ] || "$python" -m pretrain prepare sotu --out "$corpus" --tokenizer characters
+  "$python" -m pretrain prepare sotu --output "$corpus" --tokenizer characters --vocab-size 64
   train demo "$@"
 }
 

