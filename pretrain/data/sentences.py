@@ -2,27 +2,8 @@
 
 import re
 
-_ABBREVIATIONS = [
-    "Mr",
-    "Mrs",
-    "Ms",
-    "Dr",
-    "St",
-    "Jr",
-    "Sr",
-    "Gen",
-    "Col",
-    "Lt",
-    "Sen",
-    "Rep",
-    "Gov",
-    "No",
-    "vs",
-    "etc",
-    "e.g",
-    "i.e",
-]
-_NOT_ABBREVIATED = "".join(rf"(?<!\b{re.escape(word)}\.)" for word in _ABBREVIATIONS) + r"(?<!\b[A-Z]\.)"
+_ABBREVIATIONS = r"Mr Mrs Ms Dr St Jr Sr Gen Col Lt Sen Rep Gov No vs etc e\.g i\.e"
+_NOT_ABBREVIATED = "".join(rf"(?<!\b{word}\.)" for word in _ABBREVIATIONS.split(" ")) + r"(?<!\b[A-Z]\.)"
 _CLOSERS = r"[\"')\]”’]"
 _BOUNDARY = re.compile(
     rf"(?:(?<=[.!?])|(?<=[.!?]{_CLOSERS})|(?<=[.!?]{_CLOSERS}{_CLOSERS})){_NOT_ABBREVIATED}"
