@@ -31,30 +31,39 @@ def stage_flops(stage: ResolvedStage, mask_rate: float) -> int:
 
 def _stages_table(run: Run) -> Table:
     ranks = f"{run.num_ranks} process" + ("es" if run.num_ranks > 1 else "")
-    table = Table(title=f"{run.recipe.name}: {run.steps:,} steps on {ranks}, {run.recipe.precision}", **_STYLE)
+    table = Table(title=f"{run.recipe.name}: {moment(run, run.end)} on {ranks}, {run.recipe.precision}", **_STYLE)
     for heading in ("stage", "from", "shape", "parameters", "rows x tokens", "step on a rank", "grow"):
         table.add_column(heading)
-    for heading in ("steps", "FLOP/step", "FLOP"):
+    for heading in ("length", "FLOP/step", "FLOP"):
         table.add_column(heading, justify="right")
-    total = 0
+    total = 0.0
     for stage in run.stages:
         flops = stage_flops(stage, run.recipe.data.mask_rate)
-        total += flops * stage.steps
+        total += flops * stage.length
         table.add_row(
             stage.name,
-            f"{stage.start_step:,}",
+            moment(run, stage.start),
             stage.config.summary(),
             f"{num_parameters(stage.config):,}",
             f"{stage.global_batch:,} x {stage.sequence}",
             f"{stage.accumulation} x {stage.micro_batch} rows",
             ", ".join(operator.name for operator in stage.grow) or "-",
-            f"{stage.steps:,}",
+            moment(run, stage.length),
             f"{flops:.3g}",
-            f"{flops * stage.steps:.3g}",
+            f"{flops * stage.length:.3g}" if run.unit == "steps" else "?",
         )
-    table.add_section()
-    table.add_row("total", *[""] * 6, f"{run.steps:,}", "", f"{total:.3g}")
+    if run.unit == "steps":
+        table.add_section()
+        table.add_row("total", *[""] * 6, moment(run, run.end), "", f"{total:.3g}")
     return table
+
+
+def moment(run: Run, ticks: float) -> str:
+    """A point of the run's clock: `1,200 steps`, or `2:05:00` hours."""
+    if run.unit == "steps":
+        return f"{ticks:,.0f} steps"
+    minutes, seconds = divmod(round(ticks), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} h"
 
 
 def _memory_table(run: Run) -> Table:
@@ -80,13 +89,13 @@ def _memory_table(run: Run) -> Table:
 
 def _schedule_table(run: Run) -> Table:
     table = Table(title="learning rate", **_STYLE)
-    table.add_column("step", justify="right")
+    table.add_column("at", justify="right")
     table.add_column("stage")
     table.add_column("rate", justify="right")
-    for step in run.learning_rate.corners:
-        if step < run.steps:
-            stage = next(stage for stage in run.stages if step < stage.end_step)
-            table.add_row(f"{step:,}", stage.name, f"{run.learning_rate(step):.4g}")
+    for tick in run.learning_rate.corners:
+        if tick < run.end:
+            stage = next(stage for stage in run.stages if tick < stage.end)
+            table.add_row(moment(run, tick), stage.name, f"{run.learning_rate(tick):.4g}")
     return table
 
 

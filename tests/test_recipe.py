@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from model.errors import UserError
 from pretrain.recipe import Recipe, load_recipe, resolve
 from pretrain.recipe.load import SHIPPED, _parse
-from pretrain.recipe.resolve import _stage_starts
+from pretrain.recipe.resolve import _timeline
 
 RECIPE = """
 name: little
@@ -42,7 +42,7 @@ def recipe_file(tmp_path):
 def test_stages_inherit_what_they_do_not_say(recipe_file):
     run = resolve(load_recipe(recipe_file()), corpus_vocab_size=1000, num_ranks=4)
     tied, untied, deep = run.stages
-    assert [(stage.start_step, stage.steps) for stage in run.stages] == [(0, 30), (30, 30), (60, 40)]
+    assert [(stage.start, stage.end) for stage in run.stages] == [(0, 30), (30, 60), (60, 100)]
     assert (tied.config.num_blocks, untied.config.num_blocks, deep.config.num_blocks) == (1, 2, 4)
     assert {stage.config.vocab_size for stage in run.stages} == {1000}
     assert [(stage.global_batch, stage.micro_batch, stage.accumulation) for stage in run.stages] == [
@@ -56,7 +56,7 @@ def test_stages_inherit_what_they_do_not_say(recipe_file):
         (3, 2, 2),
     ]
     assert [[operator.name for operator in stage.grow] for stage in run.stages] == [[], ["unshare"], ["stack"]]
-    assert run.steps == 100
+    assert (run.unit, run.end) == ("steps", 100)
 
 
 def test_schedule_spans_the_run_and_the_stages_bend_it(recipe_file):
@@ -86,12 +86,29 @@ def test_overrides_by_index_and_by_name(recipe_file):
     assert recipe.seed == 7
 
 
+def test_a_budget_in_hours_puts_stages_and_schedule_on_the_clock(recipe_file):
+    file = recipe_file("steps: 100", "hours: 2")
+    overrides = [
+        "stages.tied.steps=null",
+        "stages.tied.hours=0.5",
+        "stages.untied.steps=null",
+        "stages.untied.hours=25%",
+    ]
+    run = resolve(load_recipe(file, overrides), 1000, 4)
+    assert run.unit == "seconds"
+    assert [(stage.start, stage.end) for stage in run.stages] == [(0, 1800), (1800, 3600), (3600, 7200)]
+    assert run.learning_rate(359) == pytest.approx(0.5e-3)
+    assert run.learning_rate(719.5) == run.learning_rate(720) == pytest.approx(1e-3)
+    assert run.learning_rate(720 + 6480 / 2 + 360) == pytest.approx(1e-3 * (7200 - 4320) / 6480)
+    assert run.learning_rate(1800) == pytest.approx(1e-3 * 5400 / 6480 * 0.5 / 360)
+
+
 @pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda file: file.stem)
 @pytest.mark.parametrize("num_ranks", [2, 8])
 def test_shipped_recipes_resolve(file, num_ranks):
     run = resolve(load_recipe(file.stem), corpus_vocab_size=None, num_ranks=num_ranks)
     assert run.recipe.name == file.stem
-    assert all(run.learning_rate(step) > 0 for stage in run.stages for step in (stage.start_step, stage.end_step - 1))
+    assert all(run.learning_rate(step) > 0 for stage in run.stages for step in (stage.start, stage.end - 1))
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=8), st.integers(100, 100_000))
@@ -103,7 +120,8 @@ def test_shares_cover_the_run_without_gap_or_overlap(weights, total):
     }
     values["optimizer"] = {"lr": 1e-3}
     assume(min(shares) / 100 * total >= 1)
-    starts = _stage_starts(Recipe.model_validate(values))
+    unit, starts = _timeline(Recipe.model_validate(values))
+    assert unit == "steps"
     assert starts[0] == 0
     assert starts[-1] == total
     assert all(
@@ -138,9 +156,12 @@ def test_numbers_are_numbers_and_words_are_words(text, value):
         ("lr: 1e-3", "lr: -1", "optimizer.lr is -1: input should be greater than 0"),
         ("lr: 1e-3", "name: adamw", "optimizer.lr is missing"),
         ("warmup: 10%", "warmup: often", "schedule.warmup: 'often' is neither a count nor a share such as 10%"),
-        ("warmup: 10%", "warmup: 110", "schedule: warm-up of 110 and hold of 0 steps exceed the 100 steps"),
-        ("steps: 30%", "steps: 80%", "stage deep has no steps (-10 of 100)"),
+        ("warmup: 10%", "warmup: 110", "schedule: warm-up (110 steps) and hold (0) exceed the 100 they are part of"),
+        ("steps: 30%", "steps: 80%", "stage deep has no time left (-10 of 100)"),
         ("steps: 100", "seed: 1", "steps is missing"),
+        ("steps: 100", "steps: 100\nhours: 2", "steps 100 and hours 2 both measure the run; give one"),
+        ("steps: 100", "hours: 2", "stage tied is measured in steps, the run in hours; use hours for both"),
+        ("steps: 30,", "hours: 1,", "stage untied is measured in hours, the run in steps; use steps for both"),
         ("name: deep", "name: tied", "two stages are named 'tied'"),
         ("grow: unshare", "grow: unshair", "stage untied: grow 'unshair' is unknown (did you mean 'unshare'?)"),
         (

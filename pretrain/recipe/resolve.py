@@ -11,18 +11,22 @@ from model.config import BERT_VOCABULARY, BertConfig
 from model.errors import UserError
 from pretrain.recipe.engine_file import load_engine_file
 from pretrain.recipe.load import explained
-from pretrain.recipe.schema import Amount, Recipe, Share, Stage
+from pretrain.recipe.schema import Recipe, Share, Stage
 from pretrain.schedule import LearningRate, Phase, StageRate
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Unit = Literal["steps", "seconds"]
+
+SECONDS_PER_HOUR = 3600
 
 
 @dataclass(frozen=True)
 class ResolvedStage:
     index: int
     name: str
-    start_step: int
-    steps: int
+    start: float
+    end: float
+    """In ticks of the run's clock, as `Run.unit` says: the stage lasts while start <= now < end."""
     config: BertConfig
     sequence: int
     """Tokens in a row."""
@@ -41,12 +45,24 @@ class ResolvedStage:
     """The DeepSpeed JSON as it stands in the file, "auto" values included."""
     zero_stage: int
     precision: Precision
-    rewarm_steps: int
+    rewarm: float
     lr_scale: float
 
     @property
-    def end_step(self) -> int:
-        return self.start_step + self.steps
+    def length(self) -> float:
+        return self.end - self.start
+
+    @property
+    def start_step(self) -> float:
+        return self.start
+
+    @property
+    def end_step(self) -> float:
+        return self.end
+
+    @property
+    def steps(self) -> float:
+        return self.length
 
 
 @dataclass(frozen=True)
@@ -55,12 +71,18 @@ class Run:
 
     recipe: Recipe
     num_ranks: int
+    unit: Unit
+    """What the run's clock counts: optimizer steps, or seconds of training where the recipe gives a budget in hours."""
     stages: tuple[ResolvedStage, ...]
     learning_rate: LearningRate
 
     @property
-    def steps(self) -> int:
-        return self.stages[-1].end_step
+    def end(self) -> float:
+        return self.stages[-1].end
+
+    @property
+    def steps(self) -> float:
+        return self.end
 
 
 def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Run:
@@ -68,7 +90,7 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
 
     `corpus_vocab_size` None plans without a corpus: the vocabulary is the recipe's own, or BERT's.
     """
-    starts = _stage_starts(recipe)
+    unit, starts = _timeline(recipe)
     stages: list[ResolvedStage] = []
     sequence, batch, layout, engine_file = recipe.sequence, recipe.batch, recipe.layout, recipe.deepspeed
     config: BertConfig | None = None
@@ -96,8 +118,8 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
             ResolvedStage(
                 index=index,
                 name=stage.name,
-                start_step=starts[index],
-                steps=starts[index + 1] - starts[index],
+                start=starts[index],
+                end=starts[index + 1],
                 config=config,
                 sequence=sequence,
                 global_batch=batch.rows,
@@ -110,11 +132,11 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
                 deepspeed=deepspeed,
                 zero_stage=deepspeed["zero_optimization"]["stage"],
                 precision=recipe.precision,
-                rewarm_steps=_count(stage.schedule.rewarm, starts[-1]),
+                rewarm=_measure(stage.schedule.rewarm, starts[-1], unit),
                 lr_scale=stage.schedule.lr_scale,
             )
         )
-    return Run(recipe, num_ranks, tuple(stages), _learning_rate(recipe, stages, starts[-1]))
+    return Run(recipe, num_ranks, unit, tuple(stages), _learning_rate(recipe, stages, unit))
 
 
 @contextmanager
@@ -128,46 +150,63 @@ def _naming(stage: Stage) -> Iterator[None]:
 # --- steps ----------------------------------------------------------------------------------------------------------
 
 
-def _count(amount: Amount, total: int) -> int:
-    return round(amount.percent / 100 * total) if isinstance(amount, Share) else amount
+def _measure(amount: float | Share, total: float, unit: Unit) -> float:
+    """An amount in ticks of the run's clock: whole steps, or seconds."""
+    if isinstance(amount, Share):
+        ticks = amount.percent / 100 * total
+        return round(ticks) if unit == "steps" else ticks
+    if unit == "seconds" and amount:
+        raise UserError(f"schedule: {amount} steps have no place in a run measured in hours; write a share such as 5%")
+    return amount
 
 
-def _stage_starts(recipe: Recipe) -> list[int]:
-    """First step of each stage, and the end of the run. Shares are rounded on the running sum, so that none is lost."""
+def _timeline(recipe: Recipe) -> tuple[Unit, list[float]]:
+    """The clock's unit, the first tick of each stage, and the end of the run.
+
+    Shares are rounded on the running sum, so that no step is lost.
+    """
+    unit: Unit = "seconds" if recipe.hours else "steps"
+    if recipe.hours and recipe.steps:
+        raise UserError(f"steps {recipe.steps} and hours {recipe.hours:g} both measure the run; give one of them")
     names = [stage.name for stage in recipe.stages]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"two stages are named {name!r}; give each its own name")
-    amounts = [stage.steps for stage in recipe.stages]
-    total = recipe.steps
+    for stage in recipe.stages:
+        if names.count(stage.name) > 1:
+            raise UserError(f"two stages are named {stage.name!r}; give each its own name")
+        if (stage.steps if recipe.hours else stage.hours) is not None:
+            wrong, right = ("steps", "hours") if recipe.hours else ("hours", "steps")
+            raise UserError(f"stage {stage.name} is measured in {wrong}, the run in {right}; use {right} for both")
+
+    amounts = [stage.hours if recipe.hours else stage.steps for stage in recipe.stages]
+    total = recipe.hours or recipe.steps
     if total is None:
         if not all(isinstance(amount, int) for amount in amounts):
             raise UserError("steps is missing: give the run's total, or every stage a count of steps")
         total = sum(amounts)
 
     exact = [amount.percent / 100 * total if isinstance(amount, Share) else amount for amount in amounts]
-    open_stages = [index for index, amount in enumerate(exact) if amount is None]
-    if len(open_stages) > 1:
+    unsaid = [index for index, amount in enumerate(exact) if amount is None]
+    if len(unsaid) > 1:
         raise UserError(
-            f"stages {' and '.join(names[index] for index in open_stages)} leave out steps; "
+            f"stages {' and '.join(names[index] for index in unsaid)} do not say how long they are; "
             "only one may take what remains"
         )
     given = sum(amount for amount in exact if amount is not None)
-    if open_stages:
-        exact[open_stages[0]] = total - given
-    elif abs(given - total) > 0.5:
+    if unsaid:
+        exact[unsaid[0]] = total - given
+    elif abs(given - total) > (0.5 if unit == "steps" else 1e-9 * total):
         raise UserError(
-            f"the stages' steps add up to {given:g}, the run has {total}; change one, or leave out one stage's steps"
+            f"the stages add up to {given:g} {'hours' if recipe.hours else 'steps'}, the run has {total:g}; "
+            "change one, or leave out one stage's length"
         )
 
-    starts = [0]
+    starts: list[float] = [0]
     running = 0.0
     for name, amount in zip(names, exact, strict=True):
         running += amount
-        starts.append(round(running))
+        starts.append(round(running) if unit == "steps" else running * SECONDS_PER_HOUR)
         if starts[-1] <= starts[-2]:
-            raise UserError(f"stage {name} has no steps ({amount:g} of {total}); give it at least one")
-    return starts
+            raise UserError(f"stage {name} has no time left ({amount:g} of {total:g}); give it some")
+    return unit, starts
 
 
 # --- shape ----------------------------------------------------------------------------------------------------------
@@ -240,9 +279,10 @@ def _micro_batches(rows: int, micro: int | None, data_parallel: int) -> tuple[in
 # --- schedule -------------------------------------------------------------------------------------------------------
 
 
-def _learning_rate(recipe: Recipe, stages: list[ResolvedStage], total: int) -> LearningRate:
+def _learning_rate(recipe: Recipe, stages: list[ResolvedStage], unit: Unit) -> LearningRate:
+    total = stages[-1].end
     restarts = [
-        (resolved.start_step, stage.name, stage.schedule.restart)
+        (resolved.start, stage.name, stage.schedule.restart)
         for resolved, stage in zip(stages, recipe.stages, strict=True)
         if stage.schedule.restart is not None
     ]
@@ -252,14 +292,14 @@ def _learning_rate(recipe: Recipe, stages: list[ResolvedStage], total: int) -> L
     for (start, name, schedule), end in zip(starts, ends, strict=True):
         length = end - start
         # The recipe's own schedule counts shares over the whole run, a restart over what it governs.
-        warmup, hold = (_count(amount, length if name else total) for amount in (schedule.warmup, schedule.hold))
+        warmup, hold = (
+            _measure(amount, length if name else total, unit) for amount in (schedule.warmup, schedule.hold)
+        )
         if warmup + hold > length:
             where = f"stage {name}: schedule.restart" if name else "schedule"
             raise UserError(
-                f"{where}: warm-up of {warmup} and hold of {hold} steps exceed the {length} steps they belong to"
+                f"{where}: warm-up ({warmup:g} {unit}) and hold ({hold:g}) exceed the {length:g} they are part of"
             )
         peak = getattr(schedule, "lr", None) or recipe.optimizer.lr
         phases.append(Phase(start, length, peak, warmup, hold, schedule.shape, schedule.end, schedule.power))
-    return LearningRate(
-        tuple(phases), tuple(StageRate(stage.start_step, stage.rewarm_steps, stage.lr_scale) for stage in stages)
-    )
+    return LearningRate(tuple(phases), tuple(StageRate(stage.start, stage.rewarm, stage.lr_scale) for stage in stages))

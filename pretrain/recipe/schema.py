@@ -32,12 +32,24 @@ def _parse_amount(value: Any) -> Any:
     raise UserError(f"{value!r} is neither a count nor a share such as 10%")
 
 
-Amount = Annotated[
-    int | Share,
-    BeforeValidator(_parse_amount),
-    PlainSerializer(lambda value: str(value) if isinstance(value, Share) else value),
-]
+def _as_written(value: Any) -> Any:
+    return str(value) if isinstance(value, Share) else value
+
+
+Amount = Annotated[int | Share, BeforeValidator(_parse_amount), PlainSerializer(_as_written)]
 """Steps, as a count or as a share of the whole run."""
+
+
+def _parse_hours(value: Any) -> Any:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
+        return float(value)
+    if isinstance(value, (str, Share)):
+        return _parse_amount(value)
+    raise UserError(f"{value!r} is neither a number of hours nor a share such as 10%")
+
+
+Hours = Annotated[float | Share, BeforeValidator(_parse_hours), PlainSerializer(_as_written)]
+"""Hours of training, as a number or as a share of the run's budget."""
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -132,6 +144,8 @@ class Stage(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     steps: Amount | None = None
     """Count, or share of the run. One stage may leave it out and takes what remains."""
+    hours: Hours | None = None
+    """The same, in a run that is measured in hours."""
     shape: dict[str, Any] = {}
     """Fields of the model that change here."""
     grow: Annotated[list[dict[str, dict[str, Any]]], BeforeValidator(lambda value: _parse_grow(value))] = []
@@ -158,6 +172,8 @@ class Recipe(Section):
     """Also the name of the run's folder under runs/."""
     steps: Positive | None = None
     """Optimizer steps of the whole run. Left out: the sum of the stages' counts."""
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """A budget instead of steps: hours of training, on which stages and schedule go by the clock."""
     seed: Annotated[int, Field(ge=0)] = 0
     model: dict[str, Any]
     """`preset` and any field of BertConfig; the vocabulary's size comes from the corpus."""
