@@ -68,6 +68,8 @@ set_environment() {
   export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$venv/torch_extensions}
   export TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-true}
   export HF_HUB_DISABLE_TELEMETRY=1
+  # Advice to the authors of libraries, printed once by every rank.
+  export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore::FutureWarning,ignore:Transformer Engine and Apex:UserWarning}
   export PATH=$venv/bin:$PATH
   num_gpus=$( { nvidia-smi --list-gpus 2>/dev/null || true; } | grep -c '^GPU' || true)
   [ "$num_gpus" -gt 0 ] || export DS_ACCELERATOR=${DS_ACCELERATOR:-cpu}
@@ -77,26 +79,21 @@ set_environment() {
 
 # One plain process checks the recipe first: a user's mistake is one line, not a failure of every rank.
 train() {
-  local nproc
-  nproc=$(option --nproc "$@")
-  [ -n "$nproc" ] || nproc=$((num_gpus > 0 ? num_gpus : 2))
-  "$python" -m pretrain train "$@" --nproc "$nproc" --dry-run || exit $?
-  for argument in "$@"; do case $argument in -h | --help | --dry-run) exit 0 ;; esac; done
+  local nproc=$((num_gpus > 0 ? num_gpus : 2)) arguments=()
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --nproc) nproc=${2:-}; shift $(($# > 1)) ;;
+      --nproc=*) nproc=${1#*=} ;;
+      *) arguments+=("$1") ;;
+    esac
+    shift
+  done
+  "$python" -m pretrain train "${arguments[@]}" --nproc "$nproc" --dry-run || exit $?
+  for argument in "${arguments[@]}"; do case $argument in -h | --help | --dry-run) exit 0 ;; esac; done
 
   local cores=$(($(nproc) / nproc))
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 0 ? cores : 1))}
-  exec "$python" -m torch.distributed.run --standalone --nproc-per-node "$nproc" -m pretrain train "$@" --nproc "$nproc"
-}
-
-# option NAME ARGS: the value of `NAME value` or `NAME=value` among ARGS, or nothing.
-option() {
-  local name=$1 previous=""
-  shift
-  for argument in "$@"; do
-    case $argument in "$name"=*) echo "${argument#*=}" && return ;; esac
-    if [ "$previous" = "$name" ]; then echo "$argument" && return; fi
-    previous=$argument
-  done
+  exec "$python" -m torch.distributed.run --standalone --nproc-per-node "$nproc" -m pretrain train "${arguments[@]}"
 }
 
 demo() {

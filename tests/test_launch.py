@@ -110,8 +110,8 @@ def test_test_installs_its_extras_once_and_passes_arguments_on(clone):
 def test_train_checks_first_and_starts_the_ranks(clone):
     clone.launch("train", "base", "--nproc", "3", "--set", "seed=1")
     check, ranks = clone.commands[-2:]
-    assert check == "-m pretrain train base --nproc 3 --set seed=1 --nproc 3 --dry-run"
-    assert ranks.startswith("-m torch.distributed.run --standalone --nproc-per-node 3 -m pretrain train base --nproc 3")
+    assert check == "-m pretrain train base --set seed=1 --nproc 3 --dry-run"
+    assert ranks == "-m torch.distributed.run --standalone --nproc-per-node 3 -m pretrain train base --set seed=1"
     assert clone.log.read_text().splitlines()[-1].partition(" threads=")[2] >= "1"
 
 
