@@ -1,17 +1,24 @@
 """Where this process stands among tensor-parallel and data-parallel ranks, on megatron-core's process groups."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
-from megatron.core.tensor_parallel import copy_to_tensor_model_parallel_region, reduce_from_tensor_model_parallel_region
 from torch import Tensor
 
 from model.errors import UserError
 from model.parameters import ParameterSpec
+
+with warnings.catch_warnings():  # it misses Transformer Engine and apex, which nothing used here needs
+    warnings.simplefilter("ignore")
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.mappings import (
+        copy_to_tensor_model_parallel_region,
+        reduce_from_tensor_model_parallel_region,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """The command line: one function a verb, each a thin call. A user's mistake is one line and exit code 2."""
 
+import json
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -13,6 +15,7 @@ from pretrain.data.prepare import PrepareOptions
 # Every verb imports what it needs itself, so that `--help` and `plan` do not wait for torch.
 
 RecipeName = Annotated[Positional[str], arg(name="recipe", metavar="RECIPE")]
+CheckpointPath = Annotated[Positional[Path], arg(name="checkpoint", metavar="CHECKPOINT")]
 Overrides = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE")]
 
 
@@ -32,7 +35,7 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> No
 
 
 def prepare(corpus: Annotated[PrepareOptions, OmitArgPrefixes]) -> None:
-    """Turn text into a corpus to train on: documents, a vocabulary, shards of tokens, a part held out for validation."""
+    """Turn text into a corpus to train on: documents, a vocabulary, shards of tokens, a part kept for validation."""
     from pretrain.data import Progress
     from pretrain.data import prepare as prepare_corpus
 
@@ -49,7 +52,54 @@ def prepare(corpus: Annotated[PrepareOptions, OmitArgPrefixes]) -> None:
     print(f"{corpus.output}: vocabulary of {manifest['tokenizer']['vocab_size']:,}; {counts}")
 
 
-VERBS = {verb.__name__: verb for verb in (prepare, plan)}
+def train(
+    recipe: RecipeName,
+    /,
+    overrides: Overrides = (),
+    name: str | None = None,
+    runs: Path = Path("runs"),
+    nproc: int = 1,
+    dry_run: bool = False,
+) -> None:
+    """Train a recipe, or go on with it from the last checkpoint in its folder.
+
+    Args:
+        recipe: A recipe file, or the name of one that comes with Espalier.
+        overrides: Change a value of the recipe, for example --set stages.1.steps=200.
+        name: The run's folder under --runs; the recipe's name when left out.
+        runs: Where the folders of runs are.
+        nproc: Number of processes to start (default: one for each GPU, or 2 on a machine without).
+        dry_run: Check everything, start nothing.
+    """
+    from pretrain.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    folder = runs / (name or loaded.name)
+    if dry_run:
+        from pretrain.preflight import check_run
+
+        check_run(loaded, nproc, folder)
+    else:
+        from pretrain.train import train as train_recipe
+
+        train_recipe(loaded, folder)
+
+
+def evaluate(checkpoint: CheckpointPath, /, corpus: str | None = None, rows: int = 256) -> None:
+    """Print validation loss and accuracy of a checkpoint.
+
+    Args:
+        checkpoint: A run's folder (its latest checkpoint) or one of its checkpoints/step-N.
+        corpus: A prepared corpus; the one it was trained on when left out.
+        rows: Validation rows to read.
+    """
+    from pretrain.train import evaluate_checkpoint
+
+    result = evaluate_checkpoint(checkpoint, corpus, rows)
+    print(json.dumps({"valid_loss": result.loss, "valid_accuracy": result.accuracy, "rows": rows}))
+
+
+VERBS = {verb.__name__: verb for verb in (prepare, plan, train, evaluate)}
 
 DESCRIPTION = "Espalier pretrains BERT while its shape changes, and loses nothing on the way."
 
@@ -62,7 +112,8 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"verb {arguments[0]!r} is unknown{nearest(arguments[0], VERBS)}; choose one of {known}")
         tyro.extras.subcommand_cli_from_dict(VERBS, args=arguments, prog="./launch.sh", description=DESCRIPTION)
     except UserError as error:
-        print(f"espalier: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"espalier: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `plan ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

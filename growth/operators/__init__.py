@@ -36,7 +36,9 @@ def shapes(source: BertConfig, operators: Sequence[Operator], wanted: Mapping[st
         if name not in FREE_FIELDS and getattr(final, name) != getattr(reached, name):
             able = [operator.name for operator in OPERATORS.values() if name in operator.changes]
             advice = f"add {' or '.join(able)} to grow" if able else "no operator changes it"
-            raise UserError(f"{name} {getattr(reached, name)} -> {getattr(final, name)} is not reached by grow; {advice}")
+            raise UserError(
+                f"{name} {getattr(reached, name)} -> {getattr(final, name)} is not reached by grow; {advice}"
+            )
     return [*steps, final]
 
 

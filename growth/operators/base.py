@@ -38,5 +38,3 @@ class Operator(BaseModel):
 
     def rule(self, source: BertConfig, target: BertConfig, correlation: Correlation | None) -> ShapeChange:
         raise NotImplementedError
-
-

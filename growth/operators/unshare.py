@@ -56,7 +56,9 @@ class Unshare(Operator):
             if spec.block is None:
                 return record
             old_block = source_block_of[spec.block]
-            rho = self.correlation if self.correlation is not None else (correlation or {})[source_name(spec, old_block)]
+            rho = (
+                self.correlation if self.correlation is not None else (correlation or {})[source_name(spec, old_block)]
+            )
             num_uses, num_uses_left = len(source.layers_of(old_block)), len(target.layers_of(spec.block))
             factor = mean_square(num_uses_left, rho) / mean_square(num_uses, rho)
             return replace(record, exp_avg_sq=record.exp_avg_sq * factor)

@@ -1,6 +1,6 @@
 """Builds a DeepSpeed engine for one stage: model, parameter groups, optimizer, configuration."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,15 +11,13 @@ from torch import nn
 
 from model.bert import BertForPreTraining
 from model.config import BertConfig
-from model.parallel import ModelParallelUnit, ParallelLayout
+from model.parallel import ModelParallelUnit, ParallelLayout, TensorParallel
 from model.parameters import parameter_table
 from pretrain.engine.distributed import device
 from pretrain.engine.zero import prime_optimizer
+from pretrain.optim import MakeOptimizer
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
-"""Parameter groups (each with `params`, `weight_decay`) -> an optimizer over them."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +45,17 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     model = build_model(config, tp, PRECISIONS[settings.precision])
     optimizer = settings.make_optimizer(parameter_groups(model, steps, settings.weight_decay))
     engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=deepspeed_config(settings), mpu=ModelParallelUnit(), dist_init_required=False
+        model=model,
+        optimizer=optimizer,
+        config=deepspeed_config(settings),
+        mpu=ModelParallelUnit(),
+        dist_init_required=False,
     )
     prime_optimizer(engine)
     return engine
 
 
-def build_model(config: BertConfig, tp, dtype: torch.dtype) -> BertForPreTraining:
+def build_model(config: BertConfig, tp: TensorParallel, dtype: torch.dtype) -> BertForPreTraining:
     """The model on this rank's device with uninitialised weights: nothing is drawn that would be overwritten."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

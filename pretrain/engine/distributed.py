@@ -1,13 +1,13 @@
 """Starting and ending the process group of this run."""
 
 import os
-import shutil
 from datetime import timedelta
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from megatron.core import parallel_state
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -40,6 +40,14 @@ def end_process_group() -> None:
 def device() -> torch.device:
     """Where this rank computes."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def data_parallel_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """Sums over the data-parallel ranks, in place; tensor-parallel ranks hold equal values and each get the sum."""
+    group = parallel_state.get_data_parallel_group()
+    if dist.get_world_size(group) > 1:
+        dist.all_reduce(tensor, group=group)
+    return tensor
 
 
 def _skip_shared_memory_kernel() -> None:

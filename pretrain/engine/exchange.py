@@ -113,4 +113,6 @@ def _place(shards: Tensor, span: Span, message: Tensor) -> None:
 
 def _assemble(spec: ParameterSpec, shards: Tensor, step: int) -> Record:
     shape = local_shape(spec, len(shards))
-    return Record(*(unshard(spec, [part.view(shape) for part in shards[:, kind]]).clone() for kind in range(3)), step=step)
+    return Record(
+        *(unshard(spec, [part.view(shape) for part in shards[:, kind]]).clone() for kind in range(3)), step=step
+    )

@@ -15,7 +15,9 @@ OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 ODD = CONFIG.replace(hidden=36, head_dim=9, ffn=74, vocab_size=101)
 
 
-def identity_move(config, tp: int, stage: int, precision: str, accumulation: int, zero: dict) -> tuple[bool, list, list]:
+def identity_move(
+    config, tp: int, stage: int, precision: str, accumulation: int, zero: dict
+) -> tuple[bool, list, list]:
     chosen = settings(tp, stage, precision, accumulation, **zero)
     engine = start(config, chosen)
     uninterrupted = train(engine, 0, 16)

@@ -1,0 +1,25 @@
+"""The global gradient norm where DeepSpeed does not report it."""
+
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.engine import DeepSpeedEngine
+
+from pretrain.engine.zero import basic_optimizer
+
+
+def gradient_norm_before_step(engine: DeepSpeedEngine) -> float | None:
+    """The norm before clipping, to be asked for between backward and step; None: DeepSpeed reports it afterwards.
+
+    DeepSpeed 0.19.8 clips but reports nothing at ZeRO stage 0 in fp32. Cut parameters count on every tensor-parallel
+    rank, replicated ones once.
+    """
+    if engine.optimizer is not basic_optimizer(engine):
+        return None
+    tp = engine.module.tp
+    counted = [
+        p for p in engine.module.parameters() if p.grad is not None and (p.tensor_model_parallel or tp.rank == 0)
+    ]
+    square = torch.stack([p.grad.float().square().sum() for p in counted] or [torch.zeros(())]).sum()
+    if tp.size > 1:
+        dist.all_reduce(square, group=tp.group)
+    return square.sqrt().item()

@@ -1,0 +1,43 @@
+"""Validation: MLM loss and accuracy on fixed rows with fixed masks."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from model.batch import Batch
+from model.bert import PretrainingOutput
+from pretrain.data import Corpus, Masking, validation_batches
+from pretrain.engine.distributed import data_parallel_sum, device
+
+
+class Evaluation(NamedTuple):
+    loss: float
+    """Mean negative log-likelihood of a masked token, in nats."""
+    accuracy: float
+
+
+def evaluate(module: nn.Module, forward: Callable[[Batch], PretrainingOutput], batches: Sequence[Batch]) -> Evaluation:
+    """MLM loss and accuracy over all data-parallel ranks' batches; `forward` is the engine or the model. Collective."""
+    was_training = module.training
+    module.eval()
+    sums = torch.zeros(3, dtype=torch.float64, device=device())  # loss, correct, masked tokens
+    with torch.no_grad():
+        for batch in batches:
+            output = forward(batch.to(device()))
+            sums += torch.stack(
+                [output.mlm_loss.double(), output.mlm_correct.double(), sums.new_tensor(len(batch.masked_ids))]
+            )
+    module.train(was_training)
+    loss, correct, num_masked = data_parallel_sum(sums).tolist()
+    return Evaluation(loss / num_masked, correct / num_masked)
+
+
+def validation_rows(
+    corpus: Corpus, sequence: int, masking: Masking, num_rows: int, micro_batch: int, rank: int, num_ranks: int
+) -> list[Batch]:
+    """This rank's part of the validation rows, in the largest micro-batches up to `micro_batch` that divide it."""
+    per_rank = max(num_rows // num_ranks, 1)
+    micro = max(size for size in range(1, micro_batch + 1) if per_rank % size == 0)
+    return validation_batches(corpus, sequence, masking, per_rank * num_ranks, micro, rank, num_ranks)

@@ -1,0 +1,26 @@
+"""How far a run has come: everything beside the tensors that the next step depends on."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pretrain.data import DataPosition
+
+
+@dataclass
+class Progress:
+    step: int = 0
+    """Optimizer steps taken."""
+    position: DataPosition = field(default_factory=DataPosition)
+    num_tokens: int = 0
+    """Tokens read, padding not counted."""
+    flops: float = 0.0
+    train_seconds: float = 0.0
+    """Time in training steps, without validation, growth and checkpoints."""
+    loss_scaler: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Progress":
+        return cls(**{**values, "position": DataPosition(**values["position"])})

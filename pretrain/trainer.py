@@ -1,0 +1,250 @@
+"""The training loop. Stages and steps are here; everything that happens between steps hangs on hooks."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.engine import DeepSpeedEngine
+
+from growth.change import ShapeChange
+from growth.operators import shape_change
+from growth.state import Fetch, TrainingState, fresh_state
+from model.batch import Batch
+from model.config import BertConfig
+from model.parallel import ParallelLayout
+from pretrain.data import Corpus, Masking, TrainingData
+from pretrain.engine.build import PRECISIONS, EngineSettings
+from pretrain.engine.correlation import gradient_correlation
+from pretrain.engine.distributed import data_parallel_sum, device
+from pretrain.engine.exchange import fetch_from
+from pretrain.engine.move import move, restore_loss_scaler, start_engine
+from pretrain.engine.norm import gradient_norm_before_step
+from pretrain.engine.zero import basic_optimizer
+from pretrain.evaluation import Evaluation, evaluate, validation_rows
+from pretrain.flops import training_flops
+from pretrain.hooks.base import GrowthEvent, Hook, StepResult
+from pretrain.optim import make_optimizer
+from pretrain.progress import Progress
+from pretrain.recipe import ResolvedStage, Run
+
+
+class Trainer:
+    """Trains a run from a logical state. Every rank makes one and calls `fit` once."""
+
+    def __init__(
+        self,
+        run: Run,
+        corpus: Corpus,
+        hooks: Sequence[Hook],
+        state: TrainingState | None = None,
+        progress: Progress | None = None,
+    ):
+        self.run = run
+        self.corpus = corpus
+        self.hooks = hooks
+        self.masking = Masking(run.recipe.data.mask_rate, run.recipe.data.whole_word)
+        self.progress = progress or Progress()
+        self._start_state = state or fresh_state(
+            run.stages[0].config, run.recipe.seed, dist.get_rank(), dist.get_world_size()
+        )
+        self.engine: DeepSpeedEngine | None = None
+        self.stage: ResolvedStage
+        self.data: TrainingData
+
+    def fit(self) -> None:
+        """All steps that are left, stage by stage."""
+        started = False
+        for stage in self.run.stages:
+            if self.progress.step >= stage.end_step and stage is not self.run.stages[-1]:
+                continue
+            self._enter(stage)
+            if not started:
+                self._call("on_start")
+                started = True
+                if self.progress.step == 0:
+                    self.validate()
+            self._call("on_stage", stage)
+            while self.progress.step < stage.end_step:
+                self._step()
+        self.validate()
+        self._call("on_end")
+
+    # ---- one step ----
+
+    def _step(self) -> None:
+        """Reads a global batch and takes one optimizer step over it.
+
+        The loss is a sum over masked tokens, divided by their number in the global batch: not a mean of means.
+        """
+        start = time.perf_counter()
+        stage, engine, progress = self.stage, self.engine, self.progress
+        layout = ParallelLayout.current()
+        rank = self.data_parallel_rank
+        batches = self.data.next(stage.global_batch, stage.micro_batch, rank, layout.data_parallel)
+        num_masked, num_sentences, num_tokens = self._count(batches)
+        # DeepSpeed averages over ranks and accumulation steps; undone here.
+        copies = layout.data_parallel * stage.accumulation
+        mlm_scale, sentence_scale = copies / num_masked, copies / max(num_sentences, 1)
+
+        lr = self.run.learning_rate(progress.step)
+        for group in basic_optimizer(engine).param_groups:
+            group["lr"] = lr
+        skipped_before = engine.skipped_steps
+        sums = torch.zeros(4, dtype=torch.float64, device=device())
+        for index, batch in enumerate(batches):
+            self._seed_dropout(index)
+            output = engine(batch.to(device()), mlm_scale, sentence_scale)
+            engine.backward(output.loss)
+            if index == len(batches) - 1:
+                norm = gradient_norm_before_step(engine)
+            engine.step()
+            sums += torch.stack([value.detach().double() for value in output[1:]])
+        mlm_loss, mlm_correct, sentence_loss, sentence_correct = data_parallel_sum(sums).tolist()
+
+        progress.position = self.data.position
+        progress.num_tokens += num_tokens
+        progress.flops += training_flops(stage.config, stage.global_batch, stage.sequence, num_masked)
+        seconds = time.perf_counter() - start
+        progress.train_seconds += seconds
+        if engine.skipped_steps > skipped_before:
+            return  # fp16 overflow: the loss scale falls, and neither the step nor the schedule advances
+        progress.step += 1
+        result = StepResult(
+            step=progress.step,
+            stage=stage.name,
+            loss=mlm_loss / num_masked + sentence_loss / max(num_sentences, 1),
+            mlm_loss=mlm_loss / num_masked,
+            mlm_accuracy=mlm_correct / num_masked,
+            sentence_accuracy=sentence_correct / num_sentences if num_sentences else None,
+            lr=lr,
+            grad_norm=float(engine.get_global_grad_norm()) if norm is None else norm,
+            tokens=progress.num_tokens,
+            flops=progress.flops,
+            seconds=progress.train_seconds,
+            tokens_per_second=num_tokens / seconds,
+        )
+        self._call("on_step", result)
+        every = self.run.recipe.validation.every
+        if every and progress.step % every == 0 and progress.step < self.run.steps:
+            self.validate()
+
+    def _count(self, batches: Sequence[Batch]) -> tuple[int, int, int]:
+        """Masked tokens, sentence pairs and tokens of the global batch."""
+        counts = torch.tensor(
+            [
+                sum(len(batch.masked_ids) for batch in batches),
+                sum(0 if batch.sentence_labels is None else len(batch.sentence_labels) for batch in batches),
+                sum(batch.num_tokens for batch in batches),
+            ],
+            device=device(),
+        )
+        return tuple(data_parallel_sum(counts).tolist())
+
+    def _seed_dropout(self, micro_batch: int) -> None:
+        """Dropout is a function of (seed, step, micro-batch, data-parallel rank): a resumed run has nothing to restore.
+
+        Tensor-parallel ranks share the seed; where their activations differ the model takes its own stream.
+        """
+        place = (self.run.recipe.seed, self.progress.step, micro_batch, self.data_parallel_rank)
+        torch.manual_seed(hash(place) & (2**62 - 1))
+
+    @property
+    def data_parallel_rank(self) -> int:
+        return dist.get_rank() // self.stage.tensor_parallel
+
+    # ---- stages ----
+
+    def _enter(self, stage: ResolvedStage) -> None:
+        """Brings the engine into a stage: built from the start state, moved from the stage before, or left as it is."""
+        previous, self.stage = getattr(self, "stage", None), stage
+        if self.engine is None:
+            self._start(stage)
+        elif _needs_move(previous, stage):
+            self._move(previous, stage)
+        self.data = TrainingData(
+            self.corpus, "train", self.run.recipe.seed, stage.sequence, self.masking, self.progress.position
+        )
+
+    def _start(self, stage: ResolvedStage) -> None:
+        state, self._start_state = self._start_state, None
+        change = None
+        if state.config != stage.config:  # a checkpoint written just before the change
+            change = self._make_change(state.config, stage, fetch_from(state))
+        self.engine = start_engine(state, self._settings(stage), change)
+        restore_loss_scaler(self.engine, self.progress.loss_scaler)
+
+    def _move(self, previous: ResolvedStage, stage: ResolvedStage) -> None:
+        probe = self._probe(previous)
+        before = evaluate(self.engine.module, self.engine, probe)
+        start = time.perf_counter()
+        self.engine, times = move(
+            self._release_engine(),
+            self._settings(stage),
+            lambda fetch: self._make_change(previous.config, stage, fetch),
+        )
+        seconds = time.perf_counter() - start
+        after = evaluate(self.engine.module, self.engine, self._probe(stage, previous.sequence))
+        event = GrowthEvent(
+            operator="+".join(operator.name for operator in stage.grow) or "identity",
+            step=self.progress.step,
+            stage=stage.name,
+            loss_before=before.loss,
+            loss_after=after.loss,
+            seconds=seconds,
+            moments="+".join(operator.moments for operator in stage.grow) or "transform",
+            parts=vars(times),
+        )
+        self._call("on_growth", event)
+
+    def _release_engine(self) -> DeepSpeedEngine:
+        """Hands the engine over without keeping it: a reference held here would keep its memory."""
+        engine, self.engine = self.engine, None
+        return engine
+
+    def _make_change(self, source: BertConfig, stage: ResolvedStage, fetch: Fetch) -> ShapeChange:
+        correlation = None
+        if any(operator.needs_correlation for operator in stage.grow):
+            layout = self._settings(stage).layout
+            layout.install()
+            correlation = gradient_correlation(source, fetch, layout, PRECISIONS[stage.precision], self._probe(stage))
+        return shape_change(source, stage.grow, stage.shape, correlation)
+
+    def _settings(self, stage: ResolvedStage) -> EngineSettings:
+        recipe = self.run.recipe
+        return EngineSettings(
+            layout=ParallelLayout(stage.tensor_parallel, stage.data_parallel),
+            micro_batch=stage.micro_batch,
+            accumulation=stage.accumulation,
+            precision=stage.precision,
+            make_optimizer=make_optimizer(recipe.optimizer),
+            weight_decay=recipe.optimizer.weight_decay,
+            grad_clip=recipe.optimizer.grad_clip,
+            deepspeed=stage.deepspeed,
+        )
+
+    # ---- validation ----
+
+    def validate(self) -> Evaluation:
+        rows = self.run.recipe.validation.rows
+        evaluation = evaluate(self.engine.module, self.engine, self._rows(self.stage, self.stage.sequence, rows))
+        self._call("on_validation", evaluation)
+        return evaluation
+
+    def _probe(self, stage: ResolvedStage, sequence: int | None = None) -> list[Batch]:
+        """A few validation rows, the same before and after a change, whatever the layout."""
+        return self._rows(stage, sequence or stage.sequence, min(self.run.recipe.validation.rows, 64))
+
+    def _rows(self, stage: ResolvedStage, sequence: int, num_rows: int) -> list[Batch]:
+        rank, num_ranks = dist.get_rank() // stage.tensor_parallel, stage.data_parallel
+        return validation_rows(self.corpus, sequence, self.masking, num_rows, stage.micro_batch, rank, num_ranks)
+
+    def _call(self, event: str, *arguments) -> None:
+        for hook in self.hooks:
+            getattr(hook, event)(self, *arguments)
+
+
+def _needs_move(previous: ResolvedStage, stage: ResolvedStage) -> bool:
+    """Whether anything changed that an engine is built for; length, rows and the learning rate are not."""
+    fields = ("config", "tensor_parallel", "micro_batch", "accumulation", "deepspeed", "grow")
+    return any(getattr(previous, field) != getattr(stage, field) for field in fields if field != "grow" or stage.grow)
