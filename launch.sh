@@ -97,8 +97,8 @@ train() {
 }
 
 demo() {
-  local corpus=$home/corpora/demo
-  "$python" -m pretrain prepare sotu --output "$corpus" --tokenizer characters --vocab-size 64
+  cd "$home"                                             # the demo's corpus and run live in the project's folder
+  "$python" -m pretrain prepare sotu --output corpora/demo --tokenizer characters --vocab-size 64
   train demo "$@"
 }
 

@@ -73,7 +73,8 @@ def test_restart_begins_a_second_phase_with_its_own_peak(recipe_file):
         "deepspeed: ds_configs/zero3.json", "schedule: {restart: {lr: 4e-4, warmup: 25%, shape: cosine}}"
     )
     rate = resolve(load_recipe(file), 1000, 4).learning_rate
-    assert rate(9) == pytest.approx(1e-3)  # 10% of the run
+    assert rate(5) == pytest.approx(1e-3)  # 10% of the first sixty steps
+    assert rate(59) == pytest.approx(1e-3 / 54 * 0.5)
     assert rate(60) == pytest.approx(4e-4 / 10)  # 25% of the forty steps that are left
     assert rate(69) == rate(70) == pytest.approx(4e-4)
 

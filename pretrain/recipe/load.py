@@ -76,18 +76,18 @@ def _keys_at(schema: type[BaseModel], path: list) -> list[str]:
     """The keys that the section at `path` knows, as they are written in a recipe."""
     annotation: Any = schema
     for part in path:
-        model = _model_in(annotation)
+        model = model_in(annotation)
         if isinstance(part, str) and model is not None:
             annotation = model.model_fields[part].annotation
-    model = _model_in(annotation)
+    model = model_in(annotation)
     return [field.alias or name for name, field in model.model_fields.items()] if model else []
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
     """The pydantic model inside `Model`, `Model | None` or `list[Model]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((model for argument in typing.get_args(annotation) if (model := _model_in(argument))), None)
+    return next((model for argument in typing.get_args(annotation) if (model := model_in(argument))), None)
 
 
 def _lower_first(text: str) -> str:

@@ -280,21 +280,17 @@ def _micro_batches(rows: int, micro: int | None, data_parallel: int) -> tuple[in
 
 
 def _learning_rate(recipe: Recipe, stages: list[ResolvedStage], unit: Unit) -> LearningRate:
-    total = stages[-1].end
     restarts = [
         (resolved.start, stage.name, stage.schedule.restart)
         for resolved, stage in zip(stages, recipe.stages, strict=True)
         if stage.schedule.restart is not None
     ]
     starts = [(0, "", recipe.schedule), *restarts] if not restarts or restarts[0][0] else restarts
-    ends = [start for start, _, _ in starts[1:]] + [total]
+    ends = [start for start, _, _ in starts[1:]] + [stages[-1].end]
     phases = []
     for (start, name, schedule), end in zip(starts, ends, strict=True):
         length = end - start
-        # The recipe's own schedule counts shares over the whole run, a restart over what it governs.
-        warmup, hold = (
-            _measure(amount, length if name else total, unit) for amount in (schedule.warmup, schedule.hold)
-        )
+        warmup, hold = (_measure(amount, length, unit) for amount in (schedule.warmup, schedule.hold))
         if warmup + hold > length:
             where = f"stage {name}: schedule.restart" if name else "schedule"
             raise UserError(

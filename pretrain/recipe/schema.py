@@ -81,7 +81,10 @@ class Optimizer(Section):
 
 
 class Schedule(Section):
-    """The learning rate over the run: up to the peak, constant for a while, then down."""
+    """The learning rate: up to the peak, constant for a while, then down.
+
+    Shares are of the steps it governs: the whole run, or those up to a restart.
+    """
 
     shape: Literal["linear", "polynomial", "cosine", "constant"] = "linear"
     """How the rate falls from the peak to the end."""
@@ -95,7 +98,7 @@ class Schedule(Section):
 
 
 class Restart(Schedule):
-    """A new schedule from a stage on (two-phase BERT). Shares are of its own steps: to the next restart or the end."""
+    """A new schedule from a stage on, to the next restart or the end (two-phase BERT)."""
 
     lr: Annotated[float, Field(gt=0)] | None = None
     """Peak of the new schedule. Left out: optimizer.lr."""
