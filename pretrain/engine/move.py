@@ -1,5 +1,6 @@
 """The move: engine -> logical state -> change -> new engine, in memory, between two steps."""
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ def move(
     times.read = clock.lap()
     destroy(engine)
     del engine
+    gc.collect()  # engine and module refer to each other
     times.destroy = clock.lap()
     change = make_change(fetch_from(state)) if make_change else identity(state.config)
     times.measure = clock.lap()

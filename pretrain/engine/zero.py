@@ -4,7 +4,6 @@ The only file that knows DeepSpeed 0.19.8's partitions. Everything it gives out 
 read and written in place.
 """
 
-import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -88,12 +87,11 @@ def current_steps(engine: DeepSpeedEngine) -> dict[str, int]:
 
 
 def destroy(engine: DeepSpeedEngine) -> None:
-    """Frees the engine and all it holds. The caller must drop its own references too."""
+    """Takes the engine apart. Its memory is free once the caller has dropped its references and run `gc.collect()`."""
     stage = engine.zero_optimization_stage()
     engine.destroy()
     if stage == ZeroStageEnum.weights:
         _forget_stage3_globals()
-    gc.collect()
 
 
 def _forget_stage3_globals() -> None:

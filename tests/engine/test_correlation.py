@@ -1,0 +1,61 @@
+"""The measured gradient correlation is the cosine of per-use gradients, whatever the layout."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from growth.state import fresh_state
+from model.bert import BertForPreTraining
+from model.parallel import ParallelLayout
+from model.parameters import parameter_table
+from pretrain.engine.correlation import gradient_correlation
+from pretrain.engine.exchange import fetch_from
+from tests.engine.harness import CONFIG, GLOBAL_ROWS, global_batch, rows
+from tests.workers import pool
+
+SHARED = CONFIG.replace(layers=4, sharing=(0, 1, 0, 0), ffn=64)
+
+
+def measured(tp: int) -> dict[str, float]:
+    import torch.distributed as dist
+
+    layout = ParallelLayout.of_world(tp, dist.get_world_size())
+    layout.install()
+    state = fresh_state(SHARED, 1, dist.get_rank(), dist.get_world_size())
+    count = GLOBAL_ROWS // layout.data_parallel
+    batch = rows(global_batch(SHARED, 0), dist.get_rank() // tp * count, count)
+    return gradient_correlation(SHARED, fetch_from(state), layout, torch.float32, [batch])
+
+
+def expected() -> dict[str, float]:
+    untied = SHARED.replace(sharing=None)
+    state = fresh_state(SHARED, 1)
+
+    def weight(name: str) -> torch.Tensor:
+        spec = parameter_table(untied)[name]
+        block = SHARED.block_of(spec.block) if spec.block is not None else None
+        return state.records[name if block is None else f"blocks.{block}.{spec.local_name}"].weight
+
+    model = BertForPreTraining(untied)
+    model.load_weights(weight)
+    model(global_batch(SHARED, 0)).loss.backward()
+    result = {}
+    for name, spec in parameter_table(SHARED).items():
+        if spec.block == 0:
+            gradients = [model.get_parameter(f"blocks.{layer}.{spec.local_name}").grad.flatten() for layer in (0, 2, 3)]
+            cosines = [torch.cosine_similarity(a, b, dim=0).item() for a, b in combinations(gradients, 2)]
+            result[name] = min(max(sum(cosines) / 3, 0.0), 1.0)
+    return result
+
+
+@pytest.mark.parametrize(("ranks", "tp"), [(1, 1), (2, 1), (2, 2)])
+def test_correlation_of_uses(ranks, tp):
+    reference = expected()
+    assert max(reference.values()) > 0.1
+    for found in pool(ranks).run(measured, tp):
+        assert found.keys() == reference.keys(), "only blocks with several uses"
+        for name, value in reference.items():
+            # The key bias has a gradient of zero in theory: what is left of it is rounding.
+            if not name.endswith("key.bias"):
+                assert found[name] == pytest.approx(value, abs=2e-4), name
