@@ -101,7 +101,11 @@ def evaluate(checkpoint: CheckpointPath, /, corpus: str | None = None, rows: int
 
 VERBS = {verb.__name__: verb for verb in (prepare, plan, train, evaluate)}
 
-DESCRIPTION = "Espalier pretrains BERT while its shape changes, and loses nothing on the way."
+DESCRIPTION = """Espalier pretrains BERT while its shape changes, and loses nothing on the way.
+
+Without a verb, ./launch.sh runs the demo (`demo`): a few minutes of pretraining with two changes of shape, on two
+processes. `./launch.sh test` runs the test suite and passes its arguments to pytest.
+"""
 
 
 def main(arguments: list[str]) -> int:
