@@ -1,10 +1,16 @@
 """Corpora: prepare them once, read them as masked batches from any position."""
 
-from pretrain.data.batches import TrainingData, unigram_baseline, validation_batches
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from pretrain.data.corpus import Corpus
 from pretrain.data.index import DataPosition
 from pretrain.data.masking import Masking
 from pretrain.data.prepare import PrepareOptions, Progress, prepare
+from pretrain.data.sampling import Sampling
+
+if TYPE_CHECKING:
+    from pretrain.data.batches import TrainingData, unigram_baseline, validation_batches
 
 __all__ = [
     "Corpus",
@@ -12,8 +18,16 @@ __all__ = [
     "Masking",
     "PrepareOptions",
     "Progress",
+    "Sampling",
     "TrainingData",
     "prepare",
     "unigram_baseline",
     "validation_batches",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The names above that need torch: preparing a corpus does not, and its worker processes should not wait for it."""
+    if name in __all__:
+        return getattr(import_module("pretrain.data.batches"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,12 +5,15 @@ import torch
 
 from model.batch import Batch
 from model.errors import UserError
-from pretrain.data.corpus import Corpus, Split
+from pretrain.data.corpus import Corpus
 from pretrain.data.hashing import hash_of
-from pretrain.data.index import NUM_SPECIAL, DataPosition, Pieces, RowIndex
+from pretrain.data.index import DataPosition, RowIndex, Rows
 from pretrain.data.masking import Masking, mask_tokens
+from pretrain.data.packing import deal
+from pretrain.data.sampling import Pieces, Sampling
 
 START = DataPosition()
+PLAIN = Sampling()
 _VALIDATION_SEED = 0
 _MAX_COUNTED_TOKENS = 100_000_000
 
@@ -30,12 +33,12 @@ class TrainingData:
         sequence_length: int,
         masking: Masking,
         start: DataPosition = START,
+        sampling: Sampling = PLAIN,
     ) -> None:
-        if sequence_length < 2 * NUM_SPECIAL:
-            raise UserError(f"sequence {sequence_length} is too short; it must be at least {2 * NUM_SPECIAL} tokens")
-        self._corpus, self._seed, self._sequence_length, self._masking = corpus, seed, sequence_length, masking
+        self._corpus, self._seed, self._sequence_length = corpus, seed, sequence_length
+        self._masking, self._sampling = masking, sampling
         self._split = corpus.split(split)
-        self._index = RowIndex(self._split, seed, sequence_length, start)
+        self._index = RowIndex(self._split, sampling, seed, sequence_length, start)
 
     @property
     def position(self) -> DataPosition:
@@ -43,43 +46,88 @@ class TrainingData:
         return self._index.position
 
     def next(self, num_rows: int, micro_batch: int, rank: int, num_ranks: int) -> list[Batch]:
-        """Advances by a global batch of `num_rows` rows; returns this data-parallel rank's micro-batches of it."""
+        """Advances by a global batch of `num_rows` rows; returns this data-parallel rank's micro-batches of it.
+
+        Rows are dealt so that all ranks, and all micro-batches of a rank, hold nearly the same number of tokens.
+        """
         assert num_rows % (micro_batch * num_ranks) == 0, (num_rows, micro_batch, num_ranks)
         rows = self._index.take(num_rows)
-        first = np.arange(rank * micro_batch, num_rows, num_ranks * micro_batch)
-        return [self._batch(rows[row : row + micro_batch]) for row in first]
+        tokens = np.bincount(rows.row, rows.pieces.num_tokens + self._sampling.num_special).astype(np.int64)
+        mine = deal(tokens, num_ranks)[rank]
+        return [self._batch(rows.select(mine[hand])) for hand in deal(tokens[mine], len(mine) // micro_batch)]
 
-    def _batch(self, rows: Pieces) -> Batch:
-        return build_batch(self._corpus, self._split, self._seed, self._sequence_length, self._masking, rows)
+    def _batch(self, rows: Rows) -> Batch:
+        """One micro-batch: [CLS] first [SEP], or [CLS] first [SEP] second [SEP], one or several times in every row."""
+        pieces, row, special = rows.pieces, rows.row, self._corpus.special
+        has_pairs = self._sampling.sentence_pairs != "none"
+        lengths = np.stack([pieces.first_tokens, pieces.second_tokens], axis=1)[:, : 1 + has_pairs]  # [P, sentences]
+        tokens = self._read(pieces)  # [T]
+        keys = hash_of(self._seed, pieces.epoch, pieces.document, pieces.offset)
+        masked_tokens, chosen = mask_tokens(
+            tokens, lengths, keys, self._sampling.num_special, self._masking, self._corpus
+        )
 
+        # All places below are flat, in B * S.
+        size = lengths.sum(1) + self._sampling.num_special
+        row_start = np.arange(rows.num_rows) * self._sequence_length
+        before = np.cumsum(size) - size
+        cls = row_start[row] + before - before[np.searchsorted(row, row)]
+        sentence_start = cls[:, None] + 1 + np.cumsum(lengths + 1, axis=1) - (lengths + 1)
+        flat_lengths = lengths.ravel()
+        place = np.arange(len(tokens)) + np.repeat(
+            sentence_start.ravel() - (np.cumsum(flat_lengths) - flat_lengths), flat_lengths
+        )
+        num_places = rows.num_rows * self._sequence_length
+        ids = np.full(num_places, special.pad)
+        ids[cls] = special.cls
+        ids[place] = masked_tokens
+        ids[sentence_start + lengths] = special.sep
 
-def build_batch(corpus: Corpus, split: Split, seed: int, sequence_length: int, masking: Masking, rows: Pieces) -> Batch:
-    """One micro-batch: [CLS] piece [SEP], then padding, for each of the rows."""
-    lengths = rows.num_tokens
-    keys = hash_of(seed, rows.epoch, rows.document, rows.offset)
-    tokens = np.concatenate(
-        [
-            split.shards[shard].tokens[start : start + length]
-            for shard, start, length in zip(rows.shard, rows.start, lengths, strict=True)
+        inside = np.repeat(cls - before, size) + np.arange(size.sum())  # every place that is not padding
+        number_in_row = np.arange(len(row)) - np.searchsorted(row, row)
+        several = number_in_row.any()
+        shape = (rows.num_rows, self._sequence_length)
+
+        def spread(values: np.ndarray) -> torch.Tensor:
+            """[B, S] the values at the places that are not padding, 0 at the others."""
+            spread = np.zeros(num_places, np.int64)
+            spread[inside] = values
+            return torch.from_numpy(spread).view(shape)
+
+        types = np.zeros(num_places, np.int64)
+        if has_pairs:
+            second = sentence_start[:, 1]
+            types[place[np.repeat(np.tile([False, True], len(row)), flat_lengths)]] = 1
+            types[second + lengths[:, 1]] = 1
+        return Batch(
+            ids=torch.from_numpy(ids).view(shape),
+            masked_positions=torch.from_numpy(place[chosen]),
+            masked_ids=torch.from_numpy(tokens[chosen]),
+            types=torch.from_numpy(types).view(shape) if has_pairs else None,
+            positions=spread(np.arange(len(inside)) - np.repeat(before, size)) if several else None,
+            segments=spread(np.repeat(number_in_row + 1, size)) if several or len(inside) < num_places else None,
+            sentence_positions=torch.from_numpy(cls) if has_pairs else None,
+            sentence_labels=torch.from_numpy(pieces.label) if has_pairs else None,
+        )
+
+    def _read(self, pieces: Pieces) -> np.ndarray:
+        """The tokens of all sentences of all pieces, one after the other. [T] int64"""
+        shards = self._split.shards
+        firsts = [
+            shards[shard].tokens[start : start + length]
+            for shard, start, length in zip(
+                pieces.shard.tolist(), pieces.first_start.tolist(), pieces.first_tokens.tolist(), strict=True
+            )
         ]
-    ).astype(np.int64)
-    masked_tokens, chosen = mask_tokens(tokens, lengths, keys, NUM_SPECIAL, masking, corpus)
-
-    row_start = np.arange(len(rows)) * sequence_length  # all places below are flat: in B * S
-    place = np.arange(len(tokens)) + np.repeat(row_start + 1 - (np.cumsum(lengths) - lengths), lengths)
-    ids = np.full(len(rows) * sequence_length, corpus.special.pad)
-    ids[row_start] = corpus.special.cls
-    ids[place] = masked_tokens
-    ids[row_start + lengths + 1] = corpus.special.sep
-    segments = None
-    if (lengths + NUM_SPECIAL < sequence_length).any():
-        segments = torch.from_numpy((np.arange(sequence_length) < (lengths + NUM_SPECIAL)[:, None]).astype(np.int64))
-    return Batch(
-        ids=torch.from_numpy(ids).view(len(rows), sequence_length),  # [B, S]
-        masked_positions=torch.from_numpy(place[chosen]),  # [M]
-        masked_ids=torch.from_numpy(tokens[chosen]),  # [M]
-        segments=segments,
-    )
+        if self._sampling.sentence_pairs == "none":
+            return np.concatenate(firsts).astype(np.int64)
+        seconds = [
+            shards[shard].tokens[start : start + length]
+            for shard, start, length in zip(
+                pieces.second_shard.tolist(), pieces.second_start.tolist(), pieces.second_tokens.tolist(), strict=True
+            )
+        ]
+        return np.concatenate([part for pair in zip(firsts, seconds, strict=True) for part in pair]).astype(np.int64)
 
 
 def validation_batches(
@@ -90,6 +138,7 @@ def validation_batches(
     micro_batch: int,
     rank: int,
     num_ranks: int,
+    sampling: Sampling = PLAIN,
 ) -> list[Batch]:
     """This rank's share of the same `num_rows` rows with the same masks, whatever the run's seed.
 
@@ -100,11 +149,13 @@ def validation_batches(
             f"{num_rows} validation rows do not divide into micro-batches of {micro_batch} on {num_ranks} ranks; "
             f"choose a multiple of {micro_batch * num_ranks}"
         )
-    data = TrainingData(corpus, "valid", _VALIDATION_SEED, sequence_length, masking)
+    data = TrainingData(corpus, "valid", _VALIDATION_SEED, sequence_length, masking, sampling=sampling)
     return data.next(num_rows, micro_batch, rank, num_ranks)
 
 
-def unigram_baseline(corpus: Corpus, sequence_length: int, masking: Masking, num_rows: int) -> tuple[float, float]:
+def unigram_baseline(
+    corpus: Corpus, sequence_length: int, masking: Masking, num_rows: int, sampling: Sampling = PLAIN
+) -> tuple[float, float]:
     """Loss (nats) and accuracy, on the same validation targets, of the model that knows only how frequent tokens are.
 
     Frequencies are those of the training split (its first 100 million tokens), each token counted once more.
@@ -114,7 +165,7 @@ def unigram_baseline(corpus: Corpus, sequence_length: int, masking: Masking, num
     for shard in corpus.split("train").shards:
         counts += np.bincount(shard.tokens[:left], minlength=corpus.vocab_size)
         left = max(0, left - len(shard.tokens))
-    (batch,) = validation_batches(corpus, sequence_length, masking, num_rows, num_rows, 0, 1)
+    (batch,) = validation_batches(corpus, sequence_length, masking, num_rows, num_rows, 0, 1, sampling)
     targets = batch.masked_ids.numpy()
     loss = -np.log(counts[targets] / counts.sum()).mean()
     return float(loss), float((targets == counts.argmax()).mean())

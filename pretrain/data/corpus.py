@@ -1,6 +1,7 @@
 """A prepared corpus, opened: its shards by split, its tokenizer, and what its manifest says of them."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from model.errors import UserError
+from pretrain.data.hashing import below
 from pretrain.data.indexed import IndexedReader
 from pretrain.data.tokenizer import SpecialIds, tokenizer_hash, word_starts
 
@@ -79,29 +81,56 @@ class Corpus:
 
 
 class Split:
-    """Documents of all shards, numbered from 0 in the shards' order."""
+    """Documents of all shards, numbered from 0 in the shards' order. All arrays are int64."""
 
     def __init__(self, name: str, shards: list[IndexedReader]) -> None:
         self.name, self.shards = name, shards
         self._first_document = np.cumsum([0, *(shard.num_documents for shard in shards)])
+        self.num_documents = int(self._first_document[-1])
+        self.num_tokens = sum(len(shard.tokens) for shard in shards)
         if self.num_tokens == 0:
             raise UserError(f"the {name} split of {shards[0].prefix.parent} is empty; prepare the corpus again")
 
-    @property
-    def num_documents(self) -> int:
-        return int(self._first_document[-1])
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(shard.tokens) for shard in self.shards)
-
     def locate(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For document numbers [D]: their shard, the position of their first token in it, their length in tokens."""
-        shard_of = np.searchsorted(self._first_document, documents, side="right") - 1
-        starts, ends = np.empty_like(documents), np.empty_like(documents)
-        for number in np.unique(shard_of):
-            shard, here = self.shards[number], shard_of == number
-            within = documents[here] - self._first_document[number]
-            starts[here] = shard.sentence_starts(shard.document_sentences[within])
-            ends[here] = shard.sentence_starts(shard.document_sentences[within + 1])
-        return shard_of, starts, ends - starts
+        shard, first, last = self._sentences(documents)
+        start = self.sentence_starts(shard, first)
+        return shard, start, self.sentence_starts(shard, last) - start
+
+    def random_sentence(self, documents: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A sentence of each document: its shard, its first token, and the end of its document."""
+        shard, first, last = self._sentences(documents)
+        return (
+            shard,
+            self.sentence_starts(shard, first + below(hashes, last - first)),
+            self.sentence_starts(shard, last),
+        )
+
+    def sentences_between(self, shard: np.ndarray, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The number of the first sentence that starts at `begin` or later, and how many start before `end`."""
+        before_begin = self._by_shard(shard, lambda reader, at: reader.sentences_before(at), begin)
+        before_end = self._by_shard(shard, lambda reader, at: reader.sentences_before(at), end)
+        return before_begin, before_end - before_begin
+
+    def sentence_starts(self, shard: np.ndarray, sentences: np.ndarray) -> np.ndarray:
+        """The position of each sentence's first token."""
+        return self._by_shard(shard, lambda reader, numbers: reader.sentence_starts(numbers), sentences)
+
+    def _sentences(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For document numbers: their shard, their first sentence in it, and the one after their last."""
+        shard = np.searchsorted(self._first_document, documents, side="right") - 1
+        within = documents - self._first_document[shard]
+        first = self._by_shard(shard, lambda reader, numbers: reader.document_sentences[numbers], within)
+        last = self._by_shard(shard, lambda reader, numbers: reader.document_sentences[numbers + 1], within)
+        return shard, first, last
+
+    def _by_shard(
+        self, shard: np.ndarray, look_up: Callable[[IndexedReader, np.ndarray], np.ndarray], keys: np.ndarray
+    ) -> np.ndarray:
+        if len(self.shards) == 1:
+            return look_up(self.shards[0], keys)
+        values = np.empty(len(keys), np.int64)
+        for number in np.unique(shard):
+            here = shard == number
+            values[here] = look_up(self.shards[number], keys[here])
+        return values

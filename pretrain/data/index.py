@@ -1,94 +1,139 @@
-"""Which tokens every row holds: a pure function of (seed, epoch, sequence length, start), built a window at a time.
+"""Which sequences every row holds: a pure function of (seed, epoch, sequence length, start), a window at a time.
 
-An epoch is a permutation of documents. Nothing is drawn or stored: the permutation is computed where it is read
-(hashing.permuted), so starting in the middle of an epoch, or in the tenth one, costs what starting at 0 does.
+An epoch is a permutation of documents; a *window* is some thousand sequences of consecutive documents of it, put into
+rows and shuffled. Nothing is drawn or stored: permutation and pieces are hashed where they are read, so starting in the
+middle of the tenth epoch costs what starting at 0 does, one window.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
+from model.errors import UserError
 from pretrain.data.corpus import Split
-from pretrain.data.hashing import permuted
+from pretrain.data.hashing import hash_of, permuted
+from pretrain.data.packing import pack
+from pretrain.data.sampling import Pieces, Sampling, Stretches, cut
 
-NUM_SPECIAL = 2  # [CLS] and [SEP] around each piece
-_WINDOW_DOCUMENTS = 1024
+_WINDOW_PIECES = 4096
+_ROW_ORDER = 5
 
 
 @dataclass(frozen=True)
 class DataPosition:
-    """Where the next row starts."""
+    """Where the next row starts. Plain numbers: `DataPosition(**json)` brings it back."""
 
     epoch: int = 0
     document: int = 0
-    """Documents passed, along this epoch's permutation."""
-    offset: int = 0
-    """Tokens passed within that document."""
+    """Documents passed, along this epoch's permutation: the window begins here."""
+    taken: tuple[tuple[int, int], ...] = ()
+    """Rows taken from that window: (sequence length, number of rows) for each stage that took some, in order."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "taken", tuple((int(length), int(number)) for length, number in self.taken))
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """Stretches of documents, one of which fills a row. Columns of equal length, int64."""
+class Rows:
+    """Pieces in the order of the rows 0 .. num_rows - 1 that they stand in."""
 
-    epoch: np.ndarray
-    document: np.ndarray  # rank along the epoch's permutation
-    offset: np.ndarray  # of the first token within the document
-    num_tokens: np.ndarray  # without special tokens
-    shard: np.ndarray
-    start: np.ndarray  # of the first token within the shard
+    pieces: Pieces
+    row: np.ndarray  # [P] ascending
 
-    def __len__(self) -> int:
-        return len(self.document)
+    @property
+    def num_rows(self) -> int:
+        return int(self.row[-1]) + 1 if len(self.row) else 0
 
-    def __getitem__(self, chosen: slice | np.ndarray) -> "Pieces":
-        return Pieces(*(getattr(self, field.name)[chosen] for field in fields(self)))
-
-    @staticmethod
-    def concatenate(parts: list["Pieces"]) -> "Pieces":
-        return Pieces(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Pieces)))
+    def select(self, rows: np.ndarray) -> "Rows":
+        """The given rows in the given order, numbered anew."""
+        first, after = np.searchsorted(self.row, rows), np.searchsorted(self.row, rows, side="right")
+        number = np.repeat(np.arange(len(rows)), after - first)
+        within = np.arange(len(number)) - np.repeat(np.cumsum(after - first) - (after - first), after - first)
+        return Rows(self.pieces[first[number] + within], number)
 
 
 class RowIndex:
-    """Hands out rows in order from `start`; `position` is where the next one starts."""
+    """Hands out rows in order from `start`; `position` is where the next one starts.
 
-    def __init__(self, split: Split, seed: int, sequence_length: int, start: DataPosition) -> None:
+    Raises UserError when the sequence length leaves no room for text, or pairs are asked of a single document.
+    """
+
+    def __init__(self, split: Split, sampling: Sampling, seed: int, sequence_length: int, start: DataPosition) -> None:
+        if sequence_length < 2 * sampling.num_special:
+            shortest = 2 * sampling.num_special
+            raise UserError(f"sequence {sequence_length} is too short; it must be at least {shortest} tokens")
+        if sampling.sentence_pairs == "nsp" and split.num_documents < 2:
+            raise UserError(
+                f"sentence_pairs nsp needs two documents, the {split.name} split has one; choose sop or none"
+            )
+        self._split, self._sampling, self._seed, self._sequence_length = split, sampling, seed, sequence_length
         self.position = start
-        self._split, self._seed = split, seed
-        self._piece_tokens = sequence_length - NUM_SPECIAL
         self._window = self._build(start)
+        self._passed = 0  # rows of self._window
+        self._to_next_window()
 
-    def take(self, num_rows: int) -> Pieces:
-        """The next `num_rows` rows; runs over into the next epoch where this one ends."""
-        parts, missing = [], num_rows
+    def take(self, num_rows: int) -> Rows:
+        """The next `num_rows` rows; runs over into the next window or epoch where this one ends."""
+        parts, numbers, missing = [], [], num_rows
         while missing:
-            parts.append(self._window[:missing])
-            missing -= len(parts[-1])
-            self._advance(len(parts[-1]))
-        return Pieces.concatenate(parts)
+            number = min(missing, self._window.num_rows - self._passed)
+            part = self._window.select(np.arange(self._passed, self._passed + number))
+            parts.append(part.pieces)
+            numbers.append(part.row + num_rows - missing)
+            missing -= number
+            self._pass(number)
+        return Rows(Pieces.concatenate(parts), np.concatenate(numbers))
 
-    def _advance(self, num_rows: int) -> None:
-        rest = self._window[num_rows:]
-        start = self._window_end
-        while len(rest) == 0:  # documents without tokens make no rows
-            rest = self._build(start)
-            start = self._window_end
-        self._window = rest
-        self.position = DataPosition(int(rest.epoch[0]), int(rest.document[0]), int(rest.offset[0]))
+    def _pass(self, num_rows: int) -> None:
+        self._passed += num_rows
+        *before, last = self.position.taken or ((self._sequence_length, 0),)
+        if last[0] != self._sequence_length:
+            before, last = [*before, last], (self._sequence_length, 0)
+        taken = (*before, (self._sequence_length, last[1] + num_rows))
+        self.position = DataPosition(self.position.epoch, self.position.document, taken)
+        self._to_next_window()
 
-    def _build(self, start: DataPosition) -> Pieces:
-        """The rows of the documents from `start` to the end of the window or of the epoch."""
-        stop = min(start.document + _WINDOW_DOCUMENTS, self._split.num_documents)
-        at_end = stop == self._split.num_documents
-        self._window_end = DataPosition(start.epoch + 1) if at_end else DataPosition(start.epoch, stop)
+    def _to_next_window(self) -> None:
+        while self._passed == self._window.num_rows:  # a window of documents without tokens has none
+            epoch, stop = self.position.epoch, self._window_stop(self.position)
+            self.position = DataPosition(epoch, stop) if stop < self._split.num_documents else DataPosition(epoch + 1)
+            self._window, self._passed = self._build(self.position), 0
 
-        ranks = np.arange(start.document, stop)
-        documents = permuted(ranks, self._split.num_documents, self._seed, start.epoch)
-        shard, token_start, length = self._split.locate(documents)
-        skipped = np.where(ranks == start.document, start.offset, 0)
-        num_pieces = -((skipped - length) // self._piece_tokens)
+    def _window_stop(self, position: DataPosition) -> int:
+        """The document after the window's last. Stays what it was for the stage that opened the window."""
+        opened_with = position.taken[0][0] if position.taken else self._sequence_length
+        mean_tokens = max(1, self._split.num_tokens // self._split.num_documents)
+        num_documents = min(max(1, _WINDOW_PIECES * opened_with // mean_tokens), _WINDOW_PIECES)
+        return min(position.document + num_documents, self._split.num_documents)
 
-        of = np.repeat(np.arange(len(ranks)), num_pieces)  # the document each piece is cut from
-        number = np.arange(len(of)) - (np.cumsum(num_pieces) - num_pieces)[of]
-        offset = skipped[of] + number * self._piece_tokens
-        num_tokens = np.minimum(length[of] - offset, self._piece_tokens)
-        return Pieces(np.full(len(of), start.epoch), ranks[of], offset, num_tokens, shard[of], token_start[of] + offset)
+    def _build(self, position: DataPosition) -> Rows:
+        """The rows of a window that are left at `position`.
+
+        Where a stage with another sequence length took some, what it left unread is cut and packed anew.
+        """
+        ranks = np.arange(position.document, self._window_stop(position))
+        shard, start, length = self._split.locate(
+            permuted(ranks, self._split.num_documents, self._seed, position.epoch)
+        )
+        cut_to = 0
+        unread = Stretches(ranks, shard, start, np.zeros(len(ranks), np.int64), length)
+        for sequence_length, num_taken in (*position.taken, (self._sequence_length, 0)):
+            if sequence_length != cut_to:
+                rows, cut_to = self._rows(position.epoch, sequence_length, unread), sequence_length
+            rows = rows.select(np.arange(num_taken, rows.num_rows))
+            unread = rows.pieces.unread()
+        return rows
+
+    def _rows(self, epoch: int, sequence_length: int, stretches: Stretches) -> Rows:
+        """Pieces put into rows, and the rows shuffled."""
+        pieces = cut(self._split, self._sampling, self._seed, epoch, sequence_length, stretches)
+        row = np.arange(len(pieces))
+        if self._sampling.pack:
+            row = pack(pieces.num_tokens + self._sampling.num_special, sequence_length)
+        hashes = hash_of(self._seed, epoch, pieces.document, pieces.offset, _ROW_ORDER)
+        row_hash = np.full(row.max(initial=-1) + 1, ~np.uint64(0))
+        np.minimum.at(row_hash, row, hashes)
+        new_number = np.empty(len(row_hash), np.int64)
+        new_number[np.argsort(row_hash, kind="stable")] = np.arange(len(row_hash))
+        order = np.lexsort((hashes, new_number[row]))
+        return Rows(pieces[order], new_number[row][order])

@@ -75,6 +75,10 @@ class IndexedReader:
         starts[inside] = self._sentence_bytes[sentences[inside]] // self.dtype.itemsize
         return starts
 
+    def sentences_before(self, positions: np.ndarray) -> np.ndarray:
+        """How many sentences begin before these positions of `tokens`."""
+        return np.searchsorted(self._sentence_bytes, np.asarray(positions) * self.dtype.itemsize)
+
 
 class IndexedWriter:
     """Appends documents to one shard; `close` writes the index."""

@@ -5,6 +5,7 @@ chosen tokens 80% become [MASK], 10% a random token, 10% stay.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -23,6 +24,10 @@ class Masking:
     """Share of each sequence's tokens, its special tokens counted, that the model must predict."""
     whole_word: bool = False
     """Choose all tokens of a word together."""
+    max_span: int = 1
+    """Choose spans of up to this many neighbouring words (or tokens, without whole_word)."""
+    span_lengths: Literal["inverse", "geometric"] = "inverse"
+    """How probable a span of n words is, up to max_span: as 1/n (ALBERT) or as 0.8^n (SpanBERT, with max_span 10)."""
     mask_share: float = 0.8
     """Of the chosen tokens, the share replaced by [MASK]."""
     random_share: float = 0.1
@@ -35,25 +40,38 @@ class Masking:
             raise UserError(
                 f"mask_share {self.mask_share} and random_share {self.random_share} must be shares of one whole"
             )
+        if self.max_span < 1:
+            raise UserError(f"max_span {self.max_span} must be at least 1")
+        if self.span_lengths not in ("inverse", "geometric"):
+            raise UserError(f"span_lengths {self.span_lengths!r} is unknown; choose inverse or geometric")
+
+    def span_shares(self) -> np.ndarray:
+        """[max_span] how probable each span length is."""
+        lengths = np.arange(1, self.max_span + 1)
+        weights = 1 / lengths if self.span_lengths == "inverse" else 0.8**lengths
+        return weights / weights.sum()
 
 
 def mask_tokens(
-    tokens: np.ndarray,  # [T] the tokens of all pieces, one piece after the other, without special tokens around them
-    lengths: np.ndarray,  # [P] tokens per piece, summing to T
+    tokens: np.ndarray,  # [T] all sentences of all pieces, one after the other, without special tokens around them
+    sentence_lengths: np.ndarray,  # [P, sentences] tokens; their sum is T
     keys: np.ndarray,  # [P] uint64, what the randomness of each piece is hashed from
-    num_special: int | np.ndarray,  # special tokens around each piece: they count towards the rate
+    num_special: int,  # special tokens around each piece: they count towards the rate
     masking: Masking,
     corpus: Corpus,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the tokens with masks applied [T], and the positions in T that were chosen, ascending."""
-    piece = np.repeat(np.arange(len(lengths)), lengths)
-    within = np.arange(len(tokens)) - (np.cumsum(lengths) - lengths)[piece]
+    piece, within = _numbered(sentence_lengths.sum(1))
+    sentence, within_sentence = _numbered(sentence_lengths.ravel())
     counter = GOLDEN * (within + 1).astype(np.uint64)
+    hashes = mix(keys[piece] + counter)
 
     maskable = ~corpus.is_special[tokens]
-    opens_unit = (within == 0) | ~maskable | (corpus.word_starts[tokens] if masking.whole_word else True)
-    budgets = np.maximum(1, np.rint(masking.rate * (lengths + num_special)).astype(np.int64))
-    chosen = np.flatnonzero(_choose(piece, mix(keys[piece] + counter), opens_unit, maskable, budgets))
+    opens_unit = (within_sentence == 0) | ~maskable | (corpus.word_starts[tokens] if masking.whole_word else True)
+    if masking.max_span > 1:
+        opens_unit = _join_spans(opens_unit, sentence, hashes, masking.span_shares())
+    budgets = np.maximum(1, np.rint(masking.rate * (sentence_lengths.sum(1) + num_special)).astype(np.int64))
+    chosen = np.flatnonzero(_choose(piece, hashes, opens_unit, maskable, budgets))
 
     hashes = mix(hash_of(keys, _REPLACEMENT)[piece[chosen]] + counter[chosen])
     share = (hashes & np.uint64(0xFFFFFFFF)).astype(np.float64) / 2**32
@@ -65,6 +83,33 @@ def mask_tokens(
         tokens[chosen],
     )
     return masked, chosen
+
+
+def _numbered(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For runs of these lengths, one after the other: the number of each element's run, and its place within it."""
+    number = np.repeat(np.arange(len(lengths)), lengths)
+    return number, np.arange(len(number)) - (np.cumsum(lengths) - lengths)[number]
+
+
+def _join_spans(opens_word: np.ndarray, sentence: np.ndarray, hashes: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """[T] bool: where spans open, when every sentence is laid out in spans of random numbers of words.
+
+    Span j of a sentence takes its length from the hash of the sentence's word j: any fixed assignment of fresh random
+    numbers will do, and this one needs no loop.
+    """
+    first = np.flatnonzero(opens_word)
+    sentence_of = sentence[first]
+    opens_sentence = np.diff(sentence_of, prepend=-1) > 0
+    run = np.cumsum(opens_sentence) - 1
+    first_word = np.flatnonzero(opens_sentence)
+    lengths = 1 + np.searchsorted(np.cumsum(shares)[:-1], (mix(hashes[first]) >> np.uint64(11)) / 2**53, side="right")
+    total = np.cumsum(lengths)
+    next_span = first_word[run] + total - (total - lengths)[first_word][run]  # the word after span j
+    inside = next_span < np.append(first_word[1:], len(first))[run]
+    opens_span = np.zeros(len(opens_word), bool)
+    opens_span[first[first_word]] = True
+    opens_span[first[next_span[inside]]] = True
+    return opens_span
 
 
 def _choose(

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from model.errors import UserError
-from pretrain.data import Corpus, DataPosition, Masking, TrainingData, unigram_baseline, validation_batches
+from pretrain.data import Corpus, DataPosition, Masking, Sampling, TrainingData, unigram_baseline, validation_batches
+from pretrain.data.index import RowIndex
 
 LENGTH = 32
 START = DataPosition()
@@ -120,3 +121,59 @@ def test_unigram_baseline_is_the_cross_entropy_of_the_token_frequencies(corpus: 
 def test_a_length_without_room_for_text_is_refused(corpus: Corpus) -> None:
     with pytest.raises(UserError, match="too short"):
         training_data(corpus, length=3)
+
+
+@pytest.mark.parametrize("sentence_pairs", ["none", "nsp", "sop"])
+@pytest.mark.parametrize("pack", [False, True])
+def test_rows_read_back_as_the_sequences_they_are_made_of(corpus: Corpus, pack: bool, sentence_pairs: str) -> None:
+    sampling = Sampling(pack, sentence_pairs, short_probability=0.2)
+    data = TrainingData(corpus, "train", 5, LENGTH, Masking(), sampling=sampling)
+    (batch,) = data.next(64, 64, 0, 1)
+    rows = RowIndex(corpus.split("train"), sampling, 5, LENGTH, START).take(64)
+    p, tokens, special = rows.pieces, corpus.split("train").shards[0].tokens.astype(int).tolist(), corpus.special
+    order, found, labels = [], [], []
+    for row, segments in enumerate(batch.segments):
+        for segment in range(1, int(segments.max()) + 1):
+            here = segments == segment
+            found.append(unmasked(batch)[row][here].tolist())
+            if pack:
+                assert batch.positions[row][here].tolist() == list(range(int(here.sum())))
+            if sentence_pairs != "none":
+                types = batch.types[row][here].tolist()
+                end_of_first = found[-1].index(special.sep)
+                assert types == [0] * (end_of_first + 1) + [1] * (len(types) - end_of_first - 1)
+                labels.append(int(batch.sentence_labels[len(labels)]))
+                assert batch.sentence_positions[len(labels) - 1] == row * LENGTH + int(here.nonzero()[0])
+    for i in range(len(p)):
+        first = tokens[p.first_start[i] : p.first_start[i] + p.first_tokens[i]]
+        second = tokens[p.second_start[i] : p.second_start[i] + p.second_tokens[i]]
+        pair = [*second, special.sep] if sentence_pairs != "none" else []
+        order.append([special.cls, *first, special.sep, *pair])
+    # A batch deals the rows anew, so compare as sets; labels travel with their sequences.
+    assert sorted(found) == sorted(order)
+    if sentence_pairs != "none":
+        expected = sorted(zip(order, p.label.tolist(), strict=True))
+        assert sorted(zip(found, labels, strict=True)) == expected
+    assert batch.num_tokens == sum(map(len, order)) and (pack or batch.positions is None)
+
+
+def test_packing_masks_the_same_tokens_as_padding(corpus: Corpus) -> None:
+    def targets(pack: bool) -> list[tuple[int, int]]:
+        data = TrainingData(corpus, "train", 5, LENGTH, Masking(whole_word=True), sampling=Sampling(pack))
+        masked = []
+        while data.position.epoch == 0:
+            (batch,) = data.next(1, 1, 0, 1)
+            masked += zip(batch.masked_ids.tolist(), batch.ids.flatten()[batch.masked_positions].tolist(), strict=True)
+        return sorted(masked)
+
+    assert targets(True) == targets(False)
+
+
+def test_ranks_get_equal_tokens(corpus: Corpus) -> None:
+    sampling = Sampling(short_probability=0.9)  # lengths all over the place
+    per_rank = []
+    for rank in range(4):
+        data = TrainingData(corpus, "train", 5, 64, Masking(), sampling=sampling)
+        per_rank.append([sum(b.num_tokens for b in data.next(128, 8, rank, 4)) for _ in range(5)])
+    steps = np.array(per_rank)
+    assert (steps.max(0) / steps.min(0)).max() < 1.02

@@ -13,7 +13,7 @@ def masked(corpus: Corpus, lengths: list[int], masking: Masking, seed: int = 0):
     """Random tokens (special ones among them) in pieces of `lengths`, masked: tokens, result, chosen."""
     tokens = np.random.default_rng(seed).integers(0, corpus.vocab_size, sum(lengths))
     keys = hash_of(seed, np.arange(len(lengths)))
-    return tokens, *mask_tokens(tokens, np.array(lengths), keys, 2, masking, corpus)
+    return tokens, *mask_tokens(tokens, np.array(lengths)[:, None], keys, 2, masking, corpus)
 
 
 @settings(max_examples=50, deadline=None)
@@ -59,7 +59,7 @@ def test_shares_are_within_three_sigma(corpus: Corpus, whole_word: bool) -> None
 def test_every_place_is_as_likely_as_any_other(corpus: Corpus) -> None:
     tokens = np.full(60 * 5000, corpus.ordinary_ids[0])
     keys = hash_of(1, np.arange(5000))
-    _, chosen = mask_tokens(tokens, np.full(5000, 60), keys, 2, Masking(), corpus)
+    _, chosen = mask_tokens(tokens, np.full((5000, 1), 60), keys, 2, Masking(), corpus)
     counts = np.bincount(chosen % 60, minlength=60)
     expected = len(chosen) / 60
     assert np.abs(counts - expected).max() < 4 * np.sqrt(expected)
@@ -68,14 +68,49 @@ def test_every_place_is_as_likely_as_any_other(corpus: Corpus) -> None:
 def test_masks_depend_on_the_key_alone(corpus: Corpus) -> None:
     tokens = np.tile(corpus.ordinary_ids[:40], 3)
     keys = hash_of(np.array([5, 6, 5]))
-    result, _ = mask_tokens(tokens, np.full(3, 40), keys, 2, Masking(), corpus)
+    result, _ = mask_tokens(tokens, np.full((3, 1), 40), keys, 2, Masking(), corpus)
     first, second, third = result.reshape(3, 40)
     assert np.array_equal(first, third) and not np.array_equal(first, second)
-    alone, _ = mask_tokens(tokens[:40], np.array([40]), keys[1:2], 2, Masking(), corpus)
+    alone, _ = mask_tokens(tokens[:40], np.array([[40]]), keys[1:2], 2, Masking(), corpus)
     assert np.array_equal(alone, second)
 
 
-@pytest.mark.parametrize("wrong", [dict(rate=0), dict(rate=1.5), dict(mask_share=0.95), dict(random_share=-0.1)])
+@pytest.mark.parametrize("span_lengths", ["inverse", "geometric"])
+def test_spans_have_the_lengths_asked_for(corpus: Corpus, span_lengths: str) -> None:
+    # One word a token, and a rate so low that neighbouring spans hardly ever touch.
+    masking = Masking(rate=0.02, max_span=4, span_lengths=span_lengths)
+    tokens = np.full(300 * 5000, corpus.ordinary_ids[0])
+    _, chosen = mask_tokens(tokens, np.full((300, 1), 5000), hash_of(np.arange(300)), 0, masking, corpus)
+    spans = np.split(chosen, np.flatnonzero(np.diff(chosen) > 1) + 1)
+    counts = np.bincount([len(span) for span in spans], minlength=5)[1:5]
+    assert counts.sum() > 0.97 * len(spans)
+    # Two spans touch now and then, and the last of a budget may not be long: the shares hold nearly.
+    assert np.allclose(counts / counts.sum(), masking.span_shares(), atol=0.03)
+    assert np.abs(np.bincount(chosen % 5000 // 10, minlength=500) / 3000 - 0.02).max() < 6 * np.sqrt(2 * 0.02 / 3000)
+
+
+def test_spans_stay_inside_their_sentence(corpus: Corpus) -> None:
+    tokens = np.full(400 * 8, corpus.ordinary_ids[0])
+    keys = hash_of(np.arange(400))
+    _, chosen = mask_tokens(tokens, np.full((400, 2), 4), keys, 3, Masking(0.4, max_span=4), corpus)
+    is_chosen = np.isin(np.arange(len(tokens)), chosen).reshape(400, 8)
+    # Were spans laid across, a budget of 4 would now and then be filled by tokens 2..5 alone.
+    whole_sentence = is_chosen[:, :4].all(1) | is_chosen[:, 4:].all(1)
+    across = is_chosen[:, 2:6].all(1)
+    assert whole_sentence.sum() > 10 and across.sum() < whole_sentence.sum()
+
+
+WRONG = [
+    {"rate": 0},
+    {"rate": 1.5},
+    {"mask_share": 0.95},
+    {"random_share": -0.1},
+    {"max_span": 0},
+    {"span_lengths": "x"},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_shares_out_of_range_are_refused(wrong: dict) -> None:
     with pytest.raises(UserError):
         Masking(**wrong)
