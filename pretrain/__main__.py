@@ -80,9 +80,11 @@ def train(
 
         check_run(loaded, nproc, folder)
     else:
+        from pretrain.engine.distributed import process_group
         from pretrain.train import train as train_recipe
 
-        train_recipe(loaded, folder)
+        with process_group():
+            train_recipe(loaded, folder)
 
 
 def evaluate(checkpoint: CheckpointPath, /, corpus: str | None = None, rows: int = 256) -> None:
@@ -93,9 +95,11 @@ def evaluate(checkpoint: CheckpointPath, /, corpus: str | None = None, rows: int
         corpus: A prepared corpus; the one it was trained on when left out.
         rows: Validation rows to read.
     """
+    from pretrain.engine.distributed import process_group
     from pretrain.train import evaluate_checkpoint
 
-    result = evaluate_checkpoint(checkpoint, corpus, rows)
+    with process_group():
+        result = evaluate_checkpoint(checkpoint, corpus, rows)
     print(json.dumps({"valid_loss": result.loss, "valid_accuracy": result.accuracy, "rows": rows}))
 
 

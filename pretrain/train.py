@@ -11,7 +11,6 @@ from model.parallel import ParallelLayout
 from pretrain.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint
 from pretrain.data import Corpus, Masking
 from pretrain.engine.build import build_model
-from pretrain.engine.distributed import end_process_group, start_process_group
 from pretrain.engine.exchange import fetch_from
 from pretrain.evaluation import Evaluation, evaluate, validation_rows
 from pretrain.hooks.base import Hook
@@ -26,7 +25,6 @@ from pretrain.trainer import Trainer
 
 def train(recipe: Recipe, folder: Path) -> None:
     """Trains a recipe in this rank's process, from the folder's latest checkpoint if there is one. Collective."""
-    start_process_group()
     run, corpus, run_folder = check_run(recipe, dist.get_world_size(), folder)
     dist.barrier()  # every rank has looked at the folder before rank 0 writes to it
     is_first = dist.get_rank() == 0
@@ -46,12 +44,11 @@ def train(recipe: Recipe, folder: Path) -> None:
                 hook.restore(saved["hooks"][hook.name])
         trainer = Trainer(run, corpus, hooks, state, Progress.from_json(saved["progress"]))
     trainer.fit()
-    end_process_group()
+    trainer.close()
 
 
 def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int) -> Evaluation:
     """Validation loss and accuracy of a checkpoint, in one process. `corpus` left out: the one it was trained on."""
-    start_process_group()
     tp = ParallelLayout(1, dist.get_world_size()).install()
     state, saved = load_checkpoint(find_checkpoint(path))
     recipe = saved["recipe"]
@@ -66,6 +63,4 @@ def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int) -> Evalua
     model.load_weights(lambda name: fetch(name).weight)
     masking = Masking(recipe["data"]["mask_rate"], recipe["data"]["whole_word"])
     rows = validation_rows(opened, saved["sequence"], masking, num_rows, 64, dist.get_rank(), dist.get_world_size())
-    result = evaluate(model, model, rows)
-    end_process_group()
-    return result
+    return evaluate(model, model, rows)

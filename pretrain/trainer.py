@@ -20,7 +20,7 @@ from pretrain.engine.distributed import data_parallel_sum, device
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import move, restore_loss_scaler, start_engine
 from pretrain.engine.norm import gradient_norm_before_step
-from pretrain.engine.zero import basic_optimizer
+from pretrain.engine.zero import basic_optimizer, destroy
 from pretrain.evaluation import Evaluation, evaluate, validation_rows
 from pretrain.flops import training_flops
 from pretrain.hooks.base import GrowthEvent, Hook, StepResult
@@ -56,7 +56,7 @@ class Trainer:
         """All steps that are left, stage by stage."""
         started = False
         for stage in self.run.stages:
-            if self.progress.step >= stage.end_step and stage is not self.run.stages[-1]:
+            if self.now >= stage.end and stage is not self.run.stages[-1]:
                 continue
             self._enter(stage)
             if not started:
@@ -65,10 +65,20 @@ class Trainer:
                 if self.progress.step == 0:
                     self.validate()
             self._call("on_stage", stage)
-            while self.progress.step < stage.end_step:
+            while self.now < stage.end:
                 self._step()
         self.validate()
         self._call("on_end")
+
+    @property
+    def now(self) -> float:
+        """The run's clock: optimizer steps taken, or seconds trained where the recipe gives a budget in hours."""
+        return self.progress.step if self.run.unit == "steps" else self.progress.train_seconds
+
+    def close(self) -> None:
+        """Frees the engine."""
+        if self.engine is not None:
+            destroy(self._release_engine())
 
     # ---- one step ----
 
@@ -87,7 +97,7 @@ class Trainer:
         copies = layout.data_parallel * stage.accumulation
         mlm_scale, sentence_scale = copies / num_masked, copies / max(num_sentences, 1)
 
-        lr = self.run.learning_rate(progress.step)
+        lr = self.run.learning_rate(self.now)
         for group in basic_optimizer(engine).param_groups:
             group["lr"] = lr
         skipped_before = engine.skipped_steps
@@ -105,7 +115,7 @@ class Trainer:
         progress.position = self.data.position
         progress.num_tokens += num_tokens
         progress.flops += training_flops(stage.config, stage.global_batch, stage.sequence, num_masked)
-        seconds = time.perf_counter() - start
+        seconds = self._agreed(time.perf_counter() - start)
         progress.train_seconds += seconds
         if engine.skipped_steps > skipped_before:
             return  # fp16 overflow: the loss scale falls, and neither the step nor the schedule advances
@@ -126,7 +136,7 @@ class Trainer:
         )
         self._call("on_step", result)
         every = self.run.recipe.validation.every
-        if every and progress.step % every == 0 and progress.step < self.run.steps:
+        if every and progress.step % every == 0 and self.now < self.run.end:
             self.validate()
 
     def _count(self, batches: Sequence[Batch]) -> tuple[int, int, int]:
@@ -140,6 +150,14 @@ class Trainer:
             device=device(),
         )
         return tuple(data_parallel_sum(counts).tolist())
+
+    def _agreed(self, seconds: float) -> float:
+        """Rank 0's time, where all ranks go by the clock: they have to change stage at the same step."""
+        if self.run.unit == "steps":
+            return seconds
+        agreed = torch.tensor(seconds, dtype=torch.float64, device=device())
+        dist.broadcast(agreed, src=0)
+        return agreed.item()
 
     def _seed_dropout(self, micro_batch: int) -> None:
         """Dropout is a function of (seed, step, micro-batch, data-parallel rank): a resumed run has nothing to restore.

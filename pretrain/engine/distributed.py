@@ -1,6 +1,8 @@
 """Starting and ending the process group of this run."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import deepspeed
@@ -30,11 +32,16 @@ def start_process_group() -> None:
     )
 
 
-def end_process_group() -> None:
-    """Leaves together: a rank that tears down while another still talks can abort it."""
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Joins for the length of a `with`. Ranks leave together: one that tears down while another talks can abort it.
+
+    After an error a rank leaves alone: waiting for the others would hang.
+    """
+    start_process_group()
+    yield
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def device() -> torch.device:

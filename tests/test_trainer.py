@@ -1,0 +1,130 @@
+"""Whole runs on gloo ranks: stages, metrics, summary, and the same training under any layout."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model.errors import UserError
+from pretrain.data import Corpus
+from pretrain.recipe import Recipe
+from pretrain.run_folder import RunFolder
+from pretrain.train import evaluate_checkpoint, train
+from tests.data.conftest import made_up_documents, prepared
+from tests.workers import pool
+
+STEPS = 6
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Corpus:
+    return prepared(tmp_path_factory.mktemp("trainer"), made_up_documents(60))
+
+
+def recipe(corpus: Corpus, **changes) -> Recipe:
+    values = {
+        "name": "little",
+        "model": dict(
+            layers=4, hidden=32, heads=4, ffn=64, sharing=2, max_positions=48, hidden_dropout=0, attention_dropout=0
+        ),
+        "data": {"corpus": str(corpus.directory)},
+        "optimizer": {"lr": 3e-3, "betas": [0.9, 0.98]},
+        "schedule": {"warmup": 4},
+        "sequence": 32,
+        "batch": {"global": 8, "micro": 2},
+        "validation": {"rows": 16},
+        "stages": [
+            {"name": "tied", "steps": STEPS},
+            {"name": "untied", "steps": STEPS, "grow": "unshare"},
+            {"name": "deep", "steps": STEPS, "grow": "stack", "shape": {"layers": 6}},
+            {"name": "long", "steps": STEPS, "sequence": 48, "batch": {"micro": 4}},
+        ],
+    }
+    return Recipe.model_validate(values | changes)
+
+
+def read(folder: Path) -> tuple[list[dict], list[dict], dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((folder / "summary.json").read_text())
+    return [line for line in lines if "event" not in line], [line for line in lines if "event" in line], summary
+
+
+LAYOUTS = {
+    "1 rank": (1, {}),
+    "2 ranks, ZeRO 2": (2, {"deepspeed": "ds_configs/zero2.json"}),
+    "tensor parallel 2, ZeRO 1": (2, {"layout": {"tensor_parallel": 2}}),
+}
+
+
+@pytest.fixture(scope="session")
+def runs(corpus, tmp_path_factory) -> dict[str, Path]:
+    """The recipe, trained under several layouts; and once with another layout and ZeRO stage in every stage."""
+    folders = {}
+    for name, (ranks, changes) in LAYOUTS.items():
+        folders[name] = tmp_path_factory.mktemp("runs") / "run"
+        pool(ranks).run(train, recipe(corpus, **changes), folders[name])
+    stages = [stage.model_dump(by_alias=True, exclude_none=True) for stage in recipe(corpus).stages]
+    for stage, tp, zero in zip(stages, (1, 2, 1, 2), (0, 3, 1, 2), strict=True):
+        stage |= {"layout": {"tensor_parallel": tp}, "deepspeed": f"ds_configs/zero{zero}.json"}
+    folders["a layout a stage"] = tmp_path_factory.mktemp("runs") / "run"
+    pool(2).run(train, recipe(corpus, stages=stages), folders["a layout a stage"])
+    return folders
+
+
+def test_metrics_and_summary(runs):
+    steps, events, summary = read(runs["2 ranks, ZeRO 2"])
+    assert [line["step"] for line in steps] == list(range(1, 4 * STEPS + 1))
+    wanted = "step stage loss mlm_loss mlm_accuracy lr grad_norm tokens flops seconds tokens_per_second".split()
+    assert all(key in line for line in steps for key in wanted)
+    assert all(line["grad_norm"] > 0 for line in steps)
+    assert all(a["tokens"] < b["tokens"] and a["flops"] < b["flops"] for a, b in zip(steps, steps[1:], strict=False))
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.3
+
+    growth = {event["operator"]: event for event in events if event["event"] == "growth"}
+    assert growth["unshare"]["step"] == STEPS
+    assert growth["unshare"]["loss_after"] == growth["unshare"]["loss_before"]
+    assert growth["stack"]["step"] == 2 * STEPS
+    assert growth["stack"]["loss_after"] != growth["stack"]["loss_before"]
+    assert growth["stack"]["moments"] == "transform"
+
+    assert summary["steps"] == 4 * STEPS
+    assert summary["tokens"] == steps[-1]["tokens"]
+    assert summary["valid_loss"] < summary["initial_valid_loss"]
+    assert [stage["name"] for stage in summary["stages"]] == ["tied", "untied", "deep", "long"]
+    folder = runs["2 ranks, ZeRO 2"]
+    assert list((folder / "tensorboard").iterdir())
+    assert json.loads((folder / "versions.json").read_text())["deepspeed"]
+
+
+@pytest.mark.parametrize("name", [*LAYOUTS, "a layout a stage"])
+def test_every_layout_trains_the_same(runs, name):
+    """Same rows, same masks, same loss normalisation: equal but for the order of sums in fp32."""
+    reference, other = read(runs["1 rank"])[0], read(runs[name])[0]
+    for key in ("loss", "grad_norm", "lr", "tokens", "mlm_accuracy"):
+        assert [line[key] for line in other] == pytest.approx([line[key] for line in reference], rel=2e-4), key
+
+
+def evaluated(folder: Path) -> tuple[float, float]:
+    return tuple(evaluate_checkpoint(folder, None, 16))
+
+
+def test_evaluate_repeats_the_last_validation(runs):
+    summary = read(runs["tensor parallel 2, ZeRO 1"])[2]
+    (result,) = pool(1).run(evaluated, runs["tensor parallel 2, ZeRO 1"])
+    assert result == pytest.approx((summary["valid_loss"], summary["valid_accuracy"]), rel=1e-5)
+
+
+def test_a_folder_with_another_recipe_is_refused(runs, corpus):
+    folder = RunFolder(runs["1 rank"])
+    before = sorted(folder.path.rglob("*"))
+    with pytest.raises(UserError, match=r"holds a run of another recipe \(its optimizer differ"):
+        folder.check(recipe(corpus, optimizer={"lr": 1e-4}))
+    with pytest.raises(UserError, match="finished"):
+        folder.check(recipe(corpus))
+    assert sorted(folder.path.rglob("*")) == before
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path, corpus):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="no run's folder"):
+        RunFolder(tmp_path).check(recipe(corpus))
