@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import BertConfig
-from model.linear import Linear, RowParallelLinear
+from model.linear import make_linear, make_row_parallel_linear
 from model.norm import LayerNorm
 from model.parallel import TensorParallel
 
@@ -19,10 +19,11 @@ class Attention(nn.Module):
         self.num_heads = num_heads // tp.size
         self.dropout = config.attention_dropout
         width = self.num_heads * config.head_dim
-        self.query = Linear(config.hidden, width)
-        self.key = Linear(config.hidden, width)
-        self.value = Linear(config.hidden, width)
-        self.output = RowParallelLinear(width, config.hidden, tp)
+        bias, rank = config.attention_bias, config.rank
+        self.query = make_linear(config.hidden, width, rank("attention.query"), tp, bias)
+        self.key = make_linear(config.hidden, width, rank("attention.key"), tp, bias)
+        self.value = make_linear(config.hidden, width, rank("attention.value"), tp, bias)
+        self.output = make_row_parallel_linear(width, config.hidden, rank("attention.output"), tp, bias)
         self.norm = LayerNorm(config.hidden, config.norm_eps)  # applied by the block, before or after this branch
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -90,7 +90,7 @@ class BertForPreTraining(nn.Module):
         for name, parameter in parameters.items():
             expected = torch.Size(local_shape(table[name], self.tp.size)).numel()
             assert parameter.numel() == expected, f"{name}: {parameter.numel()} elements, {expected} in the table"
-            parameter.tensor_model_parallel = table[name].tensor_parallel_axis is not None
+            parameter.tensor_model_parallel = table[name].tensor_parallel_axis is not None  # type: ignore[attr-defined]
 
     def _average_shared_gradients(self) -> None:
         """The gradient of a block used n times is the mean over its uses; autograd alone gives the sum.

@@ -10,6 +10,17 @@ from model.errors import UserError, nearest
 VOCABULARY_MULTIPLE = 128
 """The word table is padded to this multiple under every tensor-parallel size: the size never changes the shape."""
 
+LOW_RANK_LINEARS = (
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.output",
+    "feedforward.input",
+    "feedforward.output",
+    "mlm.transform",
+)
+"""Linear layers that can have low rank: in every block, or the one of that name."""
+
 Count = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
@@ -61,6 +72,20 @@ class BertConfig(BaseModel):
     """Which block each layer uses. An integer A: layer i uses block i mod A. Left out: each layer has its own."""
     sentence_head: bool = True
     """The pooler and a two-way classifier on [CLS] for sentence pairs (NSP or SOP)."""
+    heads_multiple: Count = 1
+    """Numbers of heads are rounded to the nearest multiple of this, never below one multiple (for uneven layers)."""
+    ffn_multiple: Count = 1
+    """The same for FFN widths."""
+
+    # Variants of BERT, off by default. Off costs nothing: the plain model runs the same operations.
+    attention_bias: bool = True
+    """Biases of the query, key, value and output projections."""
+    ffn_bias: bool = True
+    """Biases of the feed-forward network's two layers."""
+    embedding_size: Count | None = None
+    """Width of the embedding tables and of the tied decoder, projected to hidden (ALBERT). Left out: hidden."""
+    low_rank: tuple[tuple[Literal[LOW_RANK_LINEARS], Count], ...] = ()  # type: ignore[valid-type]
+    """Linear layers kept as products W = up down, by name, each with its rank: `{feedforward.input: 64}`."""
 
     def __init__(self, **values: Any):
         """Raises UserError for a shape that contradicts itself, as it is; pydantic would wrap it."""
@@ -90,9 +115,19 @@ class BertConfig(BaseModel):
             if isinstance(values.get(field), list):
                 values[field] = tuple(values[field])
         for field in ("heads", "ffn"):
+            multiple = values.get(f"{field}_multiple", 1)
             widths = values.get(field)
+            if isinstance(multiple, int) and multiple > 1 and widths:
+                each = [
+                    round_to_multiple(width, multiple) for width in (widths if isinstance(widths, tuple) else [widths])
+                ]
+                widths = values[field] = tuple(each) if isinstance(widths, tuple) else each[0]
             if isinstance(widths, tuple) and len(widths) == values.get("layers") and len(set(widths)) == 1:
                 values[field] = widths[0]
+        if isinstance(values.get("low_rank"), dict):
+            values["low_rank"] = tuple(sorted(values["low_rank"].items()))
+        if values.get("embedding_size") == values.get("hidden"):
+            values["embedding_size"] = None
         layers, sharing = values.get("layers"), values.get("sharing")
         if isinstance(sharing, tuple) and sharing:
             cycle = max(sharing) + 1 if all(isinstance(block, int) for block in sharing) else 0
@@ -130,6 +165,12 @@ class BertConfig(BaseModel):
                         f"layers {first} and {layer} share a block but have {field} {self._width(field, first)} "
                         f"and {self._width(field, layer)}; give them the same {field} or separate blocks"
                     )
+        for name, rank in self.low_rank:
+            full = min(min(self.linear_shape(name, block)) for block in range(self.num_blocks))
+            if rank >= full:
+                raise UserError(
+                    f"low_rank.{name} {rank} is not below the full rank {full}; choose a smaller one or leave it out"
+                )
         return self
 
     def replace(self, **changes) -> "BertConfig":
@@ -155,6 +196,24 @@ class BertConfig(BaseModel):
     def block_ffn(self, block: int) -> int:
         return self._width("ffn", self.layers_of(block)[0])
 
+    def linear_shape(self, name: str, block: int = 0) -> tuple[int, int]:
+        """Outputs and inputs of a linear layer that can have low rank."""
+        heads_width, ffn = self.block_heads(block) * self.head_dim, self.block_ffn(block)
+        return {
+            "attention.output": (self.hidden, heads_width),
+            "feedforward.input": (ffn, self.hidden),
+            "feedforward.output": (self.hidden, ffn),
+            "mlm.transform": (self.embedding_width, self.hidden),
+        }.get(name, (heads_width, self.hidden))
+
+    def rank(self, name: str) -> int | None:
+        """The rank of a linear layer, by its name inside the block or its whole name; None: full."""
+        return dict(self.low_rank).get(name)
+
+    @cached_property
+    def embedding_width(self) -> int:
+        return self.embedding_size or self.hidden
+
     @cached_property
     def num_blocks(self) -> int:
         return len({self.block_of(layer) for layer in range(self.layers)})
@@ -178,6 +237,13 @@ class BertConfig(BaseModel):
                     f"layout.tensor_parallel {size} does not divide {axis} ({width}); choose a divisor of both"
                 )
 
+    @cached_property
+    def variants(self) -> dict[str, Any]:
+        """The fields that make this more than a plain BERT, and their values."""
+        first = list(BertConfig.model_fields).index("attention_bias")
+        fields = list(BertConfig.model_fields.items())[first:]
+        return {name: getattr(self, name) for name, field in fields if getattr(self, name) != field.default}
+
     def summary(self) -> str:
         """The shape in a few words, for tables and logs."""
 
@@ -185,4 +251,11 @@ class BertConfig(BaseModel):
             return str(widths) if isinstance(widths, int) else f"{min(widths)}..{max(widths)}"
 
         text = f"{self.layers}x{self.hidden} heads {span(self.heads)} ffn {span(self.ffn)}"
-        return text if self.sharing is None else f"{text} on {self.num_blocks} shared block{'s'[: self.num_blocks > 1]}"
+        if self.sharing is not None:
+            text += f" on {self.num_blocks} shared block{'s'[: self.num_blocks > 1]}"
+        return ", ".join([text, *(f"{name} {value}" for name, value in self.variants.items())])
+
+
+def round_to_multiple(width: int, multiple: int) -> int:
+    """The nearest multiple (halves up), at least one."""
+    return max((2 * width + multiple) // (2 * multiple), 1) * multiple

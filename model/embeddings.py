@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from model.batch import Batch
 from model.config import BertConfig
+from model.linear import Linear
 from model.norm import LayerNorm
 from model.parallel import TensorParallel
 
@@ -15,18 +16,20 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: BertConfig, tp: TensorParallel):
         super().__init__()
-        self.word = VocabParallelTable(config.padded_vocab_size, config.hidden, tp)
-        self.position = Table(config.max_positions, config.hidden)
-        self.token_type = Table(config.type_vocab, config.hidden)
-        self.norm = LayerNorm(config.hidden, config.norm_eps) if config.norm == "post" else nn.Identity()
+        width = config.embedding_width
+        self.word = VocabParallelTable(config.padded_vocab_size, width, tp)
+        self.position = Table(config.max_positions, width)
+        self.token_type = Table(config.type_vocab, width)
+        self.norm = LayerNorm(width, config.norm_eps) if config.norm == "post" else nn.Identity()
         self.dropout = nn.Dropout(config.hidden_dropout)
+        self.projection = Linear(width, config.hidden) if config.embedding_size else nn.Identity()
 
     def forward(self, batch: Batch) -> Tensor:
         length = batch.ids.shape[1]
         x = self.word(batch.ids)
         x = x + self.position(slice(length) if batch.positions is None else batch.positions)
         x = x + self.token_type(0 if batch.types is None else batch.types)
-        return self.dropout(self.norm(x))
+        return self.projection(self.dropout(self.norm(x)))
 
 
 class Table(nn.Module):
@@ -47,7 +50,7 @@ class VocabParallelTable(Table):
         super().__init__(rows // tp.size, hidden)
         self.tp = tp
 
-    def forward(self, ids: Tensor) -> Tensor:  # [B, S] -> [B, S, H]
+    def forward(self, ids: Tensor) -> Tensor:  # type: ignore[override]  # [B, S] -> [B, S, H]
         if self.tp.size == 1:
             return super().forward(ids)
         num_rows = self.weight.shape[0]

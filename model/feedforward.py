@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import BertConfig
-from model.linear import Linear, RowParallelLinear
+from model.linear import make_linear, make_row_parallel_linear
 from model.norm import LayerNorm
 from model.parallel import TensorParallel
 
@@ -25,8 +25,9 @@ class FeedForward(nn.Module):
         super().__init__()
         self.tp = tp
         self.activation = ACTIVATIONS[config.activation]
-        self.input = Linear(config.hidden, width // tp.size)
-        self.output = RowParallelLinear(width // tp.size, config.hidden, tp)
+        bias, rank = config.ffn_bias, config.rank
+        self.input = make_linear(config.hidden, width // tp.size, rank("feedforward.input"), tp, bias)
+        self.output = make_row_parallel_linear(width // tp.size, config.hidden, rank("feedforward.output"), tp, bias)
         self.norm = LayerNorm(config.hidden, config.norm_eps)  # applied by the block, before or after this branch
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from model.config import BertConfig
 from model.feedforward import ACTIVATIONS
-from model.linear import Linear
+from model.linear import Linear, make_linear
 from model.norm import LayerNorm
 from model.parallel import TensorParallel
 
@@ -18,8 +18,8 @@ class MaskedWordHead(nn.Module):
         super().__init__()
         self.tp = tp
         self.activation = ACTIVATIONS[config.activation]
-        self.transform = Linear(config.hidden, config.hidden)
-        self.norm = LayerNorm(config.hidden, config.norm_eps)
+        self.transform = make_linear(config.hidden, config.embedding_width, config.rank("mlm.transform"))
+        self.norm = LayerNorm(config.embedding_width, config.norm_eps)
         self.bias = nn.Parameter(torch.empty(config.padded_vocab_size // tp.size))
 
     def forward(self, hidden: Tensor, word_table: Tensor) -> Tensor:

@@ -183,13 +183,17 @@ def _modern_name(name: str) -> str:
 
 
 def _refuse_what_transformers_lacks(config: BertConfig) -> None:
+    for name, value in config.variants.items():
+        raise UserError(
+            f"{name} {value}: transformers has no such model to export to; grow or train back to a plain BERT"
+        )
     for field in ("heads", "ffn"):
         widths = getattr(config, field)
         if isinstance(widths, tuple):
             raise UserError(
                 f"{field} {list(widths)} differs between layers: transformers has no such model to export to"
             )
-    if config.heads * config.head_dim != config.hidden:  # type: ignore[operator]
+    if config.heads * config.head_dim != config.hidden:
         raise UserError(
             f"heads {config.heads} x head_dim {config.head_dim} is not hidden {config.hidden}: transformers has no "
             "such model to export to"

@@ -24,6 +24,9 @@ def initial_weight(config: BertConfig, name: str, seed: int) -> Tensor:
     if config.attention_init == "aligned" and spec.local_name in ("attention.query.weight", "attention.key.weight"):
         # Equal query and key projections, half again as large: attention starts by similarity, positions included.
         return 1.5 * _normal(spec, f"blocks.{spec.block}.attention.query.weight", config.std, seed)
+    if rank := next((axis.size for axis in spec.axes if axis.name == "rank"), None):
+        # Two factors whose product has the usual standard deviation.
+        return _normal(spec, name, (config.std / rank**0.5) ** 0.5, seed)
     return _normal(spec, name, config.std, seed)
 
 

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from model.parallel import TensorParallel
 
+REPLICATED = TensorParallel()
+
 
 class Linear(nn.Module):
     """x [..., inputs] -> [..., outputs]. Column parallel when `outputs` counts only this rank's part."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, bias: bool = True):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.empty(outputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -30,11 +32,57 @@ class Linear(nn.Module):
 class RowParallelLinear(Linear):
     """x [..., this rank's part of the inputs] -> [..., outputs], summed over tensor-parallel ranks, then the bias."""
 
-    def __init__(self, inputs: int, outputs: int, tp: TensorParallel):
-        super().__init__(inputs, outputs)
+    def __init__(self, inputs: int, outputs: int, tp: TensorParallel, bias: bool = True):
+        super().__init__(inputs, outputs, bias)
         self.tp = tp
 
     def forward(self, x: Tensor) -> Tensor:
         if self.tp.size == 1:
             return F.linear(x, self.weight, self.bias)
-        return self.tp.leave(F.linear(x, self.weight)) + self.bias
+        x = self.tp.leave(F.linear(x, self.weight))
+        return x if self.bias is None else x + self.bias
+
+
+class LowRankLinear(nn.Module):
+    """`Linear` with weight up @ down: x [..., inputs] -> [..., rank] -> [..., outputs].
+
+    Column parallel: `outputs` is this rank's part, `down` is whole on every rank and collects the gradient of all.
+    """
+
+    def __init__(self, inputs: int, outputs: int, rank: int, tp: TensorParallel, bias: bool = True):
+        super().__init__()
+        self.tp = tp
+        self.down = nn.Parameter(torch.empty(rank, inputs))
+        self.up = nn.Parameter(torch.empty(outputs, rank))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The input has entered the tensor-parallel region already (once for query, key and value), so `down` enters.
+        return F.linear(F.linear(x, self.tp.enter(self.down)), self.up, self.bias)
+
+
+class LowRankRowParallelLinear(LowRankLinear):
+    """x [..., this rank's part of the inputs] -> [..., rank], summed over tensor-parallel ranks -> [..., outputs]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.tp.leave(F.linear(x, self.down)), self.up, self.bias)
+
+
+def make_linear(
+    inputs: int,
+    outputs: int,
+    rank: int | None,
+    tp: TensorParallel = REPLICATED,
+    bias: bool = True,
+) -> nn.Module:
+    """A linear layer of full or low rank; column parallel over `tp` when `outputs` is this rank's part."""
+    return Linear(inputs, outputs, bias) if rank is None else LowRankLinear(inputs, outputs, rank, tp, bias)
+
+
+def make_row_parallel_linear(
+    inputs: int, outputs: int, rank: int | None, tp: TensorParallel, bias: bool = True
+) -> nn.Module:
+    """A row-parallel linear layer of full or low rank."""
+    if rank is None:
+        return RowParallelLinear(inputs, outputs, tp, bias)
+    return LowRankRowParallelLinear(inputs, outputs, rank, tp, bias)

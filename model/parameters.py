@@ -17,6 +17,9 @@ Role = Literal["produced", "consumed", "fixed"]
 """What a parameter does on an axis. `produced`: its output lives there; `consumed`: its input does; `fixed`: neither
 grows with it nor feeds it (vocabulary, positions, classes)."""
 
+Cut = Literal["output", "input"] | None
+"""Which side of a linear layer tensor parallelism cuts."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -34,6 +37,7 @@ class ParameterSpec:
     decay: bool = True
     """Whether weight decay applies: to matrices, not to biases and LayerNorms."""
     init: Literal["normal", "zeros", "ones"] = "normal"
+    trainable: bool = True
     block: int | None = None
 
     @property
@@ -65,21 +69,27 @@ def parameter_table(config: BertConfig) -> dict[str, ParameterSpec]:
 def _rows(config: BertConfig) -> Iterator[ParameterSpec]:
     hidden_out = Axis("hidden", config.hidden, "produced")
     hidden_in = Axis("hidden", config.hidden, "consumed")
+    # The tables' own axis: hidden itself, or the width from which a projection leads there (ALBERT).
+    embedding = "embedding" if config.embedding_size else "hidden"
+    embedding_out = Axis(embedding, config.embedding_width, "produced")
+    embedding_in = Axis(embedding, config.embedding_width, "consumed")
     vocabulary = Axis("vocabulary", config.vocab_size, "fixed")
 
-    yield ParameterSpec("embeddings.word.weight", (vocabulary, hidden_out), tensor_parallel_axis=0)
-    yield ParameterSpec("embeddings.position.weight", (Axis("positions", config.max_positions, "fixed"), hidden_out))
-    yield ParameterSpec("embeddings.token_type.weight", (Axis("types", config.type_vocab, "fixed"), hidden_out))
+    yield ParameterSpec("embeddings.word.weight", (vocabulary, embedding_out), tensor_parallel_axis=0)
+    yield ParameterSpec("embeddings.position.weight", (Axis("positions", config.max_positions, "fixed"), embedding_out))
+    yield ParameterSpec("embeddings.token_type.weight", (Axis("types", config.type_vocab, "fixed"), embedding_out))
     if config.norm == "post":
-        yield from _norm("embeddings.norm", hidden_out)
+        yield from _norm("embeddings.norm", embedding_out)
+    if config.embedding_size:
+        yield from _linear("embeddings.projection", (hidden_out,), (embedding_in,))
     for block in range(config.num_blocks):
         yield from _block_rows(config, block)
     if config.norm == "pre":
         yield from _norm("final_norm", hidden_out)
     yield ParameterSpec("mlm.bias", (vocabulary,), tensor_parallel_axis=0, decay=False, init="zeros")
-    yield from _linear("mlm.transform", (hidden_out,), (hidden_in,))
-    # This norm feeds the tied word table, which sums over hidden units: on hidden it is a consumer.
-    yield from _norm("mlm.norm", hidden_in)
+    yield from _linear("mlm.transform", (embedding_out,), (hidden_in,), rank=config.rank("mlm.transform"))
+    # This norm feeds the tied word table, which sums over its units: there it is a consumer.
+    yield from _norm("mlm.norm", embedding_in)
     if config.sentence_head:
         yield from _linear("pooler", (hidden_out,), (hidden_in,))
         yield from _linear("sentence", (Axis("classes", 2, "fixed"),), (hidden_in,))
@@ -91,30 +101,43 @@ def _block_rows(config: BertConfig, block: int) -> Iterator[ParameterSpec]:
     heads, ffn = config.block_heads(block), config.block_ffn(block)
     heads_out = (Axis("heads", heads, "produced"), Axis("head_dim", config.head_dim, "produced"))
     heads_in = (Axis("heads", heads, "consumed"), Axis("head_dim", config.head_dim, "consumed"))
-    prefix = f"blocks.{block}"
+    ffn_out, ffn_in = Axis("ffn", ffn, "produced"), Axis("ffn", ffn, "consumed")
+
+    def linear(name: str, outputs: tuple[Axis, ...], inputs: tuple[Axis, ...], cut: Cut, bias: bool):
+        return _linear(f"blocks.{block}.{name}", outputs, inputs, cut, config.rank(name), bias, block)
 
     for projection in ("query", "key", "value"):
-        yield from _linear(f"{prefix}.attention.{projection}", heads_out, (hidden_in,), cut="output", block=block)
-    yield from _linear(f"{prefix}.attention.output", (hidden_out,), heads_in, cut="input", block=block)
-    yield from _norm(f"{prefix}.attention.norm", hidden_out, block)
-    ffn_out, ffn_in = Axis("ffn", ffn, "produced"), Axis("ffn", ffn, "consumed")
-    yield from _linear(f"{prefix}.feedforward.input", (ffn_out,), (hidden_in,), cut="output", block=block)
-    yield from _linear(f"{prefix}.feedforward.output", (hidden_out,), (ffn_in,), cut="input", block=block)
-    yield from _norm(f"{prefix}.feedforward.norm", hidden_out, block)
+        yield from linear(f"attention.{projection}", heads_out, (hidden_in,), "output", config.attention_bias)
+    yield from linear("attention.output", (hidden_out,), heads_in, "input", config.attention_bias)
+    yield from _norm(f"blocks.{block}.attention.norm", hidden_out, block)
+    yield from linear("feedforward.input", (ffn_out,), (hidden_in,), "output", config.ffn_bias)
+    yield from linear("feedforward.output", (hidden_out,), (ffn_in,), "input", config.ffn_bias)
+    yield from _norm(f"blocks.{block}.feedforward.norm", hidden_out, block)
 
 
 def _linear(
     name: str,
     outputs: tuple[Axis, ...],
     inputs: tuple[Axis, ...],
-    cut: Literal["output", "input"] | None = None,
+    cut: Cut = None,
+    rank: int | None = None,
+    bias: bool = True,
     block: int | None = None,
 ) -> Iterator[ParameterSpec]:
-    """Weight `[outputs, inputs]` and bias `[outputs]`. Cut by output: column parallel; by input: row parallel."""
-    weight_cut = {"output": 0, "input": len(outputs), None: None}[cut]
-    yield ParameterSpec(f"{name}.weight", outputs + inputs, weight_cut, block=block)
-    bias_cut = 0 if cut == "output" else None
-    yield ParameterSpec(f"{name}.bias", outputs, bias_cut, decay=False, init="zeros", block=block)
+    """Weight `[outputs, inputs]`, or its factors `down [rank, inputs]` and `up [outputs, rank]`, and bias `[outputs]`.
+
+    Cut by output: column parallel; by input: row parallel. The rank is not cut.
+    """
+    output_cut = 0 if cut == "output" else None
+    if rank is None:
+        weight_cut = len(outputs) if cut == "input" else output_cut
+        yield ParameterSpec(f"{name}.weight", outputs + inputs, weight_cut, block=block)
+    else:
+        down_cut = 1 if cut == "input" else None
+        yield ParameterSpec(f"{name}.down", (Axis("rank", rank, "produced"), *inputs), down_cut, block=block)
+        yield ParameterSpec(f"{name}.up", (*outputs, Axis("rank", rank, "consumed")), output_cut, block=block)
+    if bias:
+        yield ParameterSpec(f"{name}.bias", outputs, output_cut, decay=False, init="zeros", block=block)
 
 
 def _norm(name: str, axis: Axis, block: int | None = None) -> Iterator[ParameterSpec]:

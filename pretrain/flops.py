@@ -12,24 +12,32 @@ not work.
 from model.config import BertConfig
 
 BACKWARD_AND_FORWARD = 3
+BLOCK_LINEARS = (
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.output",
+    "feedforward.input",
+    "feedforward.output",
+)
 
 
 def encoder_flops(config: BertConfig, sequence: int) -> int:
-    """Forward pass of one row of `sequence` tokens through all layers."""
+    """Forward pass of one row of `sequence` tokens through embeddings and all layers."""
     total = 0
+    if config.embedding_size:
+        total += 2 * sequence * config.embedding_size * config.hidden
     for layer in range(config.layers):
         block = config.block_of(layer)
-        attention_width = config.block_heads(block) * config.head_dim
-        projections = 4 * config.hidden * attention_width
-        feedforward = 2 * config.hidden * config.block_ffn(block)
-        scores_and_mix = 2 * sequence * attention_width
-        total += 2 * sequence * (projections + feedforward + scores_and_mix)
+        linears = sum(_multiplies(config, name, block) for name in BLOCK_LINEARS)
+        scores_and_mix = 2 * sequence * config.block_heads(block) * config.head_dim
+        total += 2 * sequence * (linears + scores_and_mix)
     return total
 
 
 def prediction_flops(config: BertConfig) -> int:
     """Forward pass of the masked-language-model head for one predicted token."""
-    return 2 * config.hidden * (config.hidden + config.vocab_size)
+    return 2 * (_multiplies(config, "mlm.transform") + config.embedding_width * config.vocab_size)
 
 
 def sentence_flops(config: BertConfig) -> int:
@@ -41,3 +49,10 @@ def training_flops(config: BertConfig, rows: int, sequence: int, num_predictions
     """Forward and backward pass of `rows` rows of `sequence` tokens with `num_predictions` predicted tokens in all."""
     per_row = encoder_flops(config, sequence) + sentence_flops(config)
     return BACKWARD_AND_FORWARD * (rows * per_row + num_predictions * prediction_flops(config))
+
+
+def _multiplies(config: BertConfig, linear: str, block: int = 0) -> int:
+    """Multiply-adds of a linear layer for one token."""
+    outputs, inputs = config.linear_shape(linear, block)
+    rank = config.rank(linear)
+    return outputs * inputs if rank is None else rank * (outputs + inputs)
