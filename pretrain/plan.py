@@ -31,7 +31,7 @@ def stage_flops(stage: ResolvedStage, mask_rate: float) -> int:
 
 def _stages_table(run: Run) -> Table:
     ranks = f"{run.num_ranks} process" + ("es" if run.num_ranks > 1 else "")
-    table = Table(title=f"{run.recipe.name}: {moment(run, run.end)} on {ranks}, {run.recipe.precision}", **_STYLE)
+    table = Table(title=f"{run.recipe.name}: {run.moment(run.end)} on {ranks}, {run.recipe.precision}", **_STYLE)
     for heading in ("stage", "from", "shape", "parameters", "rows x tokens", "step on a rank", "grow"):
         table.add_column(heading)
     for heading in ("length", "FLOP/step", "FLOP"):
@@ -42,28 +42,20 @@ def _stages_table(run: Run) -> Table:
         total += flops * stage.length
         table.add_row(
             stage.name,
-            moment(run, stage.start),
+            run.moment(stage.start),
             stage.config.summary(),
             f"{num_parameters(stage.config):,}",
             f"{stage.global_batch:,} x {stage.sequence}",
             f"{stage.accumulation} x {stage.micro_batch} rows",
             ", ".join(operator.name for operator in stage.grow) or "-",
-            moment(run, stage.length),
+            run.moment(stage.length),
             f"{flops:.3g}",
             f"{flops * stage.length:.3g}" if run.unit == "steps" else "?",
         )
     if run.unit == "steps":
         table.add_section()
-        table.add_row("total", *[""] * 6, moment(run, run.end), "", f"{total:.3g}")
+        table.add_row("total", *[""] * 6, run.moment(run.end), "", f"{total:.3g}")
     return table
-
-
-def moment(run: Run, ticks: float) -> str:
-    """A point of the run's clock: `1,200 steps`, or `2:05:00` hours."""
-    if run.unit == "steps":
-        return f"{ticks:,.0f} steps"
-    minutes, seconds = divmod(round(ticks), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} h"
 
 
 def _memory_table(run: Run) -> Table:
@@ -95,7 +87,7 @@ def _schedule_table(run: Run) -> Table:
     for tick in run.learning_rate.corners:
         if tick < run.end:
             stage = next(stage for stage in run.stages if tick < stage.end)
-            table.add_row(moment(run, tick), stage.name, f"{run.learning_rate(tick):.4g}")
+            table.add_row(run.moment(tick), stage.name, f"{run.learning_rate(tick):.4g}")
     return table
 
 

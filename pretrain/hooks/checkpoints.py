@@ -24,7 +24,7 @@ class Checkpoints(Hook):
         self.folder, self.every, self.keep_last, self.recipe = folder, every, keep_last, recipe
 
     def on_step(self, trainer: Trainer, result: StepResult) -> None:
-        last_of_stage = result.step == trainer.stage.end_step
+        last_of_stage = trainer.now >= trainer.stage.end
         if last_of_stage or (self.every and result.step % self.every == 0):
             self.save(trainer)
 

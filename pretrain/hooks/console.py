@@ -36,7 +36,7 @@ class ConsoleDisplay(Hook):
 
     def on_start(self, trainer: Trainer) -> None:
         self.bar.start()
-        self.task = self.bar.add_task("", total=trainer.run.steps, completed=trainer.progress.step, numbers="")
+        self.task = self.bar.add_task("", total=trainer.run.end, completed=trainer.now, numbers="")
         if trainer.progress.step:
             self.console.print(f"resumed at step {trainer.progress.step:,}")
 
@@ -44,27 +44,30 @@ class ConsoleDisplay(Hook):
         self.bar.update(self.task, description=stage.name)
         self.console.print(
             f"stage {stage.name}: {stage.config.summary()}, {stage.global_batch} x {stage.sequence} tokens a step, "
-            f"ZeRO {stage.zero_stage}, TP {stage.tensor_parallel} x DP {stage.data_parallel}, {stage.steps:,} steps"
+            f"ZeRO {stage.zero_stage}, TP {stage.tensor_parallel} x DP {stage.data_parallel}, "
+            f"{trainer.run.moment(stage.length)}"
         )
 
     def on_growth(self, trainer: Trainer, event: GrowthEvent) -> None:
         self.console.print(
-            f"{event.operator} at step {event.step:,}: loss {event.loss_before:.4f} before, {event.loss_after:.4f} after, "
-            f"{event.seconds:.2f} s"
+            f"{event.operator} at step {event.step:,}: loss {event.loss_before:.4f} before, "
+            f"{event.loss_after:.4f} after, {event.seconds:.2f} s"
         )
 
     def on_validation(self, trainer: Trainer, evaluation: Evaluation) -> None:
         self.console.print(
-            f"validation at step {trainer.progress.step:,}: loss {evaluation.loss:.4f}, accuracy {evaluation.accuracy:.1%}"
+            f"validation at step {trainer.progress.step:,}: "
+            f"loss {evaluation.loss:.4f}, accuracy {evaluation.accuracy:.1%}"
         )
 
     def on_step(self, trainer: Trainer, result: StepResult) -> None:
         numbers = f"loss {result.loss:.3f}  {result.tokens_per_second:,.0f} tokens/s"
-        self.bar.update(self.task, completed=result.step, numbers=numbers)
+        self.bar.update(self.task, completed=trainer.now, numbers=numbers)
         if not self.console.is_terminal and time.monotonic() - self.last_line > LOG_SECONDS:
             self.last_line = time.monotonic()
             self.console.print(
-                f"{result.stage} step {result.step:,}/{trainer.run.steps:,}  {numbers}  lr {result.lr:.2e}"
+                f"{result.stage} step {result.step:,} of {trainer.run.moment(trainer.run.end)}  {numbers}  "
+                f"lr {result.lr:.2e}"
             )
 
     def on_end(self, trainer: Trainer) -> None:

@@ -52,18 +52,6 @@ class ResolvedStage:
     def length(self) -> float:
         return self.end - self.start
 
-    @property
-    def start_step(self) -> float:
-        return self.start
-
-    @property
-    def end_step(self) -> float:
-        return self.end
-
-    @property
-    def steps(self) -> float:
-        return self.length
-
 
 @dataclass(frozen=True)
 class Run:
@@ -80,9 +68,12 @@ class Run:
     def end(self) -> float:
         return self.stages[-1].end
 
-    @property
-    def steps(self) -> float:
-        return self.end
+    def moment(self, ticks: float) -> str:
+        """A point or a length on the run's clock, to read: `1,200 steps`, or `2:05:00 h`."""
+        if self.unit == "steps":
+            return f"{ticks:,.0f} steps"
+        minutes, seconds = divmod(round(ticks), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} h"
 
 
 def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Run:
