@@ -76,7 +76,7 @@ def write_record(engine: DeepSpeedEngine, local: dict[str, Fragment], name: str,
 
 
 def _gather_spans(local: dict[str, Fragment], model: BertForPreTraining) -> dict[str, dict[int, Span]]:
-    """Who contributes which elements of each parameter. Whole replicas are left out: each element comes from one rank."""
+    """Who contributes which elements of each parameter: every element comes from one rank, replicas are left out."""
     table = parameter_table(model.config)
     layout = ParallelLayout.current()
     mine = {name: (model.tp.rank, fragment.start, fragment.numel) for name, fragment in local.items()}

@@ -45,7 +45,7 @@ CASES += [pytest.param(2, 1, stage, "bf16", 2, OFFLOAD, id=f"offload-zero{stage}
 CASES += [pytest.param(2, 2, 1, "fp32", 2, {}, id="accumulation")]
 
 
-@pytest.mark.parametrize("ranks, tp, stage, precision, accumulation, zero", CASES)
+@pytest.mark.parametrize(("ranks", "tp", "stage", "precision", "accumulation", "zero"), CASES)
 def test_identity_move_is_bitwise(ranks, tp, stage, precision, accumulation, zero):
     for same_state, expected, continued in pool(ranks).run(
         identity_move, ODD if tp == 1 else CONFIG, tp, stage, precision, accumulation, zero
