@@ -8,8 +8,9 @@ from torch import nn
 
 from model.batch import Batch
 from model.bert import PretrainingOutput
-from pretrain.data import Corpus, Masking, validation_batches
+from pretrain.data import Corpus, validation_batches
 from pretrain.engine.distributed import data_parallel_sum, device
+from pretrain.recipe.schema import Data
 
 
 class Evaluation(NamedTuple):
@@ -35,9 +36,11 @@ def evaluate(module: nn.Module, forward: Callable[[Batch], PretrainingOutput], b
 
 
 def validation_rows(
-    corpus: Corpus, sequence: int, masking: Masking, num_rows: int, micro_batch: int, rank: int, num_ranks: int
+    corpus: Corpus, sequence: int, data: Data, num_rows: int, micro_batch: int, rank: int, num_ranks: int
 ) -> list[Batch]:
     """This rank's part of the validation rows, in the largest micro-batches up to `micro_batch` that divide it."""
     per_rank = max(num_rows // num_ranks, 1)
     micro = max(size for size in range(1, micro_batch + 1) if per_rank % size == 0)
-    return validation_batches(corpus, sequence, masking, per_rank * num_ranks, micro, rank, num_ranks)
+    return validation_batches(
+        corpus, sequence, data.masking, per_rank * num_ranks, micro, rank, num_ranks, data.sampling
+    )

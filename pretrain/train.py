@@ -9,7 +9,7 @@ import torch.distributed as dist
 from model.errors import UserError
 from model.parallel import ParallelLayout
 from pretrain.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint
-from pretrain.data import Corpus, Masking
+from pretrain.data import Corpus
 from pretrain.engine.build import build_model
 from pretrain.engine.exchange import fetch_from
 from pretrain.evaluation import Evaluation, evaluate, validation_rows
@@ -20,6 +20,7 @@ from pretrain.hooks.metrics import Metrics
 from pretrain.preflight import check_run
 from pretrain.progress import Progress
 from pretrain.recipe import Recipe
+from pretrain.recipe.schema import Data
 from pretrain.trainer import Trainer
 
 
@@ -51,7 +52,6 @@ def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int) -> Evalua
     """Validation loss and accuracy of a checkpoint, in one process. `corpus` left out: the one it was trained on."""
     tp = ParallelLayout(1, dist.get_world_size()).install()
     state, saved = load_checkpoint(find_checkpoint(path))
-    recipe = saved["recipe"]
     opened = Corpus.open(corpus or saved["corpus"])
     if opened.tokenizer_hash != saved["tokenizer"]:
         raise UserError(
@@ -61,6 +61,6 @@ def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int) -> Evalua
     model = build_model(state.config, tp, torch.float32)
     fetch = fetch_from(state)
     model.load_weights(lambda name: fetch(name).weight)
-    masking = Masking(recipe["data"]["mask_rate"], recipe["data"]["whole_word"])
-    rows = validation_rows(opened, saved["sequence"], masking, num_rows, 64, dist.get_rank(), dist.get_world_size())
+    data = Data.model_validate(saved["recipe"]["data"])
+    rows = validation_rows(opened, saved["sequence"], data, num_rows, 64, dist.get_rank(), dist.get_world_size())
     return evaluate(model, model, rows)

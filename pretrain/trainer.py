@@ -13,7 +13,7 @@ from growth.state import Fetch, TrainingState, fresh_state
 from model.batch import Batch
 from model.config import BertConfig
 from model.parallel import ParallelLayout
-from pretrain.data import Corpus, Masking, TrainingData
+from pretrain.data import Corpus, TrainingData
 from pretrain.engine.build import PRECISIONS, EngineSettings
 from pretrain.engine.correlation import gradient_correlation
 from pretrain.engine.distributed import data_parallel_sum, device
@@ -43,7 +43,6 @@ class Trainer:
         self.run = run
         self.corpus = corpus
         self.hooks = hooks
-        self.masking = Masking(run.recipe.data.mask_rate, run.recipe.data.whole_word)
         self.progress = progress or Progress()
         self._start_state = state or fresh_state(
             run.stages[0].config, run.recipe.seed, dist.get_rank(), dist.get_world_size()
@@ -181,7 +180,13 @@ class Trainer:
         elif _needs_move(previous, stage):
             self._move(previous, stage)
         self.data = TrainingData(
-            self.corpus, "train", self.run.recipe.seed, stage.sequence, self.masking, self.progress.position
+            self.corpus,
+            "train",
+            self.run.recipe.seed,
+            stage.sequence,
+            self.run.recipe.data.masking,
+            self.progress.position,
+            self.run.recipe.data.sampling,
         )
 
     def _start(self, stage: ResolvedStage) -> None:
@@ -255,7 +260,8 @@ class Trainer:
 
     def _rows(self, stage: ResolvedStage, sequence: int, num_rows: int) -> list[Batch]:
         rank, num_ranks = dist.get_rank() // stage.tensor_parallel, stage.data_parallel
-        return validation_rows(self.corpus, sequence, self.masking, num_rows, stage.micro_batch, rank, num_ranks)
+        data = self.run.recipe.data
+        return validation_rows(self.corpus, sequence, data, num_rows, stage.micro_batch, rank, num_ranks)
 
     def _call(self, event: str, *arguments) -> None:
         for hook in self.hooks:

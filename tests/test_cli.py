@@ -45,6 +45,6 @@ def test_plan_prints_shapes_work_memory_and_schedule(capsys):
     assert main(["plan", "base", "--nproc", "8"]) == 0
     out = capsys.readouterr().out
     assert "12x768" in out
-    assert "109,514,298" in out  # without pooler and sentence head
+    assert "110,106,428" in out  # with both heads
     assert "900,000" in out
     assert "0.0001" in out

@@ -216,7 +216,9 @@ def _first_shape(recipe: Recipe, stage: Stage, corpus_vocab_size: int | None) ->
         )
     if preset is not None:
         values = {**BertConfig.preset(preset).model_dump(exclude={"head_dim", "sentence_head"}), **values}
-    values.setdefault("sentence_head", False)  # the data has no sentence pairs, so nothing would train it
+    values.setdefault("sentence_head", recipe.data.sentence_pairs != "none")
+    if recipe.data.sentence_pairs != "none" and not values["sentence_head"]:
+        raise UserError(f"data.sentence_pairs {recipe.data.sentence_pairs} needs model.sentence_head; leave that out")
     values["vocab_size"] = vocab_size or BERT_VOCABULARY
     with explained(BertConfig, section="model"):
         return BertConfig.model_validate(values)
