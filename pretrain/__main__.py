@@ -27,11 +27,15 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> No
         overrides: Change a value of the recipe, for example --set stages.1.steps=200.
         nproc: Number of processes to plan for.
     """
+    from pretrain.data import Corpus
     from pretrain.plan import print_plan
     from pretrain.recipe import load_recipe, resolve
 
     loaded = load_recipe(recipe, overrides)
-    print_plan(resolve(loaded, None, nproc))
+    vocab_size = Corpus.open(loaded.data.corpus).vocab_size if Path(loaded.data.corpus).exists() else None
+    print_plan(resolve(loaded, vocab_size, nproc))
+    if vocab_size is None:
+        print(f"corpus {loaded.data.corpus} does not exist yet: planned with the recipe's vocabulary, or BERT's")
 
 
 def prepare(corpus: Annotated[PrepareOptions, OmitArgPrefixes]) -> None:
