@@ -5,12 +5,18 @@ pre-LN:  `MegatronBertForPreTraining`, `MegatronBertForMaskedLM`
 
 A conversion renames tensors and merges or splits their axes; the tables below are all there is to it. Weights are
 logical: `{name of the parameter table: tensor of spec.shape}`, and on the other side `{name in transformers: tensor}`.
+
+transformers gives all layers the same width (its `pruned_heads` are gone since version 5). A narrower layer is padded
+with heads and units of zeros, which is exact and stays so: a unit with zero weights on both sides outputs zero, passes
+no gradient and receives none. `config.json` also says which shape was exported, so that importing finds it again.
 """
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -58,6 +64,10 @@ FIELDS = {
     "attention_dropout": "attention_probs_dropout_prob",
     "norm_eps": "layer_norm_eps",
 }
+NEEDS_NO_ARCHITECTURE = {"attention_bias": True, "ffn_bias": True}
+"""Variants that a plain BERT computes, too, and their plain values."""
+EXPORTED_SHAPE = "espalier"
+"""The key of `config.json` that holds our own config, which transformers keeps and does not read."""
 
 
 def export_model(directory: str | Path, config: BertConfig, weights: dict[str, Tensor]) -> None:
@@ -66,7 +76,8 @@ def export_model(directory: str | Path, config: BertConfig, weights: dict[str, T
     Raises UserError for a shape that transformers has no model for.
     """
     directory = Path(directory)
-    settings, state = export_config(config), export_weights(config, weights)
+    settings = {**export_config(config), EXPORTED_SHAPE: config.model_dump(mode="json")}
+    state = export_weights(config, weights)
     directory.mkdir(parents=True, exist_ok=True)
     save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
     (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -83,21 +94,37 @@ def import_model(directory: str | Path, seed: int = 0, **overrides) -> tuple[Ber
             raise UserError(
                 f"{directory} has no {file}; save the model there with save_pretrained (safetensors, one file)"
             )
-    state = load_file(directory / "model.safetensors")
+    state = {_modern_name(name): tensor for name, tensor in load_file(directory / "model.safetensors").items()}
     settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    sentence_head = any("pooler" in name for name in state)
-    config = import_config(settings, **{"sentence_head": sentence_head, **overrides})
+    exported = _exported_shape(settings, state)
+    if exported is None:
+        sentence_head = any("pooler" in name for name in state)
+        config = import_config(settings, **{"sentence_head": sentence_head, **overrides})
+    else:
+        config = exported.replace(**overrides)
     return config, import_weights(config, state, seed)
+
+
+def _exported_shape(settings: dict, state: dict[str, Tensor]) -> BertConfig | None:
+    """The shape that was exported, if the weights still have it: layers that shared a block may have parted since."""
+    if EXPORTED_SHAPE not in settings:
+        return None
+    config = BertConfig(**settings[EXPORTED_SHAPE])
+    try:
+        again = export_weights(config, import_weights(config, state))
+    except UserError:  # trained on under another architecture, without the heads of pretraining
+        return None
+    return config if all(name in state and torch.equal(again[name], state[name].float()) for name in again) else None
 
 
 def export_config(config: BertConfig) -> dict:
     """The content of `config.json`."""
-    _refuse_what_transformers_lacks(config)
+    plain = plain_shape(config)
     model_type, prefix = ARCHITECTURES[config.norm]
     return {
         "architectures": [f"{prefix}ForPreTraining" if config.sentence_head else f"{prefix}ForMaskedLM"],
         "model_type": model_type,
-        **{theirs: getattr(config, ours) for ours, theirs in FIELDS.items()},
+        **{theirs: getattr(plain, ours) for ours, theirs in FIELDS.items()},
         "hidden_act": ACTIVATIONS[config.activation],
         "initializer_range": config.std,
         "torch_dtype": "float32",
@@ -128,26 +155,31 @@ def import_config(settings: dict, **overrides) -> BertConfig:
 
 def export_weights(config: BertConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """`{name in transformers: tensor}`. The tied decoder is left out: transformers ties it again."""
-    _refuse_what_transformers_lacks(config)
+    plain = plain_shape(config)
+    dtype = weights["embeddings.word.weight"].dtype
     state = {}
-    for name, spec in parameter_table(config).items():
-        for theirs in huggingface_names(config, spec):
+    for name, spec in parameter_table(plain).items():
+        padded = torch.zeros(spec.shape, dtype=dtype)
+        if name in weights:
+            padded[_corner(weights[name].shape)] = weights[name]
+        for theirs in huggingface_names(plain, spec):
             # A tensor of its own for each layer that shares a block: safetensors writes no tensor twice.
-            state[theirs] = weights[name].reshape(_merged_shape(spec)).clone()
+            state[theirs] = padded.reshape(_merged_shape(spec)).clone()
     return state
 
 
 def import_weights(config: BertConfig, state: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
     """Logical fp32 weights of every parameter of `config`; what belongs to a head and is absent is fresh."""
     state = {_modern_name(name): tensor for name, tensor in state.items()}
+    plain = parameter_table(plain_shape(config))
     weights = {}
     for name, spec in parameter_table(config).items():
         theirs = huggingface_names(config, spec)[0]
         if theirs in state:
             shape = tuple(state[theirs].shape)
-            if shape != _merged_shape(spec):
-                raise UserError(f"{theirs} has shape {shape}, but its config.json says {_merged_shape(spec)}")
-            weights[name] = state[theirs].float().reshape(spec.shape)
+            if shape != _merged_shape(plain[name]):
+                raise UserError(f"{theirs} has shape {shape}, but its config.json says {_merged_shape(plain[name])}")
+            weights[name] = state[theirs].float().reshape(plain[name].shape)[_corner(spec.shape)].contiguous()
         elif name.startswith(("mlm.", "pooler.", "sentence.")):
             weights[name] = initial_weight(config, name, seed)
         else:
@@ -182,19 +214,28 @@ def _modern_name(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def _refuse_what_transformers_lacks(config: BertConfig) -> None:
+def plain_shape(config: BertConfig) -> BertConfig:
+    """The shape in transformers that computes the same: every layer as wide as the widest, all biases there.
+
+    Raises UserError, with the reason, for a model that transformers has no architecture for.
+    """
     for name, value in config.variants.items():
-        raise UserError(
-            f"{name} {value}: transformers has no such model to export to; grow or train back to a plain BERT"
-        )
-    for field in ("heads", "ffn"):
-        widths = getattr(config, field)
-        if isinstance(widths, tuple):
+        if name not in NEEDS_NO_ARCHITECTURE:
             raise UserError(
-                f"{field} {list(widths)} differs between layers: transformers has no such model to export to"
+                f"{name} {value}: transformers has no such model to export to; grow or train back to a plain BERT"
             )
-    if config.heads * config.head_dim != config.hidden:
+    heads, ffn = (
+        max(getattr(config, f"block_{field}")(b) for b in range(config.num_blocks)) for field in ("heads", "ffn")
+    )
+    if heads * config.head_dim > config.hidden or config.hidden % config.head_dim:
         raise UserError(
-            f"heads {config.heads} x head_dim {config.head_dim} is not hidden {config.hidden}: transformers has no "
-            "such model to export to"
+            f"heads {heads} x head_dim {config.head_dim} does not fit hidden {config.hidden}: transformers has only "
+            "models whose heads share hidden between them"
         )
+    heads = config.hidden // config.head_dim
+    return config.replace(heads=heads, ffn=ffn, **NEEDS_NO_ARCHITECTURE)
+
+
+def _corner(shape: Sequence[int]) -> tuple[slice, ...]:
+    """The part of a padded tensor that is no padding."""
+    return tuple(slice(size) for size in shape)

@@ -107,12 +107,57 @@ def test_round_trip_through_files(norm, sentence_head, tmp_path):
     assert all(torch.equal(imported[name], weights[name]) for name in weights)
 
 
-def test_shared_blocks_export_as_repeated_layers():
-    config = small_config(layers=4, sharing=(0, 1, 1, 0))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(layers=4, sharing=(0, 1, 1, 0)),
+        dict(heads=(4, 1), ffn=(7, 24)),
+        dict(heads=1, head_dim=6),
+        dict(attention_bias=False, ffn_bias=False),
+        dict(layers=4, sharing=2, heads=(2, 3, 2, 3), head_dim=6, norm="pre"),
+    ],
+    ids=str,
+)
+def test_shapes_that_transformers_lacks_export_as_plain_ones_of_the_same_function(changes, tmp_path):
+    config = small_config(**changes)
     batch = random_batch(config)
     with torch.no_grad():
         theirs = reference_outputs(reference_model(config), batch).hidden_states[-1]
         torch.testing.assert_close(build(config).encode(batch), theirs, atol=1e-12, rtol=0)
+
+    weights = {name: weight.float() for name, weight in logical_weights(config).items()}
+    export_model(tmp_path, config, weights)
+    KINDS[config.norm, True].from_pretrained(tmp_path).save_pretrained(tmp_path / "theirs")
+    for directory in (tmp_path, tmp_path / "theirs"):
+        again, imported = import_model(directory)
+        assert again == config
+        assert all(torch.equal(imported[name], weights[name]) for name in weights)
+
+
+def test_padding_stays_zero_while_transformers_trains():
+    config = small_config(heads=(4, 1), ffn=(7, 24))
+    model = reference_model(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for _ in range(3):
+        outputs = reference_outputs(model, random_batch(config))
+        (outputs.prediction_logits.square().mean() + outputs.seq_relationship_logits.square().mean()).backward()
+        optimizer.step()
+    state = model.state_dict()
+    padded = export_weights(config, {name: torch.ones(spec.shape) for name, spec in parameter_table(config).items()})
+    assert any((mask == 0).any() for mask in padded.values())
+    assert all(torch.all(state[name][mask == 0] == 0) for name, mask in padded.items())
+
+
+def test_layers_that_parted_after_the_export_are_imported_as_they_are(tmp_path):
+    config = small_config(layers=4, sharing=2)
+    export_model(tmp_path, config, {name: weight.float() for name, weight in logical_weights(config).items()})
+    model = KINDS["post", True].from_pretrained(tmp_path)
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.bias += 1
+    model.save_pretrained(tmp_path)
+    again, imported = import_model(tmp_path)
+    assert again == config.replace(sharing=None)
+    assert torch.equal(imported["blocks.0.feedforward.output.bias"], model.bert.encoder.layer[0].output.dense.bias)
 
 
 def hidden_states(config, state, batch, size):
@@ -158,9 +203,9 @@ def test_import_accepts_the_names_of_2018():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(heads=(4, 2)), r"heads \[4, 2\] differs between layers"),
-        (dict(ffn=(32, 16)), r"ffn \[32, 16\] differs between layers"),
-        (dict(head_dim=8), "heads 4 x head_dim 8 is not hidden 24"),
+        (dict(head_dim=8), "heads 4 x head_dim 8 does not fit hidden 24"),
+        (dict(heads=(2, 1), head_dim=7), "heads 2 x head_dim 7 does not fit hidden 24"),
+        (dict(embedding_size=12), "embedding_size 12: transformers has no such model"),
     ],
 )
 def test_shapes_without_a_counterpart_are_refused(changes, message):
