@@ -130,6 +130,11 @@ def current_tensor_parallel() -> TensorParallel:
     )
 
 
+def data_parallel_group() -> dist.ProcessGroup:
+    """The ranks that hold the same part of the model and read different rows."""
+    return parallel_state.get_data_parallel_group()
+
+
 class ModelParallelUnit:
     """megatron-core's parallel_state under the method names that DeepSpeed 0.19.8 calls (its `mpu`).
 
@@ -146,4 +151,4 @@ class ModelParallelUnit:
 
     @staticmethod
     def get_data_parallel_group_ranks() -> list[int]:
-        return dist.get_process_group_ranks(parallel_state.get_data_parallel_group())
+        return dist.get_process_group_ranks(data_parallel_group())

@@ -1,8 +1,9 @@
 """Bytes of training state on each rank: what ZeRO, tensor parallelism and precision make of the parameter table."""
 
 from dataclasses import dataclass
+from math import prod
 
-from model.config import VOCABULARY_MULTIPLE, BertConfig
+from model.config import BertConfig
 from model.parameters import ParameterSpec, parameter_table
 
 FP32_BYTES = 4
@@ -28,16 +29,7 @@ def num_parameters(config: BertConfig) -> int:
 
 
 def parameters_per_tensor_rank(config: BertConfig, tensor_parallel: int) -> int:
-    return sum(_padded_numel(spec) // _cuts(spec, tensor_parallel) for spec in parameter_table(config).values())
-
-
-def _padded_numel(spec: ParameterSpec) -> int:
-    vocabulary = next((axis.size for axis in spec.axes if axis.name == "vocabulary"), 1)
-    return (
-        spec.numel
-        // vocabulary
-        * (-(-vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE if vocabulary > 1 else 1)
-    )
+    return sum(prod(spec.padded_shape) // _cuts(spec, tensor_parallel) for spec in parameter_table(config).values())
 
 
 def _cuts(spec: ParameterSpec, tensor_parallel: int) -> int:

@@ -1,29 +1,35 @@
 """The training loop. Stages and steps are here; everything that happens between steps hangs on hooks."""
 
+import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
+from torch.profiler import record_function
 
 from growth.change import ShapeChange
 from growth.operators import shape_change
+from growth.operators.base import Correlation, Inputs
 from growth.state import Fetch, TrainingState, fresh_state
 from model.batch import Batch
 from model.config import BertConfig
 from model.parallel import ParallelLayout
+from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.data import Corpus, TrainingData
 from pretrain.engine.build import PRECISIONS, EngineSettings
 from pretrain.engine.correlation import gradient_correlation
 from pretrain.engine.distributed import data_parallel_sum, device
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import move, restore_loss_scaler, start_engine
-from pretrain.engine.norm import gradient_norm_before_step
+from pretrain.engine.norm import gradient_norm_before_step, skip_step
 from pretrain.engine.zero import basic_optimizer, destroy
 from pretrain.evaluation import Evaluation, evaluate, validation_rows
 from pretrain.flops import training_flops
 from pretrain.hooks.base import GrowthEvent, Hook, StepResult
+from pretrain.hooks.watchdog import Phase
 from pretrain.optim import make_optimizer
 from pretrain.progress import Progress
 from pretrain.recipe import ResolvedStage, Run
@@ -50,24 +56,28 @@ class Trainer:
         self.engine: DeepSpeedEngine | None = None
         self.stage: ResolvedStage
         self.data: TrainingData
+        self.phase = Phase(0, "start", time.monotonic())
 
     def fit(self) -> None:
-        """All steps that are left, stage by stage."""
-        started = False
-        for stage in self.run.stages:
-            if self.now >= stage.end and stage is not self.run.stages[-1]:
-                continue
+        """All steps that are left, stage by stage. A run resumed between two stages begins with the change of shape."""
+        first = self.run.stages[self.progress.stage]
+        for stage in self.run.stages[first.index :]:
             self._enter(stage)
-            if not started:
-                self._call("on_start")
-                started = True
+            if stage is first:
+                self.call("on_start")
                 if self.progress.step == 0:
                     self.validate()
-            self._call("on_stage", stage)
+            if self.now < stage.end:
+                self.call("on_stage", stage)
             while self.now < stage.end:
                 self._step()
+                self.call("on_boundary")
         self.validate()
-        self._call("on_end")
+        self.call("on_end")
+
+    def at(self, phase: str) -> None:
+        """Says what this rank does from now on."""
+        self.phase = Phase(self.phase.number + 1, phase, time.monotonic())
 
     @property
     def now(self) -> float:
@@ -90,8 +100,11 @@ class Trainer:
         stage, engine, progress = self.stage, self.engine, self.progress
         layout = ParallelLayout.current()
         rank = self.data_parallel_rank
-        batches = self.data.next(stage.global_batch, stage.micro_batch, rank, layout.data_parallel)
-        num_masked, num_sentences, num_tokens = self._count(batches)
+        with record_function("data"):
+            self.at(f"reading the rows of step {progress.step + 1}")
+            batches = self.data.next(stage.global_batch, stage.micro_batch, rank, layout.data_parallel)
+            self.at(f"step {progress.step + 1}")
+            num_masked, num_sentences, num_tokens = self._count(batches)
         # DeepSpeed averages over ranks and accumulation steps; undone here.
         copies = layout.data_parallel * stage.accumulation
         mlm_scale, sentence_scale = copies / num_masked, copies / max(num_sentences, 1)
@@ -100,29 +113,23 @@ class Trainer:
         for group in basic_optimizer(engine).param_groups:
             group["lr"] = lr
         skipped_before = engine.skipped_steps
-        sums = torch.zeros(4, dtype=torch.float64, device=device())
-        for index, batch in enumerate(batches):
-            self._seed_dropout(index)
-            output = engine(batch.to(device()), mlm_scale, sentence_scale)
-            engine.backward(output.loss)
-            if index == len(batches) - 1:
-                norm = gradient_norm_before_step(engine)
-            engine.step()
-            sums += torch.stack([value.detach().double() for value in output[1:]])
+        sums, norm = self._update(batches, mlm_scale, sentence_scale)
         mlm_loss, mlm_correct, sentence_loss, sentence_correct = data_parallel_sum(sums).tolist()
+        loss = mlm_loss / num_masked + sentence_loss / max(num_sentences, 1)
 
         progress.position = self.data.position
         progress.num_tokens += num_tokens
         progress.flops += training_flops(stage.config, stage.global_batch, stage.sequence, num_masked)
         seconds = self._agreed(time.perf_counter() - start)
         progress.train_seconds += seconds
-        if engine.skipped_steps > skipped_before:
-            return  # fp16 overflow: the loss scale falls, and neither the step nor the schedule advances
+        if engine.skipped_steps > skipped_before:  # neither the step nor the schedule advances
+            self.call("on_skip", loss, lambda: self._update(batches, mlm_scale, sentence_scale))
+            return
         progress.step += 1
         result = StepResult(
             step=progress.step,
             stage=stage.name,
-            loss=mlm_loss / num_masked + sentence_loss / max(num_sentences, 1),
+            loss=loss,
             mlm_loss=mlm_loss / num_masked,
             mlm_accuracy=mlm_correct / num_masked,
             sentence_accuracy=sentence_correct / num_sentences if num_sentences else None,
@@ -133,10 +140,35 @@ class Trainer:
             seconds=progress.train_seconds,
             tokens_per_second=num_tokens / seconds,
         )
-        self._call("on_step", result)
+        with record_function("hooks"):
+            self.call("on_step", result)
         every = self.run.recipe.validation.every
         if every and progress.step % every == 0 and self.now < self.run.end:
             self.validate()
+
+    def _update(
+        self, batches: Sequence[Batch], mlm_scale: float, sentence_scale: float
+    ) -> tuple[torch.Tensor, float | None]:
+        """Forward and backward over this rank's micro-batches, and the optimizer's step if the gradient is finite.
+
+        Gives the sums of the losses and of what was right, and the gradient's norm where DeepSpeed does not report it.
+        """
+        engine = self.engine
+        sums = torch.zeros(4, dtype=torch.float64, device=device())
+        for index, batch in enumerate(batches):
+            self._seed_dropout(index)
+            with record_function("forward"):
+                output = engine(batch.to(device()), mlm_scale, sentence_scale)
+            with record_function("backward"):
+                engine.backward(output.loss)
+            with record_function("optimizer"):
+                if index == len(batches) - 1:
+                    norm = gradient_norm_before_step(engine)
+                    if norm is not None and not math.isfinite(norm):
+                        skip_step(engine)
+                engine.step()
+            sums += torch.stack([value.detach().double() for value in output[1:]])
+        return sums, norm
 
     def _count(self, batches: Sequence[Batch]) -> tuple[int, int, int]:
         """Masked tokens, sentence pairs and tokens of the global batch."""
@@ -175,10 +207,12 @@ class Trainer:
     def _enter(self, stage: ResolvedStage) -> None:
         """Brings the engine into a stage: built from the start state, moved from the stage before, or left as it is."""
         previous, self.stage = getattr(self, "stage", None), stage
+        self.at(f"entry into stage {stage.name}")
         if self.engine is None:
             self._start(stage)
         elif _needs_move(previous, stage):
             self._move(previous, stage)
+        self.progress.stage = stage.index
         self.data = TrainingData(
             self.corpus,
             "train",
@@ -191,10 +225,7 @@ class Trainer:
 
     def _start(self, stage: ResolvedStage) -> None:
         state, self._start_state = self._start_state, None
-        change = None
-        if state.config != stage.config:  # a checkpoint written just before the change
-            change = self._make_change(state.config, stage, fetch_from(state))
-        self.engine = start_engine(state, self._settings(stage), change)
+        self.engine = start_engine(state, self._settings(stage))
         restore_loss_scaler(self.engine, self.progress.loss_scaler)
 
     def _move(self, previous: ResolvedStage, stage: ResolvedStage) -> None:
@@ -218,7 +249,7 @@ class Trainer:
             moments="+".join(operator.moments for operator in stage.grow) or "transform",
             parts=vars(times),
         )
-        self._call("on_growth", event)
+        self.call("on_growth", event)
 
     def _release_engine(self) -> DeepSpeedEngine:
         """Hands the engine over without keeping it: a reference held here would keep its memory."""
@@ -226,12 +257,17 @@ class Trainer:
         return engine
 
     def _make_change(self, source: BertConfig, stage: ResolvedStage, fetch: Fetch) -> ShapeChange:
-        correlation = None
-        if any(operator.needs_correlation for operator in stage.grow):
+        def correlation(config: BertConfig, shared: BertConfig, state: Fetch) -> Correlation:
             layout = self._settings(stage).layout
             layout.install()
-            correlation = gradient_correlation(source, fetch, layout, PRECISIONS[stage.precision], self._probe(stage))
-        return shape_change(source, stage.grow, stage.shape, correlation)
+            precision = PRECISIONS[stage.precision]
+            return gradient_correlation(config, state, layout, precision, self._probe(stage), shared)
+
+        def saved(path: str) -> tuple[BertConfig, Fetch]:
+            state, _ = load_checkpoint(find_checkpoint(Path(path)))
+            return state.config, fetch_from(state)
+
+        return shape_change(source, stage.grow, stage.shape, Inputs(fetch, correlation, saved))
 
     def _settings(self, stage: ResolvedStage) -> EngineSettings:
         recipe = self.run.recipe
@@ -249,9 +285,10 @@ class Trainer:
     # ---- validation ----
 
     def validate(self) -> Evaluation:
+        self.at(f"validation at step {self.progress.step}")
         rows = self.run.recipe.validation.rows
         evaluation = evaluate(self.engine.module, self.engine, self._rows(self.stage, self.stage.sequence, rows))
-        self._call("on_validation", evaluation)
+        self.call("on_validation", evaluation)
         return evaluation
 
     def _probe(self, stage: ResolvedStage, sequence: int | None = None) -> list[Batch]:
@@ -263,7 +300,8 @@ class Trainer:
         data = self.run.recipe.data
         return validation_rows(self.corpus, sequence, data, num_rows, stage.micro_batch, rank, num_ranks)
 
-    def _call(self, event: str, *arguments) -> None:
+    def call(self, event: str, *arguments) -> None:
+        """Calls one of the places of `Hook` on every hook, in their order."""
         for hook in self.hooks:
             getattr(hook, event)(self, *arguments)
 

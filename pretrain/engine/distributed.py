@@ -1,6 +1,7 @@
 """Starting and ending the process group of this run."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -9,7 +10,9 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
-from megatron.core import parallel_state
+
+from model.parallel import data_parallel_group
+from pretrain.exits import Stop
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -24,6 +27,8 @@ def start_process_group() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     _skip_shared_memory_kernel()
+    # DeepSpeed 0.19.8 calls it every step; torch renames it.
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
     deepspeed.init_distributed(
         dist_backend="nccl" if torch.cuda.is_available() else "gloo",
         timeout=COLLECTIVE_TIMEOUT,
@@ -36,10 +41,18 @@ def start_process_group() -> None:
 def process_group() -> Iterator[None]:
     """Joins for the length of a `with`. Ranks leave together: one that tears down while another talks can abort it.
 
-    After an error a rank leaves alone: waiting for the others would hang.
+    After an error of its own a rank leaves alone: waiting for the others would hang.
     """
     start_process_group()
-    yield
+    try:
+        yield
+    except Stop:  # agreed by all ranks
+        _leave_together()
+        raise
+    _leave_together()
+
+
+def _leave_together() -> None:
     dist.barrier()
     dist.destroy_process_group()
 
@@ -51,7 +64,7 @@ def device() -> torch.device:
 
 def data_parallel_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Sums over the data-parallel ranks, in place; tensor-parallel ranks hold equal values and each get the sum."""
-    group = parallel_state.get_data_parallel_group()
+    group = data_parallel_group()
     if dist.get_world_size(group) > 1:
         dist.all_reduce(tensor, group=group)
     return tensor

@@ -1,0 +1,74 @@
+"""Profiles some steps of a run: `--profile-steps 100:110` in training, and the verb `profile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from pretrain.hooks.base import Hook, StepResult
+from pretrain.profile.breakdown import Breakdown, break_down
+
+if TYPE_CHECKING:
+    from pretrain.recipe import ResolvedStage
+    from pretrain.trainer import Trainer
+
+MODULES = ("embeddings", "attention", "feedforward", "mlm", "pooler", "sentence")
+"""Parts of the model that get a line of their own, by the last part of their name."""
+
+
+class Profiler(Hook):
+    """Records steps `first` .. `last` - 1 (counted from 1) on this rank and writes a trace that opens in Perfetto."""
+
+    def __init__(self, first: int, last: int, trace: Path):
+        self.first, self.last, self.trace = first, last, trace
+        self.recorder: profile | None = None
+        self.breakdown: Breakdown | None = None
+
+    def on_stage(self, trainer: Trainer, stage: ResolvedStage) -> None:
+        self._start_before(trainer, trainer.progress.step + 1)
+
+    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+        if self.recorder is not None and result.step == self.last - 1:
+            self._stop()
+        self._start_before(trainer, result.step + 1)
+
+    def _start_before(self, trainer: Trainer, step: int) -> None:
+        if step != self.first or self.recorder is not None:
+            return
+        self.spans = [span for module in _parts(trainer.engine.module) for span in _record_forward(*module)]
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+        self.recorder = profile(activities=activities)
+        self.recorder.start()
+
+    def _stop(self) -> None:
+        self.recorder.stop()
+        for span in self.spans:
+            span.remove()
+        self.trace.parent.mkdir(parents=True, exist_ok=True)
+        self.recorder.export_chrome_trace(str(self.trace))
+        self.breakdown = break_down(self.recorder.events(), self.last - self.first, MODULES)
+        self.recorder, self.first = None, -1
+
+
+def _parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    named = ((name.rpartition(".")[2], module) for name, module in model.named_modules())
+    return [(name, module) for name, module in named if name in MODULES]
+
+
+def _record_forward(name: str, module: nn.Module):
+    """Wraps every forward pass of a module in a span of its name."""
+    open_spans = []
+
+    def enter(*_):
+        span = record_function(f"module.{name}")
+        span.__enter__()
+        open_spans.append(span)
+
+    def leave(*_):
+        open_spans.pop().__exit__(None, None, None)
+
+    return module.register_forward_pre_hook(enter), module.register_forward_hook(leave)

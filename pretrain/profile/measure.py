@@ -1,0 +1,153 @@
+"""Measures one configuration: some steps of one stage on the ranks there are, without checkpoints or metrics files.
+
+    torchrun ... -m pretrain.profile.measure RECIPE --stage N --out FILE.json
+"""
+
+import json
+import resource
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.distributed as dist
+import tyro
+
+from pretrain.data import Corpus
+from pretrain.engine.distributed import device, process_group
+from pretrain.hooks.base import Hook, StepResult
+from pretrain.profile.breakdown import Breakdown
+from pretrain.profile.hook import Profiler
+from pretrain.recipe import Run, load_recipe, resolve
+from pretrain.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One configuration of one stage. Times are of one optimizer step; the slowest rank sets them."""
+
+    ranks: int
+    threads: int
+    tensor_parallel: int
+    zero_stage: int
+    micro_batch: int
+    accumulation: int
+    sequence: int
+    precision: str
+    shape: str
+    step_seconds: list[float]
+    tokens_per_step: float
+    """Without padding."""
+    useful_flops_per_step: float
+    """Of real tokens, by pretrain/flops.py."""
+    peak_bytes: int
+    """Largest memory of a rank: allocated on a GPU, resident (beyond the imported libraries) on a CPU."""
+    breakdown: Breakdown | None
+
+    @property
+    def seconds(self) -> float:
+        return median(self.step_seconds)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens_per_step / self.seconds
+
+    @property
+    def useful_flops_per_second(self) -> float:
+        return self.useful_flops_per_step / self.seconds
+
+
+class StepTimes(Hook):
+    """Keeps every step's seconds, tokens and masked tokens."""
+
+    def __init__(self) -> None:
+        self.results: list[StepResult] = []
+
+    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+        self.results.append(result)
+
+
+def measure(
+    recipe: str,
+    /,
+    overrides: tuple[str, ...] = (),
+    stage: int = 0,
+    warmup: int = 3,
+    steps: int = 10,
+    profiled: int = 3,
+    out: Path = Path("profile.json"),
+) -> None:
+    """Runs `warmup` steps, `steps` timed ones, and `profiled` more under the profiler; rank 0 writes the result."""
+    loaded = load_recipe(recipe, overrides)
+    with process_group():
+        corpus = Corpus.open(loaded.data.corpus)
+        run = single_stage(resolve(loaded, corpus.vocab_size, dist.get_world_size()), stage, warmup + steps + profiled)
+        baseline = _resident_bytes()
+        times = StepTimes()
+        first = warmup + steps + 1
+        profiler = Profiler(first, first + profiled, out.with_suffix(f".rank{dist.get_rank()}.trace.json"))
+        trainer = Trainer(run, corpus, [times, profiler])
+        trainer.fit()
+        peak = torch.tensor(_peak_bytes() - baseline, dtype=torch.int64, device=device())
+        dist.all_reduce(peak, dist.ReduceOp.MAX)
+        if dist.get_rank() == 0:
+            result = _summarize(run, times.results, warmup, steps, int(peak), profiler.breakdown)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(asdict(result), indent=1) + "\n", "utf-8")
+        trainer.close()
+
+
+def single_stage(run: Run, index: int, steps: int) -> Run:
+    """A run of `steps` steps of one stage, from fresh weights in that stage's shape, at a constant learning rate."""
+    stage = replace(run.stages[index], index=0, start=0, end=steps, grow=(), shape={})
+    return replace(run, unit="steps", stages=(stage,), learning_rate=lambda now: run.recipe.optimizer.lr)
+
+
+def load_measurement(file: Path) -> Measurement:
+    values = json.loads(file.read_text("utf-8"))
+    breakdown = values.pop("breakdown")
+    return Measurement(**values, breakdown=Breakdown(**breakdown) if breakdown else None)
+
+
+def _summarize(
+    run: Run, results: list[StepResult], warmup: int, steps: int, peak_bytes: int, breakdown: Breakdown | None
+) -> Measurement:
+    stage = run.stages[0]
+    before, timed = results[warmup - 1], results[warmup : warmup + steps]
+    ends = [before, *timed]
+    tokens = (timed[-1].tokens - before.tokens) / steps
+    fill = tokens / (stage.global_batch * stage.sequence)
+    executed = (timed[-1].flops - before.flops) / steps
+    return Measurement(
+        ranks=run.num_ranks,
+        threads=torch.get_num_threads(),
+        tensor_parallel=stage.tensor_parallel,
+        zero_stage=stage.zero_stage,
+        micro_batch=stage.micro_batch,
+        accumulation=stage.accumulation,
+        sequence=stage.sequence,
+        precision=stage.precision,
+        shape=stage.config.summary(),
+        step_seconds=[after.seconds - start.seconds for start, after in zip(ends, ends[1:], strict=False)],
+        tokens_per_step=tokens,
+        useful_flops_per_step=executed * fill,
+        peak_bytes=peak_bytes,
+        breakdown=breakdown,
+    )
+
+
+def _resident_bytes() -> int:
+    if torch.cuda.is_available():
+        return 0
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+
+def _peak_bytes() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    tyro.cli(measure)
