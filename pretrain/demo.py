@@ -1,0 +1,154 @@
+"""What the demo shows at its end: `python -m pretrain.demo RUN_FOLDER`.
+
+Everything is read from the run's folder: how the loss fell from stage to stage, what that is worth beside a model that
+knows only how frequent tokens are, and words that the trained model writes into text it has not seen.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pretrain.data import Corpus, unigram_baseline
+from pretrain.data.hashing import hash_of
+from pretrain.fill import Filler, blank_id
+from pretrain.recipe.schema import Recipe
+from pretrain.run_folder import RunFolder
+from pretrain.trained import open_trained
+
+NUM_SHOWN = 3
+NUM_SCORED = 128
+WORD_LETTERS = range(4, 8)
+
+
+def show(folder: Path) -> None:
+    run_folder = RunFolder(folder)
+    summary = json.loads(run_folder.summary.read_text("utf-8"))
+    trained = open_trained(folder)
+    recipe = Recipe.model_validate(trained.run["recipe"])
+    sequence = trained.run["sequence"]
+
+    console = Console(highlight=False)
+    console.print()
+    console.print(stage_table(summary))
+    console.print(validation_table(summary, run_folder, trained.corpus, recipe, sequence))
+    words = list(islice(held_out_words(trained.corpus, sequence - 2), NUM_SCORED))
+    guesses = guess_words(Filler(trained.model, trained.corpus), trained.corpus, words)
+    show_guesses(console, trained.corpus, words, guesses)
+    console.print(f"run folder   {folder}")
+    console.print(f"loss curve   {run_folder.plot}")
+    console.print(f'try it       ./launch.sh fill {folder} "The people of the United [MASK] are free."', soft_wrap=True)
+
+
+def stage_table(summary: dict) -> Table:
+    table = Table("stage", "shape", title="Training", title_justify="left", title_style="bold")
+    for heading in ("steps", "loss", "tokens/s"):
+        table.add_column(heading, justify="right")
+    for stage in summary["stages"]:
+        numbers = f"{stage['steps']:,}", f"{stage['loss']:.3f}", f"{stage['tokens_per_second']:,.0f}"
+        table.add_row(stage["name"], stage["shape"], *numbers)
+    return table
+
+
+def validation_table(summary: dict, run_folder: RunFolder, corpus: Corpus, recipe: Recipe, sequence: int) -> Table:
+    """Loss and accuracy on masked tokens of held-out text, before and after, beside the unigram predictor's."""
+    lines = map(json.loads, run_folder.metrics.read_text("utf-8").splitlines())
+    before = next(line for line in lines if line.get("event") == "validation")
+    data = recipe.data
+    unigram = unigram_baseline(corpus, sequence, data.masking, recipe.validation.rows, data.sampling)
+    rows = {
+        "before training": (before["valid_loss"], before["valid_accuracy"]),
+        "knowing only how frequent tokens are": unigram,
+        "after training": (summary["valid_loss"], summary["valid_accuracy"]),
+    }
+    table = Table("held-out text", title="Masked tokens", title_justify="left", title_style="bold")
+    table.add_column("loss (nats)", justify="right")
+    table.add_column("accuracy", justify="right")
+    for name, (loss, accuracy) in rows.items():
+        table.add_row(name, f"{loss:.3f}", f"{accuracy:.1%}")
+    return table
+
+
+def show_guesses(console: Console, corpus: Corpus, words: list["HeldOutWord"], guesses: list[str]) -> None:
+    num_right = sum(word.text == guess for word, guess in zip(words, guesses, strict=True))
+    console.print("[bold]Whole words masked in held-out text[/]")
+    for word, guess in islice(zip(words, guesses, strict=True), NUM_SHOWN):
+        before, after = word.surroundings(corpus)
+        console.print(Text.assemble(before, ("_" * len(word.text), "bold"), after))
+        console.print(Text.assemble("    truth ", (word.text, "bold"), "   guess ", (guess, "bold green")))
+    console.print(f"Of {len(words)} such words {num_right} are guessed exactly ({num_right / len(words):.0%}).\n")
+
+
+# --- words to guess -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeldOutWord:
+    """A word of a sentence of the validation split: tokens first .. last - 1."""
+
+    sentence: tuple[int, ...]
+    first: int
+    last: int
+    text: str
+
+    def masked(self, mask: int) -> list[int]:
+        return [*self.sentence[: self.first], *[mask] * (self.last - self.first), *self.sentence[self.last :]]
+
+    def surroundings(self, corpus: Corpus) -> tuple[str, str]:
+        decode = corpus.tokenizer.decode
+        before, after = decode(list(self.sentence[: self.first])), decode(list(self.sentence[self.last :]))
+        return f"{before.rstrip()} ", f" {after}" if after[:1].isalnum() else after
+
+
+def held_out_words(corpus: Corpus, longest: int):
+    """One word of medium length in every sentence of the validation split that fits, in an order fixed by hashing."""
+    for sentence in held_out_sentences(corpus, longest):
+        words = [word for word in words_of(corpus, sentence) if len(word.text) in WORD_LETTERS]
+        if words:
+            yield words[int(hash_of(*sentence)[0] % np.uint64(len(words)))]
+
+
+def held_out_sentences(corpus: Corpus, longest: int):
+    """Sentences of longest / 2 .. longest tokens, each once."""
+    seen = set()
+    for shard in corpus.split("valid").shards:
+        lengths = np.asarray(shard.sentence_lengths)
+        fitting = np.flatnonzero((lengths <= longest) & (lengths >= longest // 2))
+        for number in fitting[np.argsort(hash_of(fitting))]:
+            start = int(shard.sentence_starts(number))
+            sentence = tuple(shard.tokens[start : start + int(lengths[number])].tolist())
+            if sentence not in seen:
+                seen.add(sentence)
+                yield sentence
+
+
+def words_of(corpus: Corpus, sentence: tuple[int, ...]) -> list[HeldOutWord]:
+    """The words of letters only, but for the first. Of characters, the blank before a word is not part of it."""
+    blank, words = blank_id(corpus), []
+    opens = np.flatnonzero(corpus.word_starts[list(sentence)]).tolist()
+    for first, last in zip(opens[1:], [*opens[2:], len(sentence)], strict=True):
+        first += sentence[first] == blank
+        while last > first and not corpus.tokenizer.id_to_token(sentence[last - 1]).strip("#").isalpha():
+            last -= 1  # a full stop or comma after the word
+        text = corpus.tokenizer.decode(list(sentence[first:last]))
+        if text.isalpha():
+            words.append(HeldOutWord(sentence, first, last, text))
+    return words
+
+
+def guess_words(filler: Filler, corpus: Corpus, words: list[HeldOutWord]) -> list[str]:
+    beams = filler.fill([word.masked(corpus.special.mask) for word in words])
+    return [
+        corpus.tokenizer.decode(list(beam[0].ids[word.first : word.last]))
+        for word, beam in zip(words, beams, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    show(Path(sys.argv[1]))

@@ -1,0 +1,142 @@
+"""Fill-mask: what a trained model puts in the place of [MASK].
+
+With WordPiece a [MASK] is one token, as everywhere. With characters a [MASK] standing alone is a word of unknown
+length: every length is tried, and the guess whose letters are the likeliest on average wins.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from model.batch import Batch
+from model.bert import BertForPreTraining
+from model.errors import UserError
+from pretrain.data import Corpus
+from pretrain.data.tokenizer import BLANK
+
+MASK = "[MASK]"
+WORD_LENGTHS = range(2, 13)
+
+
+@dataclass(frozen=True)
+class Guess:
+    ids: tuple[int, ...]
+    """The whole row, filled, between [CLS] and [SEP]."""
+    log_probability: float
+    """Of all filled tokens, each given those filled before it."""
+
+
+class Filler:
+    """Fills masked tokens one after the other, the surest first, each in the light of those filled before."""
+
+    def __init__(self, model: BertForPreTraining, corpus: Corpus):
+        self.model, self.corpus = model, corpus
+
+    def fill(self, rows: Sequence[Sequence[int]], num_guesses: int = 1) -> list[list[Guess]]:
+        """For every row of token ids (no [CLS], [SEP]) its best fillings, best first: a beam search of that width."""
+        mask = self.corpus.special.mask
+        beams = [[Guess(tuple(row), 0.0)] for row in rows]
+        while unfinished := [beam for beam in beams if mask in beam[0].ids]:
+            guesses = [guess for beam in unfinished for guess in beam]
+            continued = iter(self._continue(guesses, num_guesses))
+            for beam in unfinished:
+                # Two orders of filling may meet in the same row: it counts once.
+                found = {guess.ids: guess for _ in list(beam) for guess in next(continued)}
+                beam[:] = sorted(found.values(), key=lambda guess: -guess.log_probability)[:num_guesses]
+        return beams
+
+    @torch.no_grad()
+    def _continue(self, guesses: list[Guess], num_choices: int) -> list[list[Guess]]:
+        """Each guess with its surest masked position filled, in the most likely ways."""
+        batch = self._batch(guesses)
+        hidden = self.model.encode(batch).flatten(0, 1)
+        logits = self.model.mlm(hidden[batch.masked_positions], self.model.embeddings.word.weight)  # [M, V]
+        log_probabilities = (logits.float() + self._forbidden).log_softmax(-1)
+        sureness = log_probabilities.amax(-1)
+        length = batch.ids.shape[1]
+        row_of_mask = batch.masked_positions // length
+        continued = []
+        for row, guess in enumerate(guesses):
+            here = (row_of_mask == row).nonzero().flatten()
+            best = int(here[sureness[here].argmax()])
+            place = int(batch.masked_positions[best]) % length - 1  # [CLS] stands before
+            choices = log_probabilities[best].topk(num_choices)
+            continued.append(
+                [
+                    Guess((*guess.ids[:place], id, *guess.ids[place + 1 :]), guess.log_probability + value)
+                    for value, id in zip(choices.values.tolist(), choices.indices.tolist(), strict=True)
+                ]
+            )
+        return continued
+
+    def _batch(self, guesses: list[Guess]) -> Batch:
+        special = self.corpus.special
+        length = max(len(guess.ids) for guess in guesses) + 2
+        longest = self.model.config.max_positions
+        if length > longest:
+            raise UserError(f"the text has {length - 2} tokens; this model reads {longest - 2} at most, shorten it")
+        rows = [[special.cls, *guess.ids, special.sep] for guess in guesses]
+        ids = torch.tensor([row + [special.pad] * (length - len(row)) for row in rows])
+        masked = (ids == special.mask).flatten().nonzero().flatten()
+        return Batch(ids, masked, ids.flatten()[masked], segments=(ids != special.pad).long())
+
+    @cached_property
+    def _forbidden(self) -> Tensor:
+        """[V] minus infinity for what no masked token is: special tokens, padding, and the blank between words."""
+        forbidden = torch.full((self.model.config.padded_vocab_size,), -torch.inf)
+        forbidden[torch.from_numpy(self.corpus.ordinary_ids)] = 0.0
+        if (blank := blank_id(self.corpus)) is not None:
+            forbidden[blank] = -torch.inf
+        return forbidden
+
+
+def fill_text(filler: Filler, text: str, num_guesses: int) -> list[tuple[float, str]]:
+    """The most likely completions of a text with [MASK]: (probability, text). For characters, per letter.
+
+    Raises UserError when there is no [MASK], or several with a character vocabulary, or the text is too long.
+    """
+    if MASK not in text:
+        raise UserError(f"the text {text!r} has no {MASK}; write one where a word is to be guessed")
+    has_words = blank_id(filler.corpus) is None
+    if not has_words and text.count(MASK) > 1:
+        raise UserError(
+            f"this model spells words letter by letter and fills one {MASK} at a time; leave one in the text"
+        )
+    rows = [encode(filler.corpus, text, length) for length in ([1] if has_words else WORD_LENGTHS)]
+    scored = [
+        (math.exp(guess.log_probability / (1 if has_words else row.count(filler.corpus.special.mask))), guess)
+        for row, guesses in zip(rows, filler.fill(rows, num_guesses), strict=True)
+        for guess in guesses
+    ]
+    scored.sort(key=lambda pair: -pair[0])
+    decode = filler.corpus.tokenizer.decode
+    return [(probability, decode(list(guess.ids))) for probability, guess in scored[:num_guesses]]
+
+
+def encode(corpus: Corpus, text: str, masks_per_word: int) -> list[int]:
+    """Token ids of a text in which every [MASK] becomes that many masked tokens."""
+    blank, mask = blank_id(corpus), corpus.special.mask
+    first, *others = text.split(MASK)
+    ids = _encode_part(corpus, first)
+    before = first
+    for part in others:
+        opens_word = not before or before[-1].isspace()
+        ids += ([blank] if blank is not None and opens_word else []) + [mask] * masks_per_word
+        encoded = _encode_part(corpus, part)
+        # The characters tokenizer takes every text to begin with a word; "." in "[MASK]." does not.
+        ids += encoded[1:] if encoded[:1] == [blank] and not part[0].isspace() else encoded
+        before = part
+    return ids
+
+
+def _encode_part(corpus: Corpus, part: str) -> list[int]:
+    return corpus.tokenizer.encode(part, add_special_tokens=False).ids if part.strip() else []
+
+
+def blank_id(corpus: Corpus) -> int | None:
+    """The token of the blank before a word; None in vocabularies of whole words and pieces."""
+    return corpus.tokenizer.token_to_id(BLANK)

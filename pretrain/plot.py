@@ -1,0 +1,98 @@
+"""The picture of a run: loss against tokens, with every change of shape marked."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display needed
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter
+
+TRAINING, VALIDATION, GUIDE = "#2f6690", "#d1495b", "#8d8d8d"
+STAGE_SHADES = ("#f4f4f0", "#ffffff")
+SMOOTHING_SHARE = 0.01
+"""Of the run's steps: the width of the running mean."""
+
+
+def plot_loss(metrics: Path, picture: Path, unigram_loss: float | None = None) -> None:
+    """Draws metrics.jsonl into a PNG, with the loss of a model that knows only how frequent tokens are as a guide."""
+    lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
+    steps = [line for line in lines if "event" not in line]
+    figure, axes = plt.subplots(figsize=(8.5, 4.6), dpi=110, layout="constrained")
+    try:
+        _draw_loss(axes, steps)
+        _draw_validation(axes, [line for line in lines if line.get("event") == "validation"])
+        if unigram_loss is not None:
+            axes.axhline(unigram_loss, color=GUIDE, linestyle=":", label=f"unigram predictor ({unigram_loss:.2f})")
+        _draw_stages(axes, steps, lines)
+        axes.set(xlabel="tokens", ylabel="masked-token loss (nats)")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.9))
+        figure.savefig(picture)
+    finally:
+        plt.close(figure)
+
+
+def _draw_loss(axes: Axes, steps: list[dict[str, Any]]) -> None:
+    """The running mean restarts at every change of shape, so that a jump there shows."""
+    tokens = np.array([step["tokens"] for step in steps])
+    loss = np.array([step["mlm_loss"] for step in steps])
+    stages = np.array([step["stage"] for step in steps])
+    axes.plot(tokens, loss, color=TRAINING, alpha=0.18, linewidth=0.7)
+    width = max(1, round(len(steps) * SMOOTHING_SHARE))
+    first = True
+    for stage in dict.fromkeys(stages):
+        here = stages == stage
+        smooth = _running_mean(loss[here], width)
+        axes.plot(tokens[here], smooth, color=TRAINING, linewidth=1.8, label="training" if first else None)
+        first = False
+    axes.set_xlim(0, tokens[-1])
+
+
+def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean of the last `width` values, of fewer at the start."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(last - width, 0)
+    return (sums[last] - sums[first]) / (last - first)
+
+
+def _draw_validation(axes: Axes, validations: list[dict[str, Any]]) -> None:
+    tokens, losses = ([line[key] for line in validations] for key in ("tokens", "valid_loss"))
+    axes.plot(tokens, losses, "o", color=VALIDATION, markersize=4.5, label="validation", clip_on=False, zorder=3)
+
+
+def _draw_stages(axes: Axes, steps: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
+    """Each stage shaded, with its name and shape above; each growth a line with its operator."""
+    shapes = {line["stage"]: line["shape"] for line in lines if line.get("event") == "stage"}
+    operators = {line["stage"]: line["operator"] for line in lines if line.get("event") == "growth"}
+    last_tokens = {step["stage"]: step["tokens"] for step in steps}
+    begin, whole = 0, steps[-1]["tokens"]
+    for index, (stage, end) in enumerate(last_tokens.items()):
+        axes.axvspan(begin, end, color=STAGE_SHADES[index % 2], zorder=0)
+        if stage in operators:
+            axes.axvline(begin, color="black", linewidth=1, linestyle="--")
+            axes.annotate(
+                operators[stage],
+                (begin, 0.02),
+                xycoords=("data", "axes fraction"),
+                xytext=(4, 0),
+                textcoords="offset points",
+                style="italic",
+            )
+        label = f"{stage}\n{shapes.get(stage, '')}" if end - begin > whole / 4 else stage
+        axes.annotate(
+            label,
+            ((begin + end) / 2, 1.01),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            va="bottom",
+            fontsize=8.5,
+        )
+        begin = end

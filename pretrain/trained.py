@@ -1,0 +1,51 @@
+"""A trained model, opened from its checkpoint in one process, together with the corpus whose vocabulary it speaks."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from growth.state import TrainingState
+from model.bert import BertForPreTraining
+from model.errors import UserError
+from pretrain.checkpoint import find_checkpoint, load_checkpoint
+from pretrain.data import Corpus
+
+
+class Trained(NamedTuple):
+    model: BertForPreTraining
+    """In fp32 on the CPU, dropout off."""
+    corpus: Corpus
+    run: dict[str, Any]
+    """What the checkpoint says of its run: recipe, sequence length, progress."""
+
+
+def open_trained(path: Path, corpus: str | None = None) -> Trained:
+    """The model of a checkpoint, or of a run's latest. `corpus` left out: the one it was trained on.
+
+    Raises UserError when there is no such checkpoint, or the corpus has another vocabulary.
+    """
+    state, run = load_checkpoint(find_checkpoint(path))
+    return Trained(_model(state), open_corpus(run, corpus, path), run)
+
+
+def open_corpus(run: dict[str, Any], corpus: str | None, path: Path) -> Corpus:
+    """The corpus a checkpoint was trained on, or another one of the same vocabulary."""
+    opened = Corpus.open(corpus or run["corpus"])
+    if opened.tokenizer_hash != run["tokenizer"]:
+        raise UserError(
+            f"corpus {opened.directory} was made with another vocabulary than checkpoint {path}; "
+            "name the corpus it was trained on, or one prepared with its tokenizer.json"
+        )
+    return opened
+
+
+def _model(state: TrainingState) -> BertForPreTraining:
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        model = BertForPreTraining(state.config)
+    finally:
+        torch.set_default_dtype(default)
+    model.load_weights(lambda name: state.records[name].weight)
+    return model.eval()
