@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import Attention, attention_mask
+from model.attention import Attention
 from model.batch import Batch
 from model.config import BertConfig
 from model.embeddings import Embeddings
@@ -18,6 +18,7 @@ from model.loss import vocab_parallel_cross_entropy
 from model.norm import LayerNorm
 from model.parallel import TensorParallel, local_shape
 from model.parameters import parameter_table
+from model.variants import make_attention, make_layers, make_mask
 
 
 class PretrainingOutput(NamedTuple):
@@ -43,6 +44,8 @@ class BertForPreTraining(nn.Module):
         self.tp = tp
         self.embeddings = Embeddings(config, tp)
         self.blocks = nn.ModuleList(Block(config, block, tp) for block in range(config.num_blocks))
+        self.layers = make_layers(config, [self.blocks[config.block_of(layer)] for layer in range(config.layers)])
+        self.attention_mask = make_mask(config)
         self.final_norm = LayerNorm(config.hidden, config.norm_eps) if config.norm == "pre" else nn.Identity()
         self.mlm = MaskedWordHead(config, tp)
         if config.sentence_head:
@@ -70,9 +73,9 @@ class BertForPreTraining(nn.Module):
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states of the last layer, [B, S, H]."""
         x = self.embeddings(batch)
-        mask = attention_mask(batch.segments)
-        for layer in range(self.config.layers):
-            x = self.blocks[self.config.block_of(layer)](x, mask)
+        mask = self.attention_mask(batch.segments)
+        for layer in self.layers:
+            x = layer(x, mask)
         return self.final_norm(x)
 
     def load_weights(self, weight_of: Callable[[str], Tensor]) -> None:
@@ -83,13 +86,15 @@ class BertForPreTraining(nn.Module):
                 parameter.copy_(self.tp.shard(table[name], weight_of(name)).reshape(parameter.shape))
 
     def _mark_parameters(self) -> None:
-        """DeepSpeed counts a parameter on every rank for the gradient norm if it is marked as cut, else on rank 0."""
+        """As the table says. DeepSpeed counts a parameter that is marked as cut on every rank in the gradient norm,
+        others on one."""
         table = parameter_table(self.config)
         parameters = dict(self.named_parameters())
         assert parameters.keys() == table.keys(), parameters.keys() ^ table.keys()
         for name, parameter in parameters.items():
             expected = torch.Size(local_shape(table[name], self.tp.size)).numel()
             assert parameter.numel() == expected, f"{name}: {parameter.numel()} elements, {expected} in the table"
+            parameter.requires_grad_(table[name].trainable)
             parameter.tensor_model_parallel = table[name].tensor_parallel_axis is not None  # type: ignore[attr-defined]
 
     def _average_shared_gradients(self) -> None:
@@ -100,7 +105,7 @@ class BertForPreTraining(nn.Module):
         for index, block in enumerate(self.blocks):
             num_uses = len(self.config.layers_of(index))
             if num_uses > 1:
-                for parameter in block.parameters():
+                for parameter in filter(lambda parameter: parameter.requires_grad, block.parameters()):
                     parameter.register_hook(lambda gradient, n=num_uses: gradient / n)
 
 
@@ -110,7 +115,7 @@ class Block(nn.Module):
     def __init__(self, config: BertConfig, block: int, tp: TensorParallel):
         super().__init__()
         self.pre_norm = config.norm == "pre"
-        self.attention = Attention(config, config.block_heads(block), tp)
+        self.attention = make_attention(config, block, tp)
         self.feedforward = FeedForward(config, config.block_ffn(block), tp)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
@@ -118,7 +123,7 @@ class Block(nn.Module):
         x = self._residual(x, self.attention, mask)
         return self._residual(x, self.feedforward)
 
-    def _residual(self, x: Tensor, branch: nn.Module, *arguments) -> Tensor:
+    def _residual(self, x: Tensor, branch: Attention | FeedForward, *arguments) -> Tensor:
         if self.pre_norm:
             return x + self.dropout(branch(branch.norm(x), *arguments))
         return branch.norm(x + self.dropout(branch(x, *arguments)))

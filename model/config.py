@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from model.compatibility import contradictions
 from model.errors import UserError, nearest
 
 VOCABULARY_MULTIPLE = 128
@@ -84,6 +85,15 @@ class BertConfig(BaseModel):
     """Biases of the feed-forward network's two layers."""
     embedding_size: Count | None = None
     """Width of the embedding tables and of the tied decoder, projected to hidden (ALBERT). Left out: hidden."""
+    attention: Literal["softmax", "elu", "relu", "favor"] = "softmax"
+    """`softmax`, or a kernel whose cost is linear in the sequence: elu + 1, relu, or FAVOR+ random features."""
+    kernel_features: Count | None = None
+    """Random features of each head for `favor`. Left out: twice head_dim."""
+    light_layers: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Layers without query and key, which reuse the attention map of the layer below (CompoundGrow)."""
+    frozen_layers: Annotated[int, Field(ge=0)] = 0
+    """So many of the lowest layers, and the embeddings, are not trained (MSLT). The decoder is the word table, so it is
+    frozen with them; the rest of the heads is trained."""
     low_rank: tuple[tuple[Literal[LOW_RANK_LINEARS], Count], ...] = ()  # type: ignore[valid-type]
     """Linear layers kept as products W = up down, by name, each with its rank: `{feedforward.input: 64}`."""
 
@@ -126,6 +136,8 @@ class BertConfig(BaseModel):
                 values[field] = widths[0]
         if isinstance(values.get("low_rank"), dict):
             values["low_rank"] = tuple(sorted(values["low_rank"].items()))
+        if isinstance(values.get("light_layers"), list | tuple):
+            values["light_layers"] = tuple(sorted(set(values["light_layers"])))
         if values.get("embedding_size") == values.get("hidden"):
             values["embedding_size"] = None
         layers, sharing = values.get("layers"), values.get("sharing")
@@ -145,39 +157,15 @@ class BertConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "BertConfig":
-        if not self.head_dim:
-            raise UserError(
-                f"hidden {self.hidden} is not a multiple of heads {self.heads}; give head_dim or other heads"
-            )
-        for field in ("heads", "ffn", "sharing"):
-            values = getattr(self, field)
-            if isinstance(values, tuple) and len(values) != self.layers:
-                raise UserError(
-                    f"{field} lists {len(values)} values for {self.layers} layers; give one each, or one number"
-                )
-        if isinstance(self.sharing, tuple) and sorted(set(self.sharing)) != list(range(max(self.sharing) + 1)):
-            raise UserError(f"sharing {list(self.sharing)} skips a block; number the blocks 0, 1, 2, ... without gaps")
-        for layer in range(self.layers):
-            first = self.layers_of(self.block_of(layer))[0]
-            for field in ("heads", "ffn"):
-                if self._width(field, layer) != self._width(field, first):
-                    raise UserError(
-                        f"layers {first} and {layer} share a block but have {field} {self._width(field, first)} "
-                        f"and {self._width(field, layer)}; give them the same {field} or separate blocks"
-                    )
-        for name, rank in self.low_rank:
-            full = min(min(self.linear_shape(name, block)) for block in range(self.num_blocks))
-            if rank >= full:
-                raise UserError(
-                    f"low_rank.{name} {rank} is not below the full rank {full}; choose a smaller one or leave it out"
-                )
+        for contradiction in contradictions(self):
+            raise UserError(contradiction)
         return self
 
     def replace(self, **changes) -> "BertConfig":
         """The same shape with some fields changed, validated again."""
         return BertConfig(**{**self.model_dump(), **changes})
 
-    def _width(self, field: str, layer: int) -> int:
+    def layer_width(self, field: Literal["heads", "ffn"], layer: int) -> int:
         widths = getattr(self, field)
         return widths[layer] if isinstance(widths, tuple) else widths
 
@@ -191,10 +179,17 @@ class BertConfig(BaseModel):
         return [layer for layer in range(self.layers) if self.block_of(layer) == block]
 
     def block_heads(self, block: int) -> int:
-        return self._width("heads", self.layers_of(block)[0])
+        return self.layer_width("heads", self.layers_of(block)[0])
 
     def block_ffn(self, block: int) -> int:
-        return self._width("ffn", self.layers_of(block)[0])
+        return self.layer_width("ffn", self.layers_of(block)[0])
+
+    def is_light(self, block: int) -> bool:
+        """Whether the block takes its attention map from the layer below."""
+        return self.layers_of(block)[0] in self.light_layers
+
+    def is_frozen(self, block: int) -> bool:
+        return self.layers_of(block)[0] < self.frozen_layers
 
     def linear_shape(self, name: str, block: int = 0) -> tuple[int, int]:
         """Outputs and inputs of a linear layer that can have low rank."""
@@ -209,6 +204,11 @@ class BertConfig(BaseModel):
     def rank(self, name: str) -> int | None:
         """The rank of a linear layer, by its name inside the block or its whole name; None: full."""
         return dict(self.low_rank).get(name)
+
+    @cached_property
+    def num_kernel_features(self) -> int:
+        """Features of each head in kernel attention."""
+        return (self.kernel_features or 2 * self.head_dim) if self.attention == "favor" else self.head_dim
 
     @cached_property
     def embedding_width(self) -> int:

@@ -6,7 +6,7 @@ padding, one dimension for each axis (a query weight is `[heads, head_dim, hidde
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from typing import Literal
@@ -37,8 +37,8 @@ class ParameterSpec:
     decay: bool = True
     """Whether weight decay applies: to matrices, not to biases and LayerNorms."""
     init: Literal["normal", "zeros", "ones"] = "normal"
-    trainable: bool = True
     block: int | None = None
+    trainable: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -63,7 +63,13 @@ class ParameterSpec:
 @lru_cache(maxsize=64)
 def parameter_table(config: BertConfig) -> dict[str, ParameterSpec]:
     """Every parameter of the model, in model order, by name."""
-    return {spec.name: spec for spec in _rows(config)}
+    return {spec.name: replace(spec, trainable=not _is_frozen(config, spec)) for spec in _rows(config)}
+
+
+def _is_frozen(config: BertConfig, spec: ParameterSpec) -> bool:
+    if spec.block is not None:
+        return config.is_frozen(spec.block)
+    return config.frozen_layers > 0 and spec.name.startswith("embeddings.")
 
 
 def _rows(config: BertConfig) -> Iterator[ParameterSpec]:
@@ -106,7 +112,7 @@ def _block_rows(config: BertConfig, block: int) -> Iterator[ParameterSpec]:
     def linear(name: str, outputs: tuple[Axis, ...], inputs: tuple[Axis, ...], cut: Cut, bias: bool):
         return _linear(f"blocks.{block}.{name}", outputs, inputs, cut, config.rank(name), bias, block)
 
-    for projection in ("query", "key", "value"):
+    for projection in ("value",) if config.is_light(block) else ("query", "key", "value"):
         yield from linear(f"attention.{projection}", heads_out, (hidden_in,), "output", config.attention_bias)
     yield from linear("attention.output", (hidden_out,), heads_in, "input", config.attention_bias)
     yield from _norm(f"blocks.{block}.attention.norm", hidden_out, block)

@@ -11,33 +11,18 @@ not work.
 
 from model.config import BertConfig
 
-BACKWARD_AND_FORWARD = 3
-BLOCK_LINEARS = (
-    "attention.query",
-    "attention.key",
-    "attention.value",
-    "attention.output",
-    "feedforward.input",
-    "feedforward.output",
-)
+PROJECTIONS = ("attention.query", "attention.key", "attention.value")
 
 
 def encoder_flops(config: BertConfig, sequence: int) -> int:
     """Forward pass of one row of `sequence` tokens through embeddings and all layers."""
-    total = 0
-    if config.embedding_size:
-        total += 2 * sequence * config.embedding_size * config.hidden
-    for layer in range(config.layers):
-        block = config.block_of(layer)
-        linears = sum(_multiplies(config, name, block) for name in BLOCK_LINEARS)
-        scores_and_mix = 2 * sequence * config.block_heads(block) * config.head_dim
-        total += 2 * sequence * (linears + scores_and_mix)
-    return total
+    layers = sum(_layer_flops(config, layer, sequence) for layer in range(config.layers))
+    return _embedding_flops(config, sequence) + layers
 
 
 def prediction_flops(config: BertConfig) -> int:
     """Forward pass of the masked-language-model head for one predicted token."""
-    return 2 * (_multiplies(config, "mlm.transform") + config.embedding_width * config.vocab_size)
+    return _linear_flops(config, "mlm.transform") + _decoder_flops(config)
 
 
 def sentence_flops(config: BertConfig) -> int:
@@ -48,11 +33,70 @@ def sentence_flops(config: BertConfig) -> int:
 def training_flops(config: BertConfig, rows: int, sequence: int, num_predictions: int) -> int:
     """Forward and backward pass of `rows` rows of `sequence` tokens with `num_predictions` predicted tokens in all."""
     per_row = encoder_flops(config, sequence) + sentence_flops(config)
-    return BACKWARD_AND_FORWARD * (rows * per_row + num_predictions * prediction_flops(config))
+    forward = rows * per_row + num_predictions * prediction_flops(config)
+    spared = rows * _spared_backward_flops(config, sequence)
+    if config.frozen_layers:
+        spared += num_predictions * _decoder_flops(config)  # the tied table's gradient
+    return 3 * forward - spared
 
 
-def _multiplies(config: BertConfig, linear: str, block: int = 0) -> int:
-    """Multiply-adds of a linear layer for one token."""
+def _spared_backward_flops(config: BertConfig, sequence: int) -> int:
+    """What the backward pass of one row through the encoder costs less than twice the forward pass."""
+    spared = 0
+    for layer in range(config.layers):
+        block = config.block_of(layer)
+        if layer < config.frozen_layers:
+            spared += 2 * _layer_flops(config, layer, sequence)
+            continue
+        spared += _random_feature_flops(config, sequence, block)  # their directions have no gradient
+        if layer == config.frozen_layers > 0 and config.norm == "post":  # the lowest trained layer passes none on
+            spared += sequence * sum(_input_gradient_flops(config, name, block) for name in PROJECTIONS)
+    return spared + (2 * _embedding_flops(config, sequence) if config.frozen_layers else 0)
+
+
+def _embedding_flops(config: BertConfig, sequence: int) -> int:
+    return 2 * sequence * config.embedding_size * config.hidden if config.embedding_size else 0
+
+
+def _decoder_flops(config: BertConfig) -> int:
+    return 2 * config.embedding_width * config.vocab_size
+
+
+def _layer_flops(config: BertConfig, layer: int, sequence: int) -> int:
+    """One row through one layer: linear layers, and the mixing of tokens."""
+    block = config.block_of(layer)
+    linears = ["attention.value", "attention.output", "feedforward.input", "feedforward.output"]
+    if not config.is_light(block):
+        linears += ["attention.query", "attention.key"]
+    per_token = sum(_linear_flops(config, name, block) for name in linears)
+    return sequence * per_token + _mixing_flops(config, block, sequence)
+
+
+def _mixing_flops(config: BertConfig, block: int, sequence: int) -> int:
+    num_heads, head_dim = config.block_heads(block), config.head_dim
+    if config.attention == "softmax":
+        num_products = 1 if config.is_light(block) else 2  # map times values, and the map itself
+        return num_products * 2 * sequence**2 * num_heads * head_dim
+    # Keys into the memory, queries out of it, and the queries' normalisers.
+    kernel = 2 * sequence * num_heads * config.num_kernel_features * (2 * head_dim + 1)
+    return kernel + _random_feature_flops(config, sequence, block)
+
+
+def _random_feature_flops(config: BertConfig, sequence: int, block: int) -> int:
+    """The random projections of queries and keys in one layer (FAVOR+)."""
+    if config.attention != "favor":
+        return 0
+    return 4 * sequence * config.block_heads(block) * config.head_dim * config.num_kernel_features
+
+
+def _linear_flops(config: BertConfig, linear: str, block: int = 0) -> int:
+    """One token through a linear layer of full or low rank."""
     outputs, inputs = config.linear_shape(linear, block)
     rank = config.rank(linear)
-    return outputs * inputs if rank is None else rank * (outputs + inputs)
+    return 2 * (outputs * inputs if rank is None else rank * (outputs + inputs))
+
+
+def _input_gradient_flops(config: BertConfig, linear: str, block: int) -> int:
+    """One token's gradient with respect to the input of a linear layer, once that of the output is there."""
+    outputs, inputs = config.linear_shape(linear, block)
+    return 2 * inputs * (config.rank(linear) or outputs)

@@ -74,7 +74,7 @@ def random_batch(config: BertConfig, layout: str = "full", rows: int = 3, length
 @dataclass
 class Result:
     outputs: dict[str, float]
-    gradients: dict[str, np.ndarray]  # in logical shape
+    gradients: dict[str, np.ndarray]  # of trainable parameters, in logical shape
 
 
 def run(
@@ -91,6 +91,8 @@ def run(
     assert all(other == outputs[0] for other in outputs), outputs
     logical = {}
     for name, spec in parameter_table(config).items():
+        if not spec.trainable:
+            continue
         parts = [gradient[name] for gradient in gradients]
         if spec.tensor_parallel_axis is None:
             assert all(np.array_equal(part, parts[0]) for part in parts), f"{name} differs between ranks"
@@ -107,6 +109,7 @@ def run_rank(config: BertConfig, batch: Batch, tensor_parallel: int, dtype: torc
     gradients = {
         name: parameter.grad.double().reshape(local_shape(table[name], tp.size)).numpy()
         for name, parameter in model.named_parameters()
+        if parameter.requires_grad
     }
     return {key: value.item() for key, value in output._asdict().items()}, gradients
 

@@ -35,6 +35,16 @@ VARIANTS = {
         layers=3,
         sharing=2,
     ),
+    "elu attention": dict(attention="elu"),
+    "relu attention, pre, shared": dict(attention="relu", norm="pre", sharing=1),
+    "favor attention": dict(attention="favor", kernel_features=10),
+    "light attention": dict(layers=4, light_layers=(1, 3)),
+    "light attention, pre, two in a row": dict(layers=3, light_layers=(1, 2), norm="pre"),
+    "light attention, shared": dict(layers=4, light_layers=(1, 3), sharing=2),
+    "frozen layers": dict(layers=3, frozen_layers=2),
+    "frozen layers, pre, shared, factorised": dict(
+        layers=4, frozen_layers=2, sharing=(0, 0, 1, 1), norm="pre", embedding_size=10
+    ),
     "low rank without biases": dict(low_rank={"feedforward.output": 7}, ffn_bias=False),
 }
 variants = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)

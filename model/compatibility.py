@@ -1,0 +1,79 @@
+"""Shapes that contradict themselves, and variants that do not go together: each with the reason."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model.config import BertConfig
+
+
+def contradictions(config: "BertConfig") -> Iterator[str]:
+    """What is wrong with a shape, one line each; nothing for a good one."""
+    yield from _lists(config)
+    yield from _shared_blocks(config)
+    yield from _low_rank(config)
+    yield from _attention(config)
+    yield from _frozen(config)
+
+
+def _lists(config: "BertConfig") -> Iterator[str]:
+    if not config.head_dim:
+        yield f"hidden {config.hidden} is not a multiple of heads {config.heads}; give head_dim or other heads"
+    for field in ("heads", "ffn", "sharing"):
+        values = getattr(config, field)
+        if isinstance(values, tuple) and len(values) != config.layers:
+            yield f"{field} lists {len(values)} values for {config.layers} layers; give one each, or one number"
+    sharing = config.sharing
+    if isinstance(sharing, tuple) and sorted(set(sharing)) != list(range(max(sharing) + 1)):
+        yield f"sharing {list(sharing)} skips a block; number the blocks 0, 1, 2, ... without gaps"
+
+
+def _shared_blocks(config: "BertConfig") -> Iterator[str]:
+    """Layers of one block must be of one kind."""
+    for layer in range(config.layers):
+        first = config.layers_of(config.block_of(layer))[0]
+        kinds = {
+            "heads": config.layer_width("heads", layer) == config.layer_width("heads", first),
+            "ffn": config.layer_width("ffn", layer) == config.layer_width("ffn", first),
+            "light_layers": (layer in config.light_layers) == (first in config.light_layers),
+            "frozen_layers": (layer < config.frozen_layers) == (first < config.frozen_layers),
+        }
+        for field, equal in kinds.items():
+            if not equal:
+                yield (
+                    f"layers {first} and {layer} share a block but {field} {getattr(config, field)} tells them apart; "
+                    "treat them alike or give them separate blocks"
+                )
+
+
+def _low_rank(config: "BertConfig") -> Iterator[str]:
+    for name, rank in config.low_rank:
+        full = min(min(config.linear_shape(name, block)) for block in range(config.num_blocks))
+        if rank >= full:
+            yield f"low_rank.{name} {rank} is not below the full rank {full}; choose a smaller one or leave it out"
+
+
+def _attention(config: "BertConfig") -> Iterator[str]:
+    if config.attention != "softmax":
+        if config.attention_dropout:
+            yield (
+                f"attention {config.attention} has no probabilities to drop out; "
+                f"set attention_dropout 0 (it is {config.attention_dropout})"
+            )
+        if config.light_layers:
+            yield f"light_layers reuse an attention map, and attention {config.attention} has none; use softmax"
+    if config.kernel_features and config.attention != "favor":
+        yield f"kernel_features {config.kernel_features} is for attention favor, not {config.attention}; leave it out"
+    for layer in config.light_layers:
+        if layer >= config.layers:
+            yield f"light_layers names layer {layer}, but the last of {config.layers} layers is {config.layers - 1}"
+        elif config.layer_width("heads", layer) != config.layer_width("heads", layer - 1):
+            yield (
+                f"light layer {layer} has {config.layer_width('heads', layer)} heads and the layer below "
+                f"{config.layer_width('heads', layer - 1)}, but it reuses the attention map; give them the same number"
+            )
+
+
+def _frozen(config: "BertConfig") -> Iterator[str]:
+    if config.frozen_layers >= config.layers:
+        yield f"frozen_layers {config.frozen_layers} leaves none of {config.layers} layers to train; freeze fewer"
