@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Literal
+
+import torch
 
 from growth.state import Fetch, Record
 from model.config import BertConfig
@@ -51,8 +52,11 @@ def identity(config: BertConfig, target: BertConfig | None = None) -> ShapeChang
     return ShapeChange(config, target or config, lambda spec, fetch: fetch(spec.name))
 
 
-def compose(changes: Sequence[ShapeChange]) -> ShapeChange:
-    return reduce(ShapeChange.then, changes)
+def mean_record(records: Sequence[Record]) -> Record:
+    """Weights and moments averaged: the shared block's gradient is the mean over its uses (see
+    `growth/operators/share.py` for the second moment)."""
+    columns = zip(*(record.tensors() for record in records), strict=True)
+    return Record(*(torch.stack(column).mean(0) for column in columns), step=max(record.step for record in records))
 
 
 def source_name(spec: ParameterSpec, source_block: int) -> str:

@@ -173,7 +173,7 @@ def test_numbers_are_numbers_and_words_are_words(text, value):
         (
             "grow: unshare",
             "shape: {ffn: 64}",
-            "stage untied: ffn 512 -> 64 is not reached by grow; no operator changes it",
+            "stage untied: ffn 512 -> 64 is not reached by grow; add prune_neurons to grow",
         ),
         ("sequence: 64", "sequence: 128", "stage tied: sequence 128 is longer than model.max_positions 64"),
         ("micro: 4", "micro: 3", "is 8 rows each, which does not divide by batch.micro 3"),

@@ -1,16 +1,38 @@
 """The operators by name, and how a list of them leads from one shape to another."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from growth.change import ShapeChange, compose, identity
-from growth.operators.base import Correlation, Operator
+from growth.change import ShapeChange, identity
+from growth.operators.append_top import AppendTop
+from growth.operators.base import Inputs, Operator
+from growth.operators.coalesce import Coalesce
+from growth.operators.decoalesce import Decoalesce
+from growth.operators.densify import Densify
+from growth.operators.identity_layers import IdentityLayers
+from growth.operators.interleave import Interleave
+from growth.operators.interpolate import Interpolate
+from growth.operators.lengthen import Lengthen
+from growth.operators.prune import PruneHeads, PruneNeurons
+from growth.operators.share import Share
 from growth.operators.stack import Stack
+from growth.operators.tile_ffn import TileFfn
 from growth.operators.unshare import Unshare
+from growth.operators.widen import Widen
 from model.config import BertConfig
 from model.errors import UserError, nearest
 
-OPERATORS: dict[str, type[Operator]] = {operator.name: operator for operator in (Stack, Unshare)}
+OPERATORS: dict[str, type[Operator]] = {
+    operator.name: operator
+    for operator in (
+        Stack, Interleave, AppendTop, IdentityLayers,
+        Widen, TileFfn, Lengthen,
+        Unshare, Share, Densify,
+        PruneHeads, PruneNeurons,
+        Coalesce, Decoalesce, Interpolate,
+    )
+}  # fmt: skip
 
 FREE_FIELDS = ("hidden_dropout", "attention_dropout")
 """Fields of BertConfig that no parameter depends on: any stage may change them."""
@@ -34,7 +56,7 @@ def shapes(source: BertConfig, operators: Sequence[Operator], wanted: Mapping[st
     final = reached.replace(**wanted)
     for name in BertConfig.model_fields:
         if name not in FREE_FIELDS and getattr(final, name) != getattr(reached, name):
-            able = [operator.name for operator in OPERATORS.values() if name in operator.changes]
+            able = [operator.name for operator in OPERATORS.values() if _reaches(operator, reached, name, final)]
             advice = f"add {' or '.join(able)} to grow" if able else "no operator changes it"
             raise UserError(
                 f"{name} {getattr(reached, name)} -> {getattr(final, name)} is not reached by grow; {advice}"
@@ -42,16 +64,28 @@ def shapes(source: BertConfig, operators: Sequence[Operator], wanted: Mapping[st
     return [*steps, final]
 
 
+def _reaches(operator: type[Operator], source: BertConfig, field: str, target: BertConfig) -> bool:
+    """Whether an operator, left to its defaults, brings one field to its target."""
+    if field not in operator.changes:
+        return False
+    wanted = getattr(target, field)
+    try:
+        return getattr(operator().target(source, {field: wanted}), field) == wanted
+    except UserError:
+        return False
+
+
 def shape_change(
     source: BertConfig,
     operators: Sequence[Operator],
     wanted: Mapping[str, Any],
-    correlation: Correlation | None = None,
+    inputs: Inputs = Inputs(),  # noqa: B008
 ) -> ShapeChange:
-    """All operators as one change."""
+    """All operators as one change. `inputs` are those of `source`: each operator gets the state it starts from."""
     steps = shapes(source, operators, wanted)
-    changes = [
-        operator.change(before, after, correlation)
-        for operator, before, after in zip(operators, steps, steps[1:], strict=False)
-    ]
-    return compose([*changes, identity(steps[-2], steps[-1])])
+    change = identity(source)
+    for operator, before, after in zip(operators, steps, steps[1:], strict=False):
+        so_far = change
+        own = replace(inputs, fetch=lambda name, change=so_far: change.record(name, inputs.fetch))
+        change = so_far.then(operator.change(before, after, own))
+    return change.then(identity(steps[-2], steps[-1]))

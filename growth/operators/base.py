@@ -1,15 +1,42 @@
 """What every operator is: a checked set of options that leads from one shape to another."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 from growth.change import MomentPolicy, ShapeChange
+from growth.state import Fetch, Record
 from model.config import BertConfig
+from model.errors import UserError
 
 Correlation = Mapping[str, float]
 """For each parameter of a shared block, the mean correlation between the gradients of its uses."""
+
+
+def _no_records(name: str) -> Record:
+    raise AssertionError(f"{name} was asked for where no state is at hand")
+
+
+def _no_correlation(source: BertConfig, shared: BertConfig, fetch: Fetch) -> Correlation:
+    raise UserError("gradients cannot be measured here; give the option correlation, a number from 0 to 1")
+
+
+def _no_saved_state(path: str) -> tuple[BertConfig, Fetch]:
+    raise UserError(f"the saved state {path} cannot be opened here")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an operator may ask for when it decides its change. Calls are collective where the state is spread."""
+
+    fetch: Fetch = _no_records
+    """Records of the shape the operator starts from."""
+    correlation: Callable[[BertConfig, BertConfig, Fetch], Correlation] = _no_correlation
+    """(shape of the state, the same with the sharing to measure, the state) -> measured on a probe batch."""
+    saved: Callable[[str], tuple[BertConfig, Fetch]] = _no_saved_state
+    """A checkpoint's shape and state, by path."""
 
 
 class Operator(BaseModel):
@@ -20,7 +47,6 @@ class Operator(BaseModel):
     name: ClassVar[str]
     changes: ClassVar[tuple[str, ...]]
     """Fields of BertConfig this operator can change."""
-    needs_correlation: ClassVar[bool] = False
 
     moments: MomentPolicy = "transform"
 
@@ -31,10 +57,10 @@ class Operator(BaseModel):
         """
         raise NotImplementedError
 
-    def change(self, source: BertConfig, target: BertConfig, correlation: Correlation | None = None) -> ShapeChange:
+    def change(self, source: BertConfig, target: BertConfig, inputs: Inputs = Inputs()) -> ShapeChange:
         """The change from `source` to a shape that `target()` returned, moments by this operator's policy."""
-        change = self.rule(source, target, correlation)
+        change = self.rule(source, target, inputs)
         return change.with_moments_reset() if self.moments == "reset" else change
 
-    def rule(self, source: BertConfig, target: BertConfig, correlation: Correlation | None) -> ShapeChange:
+    def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         raise NotImplementedError

@@ -1,8 +1,8 @@
 """Unsharing: layers that shared a block get blocks of their own, equal at birth.
 
-Yang et al. 2021 (SWE, arXiv 2110.03848), algorithm 1. The function is preserved bitwise. Tier 3 for the moments: the
-shared block's gradient was the mean over its n uses, g = (g_1 + ... + g_n) / n, so with gradients of equal size and
-mean pairwise correlation rho
+Yang et al. 2021 (SWE, arXiv 2110.03848), algorithm 1; by groups as SWE-M, or A x B units. The function is preserved
+bitwise. Tier 3 for the moments: the shared block's gradient was the mean over its n uses, g = (g_1 + ... + g_n) / n, so
+with gradients of equal size and mean pairwise correlation rho
 
     E[g^2] = E[g_i^2] (1 + (n - 1) rho) / n       (and the same with k where k layers still share a new block)
 
@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from growth.change import ShapeChange, map_blocks, source_name
-from growth.operators.base import Correlation, Operator
+from growth.operators.base import Inputs, Operator
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
@@ -27,7 +27,6 @@ from model.parameters import ParameterSpec
 class Unshare(Operator):
     name: ClassVar[str] = "unshare"
     changes: ClassVar[tuple[str, ...]] = ("sharing",)
-    needs_correlation: ClassVar[bool] = True
 
     correlation: Annotated[float, Field(ge=0, le=1)] | None = None
     """Mean correlation between the gradients of a block's uses. Left out: measured on a probe batch."""
@@ -41,29 +40,32 @@ class Unshare(Operator):
             if len(sources) > 1:
                 raise UserError(
                     f"grow unshare: sharing {target.sharing} puts layers {target.layers_of(block)} of blocks {sources} "
-                    "into one block; ask for a pattern that splits the blocks there are"
+                    "into one block; ask for a pattern that splits the blocks there are, or use share"
                 )
         if target.num_blocks == source.num_blocks:
             raise UserError(f"grow unshare: sharing {target.sharing} splits no block; ask for more blocks")
         return target
 
-    def rule(self, source: BertConfig, target: BertConfig, correlation: Correlation | None) -> ShapeChange:
+    def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         source_block_of = [source.block_of(target.layers_of(block)[0]) for block in range(target.num_blocks)]
         copied = map_blocks(source, target, source_block_of)
+        if self.moments != "transform":
+            return copied
+        measured = inputs.correlation(source, source, inputs.fetch) if self.correlation is None else {}
 
         def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
             record = copied.record(spec.name, fetch)
             if spec.block is None:
                 return record
             old_block = source_block_of[spec.block]
-            rho = (
-                self.correlation if self.correlation is not None else (correlation or {})[source_name(spec, old_block)]
-            )
             num_uses, num_uses_left = len(source.layers_of(old_block)), len(target.layers_of(spec.block))
+            if num_uses == num_uses_left:
+                return record
+            rho = measured[source_name(spec, old_block)] if self.correlation is None else self.correlation
             factor = mean_square(num_uses_left, rho) / mean_square(num_uses, rho)
             return replace(record, exp_avg_sq=record.exp_avg_sq * factor)
 
-        return copied if self.moments == "copy" else ShapeChange(source, target, rule)
+        return ShapeChange(source, target, rule)
 
 
 def mean_square(num_uses: int, rho: float) -> float:

@@ -17,14 +17,21 @@ from pretrain.engine.distributed import data_parallel_sum, device
 
 
 def gradient_correlation(
-    config: BertConfig, fetch: Fetch, layout: ParallelLayout, dtype: torch.dtype, batches: Sequence[Batch]
+    config: BertConfig,
+    fetch: Fetch,
+    layout: ParallelLayout,
+    dtype: torch.dtype,
+    batches: Sequence[Batch],
+    shared: BertConfig | None = None,
 ) -> dict[str, float]:
     """Mean pairwise correlation of the per-use gradients, for every parameter of a block with several uses. Collective.
 
-    A tied block yields only the mean of its uses' gradients, so a copy of the model with a block for each layer takes
-    one forward and backward pass over this rank's `batches`, summed over all data-parallel ranks, without dropout.
-    Values are clipped to [0, 1]: the estimate they serve (growth/operators/unshare.py) has no use for less.
+    `shared` is the sharing to measure where it is not the state's own (layers about to share a block). A tied block
+    yields only the mean of its uses' gradients, so a copy of the model with a block for each layer takes one forward
+    and backward pass over this rank's `batches`, summed over all data-parallel ranks, without dropout. Values are
+    clipped to [0, 1]: the estimate they serve (growth/operators/unshare.py) has no use for less.
     """
+    shared = shared or config
     tp = layout.install()
     untied = config.replace(sharing=None)
     model = build_model(untied, tp, dtype).eval()
@@ -35,8 +42,8 @@ def gradient_correlation(
 
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     correlation = {}
-    for name, spec in parameter_table(config).items():
-        layers = config.layers_of(spec.block) if spec.block is not None else []
+    for name, spec in parameter_table(shared).items():
+        layers = shared.layers_of(spec.block) if spec.block is not None else []
         if len(layers) > 1:
             uses = torch.stack([gradients[f"blocks.{layer}.{spec.local_name}"].flatten() for layer in layers])
             correlation[name] = _mean_correlation(uses, tp, spec.tensor_parallel_axis is not None)

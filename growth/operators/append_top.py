@@ -1,0 +1,29 @@
+"""Appending copies of the top layers: the L_new - L_old layers on top are born as the L_new - L_old topmost old ones.
+
+Yang et al. 2020 (MSLT, "Progressively Stacking 2.0", arXiv 2011.13635): new layer j from layer 2 L_old - L_new + j
+(from 0 on the new layers). Tier 3: the moments of the copies are an estimate. The method freezes the old layers
+meanwhile.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from growth.operators.depth import DepthOperator
+from model.config import BertConfig
+from model.errors import UserError
+
+
+class AppendTop(DepthOperator):
+    name: ClassVar[str] = "append_top"
+
+    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+        target = super().target(source, wanted)
+        if target.layers > 2 * source.layers:
+            raise UserError(
+                f"grow append_top: layers {source.layers} -> {target.layers} needs more copies than there are layers; "
+                f"go to at most {2 * source.layers}, or use stack"
+            )
+        return target
+
+    def source_layers(self, num_old: int, num_new: int) -> list[int]:
+        return [*range(num_old), *(layer - (num_new - num_old) for layer in range(num_old, num_new))]

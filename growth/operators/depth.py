@@ -1,0 +1,41 @@
+"""Growing depth: each layer of the deep model copies a layer of the shallow one. The operators differ only in which."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from growth.change import ShapeChange, map_blocks
+from growth.operators.base import Inputs, Operator
+from model.config import BertConfig
+from model.errors import UserError
+
+
+class DepthOperator(Operator):
+    changes: ClassVar[tuple[str, ...]] = ("layers",)
+
+    def source_layers(self, num_old: int, num_new: int) -> list[int]:
+        """The layer of the shallow model that each layer of the deep one copies."""
+        raise NotImplementedError
+
+    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+        layers = wanted.get("layers", 2 * source.layers)
+        if layers < source.layers:
+            raise UserError(f"grow {self.name}: layers {source.layers} -> {layers} removes layers; use coalesce")
+        if layers == source.layers:
+            raise UserError(
+                f"grow {self.name}: layers {source.layers} -> {layers} adds none; ask for more, or leave it out"
+            )
+        copied = self.source_layers(source.layers, layers)
+
+        def along_depth(values: Any) -> Any:
+            """A per-layer list follows its layers; one value stays."""
+            return tuple(values[layer] for layer in copied) if isinstance(values, tuple) else values
+
+        sharing = None if source.sharing is None else tuple(source.block_of(layer) for layer in copied)
+        return source.replace(
+            layers=layers, heads=along_depth(source.heads), ffn=along_depth(source.ffn), sharing=sharing
+        )
+
+    def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
+        copied = self.source_layers(source.layers, target.layers)
+        first_layers = (target.layers_of(block)[0] for block in range(target.num_blocks))
+        return map_blocks(source, target, [source.block_of(copied[layer]) for layer in first_layers])

@@ -1,0 +1,62 @@
+"""Identity layers: the added layers put out zero, so the residual stream passes them unchanged.
+
+Shen et al. 2022 (staged training, arXiv 2203.06211); LEMON's "all zero" (Wang et al. 2024, arXiv 2310.07999). With
+pre-LN the function is preserved (tier 1). The added layers are copies of their neighbour but for the last linear layer
+of each branch, which is zero. Their exp_avg starts at zero, as their gradient does inside the branch; exp_avg_sq is
+seeded with the neighbour's, so the first updates are at most as large as the neighbour's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from growth.change import ShapeChange
+from growth.operators.base import Inputs
+from growth.operators.depth import DepthOperator
+from growth.state import Fetch, Record
+from model.config import BertConfig
+from model.errors import UserError
+from model.parameters import ParameterSpec
+
+BRANCH_OUTPUTS = ("attention.output.", "feedforward.output.")
+
+
+class IdentityLayers(DepthOperator):
+    name: ClassVar[str] = "identity_layers"
+
+    place: Literal["between", "top"] = "between"
+    """Each added layer after the one it copies, or all above the old ones."""
+
+    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+        if source.norm != "pre":
+            raise UserError(
+                "grow identity_layers: with norm post, LayerNorm changes what an empty layer passes on; use stack, "
+                "or a model with norm pre"
+            )
+        if source.sharing is not None:
+            raise UserError(
+                "grow identity_layers: layers share blocks, and an empty one would empty the rest; unshare first"
+            )
+        return super().target(source, wanted)
+
+    def source_layers(self, num_old: int, num_new: int) -> list[int]:
+        if self.place == "top":
+            return [layer % num_old for layer in range(num_new)]
+        return [layer * num_old // num_new for layer in range(num_new)]
+
+    def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
+        copied = self.source_layers(source.layers, target.layers)
+        added = {layer for layer in range(target.layers) if copied[layer] in copied[:layer]}
+        copies = super().rule(source, target, inputs)
+
+        def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
+            record = copies.record(spec.name, fetch)
+            if spec.block not in added:
+                return record
+            is_output = spec.local_name.startswith(BRANCH_OUTPUTS)
+            weight = torch.zeros_like(record.weight) if is_output else record.weight
+            return replace(record, weight=weight, exp_avg=torch.zeros_like(record.exp_avg))
+
+        return ShapeChange(source, target, rule)

@@ -1,0 +1,58 @@
+"""Levels of a V-cycle: what maps the large model to the small one and back (Zou et al. 2024, arXiv 2404.07999).
+
+Between two levels, unit i of the small model stands for units i, i + n, i + 2n, ... of the large one, and small layer i
+for k neighbouring layers. Going up copies units (their consumers divide) and layers; going down takes the mean of the
+units' weights, the sum of their consumers', the mean of the layers: exactly the way back.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from growth.expansion import AxisMap
+from growth.operators.base import Operator
+from growth.operators.width import axis_maps, changed_widths, wanted_widths
+from model.config import BertConfig
+from model.errors import UserError
+
+
+class LevelOperator(Operator):
+    """Width and depth by whole factors, all up or all down."""
+
+    changes: ClassVar[tuple[str, ...]] = ("layers", "hidden", "heads", "ffn")
+    verb: ClassVar[str]
+    """What this operator must not be asked to do."""
+    opposite: ClassVar[str]
+
+    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+        if source.sharing is not None or isinstance(source.heads, tuple) or isinstance(source.ffn, tuple):
+            raise UserError(f"grow {self.name}: needs layers of equal widths with a block each; unshare first")
+        if not any(field in wanted for field in self.changes):
+            raise UserError(f"grow {self.name}: shape says neither layers, hidden, heads nor ffn; say what to change")
+        layers = wanted.get("layers", source.layers)
+        target = source.replace(layers=layers, **wanted_widths(wanted))
+        changes = {"layers": (source.layers, layers)}
+        changes |= {axis: (old, new) for axis, _, old, new in changed_widths(source.replace(layers=layers), target)}
+        for axis, (old, new) in changes.items():
+            small, large = self.small_and_large(old, new)
+            if small > large:
+                raise UserError(f"grow {self.name}: {axis} {old} -> {new} {self.verb}; use {self.opposite}")
+            if large % small:
+                raise UserError(
+                    f"grow {self.name}: {axis} {old} -> {new} is no whole factor; choose a divisor of {large}"
+                )
+        return target
+
+    @staticmethod
+    def small_and_large(old: int, new: int) -> tuple[int, int]:
+        raise NotImplementedError
+
+
+def level_maps(small: BertConfig, large: BertConfig) -> Callable[[int | None], Mapping[str, AxisMap]]:
+    """The way up for the units of every axis; both shapes with equal layers, so block 0 speaks for all."""
+    return axis_maps(
+        small.replace(layers=1),
+        large.replace(layers=1),
+        lambda axis, block, old, new: AxisMap.copies(torch.arange(new) % old, old),
+    )

@@ -1,0 +1,89 @@
+"""Pruning: each layer keeps some of its heads or FFN neurons, and its tensors become physically smaller.
+
+Chen et al. 2021 (EarlyBERT, arXiv 2101.00063), section 3: rows of query, key, value (or of the FFN's input layer) and
+columns of the output layer of removed units are dropped, with their contribution. Tier 3: the function changes; moments
+and steps of what is kept are kept. Equal to the dense model with those units' outputs zeroed.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from growth.change import ShapeChange
+from growth.expansion import AxisMap, map_axes
+from growth.operators.base import Inputs, Operator
+from growth.operators.width import FIELDS, changed_widths, width
+from growth.state import Fetch
+from model.config import BertConfig
+from model.errors import UserError
+from model.parameters import parameter_table
+
+
+class Prune(Operator):
+    axis: ClassVar[str]
+
+    keep: tuple[tuple[int, ...], ...] | None = None
+    """The units to keep, for each layer. Left out: those of the largest weights, as many as the shape says."""
+
+    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+        field = FIELDS[self.axis]
+        if self.keep is not None:
+            if len(self.keep) != source.layers:
+                raise UserError(f"grow {self.name}: keep lists {len(self.keep)} layers, the model has {source.layers}")
+            target = source.replace(**{field: tuple(len(set(units)) for units in self.keep)})
+        elif field in wanted:
+            target = source.replace(**{field: wanted[field]})
+        else:
+            raise UserError(f"grow {self.name}: say how many {field} to keep in shape.{field}, or which in keep")
+        for axis, block, old, new in changed_widths(source, target):
+            if new > old:
+                raise UserError(f"grow {self.name}: {axis} {old} -> {new} in block {block} grows; use widen")
+        for layer, units in enumerate(self.keep or ()):
+            block = source.block_of(layer)
+            old, new = width(source, self.axis, block), width(target, self.axis, block)
+            if not units or not 0 <= min(units) <= max(units) < old:
+                raise UserError(f"grow {self.name}: keep {list(units)} of layer {layer}: choose some of 0..{old - 1}")
+            if len(set(units)) != new:
+                raise UserError(
+                    f"grow {self.name}: keep of layer {layer} names {len(set(units))} {field}, but {field}_multiple "
+                    f"asks for {new}; keep that many"
+                )
+            if set(units) != set(self.keep[source.layers_of(block)[0]]):
+                raise UserError(f"grow {self.name}: layer {layer} shares its block; keep the same units in all of them")
+        return target
+
+    def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
+        kept = {}
+        for axis, block, old, new in changed_widths(source, target):
+            if self.keep is not None:
+                chosen = torch.tensor(sorted(set(self.keep[source.layers_of(block)[0]])))
+            else:
+                score = unit_squares(source, axis, block, inputs.fetch)
+                chosen = score.topk(new).indices.sort().values
+            kept[block] = {axis: AxisMap.kept(chosen, old)}
+        return map_axes(source, target, lambda block: kept.get(block, {}), self.moments)
+
+
+class PruneHeads(Prune):
+    name: ClassVar[str] = "prune_heads"
+    changes: ClassVar[tuple[str, ...]] = ("heads",)
+    axis: ClassVar[str] = "heads"
+
+
+class PruneNeurons(Prune):
+    name: ClassVar[str] = "prune_neurons"
+    changes: ClassVar[tuple[str, ...]] = ("ffn",)
+    axis: ClassVar[str] = "ffn"
+
+
+def unit_squares(config: BertConfig, axis: str, block: int, fetch: Fetch) -> Tensor:  # [units]
+    """The sum of squares of all weights that belong to each unit of an axis."""
+    total = torch.zeros((), dtype=torch.float64)
+    for spec in parameter_table(config).values():
+        position = next((i for i, other in enumerate(spec.axes) if other.name == axis), None)
+        if spec.block == block and position is not None:
+            weight = fetch(spec.name).weight.double()
+            total = total + weight.movedim(position, 0).flatten(1).square().sum(1)
+    return total

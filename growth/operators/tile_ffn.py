@@ -1,0 +1,42 @@
+"""Tiling the FFN: k copies of the narrow network side by side, each with 1/k of the output weights.
+
+Gu et al. 2021 (CompoundGrow, arXiv 2010.12562), its width operator: W1 = tile(W1', k), b1 = tile(b1', k),
+W2 = tile(W2', k) / k. The function and the training state are preserved (tier 2). Without dropout the copies stay equal
+for ever: nothing but dropout tells them apart, unless `widen` adds noise.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from growth.change import ShapeChange
+from growth.expansion import AxisMap, map_axes
+from growth.operators.base import Inputs, Operator
+from growth.operators.widen import check_width
+from growth.operators.width import axis_maps, changed_widths
+from model.config import BertConfig
+from model.errors import UserError
+
+
+class TileFfn(Operator):
+    name: ClassVar[str] = "tile_ffn"
+    changes: ClassVar[tuple[str, ...]] = ("ffn",)
+
+    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+        if "ffn" not in wanted:
+            double = tuple(2 * source.block_ffn(source.block_of(layer)) for layer in range(source.layers))
+            return source.replace(ffn=double)
+        target = source.replace(ffn=wanted["ffn"])
+        changed = list(changed_widths(source, target))
+        if not changed:
+            raise UserError(f"grow tile_ffn: ffn {source.ffn} -> {target.ffn} adds nothing; ask for a multiple")
+        for axis, _, old, new in changed:
+            check_width(self.name, axis, old, new, whole=False)
+            if new % old:
+                raise UserError(f"grow tile_ffn: ffn {old} -> {new} is no whole multiple; use widen")
+        return target
+
+    def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
+        maps = axis_maps(source, target, lambda axis, block, old, new: AxisMap.copies(torch.arange(new) % old, old))
+        return map_axes(source, target, maps, self.moments)

@@ -1,0 +1,121 @@
+"""Widening: new units of hidden, heads, FFN or the embedding are copies of old ones, and their consumers divide.
+
+    copy   unit i copies unit i mod old. hidden by whole multiples only; heads and FFN to any size.
+    fpi    bert2BERT's function-preserving initialisation (Chen et al. 2022, arXiv 2110.07143), after Net2Net: what is
+           left over of a multiple is drawn at random. By name also for hidden to any size, where it is not exact:
+           LayerNorm's statistics see some units twice (their MLM loss 1.67 -> 1.70 from 512 to 768).
+    aki    bert2BERT's advanced knowledge initialisation: new units are taken from the next layer. Breaks the symmetry.
+    lemon  whole multiples with unequal fan-outs (Wang et al. 2024, arXiv 2310.07999): W / k + R - mean(R) over the k
+           copies, R the fresh weights of the wide model. `noise` gives the same in any strength.
+
+copy and fpi with equal copies on hidden: the function and the whole training state are preserved (tier 2). With noise,
+or lemon: the function is preserved (tier 1), the moments are those without the noise. aki and uneven hidden: tier 3.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from growth.change import ShapeChange, source_name
+from growth.expansion import AxisMap, expand
+from growth.operators.base import Inputs, Operator
+from growth.operators.width import FIELDS, NORMALISED, axis_maps, changed_widths, wanted_widths
+from growth.state import Fetch, Record
+from model.config import BertConfig
+from model.errors import UserError
+from model.initialize import initial_weight
+from model.parameters import ParameterSpec, parameter_table
+
+Axis = Literal["hidden", "heads", "ffn", "embedding"]
+SHRINKING = {"heads": "prune_heads", "ffn": "prune_neurons"}
+
+
+class Widen(Operator):
+    name: ClassVar[str] = "widen"
+    changes: ClassVar[tuple[str, ...]] = tuple(FIELDS.values())
+
+    axis: Axis | tuple[Axis, ...] | None = None
+    """What to widen. Left out: all that the shape asks for."""
+    how: Literal["copy", "fpi", "aki", "lemon"] = "copy"
+    noise: Annotated[float, Field(ge=0)] = 0.0
+    """Strength of the noise that tells copies apart, relative to fresh weights. It cancels: the function stays."""
+    seed: int = 0
+
+    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+        axes = (self.axis,) if isinstance(self.axis, str) else self.axis or tuple(FIELDS)
+        target = source.replace(**wanted_widths(wanted, {axis: FIELDS[axis] for axis in axes}))
+        changed = list(changed_widths(source, target))
+        if not changed or (target.embedding_size is None) != (source.embedding_size is None):
+            raise UserError(f"grow widen: shape asks for no other {', '.join(axes)}; say there what to widen to")
+        for axis, _, old, new in changed:
+            check_width(self.name, axis, old, new, whole=axis in NORMALISED and self.how in ("copy", "lemon"))
+            if self.how == "lemon" and new % old:
+                raise UserError(f"grow widen: {axis} {old} -> {new} is no whole multiple, as lemon needs; use copy")
+        return target
+
+    def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
+        maps_of = axis_maps(source, target, self._map)
+        noise = self.noise or float(self.how == "lemon")
+        old_table = parameter_table(source)
+
+        def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
+            maps = maps_of(spec.block)
+            record = expand(spec, fetch(spec.name), maps, self.moments)
+            if self.how == "aki" and spec.block is not None and spec.block + 1 < source.num_blocks:
+                above = old_table[source_name(spec, spec.block + 1)]
+                if above.shape == old_table[spec.name].shape:
+                    record = with_new_units(spec, record, expand(spec, fetch(above.name), maps, self.moments), maps)
+            if noise:
+                record = replace(record, weight=record.weight + noise * self._cancelling(target, spec, record, maps))
+            return record
+
+        return ShapeChange(source, target, rule)
+
+    def _map(self, axis: str, block: int | None, old: int, new: int) -> AxisMap:
+        index = torch.arange(new) % old
+        if self.how in ("fpi", "aki"):
+            generator = torch.Generator().manual_seed(
+                hash((self.seed, list(FIELDS).index(axis), block or 0)) & (2**62 - 1)
+            )
+            index[new - new % old :] = torch.randperm(old, generator=generator)[: new % old]
+        return AxisMap.copies(index, old)
+
+    def _cancelling(
+        self, target: BertConfig, spec: ParameterSpec, record: Record, maps: Mapping[str, AxisMap]
+    ) -> torch.Tensor:
+        """Fresh weights minus their mean over the copies of each unit, where the parameter consumes copies."""
+        consumed = [(i, axis.name) for i, axis in enumerate(spec.axes) if axis.role == "consumed" and axis.name in maps]
+        if not consumed:
+            return torch.zeros_like(record.weight)
+        noise = initial_weight(target, spec.name, self.seed).to(record.weight)
+        for position, axis in consumed:
+            noise = maps[axis].without_mean(position, noise)
+        return noise
+
+
+def with_new_units(spec: ParameterSpec, record: Record, other: Record, maps: Mapping[str, AxisMap]) -> Record:
+    """The record with those produced units that are beyond the old size taken from another."""
+    tensors = []
+    for own, theirs in zip(record.tensors(), other.tensors(), strict=True):
+        for position, axis in enumerate(spec.axes):
+            if axis.role == "produced" and axis.name in maps:
+                old = maps[axis.name].produce.old_size
+                own = torch.cat(
+                    [own.narrow(position, 0, old), theirs.narrow(position, old, axis.size - old)], dim=position
+                )
+        tensors.append(own)
+    return Record(*tensors, step=record.step)
+
+
+def check_width(operator: str, axis: str, old: int, new: int, whole: bool) -> None:
+    """Raises UserError where copies cannot lead from one width to another."""
+    if new < old:
+        raise UserError(f"grow {operator}: {axis} {old} -> {new} shrinks; use {SHRINKING.get(axis, 'coalesce')}")
+    if whole and new % old:
+        raise UserError(
+            f"grow {operator}: {axis} {old} -> {new} is no whole multiple, and LayerNorm would see some units more "
+            "often than others; use mask_growth, which is exact, or ask for the error by name: {widen: {how: fpi}}"
+        )

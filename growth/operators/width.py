@@ -1,0 +1,47 @@
+"""What the operators on width share: which axes a shape change touches, and the map of each."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from growth.expansion import AxisMap
+from model.config import BertConfig
+
+FIELDS = {"hidden": "hidden", "heads": "heads", "ffn": "ffn", "embedding": "embedding_size"}
+"""Axes of the parameter table that have a width of their own, and the field of BertConfig that sets it."""
+
+NORMALISED = ("hidden", "embedding")
+"""Axes that a LayerNorm runs over: it couples their units, so all must be copied equally often."""
+
+
+def width(config: BertConfig, axis: str, block: int | None) -> int | None:
+    """The size of an axis inside a block; None: a block has none of its own (or the model none at all)."""
+    if axis == "heads":
+        return None if block is None else config.block_heads(block)
+    if axis == "ffn":
+        return None if block is None else config.block_ffn(block)
+    return config.hidden if axis == "hidden" else config.embedding_size
+
+
+def changed_widths(source: BertConfig, target: BertConfig) -> Iterator[tuple[str, int | None, int, int]]:
+    """(axis, block, old size, new size) wherever two shapes with the same blocks differ in width."""
+    assert source.num_blocks == target.num_blocks
+    for block in (None, *range(source.num_blocks)):
+        for axis in FIELDS:
+            if (axis in NORMALISED) == (block is None):
+                old, new = width(source, axis, block), width(target, axis, block)
+                if old is not None and new is not None and old != new:
+                    yield axis, block, old, new
+
+
+def axis_maps(
+    source: BertConfig, target: BertConfig, make: Callable[[str, int | None, int, int], AxisMap]
+) -> Callable[[int | None], Mapping[str, AxisMap]]:
+    """The maps of a block (None: of what stands outside), made once for each changed width by `make(axis, block, old,
+    new)`; what the blocks have in common is the same in all of them."""
+    made = {(axis, block): make(axis, block, old, new) for axis, block, old, new in changed_widths(source, target)}
+    return lambda block: {axis: pair for (axis, owner), pair in made.items() if owner in (None, block)}
+
+
+def wanted_widths(wanted: Mapping[str, Any], axes: Mapping[str, str] = FIELDS) -> dict[str, Any]:
+    """The part of a wanted shape that sets widths."""
+    return {field: wanted[field] for field in axes.values() if wanted.get(field) is not None}
