@@ -71,8 +71,14 @@ set_environment() {
   # Advice to the authors of libraries, printed once by every rank.
   export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore::FutureWarning,ignore:Transformer Engine and Apex:UserWarning}
   export PATH=$venv/bin:$PATH
-  num_gpus=$( { nvidia-smi --list-gpus 2>/dev/null || true; } | grep -c '^GPU' || true)
+  num_gpus=$(count_gpus)
   [ "$num_gpus" -gt 0 ] || export DS_ACCELERATOR=${DS_ACCELERATOR:-cpu}
+}
+
+# GPUs that this process may use.
+count_gpus() {
+  local listed=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --list-gpus 2>/dev/null || true)}
+  tr ',' '\n' <<<"$listed" | grep -c '[0-9]' || true
 }
 
 # --- training -------------------------------------------------------------------------------------------------------

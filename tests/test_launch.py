@@ -115,6 +115,12 @@ def test_train_checks_first_and_starts_the_ranks(clone):
     assert clone.log.read_text().splitlines()[-1].partition(" threads=")[2] >= "1"
 
 
+@pytest.mark.parametrize(("visible", "ranks"), [("", 2), ("3", 1), ("0,2,5", 3)])
+def test_train_starts_a_rank_for_each_gpu_or_two(clone, visible, ranks):
+    clone.launch("train", "base", CUDA_VISIBLE_DEVICES=visible)
+    assert f"--nproc-per-node {ranks} " in clone.commands[-1]
+
+
 def test_train_stops_at_a_users_mistake(clone):
     clone.launch("plan")
     assert clone.launch("train", "bese", DRY_RUN_EXIT="2").returncode == 2
