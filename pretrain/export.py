@@ -1,0 +1,58 @@
+"""The verb `export`: a checkpoint becomes a folder that Hugging Face transformers opens.
+
+config.json  model.safetensors  tokenizer.json  tokenizer_config.json  README.md (the model card)
+"""
+
+import json
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+
+from model.errors import UserError
+from model.huggingface import export_model
+from pretrain.checkpoint import find_checkpoint, load_checkpoint
+from pretrain.data import Corpus
+from pretrain.history import History
+from pretrain.model_card import model_card
+from pretrain.trained import open_corpus
+
+
+def export(path: Path, output: Path | None = None, corpus: str | None = None) -> Path:
+    """Exports a checkpoint, or the latest of a run, and returns the folder; left out, `huggingface` in the run's.
+
+    `corpus`: where the prepared corpus is, if not where training found it; the tokenizer comes from there. Raises
+    UserError when transformers has no model of this shape, or `output` holds something else.
+    """
+    checkpoint = find_checkpoint(path)
+    run_folder = checkpoint.parent.parent
+    output = output or run_folder / "huggingface"
+    if output.is_dir() and any(output.iterdir()) and not (output / "config.json").is_file():
+        raise UserError(f"{output} is not empty and no exported model; choose another --output")
+    state, run = load_checkpoint(checkpoint)
+    opened = open_corpus(run, corpus, path)
+    export_model(output, state.config, {name: record.weight for name, record in state.records.items()})
+    export_tokenizer(output, opened, state.config.max_positions, state.config.type_vocab)
+    has_history = (run_folder / "metrics.jsonl").is_file()
+    history = History.read(run_folder, run["progress"]["step"]) if has_history else None
+    (output / "README.md").write_text(model_card(state.config, run, opened, history), "utf-8")
+    return output
+
+
+def export_tokenizer(output: Path, corpus: Corpus, max_length: int, num_types: int) -> None:
+    """The corpus's own tokenizer; it frames texts as pretraining did: [CLS] first [SEP], and second [SEP] for pairs."""
+    tokenizer = Tokenizer.from_file(str(corpus.directory / "tokenizer.json"))
+    second = min(1, num_types - 1)
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair=f"[CLS]:0 $A:0 [SEP]:0 $B:{second} [SEP]:{second}",
+        special_tokens=[("[CLS]", corpus.special.cls), ("[SEP]", corpus.special.sep)],
+    )
+    tokenizer.save(str(output / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # which takes tokenizer.json as it is
+        "model_max_length": max_length,
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        **{f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "pad", "mask")},
+    }
+    (output / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")

@@ -1,0 +1,124 @@
+"""Exported folders open in transformers and compute what our model computes, from the text on."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+import transformers
+
+from model.batch import Batch
+from model.bert import BertForPreTraining
+from model.errors import UserError
+from model.huggingface import import_model
+from pretrain.data import Corpus
+from pretrain.export import export
+from pretrain.fill import Filler
+from tests.run_on_disk import generic_weights, make_corpus, make_run
+
+TEXT = "The old river [MASK] near a house."
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Corpus:
+    return make_corpus(tmp_path_factory.mktemp("corpora") / "small")
+
+
+SHAPES = [
+    dict(sentence_head=True),
+    dict(sentence_head=False, norm="pre"),
+    dict(heads=(4, 1), ffn=(10, 48)),
+    dict(layers=4, sharing=2),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_folder_opens_and_computes_the_same_from_text_to_logits(corpus, tmp_path, shape):
+    run = tmp_path / "run"
+    config = make_run(run, corpus, **shape)
+    folder = export(run)
+    assert folder == run / "huggingface"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model, info = transformers.AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    inputs = tokenizer(["The old river sings.", TEXT], ["A cat runs.", "Because"], padding=True, return_tensors="pt")
+    ids = tokenizer(TEXT)["input_ids"]
+    special = corpus.special
+    assert [ids[0], ids[-1]] == [special.cls, special.sep]
+    assert ids[1:-1] == corpus.tokenizer.encode(TEXT, add_special_tokens=False).ids
+
+    ours = BertForPreTraining(config).eval()
+    ours.load_weights(generic_weights(config).__getitem__)
+    batch = as_batch(inputs)
+    with torch.no_grad():
+        hidden = ours.encode(batch)
+        logits = ours.mlm(hidden, ours.embeddings.word.weight)[..., : config.vocab_size]
+        real = inputs["attention_mask"].bool()
+        torch.testing.assert_close(model.eval()(**inputs).logits[real], logits[real], atol=2e-5, rtol=1e-5)
+        encoder = transformers.AutoModel.from_pretrained(folder).eval()
+        torch.testing.assert_close(encoder(**inputs).last_hidden_state[real], hidden[real], atol=2e-5, rtol=1e-5)
+
+    again, weights = import_model(folder)
+    assert again == config
+    assert all(torch.equal(weight, generic_weights(config)[name]) for name, weight in weights.items())
+
+
+def as_batch(inputs):
+    masked = inputs["input_ids"].flatten()[:1]
+    return Batch(
+        inputs["input_ids"],
+        torch.zeros_like(masked),
+        masked,
+        types=inputs["token_type_ids"],
+        segments=inputs["attention_mask"],
+    )
+
+
+def test_the_fill_mask_pipeline_gives_what_our_own_fill_gives(corpus, tmp_path):
+    config = make_run(tmp_path / "run", corpus)
+    folder = export(tmp_path / "run", tmp_path / "out")
+    guesses = transformers.pipeline("fill-mask", str(folder))(TEXT, top_k=10)
+    best = next(guess["token"] for guess in guesses if guess["token"] not in corpus.special.all())
+    model = BertForPreTraining(config).eval()
+    model.load_weights(generic_weights(config).__getitem__)
+    row = corpus.tokenizer.encode(TEXT, add_special_tokens=False).ids
+    ((guess, *_),) = Filler(model, corpus).fill([row])
+    assert guess.ids[row.index(corpus.special.mask)] == best
+
+
+def test_the_model_card_tells_recipe_data_losses_stages_and_changes(corpus, tmp_path):
+    make_run(tmp_path / "run", corpus, heads=(4, 1))
+    card = (export(tmp_path / "run", tmp_path / "out") / "README.md").read_text()
+    front = card.split("---")[1]
+    assert "pipeline_tag: fill-mask" in front
+    for expected in (
+        "# two-stages",
+        "40 steps, 40,960 tokens, 4e+09 FLOPs",
+        "| licence | CC0 |",
+        "| 40 | 40,960 | 3.6000 | 40.0% |",
+        "| second | 20 | 2x32 heads 4 ffn 48 |",
+        "| stack | 20 | 5.0000 | 5.5000 |",
+        "padded with zeros to 4 heads",
+        "grow:\n  - stack: {}",
+    ):
+        assert expected in card, expected
+
+
+def test_a_checkpoint_without_its_run_exports_without_curves(corpus, tmp_path):
+    make_run(tmp_path / "run", corpus)
+    checkpoint = (tmp_path / "run" / "checkpoints" / "step-00000040").rename(tmp_path / "alone")
+    card = (export(checkpoint, tmp_path / "out") / "README.md").read_text()
+    assert "## Stages" not in card
+    assert "## Recipe" in card
+
+
+def test_mistakes_are_one_line(corpus, tmp_path):
+    make_run(tmp_path / "run", corpus, embedding_size=16)
+    with pytest.raises(UserError, match="embedding_size 16: transformers has no such model"):
+        export(tmp_path / "run")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "letters.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty and no exported model"):
+        export(tmp_path / "run", full)
