@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from model.errors import UserError, nearest
 from pretrain.data.prepare import PrepareOptions
+from pretrain.exits import Stop, leave
 
 # Every verb imports what it needs itself, so that `--help` and `plan` do not wait for torch.
 
@@ -75,6 +76,7 @@ def train(
         nproc: Number of processes to start (default: one for each GPU, or 2 on a machine without).
         dry_run: Check everything, start nothing.
     """
+    from pretrain import signals
     from pretrain.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
@@ -84,6 +86,7 @@ def train(
 
         check_run(loaded, nproc, folder)
     else:
+        signals.listen(loaded.faults.signals)
         from pretrain.engine.distributed import process_group
         from pretrain.train import train as train_recipe
 
@@ -123,6 +126,10 @@ def main(arguments: list[str]) -> int:
             known = ", ".join(["demo", "test", *VERBS])
             raise UserError(f"verb {arguments[0]!r} is unknown{nearest(arguments[0], VERBS)}; choose one of {known}")
         tyro.extras.subcommand_cli_from_dict(VERBS, args=arguments, prog="./launch.sh", description=DESCRIPTION)
+    except Stop as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"espalier: {stop}", file=sys.stderr)
+        return leave(stop.code)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"espalier: {error}", file=sys.stderr)

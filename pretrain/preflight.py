@@ -1,11 +1,15 @@
-"""What can be checked before any rank starts: one plain process does it, so that a mistake is one line."""
+"""What is checked before training: by one plain process, so that a mistake is one line, and by all ranks together."""
 
+import json
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from model.errors import UserError
+from pretrain.agreement import raise_together
 from pretrain.data import Corpus
+from pretrain.data.prepare import file_sha256
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.run_folder import RunFolder
 
@@ -19,3 +23,28 @@ def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus
     run_folder = RunFolder(folder)
     run_folder.check(recipe)
     return run, corpus, run_folder
+
+
+def check_shards(corpus: Corpus, folder: RunFolder) -> None:
+    """Compares every shard with its checksum from `prepare`, the shards dealt over the ranks. Collective.
+
+    Files that this run has checked before and that have kept their size and date are passed over. Raises Stop on all
+    ranks when a shard has changed.
+    """
+    checked = json.loads(folder.checked_shards.read_text("utf-8")) if folder.checked_shards.is_file() else {}
+    files = {
+        corpus.directory / (shard["name"] + suffix): shard[f"sha256{suffix}"]
+        for split in corpus.manifest["splits"].values()
+        for shard in split["shards"]
+        for suffix in (".bin", ".idx")
+    }
+    stamps = {str(file.resolve()): f"{file.stat().st_size} {file.stat().st_mtime_ns} {files[file]}" for file in files}
+    unchecked = [file for file in files if checked.get(str(file.resolve())) != stamps[str(file.resolve())]]
+    changed = [file for file in unchecked[dist.get_rank() :: dist.get_world_size()] if file_sha256(file) != files[file]]
+    raise_together(
+        UserError(f"{changed[0]} is not what prepare wrote (its checksum differs); prepare the corpus again")
+        if changed
+        else None
+    )
+    if dist.get_rank() == 0 and unchecked:
+        folder.checked_shards.write_text(json.dumps(stamps, indent=1) + "\n", "utf-8")

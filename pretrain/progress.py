@@ -16,6 +16,8 @@ class Progress:
     flops: float = 0.0
     train_seconds: float = 0.0
     """Time in training steps, without validation, growth and checkpoints."""
+    stage: int = 0
+    """Index of the stage whose shape the state has: at a change of shape, that of the stage before it."""
     loss_scaler: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

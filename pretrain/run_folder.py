@@ -1,18 +1,32 @@
 """The folder of one run: its recipe, versions, metrics, checkpoints and summary."""
 
+import fcntl
 import json
+import os
 import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+import torch.distributed as dist
 import yaml
 
 from model.errors import UserError
 from pretrain import __version__
+from pretrain.agreement import raise_together
 from pretrain.recipe import Recipe
 
 PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "tokenizers")
+
+
+# What may change while a run goes on: where and how it is computed, watched and saved; not what it learns.
+FREE_KEYS = (
+    *(("checkpoint",), ("faults",), ("validation",), ("layout",), ("deepspeed",), ("batch", "micro")),
+    *(("data", "corpus"), ("stages", "layout"), ("stages", "deepspeed"), ("stages", "batch", "micro")),
+)
 
 
 class RunFolder:
@@ -25,31 +39,86 @@ class RunFolder:
         self.recipe = path / "recipe.yaml"
         self.versions = path / "versions.json"
         self.plot = path / "loss.png"
+        self.lock = path / "lock"
+        self.checked_shards = path / "checked-shards.json"
 
     def check(self, recipe: Recipe) -> None:
-        """Raises UserError when the folder holds a run of another recipe, or a finished one."""
+        """Raises UserError when the folder holds a run of another recipe, a finished one, or one that is going on."""
         if self.recipe.is_file():
-            held = yaml.safe_load(self.recipe.read_text("utf-8"))
-            ours = json.loads(recipe.model_dump_json(by_alias=True))
+            held, ours = yaml.safe_load(self.recipe.read_text("utf-8")), _as_json(recipe)
+            for path in FREE_KEYS:
+                _drop(held, path)
+                _drop(ours, path)
             different = sorted(key for key in held.keys() | ours.keys() if held.get(key) != ours.get(key))
             if different:
                 raise UserError(
                     f"{self.path} holds a run of another recipe (its {', '.join(different)} differ); "
                     "give this run another --name, or move that folder away"
                 )
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(path != self.lock for path in self.path.iterdir()):
             raise UserError(f"{self.path} exists and is no run's folder; give this run another --name")
         if self.summary.is_file():
             raise UserError(
                 f"the run in {self.path} is finished; give a new run another --name, or move that folder away"
             )
+        if self.lock.is_file():
+            with self.lock.open() as file:
+                self._lock(file)
 
-    def create(self, recipe: Recipe) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.recipe.write_text(
-            yaml.safe_dump(json.loads(recipe.model_dump_json(by_alias=True)), sort_keys=False), "utf-8"
-        )
+    @contextmanager
+    def opened(self, recipe: Recipe) -> Iterator[None]:
+        """Holds the folder for this run and writes down its recipe. Collective.
+
+        Raises Stop on all ranks when another run holds it or it cannot be written. The lock is the operating system's:
+        it goes with the process, however that ends.
+        """
+        file, error = None, None
+        if dist.get_rank() == 0:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                file = self.lock.open("a+")
+                self._lock(file)
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {os.uname().nodename}, since {time.strftime('%F %T')}")
+                file.flush()
+                self._create(recipe)
+            except OSError as fault:
+                error = UserError(f"cannot write to {self.path}: {fault.strerror}; choose another folder by --runs")
+            except UserError as fault:
+                error = fault
+        raise_together(error)
+        try:
+            yield
+        finally:
+            if file is not None:
+                file.close()
+
+    def _lock(self, file: TextIO) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"a run goes on in {self.path} ({file.read()}); wait for it, or give this run another --name"
+            ) from None
+
+    def _create(self, recipe: Recipe) -> None:
+        self.recipe.write_text(yaml.safe_dump(_as_json(recipe), sort_keys=False), "utf-8")
         self.versions.write_text(json.dumps(versions(), indent=1) + "\n", "utf-8")
+
+
+def _as_json(recipe: Recipe) -> dict[str, Any]:
+    return json.loads(recipe.model_dump_json(by_alias=True))
+
+
+def _drop(values: Any, path: Sequence[str]) -> None:
+    """Takes the value at `path` out of nested mappings and lists, where it is there."""
+    for holder in values if isinstance(values, list) else [values]:
+        if isinstance(holder, dict) and path[0] in holder:
+            if len(path) == 1:
+                del holder[path[0]]
+            else:
+                _drop(holder[path[0]], path[1:])
 
 
 def versions() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The verbs `train` and `evaluate`: from a recipe or a checkpoint to a Trainer or a model, and back to a folder."""
 
-import json
+import sys
 from pathlib import Path
 
 import torch
@@ -8,19 +8,25 @@ import torch.distributed as dist
 
 from model.errors import UserError
 from model.parallel import ParallelLayout
-from pretrain.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint
-from pretrain.data import Corpus
+from pretrain.checkpoint import find_checkpoint, load_checkpoint, load_newest
+from pretrain.data import Corpus, DataPosition
 from pretrain.engine.build import build_model
 from pretrain.engine.exchange import fetch_from
 from pretrain.evaluation import Evaluation, evaluate, validation_rows
+from pretrain.exits import Stop
 from pretrain.hooks.base import Hook
 from pretrain.hooks.checkpoints import Checkpoints
 from pretrain.hooks.console import ConsoleDisplay
 from pretrain.hooks.metrics import Metrics
-from pretrain.preflight import check_run
+from pretrain.hooks.non_finite import NonFiniteGuard, RollBack
+from pretrain.hooks.picture import LossPicture
+from pretrain.hooks.preemption import Preemption
+from pretrain.hooks.watchdog import Watchdog
+from pretrain.preflight import check_run, check_shards
 from pretrain.progress import Progress
-from pretrain.recipe import Recipe
+from pretrain.recipe import Recipe, Run
 from pretrain.recipe.schema import Data
+from pretrain.run_folder import RunFolder
 from pretrain.trainer import Trainer
 
 
@@ -28,24 +34,44 @@ def train(recipe: Recipe, folder: Path) -> None:
     """Trains a recipe in this rank's process, from the folder's latest checkpoint if there is one. Collective."""
     run, corpus, run_folder = check_run(recipe, dist.get_world_size(), folder)
     dist.barrier()  # every rank has looked at the folder before rank 0 writes to it
-    is_first = dist.get_rank() == 0
-    if is_first:
-        run_folder.create(recipe)
-    hooks: list[Hook] = [Metrics(run_folder), ConsoleDisplay()] if is_first else []
-    settings = recipe.checkpoint
-    recipe_json = json.loads(recipe.model_dump_json(by_alias=True))
-    hooks.append(Checkpoints(run_folder, settings.every, settings.keep_last, recipe_json))
-    checkpoint = latest_checkpoint(run_folder.checkpoints)
-    if checkpoint is None:
-        trainer = Trainer(run, corpus, hooks)
-    else:
-        state, saved = load_checkpoint(checkpoint)
+    with run_folder.opened(recipe):
+        check_shards(corpus, run_folder)
+        guard, position = NonFiniteGuard(recipe.faults), None
+        while True:
+            trainer = _trainer(run, corpus, run_folder, guard, position)
+            try:
+                trainer.fit()
+                break
+            except RollBack as roll_back:
+                trainer.call("on_leave")
+                position = roll_back.position
+            except Stop:
+                trainer.call("on_leave")
+                raise
+            finally:
+                trainer.close()
+
+
+def _trainer(
+    run: Run, corpus: Corpus, folder: RunFolder, guard: NonFiniteGuard, position: DataPosition | None
+) -> Trainer:
+    """A trainer from the folder's newest intact checkpoint, or from the start; after a roll-back it reads elsewhere."""
+    checkpoints = Checkpoints(folder, run.recipe.checkpoint)
+    watchdog = Watchdog(run.recipe.faults.timeout_minutes)
+    hooks: list[Hook] = [guard, checkpoints, Preemption(checkpoints), watchdog]
+    if dist.get_rank() == 0:
+        hooks += [Metrics(folder), ConsoleDisplay(), LossPicture(folder)]
+    progress, state = Progress(), None
+    newest = load_newest(folder.checkpoints, report=lambda line: print(f"espalier: {line}", file=sys.stderr))
+    if newest is not None:
+        _, state, saved = newest
+        progress = Progress.from_json(saved["progress"])
         for hook in hooks:
             if hook.name in saved["hooks"]:
                 hook.restore(saved["hooks"][hook.name])
-        trainer = Trainer(run, corpus, hooks, state, Progress.from_json(saved["progress"]))
-    trainer.fit()
-    trainer.close()
+    if position is not None:
+        progress.position = position
+    return Trainer(run, corpus, hooks, state, progress)
 
 
 def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int) -> Evaluation:

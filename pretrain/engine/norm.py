@@ -1,4 +1,4 @@
-"""The global gradient norm where DeepSpeed does not report it."""
+"""What DeepSpeed does under ZeRO and with 16-bit weights, and leaves out at stage 0 in fp32: norm and overflow."""
 
 import torch
 import torch.distributed as dist
@@ -23,3 +23,10 @@ def gradient_norm_before_step(engine: DeepSpeedEngine) -> float | None:
     if tp.size > 1:
         dist.all_reduce(square, group=tp.group)
     return square.sqrt().item()
+
+
+def skip_step(engine: DeepSpeedEngine) -> None:
+    """Makes the coming step one that changes nothing, and counts it: what DeepSpeed does itself elsewhere."""
+    for parameter in engine.module.parameters():
+        parameter.grad = None
+    engine.skipped_steps += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +68,22 @@ class Hook:
 
     def on_step(self, trainer: Trainer, result: StepResult) -> None: ...
 
+    def on_skip(self, trainer: Trainer, loss: float, repeat: Callable[[], Any]) -> None:
+        """A step whose gradient was not finite was not taken; `repeat` computes it again, on all ranks together."""
+
+    def on_boundary(self, trainer: Trainer) -> None:
+        """A step is over with all that belongs to it, its validation included: the run could be saved here."""
+
+    def on_event(self, trainer: Trainer, event: dict[str, Any]) -> None:
+        """Another hook has something for the metrics: `event` and `step`; a `message` is for people, too."""
+
     def on_validation(self, trainer: Trainer, evaluation: Evaluation) -> None: ...
 
     def on_end(self, trainer: Trainer) -> None:
         """After the last step and the last validation."""
+
+    def on_leave(self, trainer: Trainer) -> None:
+        """All ranks leave before the run's end, or go back to a checkpoint."""
 
     def state(self) -> dict[str, Any]:
         """JSON, saved with every checkpoint. The same on all ranks, or rank 0's counts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -69,6 +69,13 @@ class ConsoleDisplay(Hook):
                 f"{result.stage} step {result.step:,} of {trainer.run.moment(trainer.run.end)}  {numbers}  "
                 f"lr {result.lr:.2e}"
             )
+
+    def on_event(self, trainer: Trainer, event: dict[str, Any]) -> None:
+        if "message" in event:
+            self.console.print(event["message"])
+
+    def on_leave(self, trainer: Trainer) -> None:
+        self.bar.stop()
 
     def on_end(self, trainer: Trainer) -> None:
         self.bar.stop()

@@ -15,27 +15,40 @@ if TYPE_CHECKING:
 
 
 class Metrics(Hook):
-    """On rank 0 only. A resumed run first drops the lines of steps it is going to take again."""
+    """On rank 0 only. A resumed run first drops the lines written after the checkpoint it goes on from."""
+
+    name = "metrics"
 
     def __init__(self, folder: RunFolder):
-        from torch.utils.tensorboard import SummaryWriter
-
         self.folder = folder
-        self.board = SummaryWriter(str(folder.tensorboard))
+        self.num_lines = 0
+        self.stage = ""
 
     def on_start(self, trainer: Trainer) -> None:
-        kept = []
-        if self.folder.metrics.is_file():
-            lines = self.folder.metrics.read_text("utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= trainer.progress.step]
-        self.file = self.folder.metrics.open("w", encoding="utf-8")
-        self.file.writelines(line + "\n" for line in kept)
-        self.file.flush()
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.board = SummaryWriter(str(self.folder.tensorboard), purge_step=trainer.progress.step + 1)
+        lines = self.folder.metrics.read_text("utf-8").splitlines() if self.folder.metrics.is_file() else []
+        beside = self.folder.metrics.with_suffix(".partial")
+        beside.write_text("".join(line + "\n" for line in lines[: self.num_lines]), "utf-8")
+        beside.replace(self.folder.metrics)
+        self.file = self.folder.metrics.open("a", encoding="utf-8")
+
+    def state(self) -> dict[str, Any]:
+        return {"num_lines": self.num_lines, "stage": self.stage}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.num_lines, self.stage = state["num_lines"], state["stage"]
 
     def on_stage(self, trainer: Trainer, stage: ResolvedStage) -> None:
-        self._write(
-            {"event": "stage", "step": trainer.progress.step, "stage": stage.name, "shape": stage.config.summary()}
-        )
+        if stage.name != self.stage:  # else a resumed run goes on within it
+            self.stage = stage.name
+            self._write(
+                {"event": "stage", "step": trainer.progress.step, "stage": stage.name, "shape": stage.config.summary()}
+            )
+
+    def on_event(self, trainer: Trainer, event: dict[str, Any]) -> None:
+        self._write(event)
 
     def on_growth(self, trainer: Trainer, event: GrowthEvent) -> None:
         self._write(event.to_json())
@@ -53,9 +66,12 @@ class Metrics(Hook):
         for name in ("loss", "mlm_loss", "mlm_accuracy", "lr", "grad_norm", "tokens_per_second"):
             self.board.add_scalar(name, values[name], result.step)
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_leave(self, trainer: Trainer) -> None:
         self.board.close()
         self.file.close()
+
+    def on_end(self, trainer: Trainer) -> None:
+        self.on_leave(trainer)
         summary = summarize(trainer, [json.loads(line) for line in self.folder.metrics.read_text("utf-8").splitlines()])
         partial = self.folder.summary.with_suffix(".partial")
         partial.write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
@@ -64,6 +80,7 @@ class Metrics(Hook):
     def _write(self, values: dict[str, Any]) -> None:
         self.file.write(json.dumps(values) + "\n")
         self.file.flush()
+        self.num_lines += 1
 
 
 def summarize(trainer: Trainer, lines: list[dict[str, Any]]) -> dict[str, Any]:

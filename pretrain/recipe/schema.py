@@ -156,8 +156,26 @@ class Validation(Section):
 
 class Checkpoint(Section):
     every: Annotated[int, Field(ge=0)] = 0
-    """Steps between two checkpoints; 0: only at the end."""
+    """Steps between two checkpoints; 0: only before a change of shape and at the end."""
     keep_last: Positive = 2
+    """How many of the newest to keep."""
+    keep_every: Annotated[int, Field(ge=0)] = 0
+    """Keep those of every so many steps for good, too; 0: none."""
+    background: bool = True
+    """Write while training goes on; otherwise wait until each is on disk."""
+
+
+class Faults(Section):
+    """What to do when something breaks."""
+
+    signals: list[Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"]] = ["SIGTERM", "SIGUSR1"]
+    """On one of these the run saves itself at the next step and exits, ready to be started again."""
+    timeout_minutes: Annotated[float, Field(gt=0)] = 20
+    """A rank that makes no progress for so long is named, and the run ends."""
+    non_finite_steps: Positive = 3
+    """Steps in a row with a gradient that is not finite: each is skipped, after so many the run rolls back."""
+    roll_backs: Annotated[int, Field(ge=0)] = 2
+    """Roll-backs to the last checkpoint, skipping the data read since, before the run stops."""
 
 
 class Stage(Section):
@@ -212,4 +230,5 @@ class Recipe(Section):
     """ZeRO, offload and communication; nothing that the recipe owns."""
     validation: Validation = Validation()
     checkpoint: Checkpoint = Checkpoint()
+    faults: Faults = Faults()
     stages: Annotated[list[Stage], Field(min_length=1)]

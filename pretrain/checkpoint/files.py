@@ -1,0 +1,126 @@
+"""One checkpoint folder: written part by part, verified, and read back onto any number of ranks."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from safetensors import safe_open
+
+from growth.state import TENSORS, Record, TrainingState, assign_owners
+from model.config import BertConfig
+from model.errors import UserError
+from model.parameters import parameter_table
+from pretrain.checkpoint.tensors import write_tensors, write_text
+
+INDEX, CHECKSUMS = "index.json", "SHA256SUMS"
+FORMAT = 2
+
+
+def write_part(folder: Path, rank: int, state: TrainingState) -> str | None:
+    """Writes the records that this rank owns. Gives the file's sha256; None where the rank owns nothing."""
+    tensors = {
+        f"{name}/{kind}": tensor
+        for name, record in state.records.items()
+        for kind, tensor in zip(TENSORS, record.tensors(), strict=True)
+    }
+    return write_tensors(folder / _part(rank), tensors) if tensors else None
+
+
+def write_index(folder: Path, state: TrainingState, run: dict[str, Any], part_sums: dict[int, str]) -> None:
+    """Writes what binds the parts together. `run`: JSON of all that is no tensor; `part_sums`: {rank: sha256}."""
+    parameters = {name: {"file": _part(owner), "step": state.steps[name]} for name, owner in state.owners.items()}
+    index = {"format": FORMAT, "config": state.config.model_dump(), "run": run, "parameters": parameters}
+    sums = {_part(rank): checksum for rank, checksum in part_sums.items()}
+    sums[INDEX] = write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
+    write_text(folder / CHECKSUMS, "".join(f"{checksum}  {name}\n" for name, checksum in sorted(sums.items())))
+
+
+def load_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
+    """The state, spread over the ranks there are now, and what was saved beside it. Collective.
+
+    Raises UserError on all ranks when the folder is no checkpoint, or a file in it is missing or changed.
+    """
+    _check_is_checkpoint(path)
+    damage = find_damage(path)
+    if damage is not None:
+        raise UserError(f"checkpoint {path} is damaged: {damage}; use another checkpoint")
+    return read_checkpoint(path)
+
+
+def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
+    """As `load_checkpoint`, of a folder that is known to be intact."""
+    index = read_index(path)
+    config = BertConfig(**index["config"])
+    parameters = index["parameters"]
+    rank, num_ranks = _rank_and_size()
+    steps = {name: parameters[name]["step"] for name in parameter_table(config)}
+    state = TrainingState(config, assign_owners(config, num_ranks), steps)
+    files: dict[str, Any] = {}
+    for name, spec in parameter_table(config).items():
+        if state.owners[name] == rank:
+            file = parameters[name]["file"]
+            if file not in files:
+                files[file] = safe_open(path / file, framework="pt")
+            tensors = (files[file].get_tensor(f"{name}/{kind}").view(spec.shape) for kind in TENSORS)
+            state.records[name] = Record(*tensors, step=steps[name])
+    return state, index["run"]
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    _check_is_checkpoint(path)
+    index = json.loads((path / INDEX).read_text("utf-8"))
+    if index["format"] != FORMAT:
+        raise UserError(f"checkpoint {path} has format {index['format']}, this version reads {FORMAT}")
+    return index
+
+
+def find_damage(path: Path) -> str | None:
+    """Reads every file and compares its checksum; says what is wrong with the first that differs.
+
+    The files are dealt over the ranks, and all get the same answer. Collective.
+    """
+    rank, num_ranks = _rank_and_size()
+    sums = _read_checksums(path)
+    if INDEX not in sums:
+        return f"{CHECKSUMS} is missing or broken"
+    faults = [_fault(path / name, sums[name]) for name in sorted(sums)[rank::num_ranks]]
+    gathered: list[list[str | None]] = [faults]
+    if num_ranks > 1:
+        gathered = [[]] * num_ranks
+        dist.all_gather_object(gathered, faults)
+    return next((fault for faults in gathered for fault in faults if fault), None)
+
+
+def _check_is_checkpoint(path: Path) -> None:
+    if not (path / INDEX).is_file():
+        raise UserError(f"{path} is not a checkpoint: it has no {INDEX}; name a folder checkpoints/step-N")
+
+
+def _read_checksums(path: Path) -> dict[str, str]:
+    """{file name: sha256}, as far as the file of checksums can be read."""
+    try:
+        lines = (path / CHECKSUMS).read_text("utf-8").splitlines()
+    except (OSError, ValueError):
+        return {}
+    return {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
+
+
+def _fault(file: Path, checksum: str) -> str | None:
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb", buffering=0) as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    except OSError as error:
+        return f"{file.name} cannot be read ({error.strerror})"
+    return None if digest.hexdigest() == checksum else f"{file.name} is not what was written"
+
+
+def _part(rank: int) -> str:
+    return f"rank-{rank:05d}.safetensors"
+
+
+def _rank_and_size() -> tuple[int, int]:
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

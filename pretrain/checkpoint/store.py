@@ -1,0 +1,204 @@
+"""The checkpoints of one run: written in the background, kept and dropped, the newest intact one found again."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
+
+from growth.state import TrainingState
+from model.errors import UserError
+from pretrain.agreement import raise_together
+from pretrain.checkpoint.files import find_damage, read_checkpoint, write_index, write_part
+from pretrain.checkpoint.tensors import sync_folder, write_text
+
+LATEST, PARTIAL, DAMAGED = "latest", ".partial", ".damaged"
+STEP = "step-{:08d}"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A finished checkpoint, as rank 0 saw it."""
+
+    path: Path
+    num_bytes: int
+    """Of the tensors, over all ranks."""
+    seconds: float
+    """From the start of the background thread to the checkpoint being complete on disk."""
+
+
+class CheckpointStore:
+    """Saves states into a run's `checkpoints` folder. Every rank makes one; all ranks call `save` and `flush` together.
+
+    One background thread a rank writes that rank's part beside the final name; rank 0's waits for all parts, writes the
+    index, renames the folder and moves `latest`. Ranks tell each other through the process group's key-value store, so
+    the thread takes no part in collectives.
+    """
+
+    def __init__(self, folder: Path, keep_last: int = 2, keep_every: int = 0, in_background: bool = True):
+        self.folder, self.keep_last, self.keep_every, self.in_background = folder, keep_last, keep_every, in_background
+        self.written: Written | None = None
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._num_saved = 0
+        self._messages = _get_default_store().clone()  # a connection of its own: the thread waits on it
+
+    def save(self, step: int, state: TrainingState, run: dict[str, Any], name: str = "") -> None:
+        """Returns once the thread has the state, which must not change afterwards. Collective.
+
+        `name`: a checkpoint to keep for good, beside those of the steps. Raises Stop on all ranks when the one before
+        could not be written or there is no room for this one.
+        """
+        self.flush()
+        path = self.folder / (name or STEP.format(step))
+        partial = path.with_name(path.name + PARTIAL)
+        num_bytes = _total_bytes(state)
+        raise_together(self._prepare(partial, num_bytes) if dist.get_rank() == 0 else None)
+        self._num_saved += 1
+        self.written = None
+        self._thread = threading.Thread(
+            target=self._write, args=(path, partial, state, run, num_bytes), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+        if not self.in_background:
+            self.flush()
+
+    def flush(self) -> None:
+        """Waits until the last `save` is on disk. Collective. Raises Stop on all ranks if it failed on any."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            raise_together(self._error)
+
+    def _prepare(self, partial: Path, num_bytes: int) -> Exception | None:
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            free = shutil.disk_usage(partial).free
+        except OSError as error:
+            return _explained(partial, error)
+        if free < num_bytes:
+            return UserError(
+                f"no room for checkpoint {partial.stem}: it takes {num_bytes / 1e9:.1f} GB, {self.folder} has "
+                f"{free / 1e9:.1f} GB free; the checkpoints before it are untouched: make room and start again"
+            )
+        return None
+
+    def _write(self, path: Path, partial: Path, state: TrainingState, run: dict[str, Any], num_bytes: int) -> None:
+        start = time.perf_counter()
+        rank, key = dist.get_rank(), f"checkpoint/{self._num_saved}"
+        try:
+            checksum = write_part(partial, rank, state)
+            self._messages.set(f"{key}/{rank}", checksum or "nothing")
+            if rank == 0:
+                sums = self._await_parts(key)
+                write_index(partial, state, run, sums)
+                _complete(path, partial)
+                _drop_old(self.folder, self.keep_last, self.keep_every)
+                self.written = Written(path, num_bytes, time.perf_counter() - start)
+        except Exception as error:
+            self._error = _explained(partial, error)
+            self._messages.set(f"{key}/{rank}", "failed")
+
+    def _await_parts(self, key: str) -> dict[int, str]:
+        """{rank: checksum} once every rank has written its part."""
+        sums = {}
+        for rank in range(dist.get_world_size()):
+            message = self._messages.get(f"{key}/{rank}").decode()  # waits
+            self._messages.delete_key(f"{key}/{rank}")
+            if message == "failed":
+                raise OSError(f"rank {rank} could not write its part")
+            if message != "nothing":
+                sums[rank] = message
+        return sums
+
+
+def load_newest(
+    folder: Path, report: Callable[[str], None] = lambda line: None
+) -> tuple[Path, TrainingState, dict[str, Any]] | None:
+    """The newest intact checkpoint of a run, up to the one that `latest` names; None when there is none yet.
+
+    Damaged ones are reported, set aside and passed over. Collective. Raises Stop on all ranks when all are damaged.
+    """
+    candidates = list(reversed(checkpoints_of(folder)))
+    latest = _read_latest(folder)
+    candidates = [path for path in candidates if latest is None or path.name <= latest] or candidates
+    if dist.get_rank() == 0:
+        for partial in folder.glob("*" + PARTIAL):
+            report(f"{partial} was being written when the run stopped; it is dropped")
+            shutil.rmtree(partial, ignore_errors=True)
+    for path in candidates:
+        damage = find_damage(path)
+        if damage is None:
+            return path, *read_checkpoint(path)
+        dist.barrier()  # every rank has looked at it
+        if dist.get_rank() == 0:
+            report(f"checkpoint {path} is damaged: {damage}; it is set aside as {path.name}{DAMAGED}")
+            shutil.rmtree(path.with_name(path.name + DAMAGED), ignore_errors=True)
+            path.rename(path.with_name(path.name + DAMAGED))
+    if candidates:
+        raise_together(UserError(f"every checkpoint in {folder} is damaged; start a new run, or restore one of them"))
+    return None
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint folder, given itself or a run's folder (its latest)."""
+    if not path.is_dir():
+        raise UserError(f"checkpoint {path} does not exist; name a run's folder or one of its checkpoints/step-N")
+    for folder in (path / "checkpoints", path):
+        latest = _read_latest(folder)
+        if latest is not None:
+            return folder / latest
+    return path
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    """The complete checkpoints of the steps, oldest first."""
+    return sorted(folder.glob("step-" + "[0-9]" * 8))
+
+
+def _complete(path: Path, partial: Path) -> None:
+    """Gives a written folder its name, then moves `latest` to it."""
+    sync_folder(partial)
+    shutil.rmtree(path, ignore_errors=True)  # the same step, saved before a resume from an earlier one
+    partial.rename(path)
+    sync_folder(path.parent)
+    if path.name.startswith("step-"):
+        beside = path.parent / (LATEST + PARTIAL)
+        write_text(beside, path.name + "\n")
+        beside.replace(path.parent / LATEST)
+        sync_folder(path.parent)
+
+
+def _drop_old(folder: Path, keep_last: int, keep_every: int) -> None:
+    """Deletes all but the newest `keep_last` and every `keep_every` steps; named checkpoints stay."""
+    latest = _read_latest(folder)
+    old = [path for path in checkpoints_of(folder) if latest is not None and path.name < latest]
+    for path in old[: len(old) - (keep_last - 1)]:
+        step = int(path.name.removeprefix("step-"))
+        if not (keep_every and step % keep_every == 0):
+            shutil.rmtree(path)
+
+
+def _read_latest(folder: Path) -> str | None:
+    pointer = folder / LATEST
+    return pointer.read_text("utf-8").strip() if pointer.is_file() else None
+
+
+def _total_bytes(state: TrainingState) -> int:
+    sizes: list[int] = [0] * dist.get_world_size()
+    dist.all_gather_object(sizes, state.nbytes())
+    return sum(sizes)
+
+
+def _explained(path: Path, error: Exception) -> UserError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UserError(
+        f"checkpoint {path.stem} could not be written to {path.parent}: {reason}; "
+        "the checkpoints before it are untouched: mend that and start again"
+    )
