@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from pretrain.data.corpus import Corpus
 from pretrain.data.index import DataPosition
 from pretrain.data.masking import Masking
-from pretrain.data.prepare import PrepareOptions, Progress, prepare
+from pretrain.data.options import PrepareOptions, Progress
+from pretrain.data.prepare import prepare
 from pretrain.data.sampling import Sampling
 
 if TYPE_CHECKING:

