@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from model.errors import UserError
 from pretrain.recipe import Recipe, load_recipe, resolve
-from pretrain.recipe.load import SHIPPED, _parse
+from pretrain.recipe.load import SHIPPED, parse
 from pretrain.recipe.resolve import _timeline
 
 RECIPE = """
@@ -139,7 +139,7 @@ def test_shares_cover_the_run_without_gap_or_overlap(weights, total):
     ],
 )  # fmt: skip
 def test_numbers_are_numbers_and_words_are_words(text, value):
-    parsed = _parse(text, "test")
+    parsed = parse(text, "test")
     assert parsed == value
     assert type(parsed) is type(value)
 

@@ -22,7 +22,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     `overrides`: strings such as `stages.1.steps=200`. Raises UserError naming the file and the offending key.
     """
     file = _find(str(path))
-    values = _parse(file.read_text(encoding="utf-8"), str(file))
+    values = parse(file.read_text(encoding="utf-8"), str(file))
     if not isinstance(values, dict):
         raise UserError(f"{file} holds no recipe: it has to be a mapping of keys such as name, model and stages")
     for override in overrides:
@@ -109,7 +109,7 @@ def _apply(values: dict, override: str) -> None:
             node[part] = {}
         node = node[_index(node, part, override)]
     index = _index(node, last, override)
-    node[index] = _parse(text, f"--set {override}")
+    node[index] = parse(text, f"--set {override}")
 
 
 def _index(node: Any, part: str, override: str) -> Any:
@@ -157,7 +157,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.v
 _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value.replace("_", "")))
 
 
-def _parse(text: str, source: str) -> Any:
+def parse(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
