@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tyro.conf import Positional
+
 from model.errors import UserError
 from pretrain.data.sources import TextFormat
 
@@ -14,7 +16,7 @@ from pretrain.data.sources import TextFormat
 class PrepareOptions:
     """What to prepare, and how."""
 
-    sources: tuple[str, ...]
+    sources: Positional[tuple[str, ...]]
     """Files (.txt, .jsonl, .parquet; .gz, .zst), directories of them, Hugging Face datasets, or "sotu", built in."""
     output: Path
     """The directory to write the corpus into."""
