@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from model.errors import UserError
 from pretrain.data import Masking, Sampling
@@ -88,15 +88,44 @@ class Data(Section):
 
 
 class Optimizer(Section):
-    name: Literal["adamw"] = "adamw"
+    name: Literal["adamw", "lamb", "lans"] = "adamw"
     lr: Annotated[float, Field(gt=0)]
     """Peak learning rate."""
     betas: tuple[Rate, Rate] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """Decoupled; on matrices only, never on biases and LayerNorms."""
+    """Decoupled."""
+    decayed: Literal["matrices", "all"] = "matrices"
+    """What weight decay is for: `matrices` leaves biases and LayerNorms out."""
     grad_clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The learning rate of a layer as a part of that of the layer above it (fine-tuning)."""
+    adapted: Literal["matrices", "all"] = "matrices"
+    """LAMB and LANS: what the trust ratio is for; the rest takes Adam's step."""
+    bias_correction: bool = True
+    """LAMB and LANS: undo the moments' start from zero."""
+    trust_bounds: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]] | None = None
+    """LAMB: smallest and largest trust ratio."""
+    prenormalize: Literal["never", "above_one", "always"] = "never"
+    """LAMB: divide the gradients by their global norm first (NVLAMB)."""
+    compile: bool = True
+    """LAMB and LANS on a CPU: compile the step, where there is a compiler and a model big enough to gain by it."""
+
+    @model_validator(mode="after")
+    def _options_fit_the_name(self) -> "Optimizer":
+        owners = {
+            "adapted": ("lamb", "lans"),
+            "bias_correction": ("lamb", "lans"),
+            "trust_bounds": ("lamb",),
+            "prenormalize": ("lamb",),
+        }
+        for option, names in owners.items():
+            if option in self.model_fields_set and self.name not in names:
+                raise UserError(f"{option} is for {' and '.join(names)}, not for {self.name}; remove it")
+        if self.trust_bounds and self.trust_bounds[0] > self.trust_bounds[1]:
+            raise UserError(f"trust_bounds {list(self.trust_bounds)} has the larger bound first; swap them")
+        return self
 
 
 class Schedule(Section):
@@ -108,6 +137,7 @@ class Schedule(Section):
     shape: Literal["linear", "polynomial", "cosine", "constant"] = "linear"
     """How the rate falls from the peak to the end."""
     warmup: Amount = 0
+    """Steps from zero up to the peak."""
     hold: Amount = 0
     """Steps at the peak between warm-up and decay (LANS)."""
     end: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -152,6 +182,7 @@ class Validation(Section):
     every: Annotated[int, Field(ge=0)] = 0
     """Steps between two validations; 0: only at the start, around every change and at the end."""
     rows: Positive = 256
+    """Rows of held-out text in each."""
 
 
 class Checkpoint(Section):
@@ -191,6 +222,7 @@ class Stage(Section):
     grow: Annotated[list[dict[str, dict[str, Any]]], BeforeValidator(lambda value: _parse_grow(value))] = []
     """The operators that lead from the stage before to this shape, in order."""
     sequence: Positive | None = None
+    """Tokens in a row, from here on; as are the next ones."""
     batch: StageBatch = StageBatch()
     layout: Layout | None = None
     deepspeed: str | None = None
@@ -215,6 +247,7 @@ class Recipe(Section):
     hours: Annotated[float, Field(gt=0)] | None = None
     """A budget instead of steps: hours of training, on which stages and schedule go by the clock."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of weights, order of the data, masks and dropout."""
     model: dict[str, Any]
     """`preset` and any field of BertConfig; the vocabulary's size comes from the corpus."""
     data: Data
@@ -232,3 +265,4 @@ class Recipe(Section):
     checkpoint: Checkpoint = Checkpoint()
     faults: Faults = Faults()
     stages: Annotated[list[Stage], Field(min_length=1)]
+    """What happens, in order (below)."""
