@@ -110,7 +110,25 @@ def evaluate(checkpoint: CheckpointPath, /, corpus: str | None = None, rows: int
     print(json.dumps({"valid_loss": result.loss, "valid_accuracy": result.accuracy, "rows": rows}))
 
 
-VERBS = {verb.__name__: verb for verb in (prepare, plan, train, evaluate)}
+def fill(
+    checkpoint: CheckpointPath, text: Annotated[Positional[str], arg(name="text", metavar="TEXT")], /, guesses: int = 5
+) -> None:
+    """Print what a trained model puts in the place of [MASK], the likeliest first.
+
+    Args:
+        checkpoint: A run's folder (its latest checkpoint) or one of its checkpoints/step-N.
+        text: A sentence with [MASK] in the place of a word.
+        guesses: How many answers to print.
+    """
+    from pretrain.fill import Filler, fill_text
+    from pretrain.trained import open_trained
+
+    trained = open_trained(checkpoint)
+    for probability, filled in fill_text(Filler(trained.model, trained.corpus), text, guesses):
+        print(f"{probability:6.1%}  {filled}")
+
+
+VERBS = {verb.__name__: verb for verb in (prepare, plan, train, evaluate, fill)}
 
 DESCRIPTION = """Espalier pretrains BERT while its shape changes, and loses nothing on the way.
 
