@@ -103,9 +103,17 @@ train() {
 }
 
 demo() {
+  case " $* " in *" -h "* | *" --help "*)
+    echo "usage: ./launch.sh demo [--nproc N] [--set KEY=VALUE]"
+    echo "Prepares the embedded corpus, trains the recipe 'demo' into a new folder under runs/ and shows what it learned."
+    return ;;
+  esac
   cd "$home"                                             # the demo's corpus and run live in the project's folder
+  local name
+  name=demo-$(date +%Y%m%d-%H%M%S)
   "$python" -m pretrain prepare sotu --output corpora/demo --tokenizer characters --vocab-size 64
-  train demo "$@"
+  (train demo "$@" --name "$name")
+  "$python" -m pretrain.demo "runs/$name"
 }
 
 main "$@"

@@ -127,6 +127,16 @@ def test_train_stops_at_a_users_mistake(clone):
     assert len(clone.commands) == 1
 
 
+def test_without_a_verb_the_demo_prepares_trains_and_shows(clone):
+    clone.launch("plan")
+    assert clone.launch().returncode == 0
+    prepare, check, ranks, show = clone.commands
+    assert prepare.startswith("-m pretrain prepare sotu --output corpora/demo")
+    assert check.startswith("-m pretrain train demo --name demo-")
+    assert "-m torch.distributed.run" in ranks
+    assert show == f"-m pretrain.demo runs/{check.split()[5]}"
+
+
 @pytest.mark.parametrize("argument", ["--help", "--dry-run"])
 def test_train_starts_no_ranks_for(clone, argument):
     clone.launch("plan")
