@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
@@ -128,7 +128,59 @@ def fill(
         print(f"{probability:6.1%}  {filled}")
 
 
-VERBS = {verb.__name__: verb for verb in (prepare, plan, train, evaluate, fill)}
+def profile(
+    recipe: RecipeName = "",
+    /,
+    overrides: Overrides = (),
+    stage: int = 0,
+    nproc: int = 1,
+    steps: int = 10,
+    sweep: str = "",
+    scaling: str = "",
+    measure_peak: bool = False,
+    against: Literal["nothing", "huggingface"] = "nothing",
+    rounds: int = 5,
+    json_file: Annotated[Path | None, arg(name="json")] = None,
+    out: Path = Path("profiles"),
+) -> None:
+    """Measure where a training step's time goes. Writes a page, JSON and a trace that opens in Perfetto.
+
+    Args:
+        recipe: A recipe file, or the name of one that comes with Espalier. Not needed with --against.
+        overrides: Change a value of the recipe, for example --set batch.micro=16.
+        stage: Which of its stages, by number.
+        nproc: Number of processes.
+        steps: Steps to time, after warm-up and before three under the profiler.
+        sweep: Measure every combination of these: micro_batch, zero, tp, separated by commas.
+        scaling: Measure strong and weak scaling on these numbers of processes, such as 1,2.
+        measure_peak: Measure what the device can do at best, and show the share of it.
+        against: huggingface: our step beside that of transformers, and the table of targets.
+        rounds: Rounds of the comparison; each runs everything once.
+        json_file: Also write the rows of the comparison here.
+        out: Folder for the results.
+    """
+    if against == "huggingface":
+        from pretrain.profile.table import profile_against_hugging_face
+
+        profile_against_hugging_face(rounds, out, json_file)
+        return
+    if not recipe:
+        raise UserError("profile needs a recipe, or --against huggingface; for example: ./launch.sh profile base")
+    from pretrain.profile.verb import Profile, matmul_limit, print_breakdown, print_measurements, save
+
+    job = Profile(recipe, tuple(overrides), stage, nproc, steps, out)
+    if sweep:
+        found = job.sweep(sweep.split(","))
+    elif scaling:
+        found = job.scaling([int(count) for count in scaling.split(",")])
+    else:
+        found = {f"stage {stage}": job.run(f"stage-{stage}")}
+        print_breakdown(next(iter(found.values())))
+    print_measurements(found, matmul_limit() if measure_peak else None)
+    save(found, out, f"{recipe}, stage {stage}")
+
+
+VERBS = {verb.__name__: verb for verb in (prepare, plan, train, evaluate, fill, profile)}
 
 DESCRIPTION = """Espalier pretrains BERT while its shape changes, and loses nothing on the way.
 

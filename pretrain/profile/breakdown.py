@@ -25,7 +25,9 @@ class Breakdown:
     """The operators that took longest by themselves."""
 
 
-def break_down(events: Iterable[FunctionEvent], num_steps: int, modules: Sequence[str], num_kernels: int = 12) -> Breakdown:
+def break_down(
+    events: Iterable[FunctionEvent], num_steps: int, modules: Sequence[str], num_kernels: int = 12
+) -> Breakdown:
     """Mean over the recorded steps. On a GPU phases and modules are host time, kernels are device time."""
     spans: dict[str, float] = defaultdict(float)
     collectives: dict[str, float] = defaultdict(float)

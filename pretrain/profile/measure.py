@@ -1,11 +1,12 @@
 """Measures one configuration: some steps of one stage on the ranks there are, without checkpoints or metrics files.
 
-    torchrun ... -m pretrain.profile.measure RECIPE --stage N --out FILE.json
+torchrun ... -m pretrain.profile.measure RECIPE --stage N --out FILE.json
 """
 
 import json
 import resource
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -128,7 +129,7 @@ def _summarize(
         sequence=stage.sequence,
         precision=stage.precision,
         shape=stage.config.summary(),
-        step_seconds=[after.seconds - start.seconds for start, after in zip(ends, ends[1:], strict=False)],
+        step_seconds=[after.seconds - start.seconds for start, after in pairwise(ends)],
         tokens_per_step=tokens,
         useful_flops_per_step=executed * fill,
         peak_bytes=peak_bytes,

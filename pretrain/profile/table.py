@@ -1,0 +1,133 @@
+"""The table of targets: rows against Hugging Face, against the machine's limit, and of the engine's own cost."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+from rich.table import Table
+
+from model.config import BertConfig
+from pretrain.engine.distributed import process_group
+from pretrain.profile.against import Row, Workload, bare_loop, compare, hugging_face, ours, useful_flops
+from pretrain.profile.synthetic import synthetic_recipe
+from pretrain.profile.verb import Profile
+
+HEADS_OF = {256: 4, 768: 12}
+
+
+def shape(hidden: int, vocab_size: int, dropout: float) -> BertConfig:
+    return BertConfig(
+        layers=4,
+        hidden=hidden,
+        heads=HEADS_OF[hidden],
+        ffn=4 * hidden,
+        vocab_size=vocab_size,
+        hidden_dropout=dropout,
+        attention_dropout=dropout,
+    )
+
+
+def profile_against_hugging_face(num_rounds: int, out: Path, json_file: Path | None) -> None:
+    """Measures every row, prints the table and writes it as JSON."""
+    with process_group():
+        rows = rows_against_hugging_face(num_rounds)
+    with TemporaryDirectory() as directory:
+        profile = Profile(str(synthetic_recipe(Path(directory))), (), stage=0, nproc=2, steps=20, out=out)
+        rows += rows_of_layouts(profile, num_rounds)
+    print_rows(rows)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8")
+
+
+def rows_against_hugging_face(num_rounds: int, sequence: int = 128) -> list[Row]:
+    """All rows that one process can measure. A step reads 256 sequences in micro-batches of about 4096 tokens."""
+    small, small_dropout, wide = shape(256, 8192, 0.0), shape(256, 8192, 0.1), shape(768, 30_528, 0.0)
+    best = dict(bf16=True, compiled=True, fused=True)
+    default = dict(bf16=False, compiled=False, fused=False)
+    rows = []
+
+    varied, varied_dropout = (Workload.varied(config, sequence, 128) for config in (small, small_dropout))
+    rounds = compare(
+        {
+            "ours": ours(varied, 3),
+            "ours dropout": ours(varied_dropout, 3),
+            "best": hugging_face(varied, **best, micro_batches=4),
+            "bf16 dropout": hugging_face(varied_dropout, bf16=True, compiled=False, fused=False, micro_batches=4),
+            "default": hugging_face(varied_dropout, **default, micro_batches=4),
+        },
+        num_rounds,
+    )
+    rows += [
+        _ratio("varied lengths, against its best", 2.5, rounds, "ours", "best"),
+        _ratio("varied lengths, against it out of the box", 8.0, rounds, "ours", "default"),
+        _ratio("varied lengths, dropout 0.1 both, against its bf16", 2.5, rounds, "ours dropout", "bf16 dropout"),
+        _share_of_limit("useful FLOPs over the matmul limit, varied lengths", 0.55, rounds, varied),
+    ]
+
+    full = Workload.full(small, sequence, 32)
+    rounds = compare(
+        {
+            "ours": ours(full),
+            "bare": bare_loop(full),
+            "best": hugging_face(full, **best),
+            "default": hugging_face(Workload.full(small_dropout, sequence, 32), **default),
+        },
+        num_rounds,
+    )
+    rows += [
+        _ratio("full rows, against its best", 1.8, rounds, "ours", "best"),
+        _ratio("full rows, against it out of the box", 6.0, rounds, "ours", "default"),
+        _share_of_limit("useful FLOPs over the matmul limit, full rows", 0.65, rounds, full),
+        Row.over(
+            "lost to the engine at 1 process, 4096 tokens (at most)", 0.10, [1 - r["ours"] / r["bare"] for r in rounds]
+        ),
+    ]
+
+    full_wide = Workload.full(wide, sequence, 16)
+    rounds = compare({"ours": ours(full_wide)}, num_rounds)
+    rows.append(_share_of_limit("useful FLOPs over the matmul limit, hidden 768", 0.50, rounds, full_wide))
+    return rows
+
+
+LAYOUTS = {
+    "ZeRO-1 on 2 processes": (0.97, 1, 1),
+    "ZeRO-3 on 2 processes": (0.80, 3, 1),
+    "TP 2 on 2 processes": (0.72, 0, 2),
+}
+"""Target, ZeRO stage and tensor-parallel size of each row against one plain process with two threads."""
+
+
+def rows_of_layouts(profile: Profile, num_rounds: int) -> list[Row]:
+    """Each layout's tokens per second over those of one process with all threads, in turn, process by process."""
+    ratios: dict[str, list[float]] = {name: [] for name in LAYOUTS}
+    for index in range(num_rounds):
+        plain = profile.run(f"plain-{index}", _layout(0, 1), nproc=1).tokens_per_second
+        for name, (_, stage, tp) in LAYOUTS.items():
+            label = f"{name.split()[0].lower()}-{index}"
+            ratios[name].append(profile.run(label, _layout(stage, tp), nproc=2).tokens_per_second / plain)
+    return [Row.over(f"{name}, against 1 with 2 threads", LAYOUTS[name][0], ratios[name]) for name in LAYOUTS]
+
+
+def _layout(stage: int, tp: int) -> list[str]:
+    return [f"deepspeed=ds_configs/zero{stage}.json", f"layout.tensor_parallel={tp}"]
+
+
+def print_rows(rows: list[Row]) -> None:
+    table = Table(title="targets, by paired medians")
+    for heading in ("row", "target", "median", "range"):
+        table.add_column(heading, justify="left" if heading == "row" else "right")
+    for row in rows:
+        table.add_row(row.row, f"{row.target:.2f}", f"{row.median:.2f}", f"{row.low:.2f}..{row.high:.2f}")
+    Console(width=120).print(table)
+
+
+def _ratio(row: str, target: float, rounds: list[dict[str, float]], ours_name: str, theirs_name: str) -> Row:
+    return Row.over(row, target, [rates[ours_name] / rates[theirs_name] for rates in rounds])
+
+
+def _share_of_limit(row: str, target: float, rounds: list[dict[str, float]], workload: Workload) -> Row:
+    flops_per_token = useful_flops(workload) / sum(workload.lengths)
+    return Row.over(row, target, [rates["ours"] * flops_per_token / rates["matmul"] for rates in rounds])

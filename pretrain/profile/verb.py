@@ -1,0 +1,142 @@
+"""The verb `profile`: measures a stage, a sweep of layouts, scaling, or the table against Hugging Face."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from model.errors import UserError
+from pretrain.profile.measure import Measurement, load_measurement
+from pretrain.profile.page import write_page
+from pretrain.recipe import load_recipe, resolve
+
+AXES = {"micro_batch": "batch.micro", "zero": "deepspeed", "tp": "layout.tensor_parallel"}
+"""What a sweep may change, and the key of a stage that says it."""
+
+SWEPT = {"micro_batch": (4, 8, 16, 32, 64), "zero": (0, 1, 2, 3), "tp": (1, 2, 4, 8)}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What to measure of which recipe."""
+
+    recipe: str
+    overrides: tuple[str, ...]
+    stage: int
+    nproc: int
+    steps: int
+    out: Path
+
+    def run(self, label: str, overrides: Sequence[str] = (), nproc: int | None = None) -> Measurement:
+        """One configuration in processes of its own. Raises UserError when the recipe does not allow it."""
+        nproc = nproc or self.nproc
+        overrides = (*self.overrides, *overrides)
+        resolve(load_recipe(self.recipe, overrides), None, nproc)
+        file = self.out / f"{label}.json"
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
+        command = [*torchrun, "-m", "pretrain.profile.measure", self.recipe, "--out", str(file)]
+        command += ["--stage", str(self.stage), "--steps", str(self.steps), "--overrides", *overrides]
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc))}
+        done = subprocess.run(command, env=os.environ | threads, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if done.returncode:
+            log = file.with_suffix(".log")
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_bytes(done.stdout)
+            raise UserError(f"profile of {label} failed (exit code {done.returncode}); its output is in {log}")
+        return load_measurement(file)
+
+    def sweep(self, axes: Sequence[str]) -> dict[str, Measurement]:
+        """Every combination that the recipe and the number of ranks allow, fastest first."""
+        for axis in axes:
+            if axis not in AXES:
+                raise UserError(f"--sweep {axis!r} is unknown; choose from {', '.join(AXES)}, separated by commas")
+        found: dict[str, Measurement] = {}
+        for values in product(*(SWEPT[axis] for axis in axes)):
+            label = " ".join(f"{axis} {value}" for axis, value in zip(axes, values, strict=True))
+            settings = [
+                f"stages.{self.stage}.{AXES[axis]}="
+                + (f"ds_configs/zero{value}.json" if axis == "zero" else str(value))
+                for axis, value in zip(axes, values, strict=True)
+            ]
+            try:
+                found[label] = self.run(label.replace(" ", "-"), settings)
+            except UserError as error:
+                print(f"{label}: left out: {error}", file=sys.stderr)
+        return dict(sorted(found.items(), key=lambda item: -item[1].tokens_per_second))
+
+    def scaling(self, counts: Sequence[int]) -> dict[str, Measurement]:
+        """Strong scaling (the recipe's global batch on every number of ranks) and weak (rows per rank kept)."""
+        rows = resolve(load_recipe(self.recipe, self.overrides), None, self.nproc).stages[self.stage].global_batch
+        found = {}
+        for count in counts:
+            found[f"strong, {count} ranks"] = self.run(f"strong-{count}", nproc=count)
+            weak = f"stages.{self.stage}.batch.global={rows * count // counts[0]}"
+            found[f"weak, {count} ranks"] = self.run(f"weak-{count}", [weak], nproc=count)
+        return found
+
+
+def print_measurements(found: dict[str, Measurement], limit: float | None) -> None:
+    """A table of configurations. `limit`: measured matmul FLOP/s of one rank's device, or None."""
+    table = Table(title="one optimizer step")
+    for heading in ("configuration", "ms", "spread", "tokens/s", "useful TFLOP/s", "of the limit", "peak MiB a rank"):
+        table.add_column(heading, justify="left" if heading == "configuration" else "right")
+    for label, result in found.items():
+        spread = f"{min(result.step_seconds) * 1e3:.0f}..{max(result.step_seconds) * 1e3:.0f}"
+        share = result.useful_flops_per_second / (limit * result.ranks) if limit else None
+        table.add_row(
+            label,
+            f"{result.seconds * 1e3:.1f}",
+            spread,
+            f"{result.tokens_per_second:,.0f}",
+            f"{result.useful_flops_per_second / 1e12:.3f}",
+            f"{share:.0%}" if share else "-",
+            f"{result.peak_bytes / 2**20:,.0f}",
+        )
+    _console().print(table)
+
+
+def print_breakdown(result: Measurement) -> None:
+    """Where the step goes: the phases, the forward pass by module, collectives, and the longest operators."""
+    assert result.breakdown is not None
+    table = Table(title="where a step goes, under the profiler (rank 0)")
+    table.add_column("part")
+    table.add_column("ms", justify="right")
+    table.add_column("share", justify="right")
+    total = sum(result.breakdown.phases.values())
+    for heading, parts in asdict(result.breakdown).items():
+        table.add_section()
+        table.add_row(f"[bold]{heading}[/bold]", "", "")
+        for name, milliseconds in parts.items():
+            table.add_row(f"  {name}", f"{milliseconds:.2f}", f"{milliseconds / total:.0%}")
+    _console().print(table)
+
+
+def save(found: dict[str, Measurement], out: Path, title: str) -> None:
+    """profile.json and profile.html."""
+    out.mkdir(parents=True, exist_ok=True)
+    values = {label: asdict(result) for label, result in found.items()}
+    (out / "profile.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+    write_page(found, out / "profile.html", title)
+    print(f"{out / 'profile.html'}, {out / 'profile.json'}; traces for Perfetto: {out}/*.trace.json")
+
+
+def matmul_limit() -> float:
+    """Measured on this machine with the threads that one process has."""
+    from pretrain.profile.peak import matmul_flops_per_second
+
+    return matmul_flops_per_second(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140
+    return console
