@@ -30,7 +30,7 @@ from pretrain.evaluation import Evaluation, evaluate, validation_rows
 from pretrain.flops import training_flops
 from pretrain.hooks.base import GrowthEvent, Hook, StepResult
 from pretrain.hooks.watchdog import Phase
-from pretrain.optim import make_optimizer
+from pretrain.optim import group_rules, make_optimizer, set_learning_rate
 from pretrain.progress import Progress
 from pretrain.recipe import ResolvedStage, Run
 
@@ -110,8 +110,7 @@ class Trainer:
         mlm_scale, sentence_scale = copies / num_masked, copies / max(num_sentences, 1)
 
         lr = self.run.learning_rate(self.now)
-        for group in basic_optimizer(engine).param_groups:
-            group["lr"] = lr
+        set_learning_rate(basic_optimizer(engine), lr)
         skipped_before = engine.skipped_steps
         sums, norm = self._update(batches, mlm_scale, sentence_scale)
         mlm_loss, mlm_correct, sentence_loss, sentence_correct = data_parallel_sum(sums).tolist()
@@ -277,7 +276,7 @@ class Trainer:
             accumulation=stage.accumulation,
             precision=stage.precision,
             make_optimizer=make_optimizer(recipe.optimizer),
-            weight_decay=recipe.optimizer.weight_decay,
+            groups=group_rules(recipe.optimizer),
             grad_clip=recipe.optimizer.grad_clip,
             deepspeed=stage.deepspeed,
         )

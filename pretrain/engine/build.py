@@ -7,15 +7,14 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
-from torch import nn
 
 from model.bert import BertForPreTraining
 from model.config import BertConfig
 from model.parallel import ModelParallelUnit, ParallelLayout, TensorParallel
-from model.parameters import parameter_table
+from pretrain.engine.bind import bind_optimizer
 from pretrain.engine.distributed import device
 from pretrain.engine.zero import prime_optimizer
-from pretrain.optim import MakeOptimizer
+from pretrain.optim import GroupRules, MakeOptimizer, parameter_groups
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,7 +28,7 @@ class EngineSettings:
     accumulation: int
     precision: str
     make_optimizer: MakeOptimizer
-    weight_decay: float = 0.01
+    groups: GroupRules = field(default_factory=GroupRules)
     grad_clip: float = 1.0
     deepspeed: Mapping[str, Any] = field(default_factory=dict)
     """The DeepSpeed JSON: ZeRO stage, offload, communication. What the recipe owns is filled in here."""
@@ -43,7 +42,7 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     """
     tp = settings.layout.install()
     model = build_model(config, tp, PRECISIONS[settings.precision])
-    optimizer = settings.make_optimizer(parameter_groups(model, steps, settings.weight_decay))
+    optimizer = settings.make_optimizer(parameter_groups(model, steps, settings.groups))
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
@@ -52,6 +51,7 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
         dist_init_required=False,
     )
     prime_optimizer(engine)
+    bind_optimizer(engine)
     return engine
 
 
@@ -64,30 +64,6 @@ def build_model(config: BertConfig, tp: TensorParallel, dtype: torch.dtype) -> B
             return BertForPreTraining(config, tp)
     finally:
         torch.set_default_dtype(default)
-
-
-def parameter_groups(model: nn.Module, steps: Mapping[str, int], weight_decay: float) -> list[dict[str, Any]]:
-    """Trained parameters grouped by (decay, steps taken), in model order."""
-    table = parameter_table(model.config)
-    groups: dict[tuple[bool, int], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        key = (table[name].decay, steps[name])
-        group = groups.setdefault(
-            key,
-            {
-                "name": f"{'decay' if key[0] else 'no_decay'}@{key[1]}",
-                "params": [],
-                "parameter_names": [],
-                "initial_step": key[1],
-                "lr": 0.0,  # set before every step; DeepSpeed may step once while it builds
-                "weight_decay": weight_decay if key[0] else 0.0,
-            },
-        )
-        group["params"].append(parameter)
-        group["parameter_names"].append(name)
-    return list(groups.values())
 
 
 def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:

@@ -9,12 +9,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from torch import Tensor, nn
 
 from growth.state import TENSORS
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this rank keeps its part of one parameter: `numel` elements of a flat tensor the optimizer steps on."""
+
+    name: str
+    flat: Tensor
+    offset: int
+    """Of the part's first element in `flat`."""
+    start: int
+    """Of the same element in the parameter's flattened shard."""
+    numel: int
+
+    def of(self, flat: Tensor) -> Tensor:
+        """The part in a tensor laid out as `flat`, as a view."""
+        return flat.data.view(-1).narrow(0, self.offset, self.numel)
 
 
 @dataclass(frozen=True)
@@ -34,19 +52,30 @@ class Fragment:
         return self.weight, self.exp_avg, self.exp_avg_sq
 
 
-def fragments(engine: DeepSpeedEngine) -> dict[str, Fragment]:
-    """The fragments this rank holds, by parameter name; parameters of which it holds nothing are absent.
+def places(engine: DeepSpeedEngine) -> list[Place]:
+    """The parts of parameters this rank holds, in model order; parameters of which it holds nothing are absent.
 
-    Under stage 0 every data-parallel rank holds the whole shard. `prime_optimizer` must have run.
+    Under stage 0 every data-parallel rank holds the whole shard.
     """
     stage = engine.zero_optimization_stage()
     if stage == ZeroStageEnum.disabled:
-        found = _whole_fragments(engine)
+        found = _stage0_places(engine)
     elif stage == ZeroStageEnum.weights:
-        found = _stage3_fragments(engine)
+        found = _stage3_places(engine)
     else:
-        found = _stage12_fragments(engine)
-    return {name: fragment for name, fragment in found if fragment.numel}
+        found = _stage12_places(engine)
+    return [place for place in found if place.numel]
+
+
+def fragments(engine: DeepSpeedEngine) -> dict[str, Fragment]:
+    """The state at every place, by parameter name. `prime_optimizer` must have run."""
+    state = basic_optimizer(engine).state
+    return {
+        place.name: Fragment(
+            place.start, place.of(place.flat), *(place.of(state[place.flat][key]) for key in TENSORS[1:])
+        )
+        for place in places(engine)
+    }
 
 
 def prime_optimizer(engine: DeepSpeedEngine) -> None:
@@ -60,6 +89,24 @@ def prime_optimizer(engine: DeepSpeedEngine) -> None:
         optimizer.state[flat] = {"step": step} | {
             key: torch.zeros_like(flat.data, dtype=torch.float32, requires_grad=False) for key in TENSORS[1:]
         }
+
+
+def num_step_calls(engine: DeepSpeedEngine) -> int:
+    """How often DeepSpeed calls the inner optimizer in one step: once for each flat tensor, at stage 0 once for all."""
+    if engine.zero_optimization_stage() == ZeroStageEnum.disabled:
+        return 1
+    return len(list(_flat_parameters(engine)))
+
+
+def publish(engine: DeepSpeedEngine, index: int) -> None:
+    """Brings a master that changed after its call to `step` to the weights that the model computes with.
+
+    index: which call of the step brought it. DeepSpeed copies (and later gathers) right after each call by itself.
+    """
+    if engine.zero_optimization_stage() == ZeroStageEnum.weights:
+        engine.optimizer._reassign_or_swap_out_partitioned_parameters(index)
+    elif engine.zero_optimization_stage() != ZeroStageEnum.disabled:
+        _publish_stage12(engine, index)
 
 
 def write_model_weight(engine: DeepSpeedEngine, parameter: nn.Parameter, shard: Tensor) -> None:
@@ -116,14 +163,11 @@ def _forget_stage3_globals() -> None:
 # ---- stage 0: whole tensors ----
 
 
-def _whole_fragments(engine: DeepSpeedEngine) -> Iterator[tuple[str, Fragment]]:
-    optimizer = basic_optimizer(engine)
+def _stage0_places(engine: DeepSpeedEngine) -> Iterator[Place]:
     masters = _stage0_masters(engine)
     for name, parameter in engine.module.named_parameters():
         if parameter in masters:
-            master = masters[parameter]
-            state = optimizer.state[master]
-            yield name, Fragment(0, *(t.data.view(-1) for t in (master, *(state[key] for key in TENSORS[1:]))))
+            yield Place(name, masters[parameter], offset=0, start=0, numel=parameter.numel())
 
 
 def _stage0_masters(engine: DeepSpeedEngine) -> dict[nn.Parameter, Tensor]:
@@ -138,32 +182,31 @@ def _stage0_masters(engine: DeepSpeedEngine) -> dict[nn.Parameter, Tensor]:
 # ---- stages 1 and 2: one flat partition for each parameter group ----
 
 
-def _stage12_fragments(engine: DeepSpeedEngine) -> Iterator[tuple[str, Fragment]]:
-    optimizer = basic_optimizer(engine)
+def _stage12_places(engine: DeepSpeedEngine) -> Iterator[Place]:
     for name, parameter in engine.module.named_parameters():
         mapping = getattr(parameter, "_hp_mapping", None)
-        if mapping is None:
-            continue
-        flat = engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
-        address, state = mapping.hp_fragment_address, optimizer.state[flat]
-        views = (t.data.narrow(0, address.start, address.numel) for t in (flat, *(state[k] for k in TENSORS[1:])))
-        yield name, Fragment(mapping.lp_fragment_address.start, *views)
+        if mapping is not None:
+            flat = engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+            address = mapping.hp_fragment_address
+            yield Place(name, flat, address.start, mapping.lp_fragment_address.start, address.numel)
+
+
+def _publish_stage12(engine: DeepSpeedEngine, group: int) -> None:
+    wrapper = engine.optimizer
+    partition = wrapper.parallel_partitioned_bit16_groups[group]
+    own = partition[dist.get_rank(wrapper.real_dp_process_group[group])]
+    own.data.copy_(wrapper.single_partition_of_fp32_groups[group].data)
 
 
 # ---- stage 3: every parameter cut over the data-parallel ranks, packed into sub-groups ----
 
 
-def _stage3_fragments(engine: DeepSpeedEngine) -> Iterator[tuple[str, Fragment]]:
-    zero, optimizer = engine.optimizer, basic_optimizer(engine)
+def _stage3_places(engine: DeepSpeedEngine) -> Iterator[Place]:
+    zero = engine.optimizer
     for name, parameter in engine.module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        sub_group, offset, _ = zero.grad_position[zero.get_param_id(parameter)]
-        flat = zero.fp32_partitioned_groups_flat[sub_group]
-        start, numel = _stage3_span(engine, parameter)
-        state = optimizer.state[flat]
-        views = (t.data.narrow(0, offset, numel) for t in (flat, *(state[key] for key in TENSORS[1:])))
-        yield name, Fragment(start, *views)
+        if parameter.requires_grad:
+            sub_group, offset, _ = zero.grad_position[zero.get_param_id(parameter)]
+            yield Place(name, zero.fp32_partitioned_groups_flat[sub_group], offset, *_stage3_span(engine, parameter))
 
 
 def _stage3_span(engine: DeepSpeedEngine, parameter: nn.Parameter) -> tuple[int, int]:

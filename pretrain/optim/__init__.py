@@ -1,20 +1,60 @@
 """Optimizers: what the engine is given to step with."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from pretrain.optim.groups import GroupRules, parameter_groups, set_learning_rate
+from pretrain.optim.lamb import Lamb
+from pretrain.optim.lans import Lans
+from pretrain.optim.layerwise import LayerwiseOptimizer, Partition, Segment
 from pretrain.recipe.schema import Optimizer
+
+__all__ = [
+    "GroupRules",
+    "Lamb",
+    "Lans",
+    "LayerwiseOptimizer",
+    "MakeOptimizer",
+    "Partition",
+    "Segment",
+    "adamw",
+    "group_rules",
+    "make_optimizer",
+    "parameter_groups",
+    "set_learning_rate",
+]
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 """Parameter groups (each with `params`, `weight_decay`) -> an optimizer over them. The lr is set before every step."""
 
 
 def make_optimizer(settings: Optimizer) -> MakeOptimizer:
-    return {"adamw": adamw}[settings.name](settings.betas, settings.eps)
+    if settings.name == "adamw":
+        return adamw(settings.betas, settings.eps)
+    shared = dict(
+        betas=settings.betas,
+        eps=settings.eps,
+        bias_correction=settings.bias_correction,
+        compiled=settings.compile,
+    )
+    if settings.name == "lans":
+        return lambda groups: Lans(groups, **shared)
+    bounds = settings.trust_bounds or (0.0, math.inf)
+    return lambda groups: Lamb(groups, trust_bounds=bounds, prenormalize=settings.prenormalize, **shared)
 
 
 def adamw(betas: tuple[float, float], eps: float) -> MakeOptimizer:
     """Decoupled weight decay (Loshchilov and Hutter 2019) in torch's fused kernel."""
     return lambda groups: torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
+
+
+def group_rules(settings: Optimizer) -> GroupRules:
+    return GroupRules(
+        weight_decay=settings.weight_decay,
+        decay_all=settings.decayed == "all",
+        adapt_all=settings.adapted == "all",
+        layer_decay=settings.layer_decay,
+    )

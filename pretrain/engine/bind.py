@@ -1,0 +1,46 @@
+"""Tells an optimizer that needs norms of whole parameters how the engine has laid them out."""
+
+from collections import defaultdict
+from functools import partial
+
+import torch.distributed as dist
+from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from torch import Tensor
+
+from model.parameters import parameter_table
+from pretrain.engine.distributed import device
+from pretrain.engine.zero import basic_optimizer, num_step_calls, places, publish
+from pretrain.optim.layerwise import LayerwiseOptimizer, Partition, Segment
+
+
+def bind_optimizer(engine: DeepSpeedEngine) -> None:
+    """Optimizers that treat every element alike (AdamW) need nothing."""
+    optimizer = basic_optimizer(engine)
+    if isinstance(optimizer, LayerwiseOptimizer):
+        optimizer.bind(partition(engine))
+
+
+def partition(engine: DeepSpeedEngine) -> Partition:
+    table = parameter_table(engine.module.config)
+    number = {name: index for index, name in enumerate(table)}
+    tp = engine.module.tp
+    segments: dict[Tensor, list[Segment]] = defaultdict(list)
+    for place in places(engine):
+        is_copy = table[place.name].tensor_parallel_axis is None and tp.rank > 0
+        segments[place.flat].append(Segment(number[place.name], place.offset, place.numel, counts=not is_copy))
+    return Partition(
+        segments,
+        num_parameters=len(table),
+        num_calls=num_step_calls(engine),
+        group=_ranks_with_parts(engine),
+        device=device(),
+        publish=partial(publish, engine),
+    )
+
+
+def _ranks_with_parts(engine: DeepSpeedEngine) -> dist.ProcessGroup | None:
+    """Those that hold one copy of the model between them: at stage 0 every data-parallel rank has its own."""
+    if engine.zero_optimization_stage() == ZeroStageEnum.disabled:
+        return engine.module.tp.group if engine.module.tp.size > 1 else None
+    return dist.group.WORLD if dist.get_world_size() > 1 else None

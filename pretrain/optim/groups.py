@@ -1,0 +1,65 @@
+"""Parameter groups: what the optimizer may do to each parameter, from the parameter table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from model.config import BertConfig
+from model.parameters import ParameterSpec, parameter_table
+
+
+@dataclass(frozen=True)
+class GroupRules:
+    weight_decay: float = 0.01
+    decay_all: bool = False
+    """Weight decay on biases and LayerNorms too."""
+    adapt_all: bool = False
+    """Trust ratios (LAMB, LANS) on biases and LayerNorms too."""
+    layer_decay: float = 1.0
+    """The learning rate of a layer as a part of that of the layer above it (fine-tuning)."""
+
+
+def parameter_groups(model: nn.Module, steps: Mapping[str, int], rules: GroupRules) -> list[dict[str, Any]]:
+    """Trained parameters grouped by (decay, steps taken, part of the learning rate), in model order.
+
+    Frozen parameters are in no group: the optimizer never touches them.
+    """
+    table = parameter_table(model.config)
+    groups: dict[tuple, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        spec, step = table[name], steps[name]
+        lr_scale = rules.layer_decay ** layers_above(model.config, spec)
+        group = groups.setdefault(
+            (spec.decay, step, lr_scale),
+            {
+                "name": f"{'decay' if spec.decay else 'no_decay'}@{step}"
+                + (f"x{lr_scale:.4g}" if lr_scale != 1 else ""),
+                "params": [],
+                "parameter_names": [],
+                "initial_step": step,
+                "lr": 0.0,  # set before every step; DeepSpeed may step once while it builds
+                "lr_scale": lr_scale,
+                "weight_decay": rules.weight_decay if spec.decay or rules.decay_all else 0.0,
+                "adapt": spec.decay or rules.adapt_all,
+            },
+        )
+        group["params"].append(parameter)
+        group["parameter_names"].append(name)
+    return list(groups.values())
+
+
+def layers_above(config: BertConfig, spec: ParameterSpec) -> int:
+    """How many layers lie between a parameter and the loss, the heads included; a shared block counts as its last."""
+    if spec.block is not None:
+        return config.layers - max(config.layers_of(spec.block))
+    return config.layers + 1 if spec.name.startswith("embeddings.") else 0
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]

@@ -1,0 +1,107 @@
+"""LAMB (You et al. 2020, Large batch optimization for deep learning, arXiv 1904.00962, algorithm 2).
+
+For every parameter w with gradient g:
+
+    m = beta1 m + (1 - beta1) g                      v = beta2 v + (1 - beta2) g^2
+    r = m^ / (sqrt(v^) + eps) + decay w              m^ and v^: divided by 1 - beta^step, with bias_correction
+    w = w - lr |w| / |r| r                           the trust ratio |w| / |r|: within trust_bounds; 1 where a norm is 0
+
+NVLAMB (NVIDIA 2019) first divides all gradients by the norm of the whole model's: `prenormalize`.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pretrain.optim.layerwise import LayerwiseOptimizer, Part, Partition, whole_norms
+from pretrain.optim.moments import Coefficients, advance, advance_many, coefficients
+from pretrain.optim.passes import GRADIENT_NORM, Pass, Tensors, run, squared_norm, squared_norms
+
+Prenormalize = Literal["never", "above_one", "always"]
+"""When to divide by the global gradient norm: `above_one` as NVIDIA's kernels do, `always` as its article says."""
+
+
+class Lamb(LayerwiseOptimizer):
+    """One collective for each step; two with `prenormalize`."""
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        trust_bounds: tuple[float, float] = (0.0, math.inf),
+        prenormalize: Prenormalize = "never",
+        **shared: Any,
+    ):
+        """shared: arguments of LayerwiseOptimizer."""
+        super().__init__(params, **shared)
+        self.trust_bounds = trust_bounds
+        self.prenormalize = prenormalize
+
+    def update(self, parts: list[Part], partition: Partition) -> None:
+        scale = self._gradient_scale(parts, partition)
+        squares = run(UPDATE, parts, [coefficients(part, scale) for part in parts], compiled=self.compiled)
+        norms = whole_norms(partition, parts, squares)
+        rates = [part.group["lr"] * self._trust_ratio(part, *norms[part.segment.parameter]) for part in parts]
+        run(WRITE, parts, rates)
+
+    def _gradient_scale(self, parts: list[Part], partition: Partition) -> float:
+        if self.prenormalize == "never":
+            return 1.0
+        norms = whole_norms(partition, parts, run(GRADIENT_NORM, parts))
+        norm = math.sqrt(sum(norm**2 for (norm,) in norms))
+        return 1 / norm if norm > (1 if self.prenormalize == "above_one" else 0) else 1.0
+
+    def _trust_ratio(self, part: Part, weight_norm: float, update_norm: float) -> float:
+        if not part.group["adapt"] or not weight_norm or not update_norm:
+            return 1.0
+        lowest, highest = self.trust_bounds
+        return min(max(weight_norm / update_norm, lowest), highest)
+
+
+# ---- the arithmetic: moments and the update r, which takes the gradient's place; then w = w - rate r ----
+
+
+def _update(
+    gradient: Tensor, weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Coefficients
+) -> tuple[Tensor, ...]:
+    root = advance(gradient, exp_avg, exp_avg_sq, c)
+    gradient.copy_(exp_avg).mul_(c.first).div_(root).add_(weight, alpha=c.decay)
+    return squared_norm(weight), squared_norm(gradient)
+
+
+def _update_many(
+    gradient: list[Tensor],
+    weight: list[Tensor],
+    exp_avg: list[Tensor],
+    exp_avg_sq: list[Tensor],
+    cs: list[Coefficients],
+) -> tuple[Tensors, ...]:
+    roots = advance_many(gradient, exp_avg, exp_avg_sq, cs)
+    torch._foreach_copy_(gradient, exp_avg)
+    torch._foreach_mul_(gradient, [c.first for c in cs])
+    torch._foreach_div_(gradient, roots)
+    torch._foreach_add_(gradient, torch._foreach_mul(weight, [c.decay for c in cs]))
+    return squared_norms(weight), squared_norms(gradient)
+
+
+def _write(gradient: Tensor, weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, rate: float) -> tuple[Tensor, ...]:
+    weight.sub_(gradient, alpha=rate)
+    return ()
+
+
+def _write_many(
+    gradient: list[Tensor],
+    weight: list[Tensor],
+    exp_avg: list[Tensor],
+    exp_avg_sq: list[Tensor],
+    rates: list[float],
+) -> tuple[Tensors, ...]:
+    torch._foreach_mul_(gradient, rates)
+    torch._foreach_sub_(weight, gradient)
+    return ()
+
+
+UPDATE = Pass(_update, _update_many, num_norms=2)
+WRITE = Pass(_write, _write_many)

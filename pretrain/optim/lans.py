@@ -1,0 +1,103 @@
+"""LANS (Zheng et al. 2020, Accelerated large batch optimization of BERT pretraining in 54 minutes, arXiv 2006.13484).
+
+For every parameter w with gradient g:
+
+    g = g / |g|                                      of this parameter: no loss scale and no clipping matters
+    m = beta1 m + (1 - beta1) g                      v = beta2 v + (1 - beta2) g^2
+    r = m^ / (sqrt(v^) + eps) + decay w              m^ and v^: divided by 1 - beta^step, with bias_correction
+    c = g / (sqrt(v^) + eps) + decay w
+    w = w - lr |w| (beta1 r / |r| + (1 - beta1) c / |c|)                 |w| / |r| and |w| / |c|: 1 where a norm is 0
+"""
+
+import torch
+from torch import Tensor
+
+from pretrain.optim.layerwise import LayerwiseOptimizer, Part, Partition, whole_norms
+from pretrain.optim.moments import Coefficients, advance, advance_many, coefficients, root, root_many
+from pretrain.optim.passes import GRADIENT_NORM, Pass, Tensors, run, squared_norm, squared_norms
+
+
+class Lans(LayerwiseOptimizer):
+    """Two collectives for each step: the moments need |g| before the updates have norms."""
+
+    def update(self, parts: list[Part], partition: Partition) -> None:
+        norms = whole_norms(partition, parts, run(GRADIENT_NORM, parts))
+        cs = []
+        for part in parts:
+            (gradient_norm,) = norms[part.segment.parameter]
+            cs.append(coefficients(part, 1 / gradient_norm if gradient_norm else 1.0))
+        squares = run(MOMENTS, parts, cs, compiled=self.compiled)
+        norms = whole_norms(partition, parts, squares)
+        rates = [_rates(part, *norms[part.segment.parameter]) for part in parts]
+        run(WRITE, parts, cs, rates, compiled=self.compiled)
+
+
+def _rates(part: Part, weight_norm: float, momentum_norm: float, gradient_norm: float) -> tuple[float, float]:
+    """What r and c are multiplied by."""
+    lr, beta1 = part.group["lr"], part.group["betas"][0]
+    adapts = part.group["adapt"] and weight_norm
+    momentum_ratio = weight_norm / momentum_norm if adapts and momentum_norm else 1.0
+    gradient_ratio = weight_norm / gradient_norm if adapts and gradient_norm else 1.0
+    return lr * beta1 * momentum_ratio, lr * (1 - beta1) * gradient_ratio
+
+
+# ---- the arithmetic: moments and the norms of w, r and c; then w = w - rate_r r - rate_c c, both made anew ----
+
+
+def _moments(
+    gradient: Tensor, weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Coefficients
+) -> tuple[Tensor, ...]:
+    denominator = advance(gradient, exp_avg, exp_avg_sq, c)
+    momentum = exp_avg.mul(c.first).div_(denominator).add_(weight, alpha=c.decay)
+    latest = gradient.mul(c.scale).div_(denominator).add_(weight, alpha=c.decay)
+    return squared_norm(weight), squared_norm(momentum), squared_norm(latest)
+
+
+def _moments_many(
+    gradient: list[Tensor],
+    weight: list[Tensor],
+    exp_avg: list[Tensor],
+    exp_avg_sq: list[Tensor],
+    cs: list[Coefficients],
+) -> tuple[Tensors, ...]:
+    denominators = advance_many(gradient, exp_avg, exp_avg_sq, cs)
+    decay = torch._foreach_mul(weight, [c.decay for c in cs])
+    norms = [squared_norms(weight)]
+    for source, factors in ((exp_avg, [c.first for c in cs]), (gradient, [c.scale for c in cs])):
+        update = list(torch._foreach_mul(source, factors))
+        torch._foreach_div_(update, denominators)
+        torch._foreach_add_(update, decay)
+        norms.append(squared_norms(update))
+    return tuple(norms)
+
+
+def _write(
+    gradient: Tensor, weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Coefficients, rates: tuple[float, float]
+) -> tuple[Tensor, ...]:
+    momentum_rate, gradient_rate = rates
+    step = exp_avg.mul(momentum_rate * c.first).add_(gradient, alpha=gradient_rate * c.scale)
+    step.div_(root(exp_avg_sq, c)).add_(weight, alpha=(momentum_rate + gradient_rate) * c.decay)
+    weight.sub_(step)
+    return ()
+
+
+def _write_many(
+    gradient: list[Tensor],
+    weight: list[Tensor],
+    exp_avg: list[Tensor],
+    exp_avg_sq: list[Tensor],
+    cs: list[Coefficients],
+    rates: list[tuple[float, float]],
+) -> tuple[Tensors, ...]:
+    both = list(zip(cs, rates, strict=True))
+    step = list(torch._foreach_mul(exp_avg, [momentum_rate * c.first for c, (momentum_rate, _) in both]))
+    torch._foreach_mul_(gradient, [gradient_rate * c.scale for c, (_, gradient_rate) in both])
+    torch._foreach_add_(step, gradient)
+    torch._foreach_div_(step, root_many(exp_avg_sq, cs))
+    torch._foreach_add_(step, torch._foreach_mul(weight, [sum(rate) * c.decay for c, rate in both]))
+    torch._foreach_sub_(weight, step)
+    return ()
+
+
+MOMENTS = Pass(_moments, _moments_many, num_norms=3)
+WRITE = Pass(_write, _write_many)
