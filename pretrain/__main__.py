@@ -180,7 +180,32 @@ def profile(
     save(found, out, f"{recipe}, stage {stage}")
 
 
-VERBS = {verb.__name__: verb for verb in (prepare, plan, train, evaluate, fill, profile)}
+def export(checkpoint: CheckpointPath, /, output: Path | None = None, corpus: str | None = None) -> None:
+    """Write a checkpoint as a folder that Hugging Face transformers opens: model, tokenizer, model card.
+
+    Args:
+        checkpoint: A run's folder (its latest checkpoint) or one of its checkpoints/step-N.
+        output: The folder to write; `huggingface` in the run's folder when left out.
+        corpus: The prepared corpus whose tokenizer goes along; the one it was trained on when left out.
+    """
+    from pretrain.export import export as export_checkpoint
+
+    print(export_checkpoint(checkpoint, output, corpus))
+
+
+def report(run: Annotated[Positional[Path], arg(name="run", metavar="RUN")], /, output: Path | None = None) -> None:
+    """Write one HTML page of a run, finished or not: curves, stages, changes of shape. It needs no network.
+
+    Args:
+        run: A run's folder.
+        output: The file to write; `report.html` in the run's folder when left out.
+    """
+    from pretrain.report import write_report
+
+    print(write_report(run, output))
+
+
+VERBS = {verb.__name__: verb for verb in (prepare, plan, train, evaluate, fill, profile, export, report)}
 
 DESCRIPTION = """Espalier pretrains BERT while its shape changes, and loses nothing on the way.
 

@@ -39,6 +39,7 @@ class RunFolder:
         self.recipe = path / "recipe.yaml"
         self.versions = path / "versions.json"
         self.plot = path / "loss.png"
+        self.report = path / "report.html"
         self.lock = path / "lock"
         self.checked_shards = path / "checked-shards.json"
 

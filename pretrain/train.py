@@ -17,10 +17,12 @@ from pretrain.exits import Stop
 from pretrain.hooks.base import Hook
 from pretrain.hooks.checkpoints import Checkpoints
 from pretrain.hooks.console import ConsoleDisplay
+from pretrain.hooks.memory import Memory
 from pretrain.hooks.metrics import Metrics
 from pretrain.hooks.non_finite import NonFiniteGuard, RollBack
 from pretrain.hooks.picture import LossPicture
 from pretrain.hooks.preemption import Preemption
+from pretrain.hooks.report import Report
 from pretrain.hooks.watchdog import Watchdog
 from pretrain.preflight import check_run, check_shards
 from pretrain.progress import Progress
@@ -60,7 +62,7 @@ def _trainer(
     watchdog = Watchdog(run.recipe.faults.timeout_minutes)
     hooks: list[Hook] = [guard, checkpoints, Preemption(checkpoints), watchdog]
     if dist.get_rank() == 0:
-        hooks += [Metrics(folder), ConsoleDisplay(), LossPicture(folder)]
+        hooks += [Memory(), Metrics(folder), ConsoleDisplay(), LossPicture(folder), Report(folder)]
     progress, state = Progress(), None
     newest = load_newest(folder.checkpoints, report=lambda line: print(f"espalier: {line}", file=sys.stderr))
     if newest is not None:

@@ -1,0 +1,222 @@
+"""The verb `report`: one HTML page of a run, which needs no network and no other file.
+
+The page holds the numbers as JSON and a script that draws them; templates/report.html, .css and .js are its parts.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from pathlib import Path
+from statistics import fmean
+from string import Template
+from typing import Any
+
+from pretrain.history import History, Line
+from pretrain.run_folder import RunFolder
+
+TEMPLATES = Path(__file__).parent / "templates"
+PARTS = {"style": "report.css", "script": "report.js"}
+MAX_POINTS = 600
+"""Of a curve: a longer one is drawn as means over equal stretches."""
+
+AXES = ("step", "tokens", "flops", "seconds")
+CHARTS = {
+    "Loss": ("nats", ("loss", "valid_loss")),
+    "Masked-token accuracy": ("", ("mlm_accuracy", "valid_accuracy")),
+    "Learning rate": ("", ("lr",)),
+    "Gradient norm": ("before clipping", ("grad_norm",)),
+    "Throughput": ("tokens/s", ("tokens_per_second",)),
+}
+"""Title: unit, and the keys of metrics.jsonl. Whatever other numbers the steps have gets a chart each."""
+DRAWN_WITH_LOSS = ("mlm_loss",)
+CHANGE_COLUMNS = ("operator", "step", "stage", "loss_before", "loss_after", "moments", "seconds")
+KNOWN_EVENTS = ("stage", "growth", "validation")
+MAX_EVENTS = 200
+
+
+def write_report(folder: Path, output: Path | None = None) -> Path:
+    """Writes `report.html` into a run's folder, or to `output`. Raises UserError when the folder holds no run."""
+    output = output or RunFolder(folder).report
+    output.write_text(page(folder, History.read(folder)), "utf-8")
+    return output
+
+
+def page(folder: Path, history: History) -> str:
+    run_folder = RunFolder(folder)
+    # Only "</" could end the script element early.
+    data = json.dumps(report_data(history), separators=(",", ":")).replace("</", "<\\/")
+    parts = {kind: (TEMPLATES / name).read_text("utf-8") for kind, name in PARTS.items()}
+    return Template((TEMPLATES / "report.html").read_text("utf-8")).substitute(
+        parts,
+        title=escape(folder.resolve().name),
+        recipe=escape(_text(run_folder.recipe)),
+        versions=escape(_text(run_folder.versions)),
+        data=data,
+    )
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8") if path.is_file() else "not recorded"
+
+
+def report_data(history: History) -> dict[str, Any]:
+    """Everything that the page shows, as JSON without NaN and infinity, which JSON does not have."""
+    where = Places(history)
+    stages, changes = history.stages, history.events("growth")
+    return {
+        "summary": _summary(history),
+        "totals": list(_totals(history)),
+        "charts": list(_charts(history, where)),
+        "stages": [{"stage": line["stage"], "at": where.at(line["step"])} for line in stages],
+        "changes": [
+            {"operator": line["operator"], "step": line["step"], "at": where.at(line["step"])} for line in changes
+        ],
+        "stage_table": _stage_table(history),
+        "change_table": _change_table(changes),
+        "maps": list(_maps(history)),
+        "event_table": _event_table(history),
+    }
+
+
+class Places:
+    """Where a step lies on every horizontal axis."""
+
+    def __init__(self, history: History):
+        self.by_step = {0: dict.fromkeys(AXES, 0)}
+        for line in history.steps:
+            self.by_step[line["step"]] = {axis: line[axis] for axis in AXES}
+
+    def at(self, step: int) -> dict[str, float]:
+        """Of the last step taken up to `step`."""
+        if step not in self.by_step:
+            step = max(known for known in self.by_step if known <= step)
+        return self.by_step[step]
+
+
+def _summary(history: History) -> str:
+    shapes = dict.fromkeys(line["shape"] for line in history.stages)
+    return " → ".join(shapes) if history.steps else "no step taken yet"
+
+
+def _totals(history: History) -> Iterator[tuple[str, float, str]]:
+    if history.steps:
+        last = history.steps[-1]
+        yield from (
+            ("steps", last["step"], ""),
+            ("tokens", last["tokens"], ""),
+            ("FLOPs", last["flops"], ""),
+            ("training time", last["seconds"], "s"),
+        )
+    if validations := history.events("validation"):
+        yield "validation loss", validations[-1]["valid_loss"], "nats"
+        yield "validation accuracy", validations[-1]["valid_accuracy"], "%"
+
+
+def _charts(history: History, where: Places) -> Iterator[dict[str, Any]]:
+    lines = {"train": history.steps, "validation": history.events("validation"), "memory": history.events("memory")}
+    drawn = {key for _, keys in CHARTS.values() for key in keys} | {*AXES, *DRAWN_WITH_LOSS}
+    others = dict.fromkeys(
+        key
+        for held in (lines["train"], lines["memory"])
+        for line in held
+        for key, value in line.items()
+        if key not in drawn and _is_number(value)
+    )
+    for title, (unit, keys) in {**CHARTS, **{_words(key): ("", (key,)) for key in others}}.items():
+        series = [one for key in keys for source, held in lines.items() if (one := _series(source, key, held, where))]
+        if series:
+            yield {"title": title, "unit": unit, "series": series}
+
+
+def _series(source: str, key: str, lines: Sequence[Line], where: Places) -> dict[str, Any] | None:
+    points = [(where.at(line["step"]), line[key]) for line in lines if _is_number(line.get(key))]
+    if not points:
+        return None
+    size = math.ceil(len(points) / MAX_POINTS)
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return {
+        "name": source,
+        "style": "second" if source == "validation" else "first",
+        "dots": source == "validation" and len(groups) < 80,
+        "x": {axis: [group[-1][0][axis] for group in groups] for axis in AXES},
+        "y": [float(f"{fmean(value for _, value in group):.6g}") for group in groups],
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _stage_table(history: History) -> dict[str, Any]:
+    rows = []
+    for stage in history.stages:
+        taken = [line for line in history.steps if line["stage"] == stage["stage"]]
+        losses = [line["loss"] for line in taken if math.isfinite(line["loss"])]
+        speed = sorted(line["tokens_per_second"] for line in taken)
+        numbers = (fmean(losses[-20:]) if losses else "", round(speed[len(speed) // 2]) if speed else "")
+        rows.append([stage["stage"], stage["step"], len(taken), stage["shape"], *numbers])
+    return {"columns": ["stage", "from step", "steps", "shape", "loss at its end", "tokens/s"], "rows": rows}
+
+
+def _change_table(changes: Sequence[Line]) -> dict[str, Any]:
+    """The known columns, and whatever other numbers the changes carry (update norms, correlations)."""
+    more = dict.fromkeys(
+        key for line in changes for key, value in line.items() if _is_number(value) and key not in CHANGE_COLUMNS
+    )
+    columns = [*CHANGE_COLUMNS, *more]
+    rows = [[_cell(line.get(column)) for column in columns] for line in changes]
+    return {"columns": [_words(column) for column in columns], "rows": rows}
+
+
+def _maps(history: History) -> Iterator[dict[str, Any]]:
+    """Heat maps of the events that carry `values`: a row for each value, a column for each event.
+
+    `values` maps names to numbers, which share one map, or to (nested) lists of numbers, such as heads or units by
+    layer, which get a map each.
+    """
+    for kind in dict.fromkeys(line["event"] for line in history.lines if isinstance(line.get("values"), dict)):
+        groups: dict[str, dict[int, dict[str, float]]] = {}
+        for line in history.events(kind):
+            for name, value in line["values"].items():
+                title = _words(kind) if _is_number(value) else f"{_words(kind)}: {name}"
+                groups.setdefault(title, {}).setdefault(line["step"], {}).update(_flatten(name, value))
+        for title, columns in groups.items():
+            rows = list(dict.fromkeys(name for column in columns.values() for name in column))
+            values = [[column.get(name, 0.0) for column in columns.values()] for name in rows]
+            yield {"title": title, "rows": rows, "columns": list(columns), "values": values}
+
+
+def _flatten(name: str, value: Any) -> Iterable[tuple[str, float]]:
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _flatten(f"{name} {key}", inner)
+    elif _is_number(value):
+        yield name, value
+
+
+def _event_table(history: History) -> dict[str, Any]:
+    others = [
+        line
+        for line in history.lines
+        if line.get("event", "validation") not in KNOWN_EVENTS and "values" not in line and line["event"] != "memory"
+    ]
+    rows = [[line["event"], line["step"], line.get("message") or _details(line)] for line in others[-MAX_EVENTS:]]
+    return {"columns": ["event", "step", ""], "rows": rows}
+
+
+def _details(line: Line) -> str:
+    rest = {key: value for key, value in line.items() if key not in ("event", "step", "stage")}
+    return ", ".join(
+        f"{_words(key)} {_cell(value)}" for key, value in rest.items() if not isinstance(value, dict | list)
+    )
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if math.isfinite(value) else str(value)
+    return "" if value is None else value
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")

@@ -1,0 +1,102 @@
+"""The page of a run: its numbers are the run's, and a real browser draws it without a network."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from model.errors import UserError
+from pretrain.history import History
+from pretrain.report import MAX_POINTS, report_data, write_report
+from tests.run_on_disk import history_lines
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+EXTRAS = [
+    {"event": "memory", "step": 10, "host_gib": 1.5},
+    {"event": "memory", "step": 30, "host_gib": 1.75},
+    {"event": "coefficients", "step": 10, "values": {"heads": [[1.0, 0.5], [0.25, 0.0]], "ffn": [[1.0, 2.0, 3.0]]}},
+    {"event": "coefficients", "step": 20, "values": {"heads": [[0.9, 0.4], [0.1, 0.0]], "ffn": [[1.0, 2.0, 2.5]]}},
+    {"event": "gradient_correlation", "step": 20, "values": {"blocks.0.attention": 0.3, "blocks.0.feedforward": 0.7}},
+    {"event": "rollback", "step": 25, "message": "back to step 20 </script><b>"},
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "grown & <pruned>"
+    folder.mkdir()
+    lines = sorted([*history_lines(), *EXTRAS], key=lambda line: line["step"])
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "recipe.yaml").write_text("name: two-stages # </pre>\n")
+    return folder
+
+
+def chart(data, title):
+    return next(one for one in data["charts"] if one["title"] == title)
+
+
+def test_curves_tables_and_maps_hold_the_runs_numbers(run):
+    data = report_data(History.read(run))
+    train, valid = chart(data, "Loss")["series"]
+    assert train["x"]["tokens"][:2] == [1024, 2048]
+    assert train["x"]["seconds"][-1] == 20.0
+    assert train["y"][0] == 6.9
+    assert (valid["x"]["step"], valid["x"]["flops"], valid["y"]) == ([0, 40], [0, 4e9], [7.0, 3.6])
+    assert [stage["at"]["tokens"] for stage in data["stages"]] == [0, 20480]
+    assert data["changes"][0]["at"] == {"step": 20, "tokens": 20480, "flops": 2e9, "seconds": 10.0}
+    row = dict(zip(data["change_table"]["columns"], data["change_table"]["rows"][0], strict=True))
+    assert (row["operator"], row["loss before"], row["loss after"]) == ("stack", 5.0, 5.5)
+    assert [row[:3] for row in data["stage_table"]["rows"]] == [["first", 0, 20], ["second", 20, 20]]
+    assert data["event_table"]["rows"] == [["rollback", 25, "back to step 20 </script><b>"]]
+    maps = {one["title"]: one for one in data["maps"]}
+    assert maps["coefficients: heads"]["values"] == [[1.0, 0.9], [0.5, 0.4], [0.25, 0.1], [0.0, 0.0]]
+    assert maps["gradient correlation"]["rows"] == ["blocks.0.attention", "blocks.0.feedforward"]
+    assert chart(data, "host gib")["series"][0]["y"] == [1.5, 1.75]
+
+
+def test_whatever_numbers_the_steps_have_are_drawn():
+    lines = [{**line, "loss_scale": 2.0} if "event" not in line else line for line in history_lines()]
+    assert chart(report_data(History(lines)), "loss scale")["series"][0]["y"][0] == 2.0
+
+
+def test_long_curves_are_means_and_not_finite_values_are_left_out():
+    lines = [line for line in history_lines(5 * MAX_POINTS) if "event" not in line]
+    lines[7] = {**lines[7], "grad_norm": float("nan")}
+    data = report_data(History(lines))
+    (series,) = chart(data, "Loss")["series"]
+    assert len(series["y"]) == MAX_POINTS
+    assert series["y"][0] == pytest.approx(7.0 - 0.3)
+    assert series["x"]["step"][0] == 5
+    json.dumps(data, allow_nan=False)
+
+
+def test_the_page_needs_nothing_but_itself(run):
+    text = write_report(run).read_text()
+    assert not re.findall(r"""(?:src|href)\s*=|@import|url\(|fetch\(""", text)
+    assert "<title>grown &amp; &lt;pruned&gt;</title>" in text
+    assert text.count("</script>") == 2
+    assert "two-stages # &lt;/pre&gt;" in text
+
+
+def test_a_folder_without_a_run_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"has no metrics.jsonl; name the folder of a run"):
+        write_report(tmp_path)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium here: install Debian's package `chromium`")
+def test_a_browser_draws_every_chart(run, tmp_path):
+    page = write_report(run)
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom"]
+    drawn = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
+    (root,) = re.findall(r"<html[^>]*>", drawn)
+    assert 'data-drawn="yes"' in root, root
+    data = report_data(History.read(run))
+    assert drawn.count('<path class="line ') == sum(len(one["series"]) for one in data["charts"])
+    assert drawn.count("<figure>") == len(data["charts"]) + len(data["maps"])
+    assert drawn.count('class="growth"') == len(data["charts"])
+    assert drawn.count('class="cell"') == 4 * 2 + 3 * 2 + 2
+    assert "NaN" not in drawn
+    assert ">stack</td>" in drawn
