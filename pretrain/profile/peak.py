@@ -17,15 +17,15 @@ def matmul_flops_per_second(device: torch.device, dtype: torch.dtype = torch.bfl
 def _rate(m: int, k: int, n: int, device: torch.device, dtype: torch.dtype, seconds: float) -> float:
     left = torch.randn(m, k, device=device, dtype=dtype)
     right = torch.randn(k, n, device=device, dtype=dtype)
-    best, end = float("inf"), time.perf_counter() + seconds
-    left @ right
-    while time.perf_counter() < end:
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
         synchronize(device)
         start = time.perf_counter()
         left @ right
         synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * m * k * n / best
+        times.append(time.perf_counter() - start)
+    return 2 * m * k * n / min(times)
 
 
 def synchronize(device: torch.device) -> None:
