@@ -18,13 +18,14 @@ from model.loss import vocab_parallel_cross_entropy
 from model.norm import LayerNorm
 from model.parallel import TensorParallel, local_shape
 from model.parameters import parameter_table
-from model.variants import make_attention, make_layers, make_mask
+from model.slimming import add_coefficients, penalty
+from model.variants import make_attention, make_layers, make_mask, timed_parts
 
 
 class PretrainingOutput(NamedTuple):
     """Sums over this micro-batch, so that the caller can divide by the counts of the whole global batch."""
 
-    loss: Tensor  # scalar: mlm_scale * mlm_loss + sentence_scale * sentence_loss
+    loss: Tensor  # scalar: mlm_scale * mlm_loss + sentence_scale * sentence_loss (+ the L1 term of slimming)
     mlm_loss: Tensor  # scalar, summed over masked tokens
     mlm_correct: Tensor  # scalar int64
     sentence_loss: Tensor  # scalar, summed over segments
@@ -43,14 +44,16 @@ class BertForPreTraining(nn.Module):
         self.config = config
         self.tp = tp
         self.embeddings = Embeddings(config, tp)
-        self.blocks = nn.ModuleList(Block(config, block, tp) for block in range(config.num_blocks))
-        self.layers = make_layers(config, [self.blocks[config.block_of(layer)] for layer in range(config.layers)])
+        blocks = [Block(config, block, tp) for block in range(config.num_blocks)]
+        self.blocks = nn.ModuleList(blocks)
+        self.layers = make_layers(config, [blocks[config.block_of(layer)] for layer in range(config.layers)])
         self.attention_mask = make_mask(config)
         self.final_norm = LayerNorm(config.hidden, config.norm_eps) if config.norm == "pre" else nn.Identity()
         self.mlm = MaskedWordHead(config, tp)
         if config.sentence_head:
             self.pooler = Pooler(config.hidden, config.hidden)
             self.sentence = Linear(config.hidden, 2)
+        self.timed_parts = timed_parts(self)
         self._mark_parameters()
         self._average_shared_gradients()
 
@@ -60,14 +63,16 @@ class BertForPreTraining(nn.Module):
         logits = self.mlm(hidden[batch.masked_positions], self.embeddings.word.weight)  # [M, V / tp]
         nll, correct = vocab_parallel_cross_entropy(logits, batch.masked_ids, self.config.vocab_size, self.tp)
         mlm_loss, mlm_correct = nll.sum(), correct.sum()
+        loss = mlm_loss * mlm_scale
+        if self.config.slimming:
+            # Added whole once a step: the shares of all micro-batches in the masked tokens sum to 1.
+            loss = loss + penalty(self) * len(batch.masked_ids) * mlm_scale
         if batch.sentence_labels is None:
-            return PretrainingOutput(
-                mlm_loss * mlm_scale, mlm_loss, mlm_correct, mlm_loss.new_zeros(()), mlm_correct * 0
-            )
+            return PretrainingOutput(loss, mlm_loss, mlm_correct, mlm_loss.new_zeros(()), mlm_correct * 0)
         scores = self.sentence(self.pooler(hidden[batch.sentence_positions])).to(mlm_loss.dtype)  # [N, 2]
         sentence_loss = F.cross_entropy(scores, batch.sentence_labels, reduction="sum")
         sentence_correct = (scores.argmax(1) == batch.sentence_labels).sum()
-        loss = mlm_loss * mlm_scale + sentence_loss * sentence_scale
+        loss = loss + sentence_loss * sentence_scale
         return PretrainingOutput(loss, mlm_loss, mlm_correct, sentence_loss, sentence_correct)
 
     def encode(self, batch: Batch) -> Tensor:
@@ -77,6 +82,12 @@ class BertForPreTraining(nn.Module):
         for layer in self.layers:
             x = layer(x, mask)
         return self.final_norm(x)
+
+    def begin_step(self, step: int, steps_in_stage: int, seed: int = 0) -> None:
+        """Tells the parts that change while training where it stands: `step` optimizer steps into the run and
+        `steps_in_stage` since this shape began. The same on all ranks; nothing to do for a plain model."""
+        for part in self.timed_parts:
+            part.begin_step(step, steps_in_stage, seed)
 
     def load_weights(self, weight_of: Callable[[str], Tensor]) -> None:
         """Fills every parameter with this rank's part of the logical tensor `weight_of(name)` [spec.shape]."""
@@ -118,6 +129,8 @@ class Block(nn.Module):
         self.attention = make_attention(config, block, tp)
         self.feedforward = FeedForward(config, config.block_ffn(block), tp)
         self.dropout = nn.Dropout(config.hidden_dropout)
+        if config.slimming:
+            add_coefficients(self, config.block_heads(block) // tp.size, config.block_ffn(block) // tp.size)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = self._residual(x, self.attention, mask)

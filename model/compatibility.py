@@ -14,6 +14,8 @@ def contradictions(config: "BertConfig") -> Iterator[str]:
     yield from _low_rank(config)
     yield from _attention(config)
     yield from _frozen(config)
+    yield from _layer_drop(config)
+    yield from _masked(config)
 
 
 def _lists(config: "BertConfig") -> Iterator[str]:
@@ -77,3 +79,37 @@ def _attention(config: "BertConfig") -> Iterator[str]:
 def _frozen(config: "BertConfig") -> Iterator[str]:
     if config.frozen_layers >= config.layers:
         yield f"frozen_layers {config.frozen_layers} leaves none of {config.layers} layers to train; freeze fewer"
+
+
+def _layer_drop(config: "BertConfig") -> Iterator[str]:
+    if not config.layer_drop:
+        return
+    if config.norm != "pre":
+        yield "layer_drop needs norm pre: with norm post a skipped layer changes the scale of what the next one sees"
+    if config.light_layers:
+        yield "layer_drop could skip a layer whose attention map light_layers reuse; leave one of them out"
+    if config.masked and config.masked.layers:
+        yield "layer_drop and masked.layers both decide how much of a layer counts; leave one of them out"
+
+
+def _masked(config: "BertConfig") -> Iterator[str]:
+    masked = config.masked
+    if not masked:
+        return
+    if not (masked.hidden or masked.heads or masked.ffn or masked.layers):
+        yield "masked names no axis with new units; give hidden, heads, ffn or layers, or leave it out"
+    if masked.layers and config.light_layers:
+        yield "masked.layers and light_layers do not go together: a map cannot come from a layer that fades in"
+    if any(layer >= config.layers for layer in masked.layers) or len(set(masked.layers)) == config.layers:
+        yield f"masked.layers {list(masked.layers)} has to name some, not all, of the layers 0 to {config.layers - 1}"
+    if masked.hidden and masked.hidden > config.hidden:
+        yield f"masked.hidden {masked.hidden} counts the old units and cannot be above hidden {config.hidden}"
+    for axis in ("heads", "ffn"):
+        old = getattr(masked, axis)
+        if isinstance(old, tuple) and len(old) != config.layers:
+            yield f"masked.{axis} lists {len(old)} values for {config.layers} layers; give one each, or one number"
+            return
+        for layer in range(config.layers):
+            width = config.layer_width(axis, layer)
+            if old and (count := old[layer] if isinstance(old, tuple) else old) > width:
+                yield f"masked.{axis} {count} counts the old units and cannot be above layer {layer}'s {width}"

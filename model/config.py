@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from model.compatibility import contradictions
 from model.errors import UserError, nearest
+from model.variant_settings import Count, LayerDrop, MaskedUnits, Slimming
 
 VOCABULARY_MULTIPLE = 128
 """The word table is padded to this multiple under every tensor-parallel size: the size never changes the shape."""
@@ -22,7 +23,6 @@ LOW_RANK_LINEARS = (
 )
 """Linear layers that can have low rank: in every block, or the one of that name."""
 
-Count = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 PRESETS: dict[str, dict] = {
@@ -94,6 +94,12 @@ class BertConfig(BaseModel):
     frozen_layers: Annotated[int, Field(ge=0)] = 0
     """So many of the lowest layers, and the embeddings, are not trained (MSLT). The decoder is the word table, so it is
     frozen with them; the rest of the heads is trained."""
+    layer_drop: LayerDrop | None = None
+    """Progressive layer dropping (PLD): `{keep: 0.5, gamma: 0.001}`. Pre-LN only."""
+    slimming: Slimming | None = None
+    """Learned coefficients on heads and FFN units with an L1 penalty (EarlyBERT): `{heads: 0.0001, ffn: 0.0001}`."""
+    masked: MaskedUnits | None = None
+    """New units that fade in (MSG), told by the numbers of old ones: `{hidden: 512, ffn: 2048, steps: 5000}`."""
     low_rank: tuple[tuple[Literal[LOW_RANK_LINEARS], Count], ...] = ()  # type: ignore[valid-type]
     """Linear layers kept as products W = up down, by name, each with its rank: `{feedforward.input: 64}`."""
 
@@ -190,6 +196,11 @@ class BertConfig(BaseModel):
 
     def is_frozen(self, block: int) -> bool:
         return self.layers_of(block)[0] < self.frozen_layers
+
+    def old_width(self, axis: Literal["heads", "ffn"], block: int) -> int | None:
+        """Of a block's heads or FFN units, how many were there before those that fade in; None: none fade in."""
+        old = getattr(self.masked, axis, None)
+        return old[self.layers_of(block)[0]] if isinstance(old, tuple) else old
 
     def linear_shape(self, name: str, block: int = 0) -> tuple[int, int]:
         """Outputs and inputs of a linear layer that can have low rank."""

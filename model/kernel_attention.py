@@ -50,7 +50,7 @@ class KernelAttention(Attention):
 
 
 def segment_membership(segments: Tensor | None) -> Tensor | None:
-    """Which segment each token belongs to: segments [B, S] -> bool [B, 1, S, G, 1], padding to none; None: one segment."""
+    """Which segment each token belongs to: segments [B, S] -> bool [B, 1, S, G, 1], padding to none; None: all one."""
     if segments is None:
         return None
     numbers = torch.arange(1, int(segments.max()) + 1, device=segments.device)  # waits for the device

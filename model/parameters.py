@@ -112,10 +112,14 @@ def _block_rows(config: BertConfig, block: int) -> Iterator[ParameterSpec]:
     def linear(name: str, outputs: tuple[Axis, ...], inputs: tuple[Axis, ...], cut: Cut, bias: bool):
         return _linear(f"blocks.{block}.{name}", outputs, inputs, cut, config.rank(name), bias, block)
 
+    if config.slimming:
+        yield _coefficients(f"blocks.{block}.attention", heads_out[0], block)
     for projection in ("value",) if config.is_light(block) else ("query", "key", "value"):
         yield from linear(f"attention.{projection}", heads_out, (hidden_in,), "output", config.attention_bias)
     yield from linear("attention.output", (hidden_out,), heads_in, "input", config.attention_bias)
     yield from _norm(f"blocks.{block}.attention.norm", hidden_out, block)
+    if config.slimming:
+        yield _coefficients(f"blocks.{block}.feedforward", ffn_out, block)
     yield from linear("feedforward.input", (ffn_out,), (hidden_in,), "output", config.ffn_bias)
     yield from linear("feedforward.output", (hidden_out,), (ffn_in,), "input", config.ffn_bias)
     yield from _norm(f"blocks.{block}.feedforward.norm", hidden_out, block)
@@ -149,3 +153,7 @@ def _linear(
 def _norm(name: str, axis: Axis, block: int | None = None) -> Iterator[ParameterSpec]:
     yield ParameterSpec(f"{name}.weight", (axis,), decay=False, init="ones", block=block)
     yield ParameterSpec(f"{name}.bias", (axis,), decay=False, init="zeros", block=block)
+
+
+def _coefficients(branch: str, axis: Axis, block: int) -> ParameterSpec:
+    return ParameterSpec(f"{branch}.coefficients", (axis,), 0, decay=False, init="ones", block=block)

@@ -1,14 +1,20 @@
 """Which parts the variants of BERT swap in. A plain BERT takes the last line of each choice."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
 from model.attention import Attention, attention_mask
 from model.config import BertConfig
 from model.kernel_attention import KernelAttention, segment_membership
+from model.layer_drop import DroppableLayer
 from model.light_attention import MappedAttention, grouped_by_map
+from model.masked_units import FadingLayer, NewUnits
 from model.parallel import TensorParallel
+
+if TYPE_CHECKING:
+    from model.bert import BertForPreTraining, Block
 
 Layer = Callable[[Tensor, Tensor | None], Tensor]
 """Hidden states [B, S, H] and a mask -> [B, S, H]."""
@@ -30,8 +36,24 @@ def make_mask(config: BertConfig) -> Callable[[Tensor | None], Tensor | None]:
     return attention_mask
 
 
-def make_layers(config: BertConfig, blocks: Sequence) -> Sequence[Layer]:
+def make_layers(config: BertConfig, blocks: "Sequence[Block]") -> Sequence[Layer]:
     """What the encoder runs, from the bottom up, given the block of each layer."""
     if config.light_layers:
         return grouped_by_map(config, blocks)
+    if config.layer_drop:
+        return [DroppableLayer(config, layer, block) for layer, block in enumerate(blocks)]
+    if config.masked and config.masked.layers:
+        new_layers = config.masked.layers
+        return [FadingLayer(block) if layer in new_layers else block for layer, block in enumerate(blocks)]
     return blocks
+
+
+class Timed(Protocol):
+    """A part that changes with training's progress."""
+
+    def begin_step(self, step: int, steps_in_stage: int, seed: int) -> None: ...
+
+
+def timed_parts(model: "BertForPreTraining") -> list[Timed]:
+    parts: list[Timed] = [layer for layer in model.layers if isinstance(layer, DroppableLayer)]
+    return [*parts, NewUnits(model)] if model.config.masked else parts

@@ -63,13 +63,14 @@ def _decoder_flops(config: BertConfig) -> int:
 
 
 def _layer_flops(config: BertConfig, layer: int, sequence: int) -> int:
-    """One row through one layer: linear layers, and the mixing of tokens."""
+    """One row through one layer: linear layers and the mixing of tokens; as often as it is kept where layers drop."""
     block = config.block_of(layer)
+    share = config.layer_drop.keep_probability(layer, config.layers, config.layer_drop.keep) if config.layer_drop else 1
     linears = ["attention.value", "attention.output", "feedforward.input", "feedforward.output"]
     if not config.is_light(block):
         linears += ["attention.query", "attention.key"]
     per_token = sum(_linear_flops(config, name, block) for name in linears)
-    return sequence * per_token + _mixing_flops(config, block, sequence)
+    return round(share * (sequence * per_token + _mixing_flops(config, block, sequence)))
 
 
 def _mixing_flops(config: BertConfig, block: int, sequence: int) -> int:

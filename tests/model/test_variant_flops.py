@@ -9,7 +9,10 @@ from tests.model.running import build, random_batch, small_config
 from tests.model.test_variants import VARIANTS
 
 
-@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+CONSTANT = {name: changes for name, changes in VARIANTS.items() if "layer_drop" not in changes}
+
+
+@pytest.mark.parametrize("changes", CONSTANT.values(), ids=CONSTANT)
 def test_formula_equals_the_counter(changes):
     config = small_config(vocab_size=128, **changes)  # a padded vocabulary would be counted, and is not work
     batch = random_batch(config, "full", rows=3, length=12)

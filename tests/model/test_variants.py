@@ -45,6 +45,14 @@ VARIANTS = {
     "frozen layers, pre, shared, factorised": dict(
         layers=4, frozen_layers=2, sharing=(0, 0, 1, 1), norm="pre", embedding_size=10
     ),
+    "layer dropping": dict(norm="pre", layer_drop={"keep": 0.5}),
+    "slimming": dict(slimming={"heads": 0.03, "ffn": 0.02}),
+    "slimming, pre, shared, uneven, light": dict(
+        slimming={}, norm="pre", layers=4, sharing=2, light_layers=(1, 3), ffn=(32, 16, 32, 16)
+    ),
+    "masked units": dict(masked={"hidden": 20, "heads": 2, "ffn": 18, "layers": (1,)}),
+    "masked units, pre, uneven": dict(masked={"hidden": 20, "heads": 2, "ffn": (18, 5)}, norm="pre", ffn=(32, 8)),
+    "masked units, kernel, factorised": dict(masked={"hidden": 20, "heads": 3}, attention="elu", embedding_size=10),
     "low rank without biases": dict(low_rank={"feedforward.output": 7}, ffn_bias=False),
 }
 variants = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
@@ -55,8 +63,8 @@ variants = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 def test_tensor_parallelism_changes_nothing(changes, layout):
     config = small_config(**changes)
     batch = random_batch(config, layout)
-    alone = run(config, batch)
-    assert_close(alone, run(config, batch, tensor_parallel=2))
+    alone = run(config, batch, training=True)
+    assert_close(alone, run(config, batch, tensor_parallel=2, training=True))
     for name, spec in parameter_table(config).items():
         if spec.trainable and not name.endswith("key.bias"):  # the softmax does not see the key's bias
             assert np.abs(alone.gradients[name]).max() > 1e-7, f"{name} has no gradient"
