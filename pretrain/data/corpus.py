@@ -1,7 +1,7 @@
-"""A prepared corpus, opened: its shards by split, its tokenizer, and what its manifest says of them."""
+"""Prepared corpora, opened: their shards by split, their tokenizer, and what the manifests say of them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,44 +10,51 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from model.errors import UserError
-from pretrain.data.hashing import below
+from pretrain.data.hashing import below, permuted
 from pretrain.data.indexed import IndexedReader
 from pretrain.data.tokenizer import SpecialIds, tokenizer_hash, word_starts
+
+_ROUND_ORDER = 6
 
 
 @dataclass(frozen=True)
 class Corpus:
     """Made by `Corpus.open`. Opening maps files into memory and reads none of their tokens."""
 
-    directory: Path
-    manifest: dict
+    weights: dict[Path, float]
+    """The directories, and how often an epoch goes through each: 0.5 is every second document."""
+    manifests: list[dict]
     tokenizer: Tokenizer
     special: SpecialIds
 
     @classmethod
-    def open(cls, directory: Path | str) -> "Corpus":
-        """Raises UserError when the directory is missing, no prepared corpus, or its tokenizer not the shards' own."""
-        directory = Path(directory)
-        manifest_path = directory / "manifest.json"
-        if not directory.is_dir():
-            raise UserError(f"corpus {directory} does not exist; make it with the verb prepare")
-        if not manifest_path.is_file():
-            raise UserError(
-                f"{directory} is not a prepared corpus: it has no manifest.json; make one with the verb prepare"
-            )
-        try:
-            manifest = json.loads(manifest_path.read_text("utf-8"))
-            expected = manifest["tokenizer"]["hash"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{manifest_path} is not the manifest of a prepared corpus; prepare it again") from error
-        found = tokenizer_hash(directory / "tokenizer.json")
-        if found != expected:
-            raise UserError(
-                f"the vocabulary in {directory / 'tokenizer.json'} (hash {found[:12]}) does not match the shards, "
-                f"made with {expected[:12]}; put the right one back or prepare the corpus again"
-            )
-        tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        return cls(directory, manifest, tokenizer, SpecialIds.of(tokenizer))
+    def open(cls, directory: Path | str | Mapping[str, float]) -> "Corpus":
+        """One prepared directory, or a mixture of several: {directory: weight}.
+
+        Raises UserError when a directory is missing or no prepared corpus, when its tokenizer is not the one that the
+        shards were made with, or when the tokenizers of a mixture differ.
+        """
+        mixture = directory if isinstance(directory, Mapping) else {directory: 1.0}
+        weights = {Path(part): float(weight) for part, weight in mixture.items()}
+        if not weights or min(weights.values()) <= 0:
+            raise UserError("a mixture of corpora needs at least one directory, and weights above 0")
+        manifests = [_read_manifest(part) for part in weights]
+        first, *others = weights
+        for part, manifest in zip(others, manifests[1:], strict=True):
+            if manifest["tokenizer"]["hash"] != manifests[0]["tokenizer"]["hash"]:
+                raise UserError(f"corpora {first} and {part} have different tokenizers; prepare one with the other's")
+        tokenizer = Tokenizer.from_file(str(first / "tokenizer.json"))
+        return cls(weights, manifests, tokenizer, SpecialIds.of(tokenizer))
+
+    @property
+    def directory(self) -> Path:
+        """Of a mixture, the first."""
+        return next(iter(self.weights))
+
+    @property
+    def manifest(self) -> dict:
+        """Of a mixture, the first."""
+        return self.manifests[0]
 
     @property
     def vocab_size(self) -> int:
@@ -76,35 +83,74 @@ class Corpus:
 
     def split(self, name: str) -> "Split":
         """One of the splits "train" and "valid"."""
-        shards = self.manifest["splits"][name]["shards"]
-        return Split(name, [IndexedReader(self.directory / shard["name"]) for shard in shards])
+        parts = []
+        for (directory, weight), manifest in zip(self.weights.items(), self.manifests, strict=True):
+            shards = [IndexedReader(directory / shard["name"]) for shard in manifest["splits"][name]["shards"]]
+            if not sum(len(shard.tokens) for shard in shards):
+                raise UserError(f"the {name} split of {directory} is empty; prepare the corpus again")
+            parts.append((shards, weight))
+        return Split(name, parts)
+
+
+def _read_manifest(directory: Path) -> dict:
+    """The manifest, if the directory's tokenizer is the one it names."""
+    manifest_path, tokenizer_path = directory / "manifest.json", directory / "tokenizer.json"
+    if not directory.is_dir():
+        raise UserError(f"corpus {directory} does not exist; make it with the verb prepare")
+    if (directory / "state.json").exists():
+        raise UserError(f"corpus {directory} is not finished; run prepare with the same options to continue it")
+    if not manifest_path.is_file() or not tokenizer_path.is_file():
+        raise UserError(
+            f"{directory} is no prepared corpus: it has no manifest.json or no tokenizer.json; "
+            "make one with the verb prepare"
+        )
+    try:
+        manifest = json.loads(manifest_path.read_text("utf-8"))
+        expected = manifest["tokenizer"]["hash"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{manifest_path} is not the manifest of a prepared corpus; prepare it again") from error
+    found = tokenizer_hash(tokenizer_path)
+    if found != expected:
+        raise UserError(
+            f"the vocabulary in {tokenizer_path} (hash {found[:12]}) does not match the shards, made with "
+            f"{expected[:12]}; put the right one back or prepare the corpus again"
+        )
+    return manifest
 
 
 class Split:
-    """Documents of all shards, numbered from 0 in the shards' order. All arrays are int64."""
+    """The documents that an epoch goes through: of one corpus each once, of a mixture as often as its weight says.
 
-    def __init__(self, name: str, shards: list[IndexedReader]) -> None:
-        self.name, self.shards = name, shards
-        self._first_document = np.cumsum([0, *(shard.num_documents for shard in shards)])
-        self.num_documents = int(self._first_document[-1])
-        self.num_tokens = sum(len(shard.tokens) for shard in shards)
-        if self.num_tokens == 0:
-            raise UserError(f"the {name} split of {shards[0].prefix.parent} is empty; prepare the corpus again")
+    They are numbered from 0, part after part. All arrays are int64.
+    """
 
-    def locate(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For document numbers [D]: their shard, the position of their first token in it, their length in tokens."""
-        shard, first, last = self._sentences(documents)
+    def __init__(self, name: str, parts: list[tuple[list[IndexedReader], float]]) -> None:
+        self.name = name
+        self.shards = [shard for shards, _ in parts for shard in shards]
+        self._first_in_shard = np.cumsum([0, *(shard.num_documents for shard in self.shards)])
+        sizes = [sum(shard.num_documents for shard in shards) for shards, _ in parts]
+        counts = [max(1, round(size * weight)) for size, (_, weight) in zip(sizes, parts, strict=True)]
+        self._part_sizes = np.array(sizes)
+        self._part_counts = np.array(counts)  # documents of an epoch
+        self._first_in_part = np.cumsum([0, *sizes])
+        self._first_in_epoch = np.cumsum([0, *counts])
+        self.num_documents = int(self._first_in_epoch[-1])
+        self.num_tokens = sum(round(weight * sum(len(shard.tokens) for shard in shards)) for shards, weight in parts)
+        """Of an epoch; for a mixture about."""
+
+    def locate(self, documents: np.ndarray, epoch: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For documents [D] of an epoch: their shard, the place of their first token in it, their length in tokens."""
+        shard, first, last = self._sentences(documents, epoch)
         start = self.sentence_starts(shard, first)
         return shard, start, self.sentence_starts(shard, last) - start
 
-    def random_sentence(self, documents: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def random_sentence(
+        self, documents: np.ndarray, epoch: int, hashes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A sentence of each document: its shard, its first token, and the end of its document."""
-        shard, first, last = self._sentences(documents)
-        return (
-            shard,
-            self.sentence_starts(shard, first + below(hashes, last - first)),
-            self.sentence_starts(shard, last),
-        )
+        shard, first, last = self._sentences(documents, epoch)
+        sentence = first + below(hashes, last - first)
+        return shard, self.sentence_starts(shard, sentence), self.sentence_starts(shard, last)
 
     def sentences_between(self, shard: np.ndarray, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The number of the first sentence that starts at `begin` or later, and how many start before `end`."""
@@ -116,13 +162,29 @@ class Split:
         """The position of each sentence's first token."""
         return self._by_shard(shard, lambda reader, numbers: reader.sentence_starts(numbers), sentences)
 
-    def _sentences(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For document numbers: their shard, their first sentence in it, and the one after their last."""
-        shard = np.searchsorted(self._first_document, documents, side="right") - 1
-        within = documents - self._first_document[shard]
+    def _sentences(self, documents: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For documents of an epoch: their shard, their first sentence in it, and the one after their last."""
+        number = self._on_disk(documents, epoch)
+        shard = np.searchsorted(self._first_in_shard, number, side="right") - 1
+        within = number - self._first_in_shard[shard]
         first = self._by_shard(shard, lambda reader, numbers: reader.document_sentences[numbers], within)
         last = self._by_shard(shard, lambda reader, numbers: reader.document_sentences[numbers + 1], within)
         return shard, first, last
+
+    def _on_disk(self, documents: np.ndarray, epoch: int) -> np.ndarray:
+        """The number, over all shards, of each document of an epoch.
+
+        Every part is gone through round after round, each round all of it, in whatever shares the epochs take.
+        """
+        if np.array_equal(self._part_counts, self._part_sizes):
+            return documents
+        part = np.searchsorted(self._first_in_epoch, documents, side="right") - 1
+        passed = epoch * self._part_counts[part] + documents - self._first_in_epoch[part]
+        number = np.empty_like(documents)
+        for which in np.unique(part):
+            here, size = part == which, int(self._part_sizes[which])
+            number[here] = self._first_in_part[which] + permuted(passed[here] % size, size, _ROUND_ORDER)
+        return number
 
     def _by_shard(
         self, shard: np.ndarray, look_up: Callable[[IndexedReader, np.ndarray], np.ndarray], keys: np.ndarray

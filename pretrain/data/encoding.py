@@ -4,12 +4,15 @@ Text repeats itself: what stands between two blanks is tokenized without regard 
 looked up, and only what is new reaches the library.
 """
 
+import json
 import re
+from collections.abc import Callable
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from pretrain.data.indexed import token_dtype
+from pretrain.data.sentencepiece import BLANK
 
 _MAX_CACHED = 400_000
 _MAX_CACHED_LENGTH = 40  # characters; longer ones hardly come again
@@ -23,12 +26,15 @@ class Encoder:
         self.dtype = token_dtype(tokenizer.get_vocab_size())
         self._tokenizer = tokenizer
         self._stretches = _BertStretches(self) if is_bert_pipeline(tokenizer) else _Cache(self.encode_by_library)
+        self._look_up = splits_at_blanks(tokenizer)
 
     def encode(self, sentences: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of all sentences, one after the other, and the number of each: [T] and [sentences] int64."""
         look_up = self._stretches.__getitem__
         encoded = [
-            self.encode_by_library(sentence) if _CONTROL(sentence) else b"".join(map(look_up, sentence.split()))
+            b"".join(map(look_up, sentence.split()))
+            if self._look_up and not _CONTROL(sentence)
+            else self.encode_by_library(sentence)
             for sentence in sentences
         ]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded)) // self.dtype.itemsize
@@ -57,10 +63,22 @@ def is_bert_pipeline(tokenizer: Tokenizer) -> bool:
     )
 
 
+def splits_at_blanks(tokenizer: Tokenizer) -> bool:
+    """Whether a text becomes the same tokens as its blank-separated stretches one by one."""
+    pipeline = json.loads(tokenizer.to_str())
+    splitter = pipeline["pre_tokenizer"] or {"type": None}
+    steps = (pipeline["normalizer"] or {}).get("normalizers", [])
+    return (
+        is_bert_pipeline(tokenizer)
+        or (splitter["type"] == "Metaspace" and splitter["prepend_scheme"] == "always" and splitter["split"])
+        or (splitter["type"] == "Split" and {"type": "Prepend", "prepend": BLANK} in steps)
+    )
+
+
 class _Cache(dict):
     """text -> its token ids, as bytes. Filled as texts come up; emptied when full."""
 
-    def __init__(self, encode) -> None:
+    def __init__(self, encode: Callable[[str], bytes]) -> None:
         self._encode = encode
 
     def __missing__(self, text: str) -> bytes:

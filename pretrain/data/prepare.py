@@ -137,7 +137,11 @@ class _Job:
                     shard[f"sha256{suffix}"] = file_sha256(self._directory / (shard["name"] + suffix))
         manifest = {
             "format": 1,
-            "source": {"inputs": _describe(self._inputs), "licence": self._options.licence},
+            "source": {
+                "names": list(self._options.sources),
+                "inputs": _describe(self._inputs),
+                "licence": self._options.licence,
+            },
             "tokenizer": {
                 "vocab_size": self._tokenizer.get_vocab_size(),
                 "hash": tokenizer_hash(self._directory / "tokenizer.json"),

@@ -185,7 +185,7 @@ def _replace(split: Split, pieces: Pieces, target: np.ndarray, seed: int) -> Pie
     hashes = hash_of(seed, pieces.epoch, pieces.document, pieces.offset, _OTHER)
     other = (pieces.document + 1 + below(hashes, split.num_documents - 1)) % split.num_documents
     documents = permuted(other, split.num_documents, seed, int(pieces.epoch[0]))
-    shard, start, end = split.random_sentence(documents, hash_of(hashes))
+    shard, start, end = split.random_sentence(documents, int(pieces.epoch[0]), hash_of(hashes))
     return replace(
         pieces,
         num_own=np.where(replaced, pieces.first_tokens, pieces.num_own),

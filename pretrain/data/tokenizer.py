@@ -12,9 +12,10 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from model.errors import UserError
+from pretrain.data.sentencepiece import BLANK, convert_sentencepiece, train_sentencepiece
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-BLANK = "▁"  # how the characters tokenizer writes the blank before a word
+_OTHER_NAMES = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<s>", "[SEP]": "</s>", "[MASK]": "<mask>"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class SpecialIds:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "SpecialIds":
-        ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
+        """By name: BERT's, or SentencePiece's. Raises UserError when one is missing."""
+        ids = [tokenizer.token_to_id(name) for name in special_names(tokenizer)]
         if None in ids:
             missing = ", ".join(token for token, id in zip(SPECIAL_TOKENS, ids, strict=True) if id is None)
             raise UserError(f"the vocabulary lacks {missing}; it must hold {', '.join(SPECIAL_TOKENS)}")
@@ -39,18 +41,32 @@ class SpecialIds:
         return [self.pad, self.unk, self.cls, self.sep, self.mask]
 
 
+def special_names(tokenizer: Tokenizer) -> list[str]:
+    """What the tokenizer calls [PAD], [UNK], [CLS], [SEP] and [MASK]."""
+    knows = tokenizer.token_to_id
+    return [
+        other if knows(name) is None and knows(other := _OTHER_NAMES[name]) is not None else name
+        for name in SPECIAL_TOKENS
+    ]
+
+
 def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool) -> Tokenizer:
-    """A new vocabulary of at most `vocab_size` tokens from `texts`; kind is "wordpiece" or "characters".
+    """A new vocabulary of at most `vocab_size` tokens from `texts`; kind is "wordpiece", "characters",
+    "unigram" or "bpe" (SentencePiece's).
 
     Raises UserError when the vocabulary has no room for anything but the special tokens.
     """
     if vocab_size <= len(SPECIAL_TOKENS):
         raise UserError(f"vocab_size {vocab_size} is too small; {len(SPECIAL_TOKENS)} of its tokens are special ones")
+    if kind in ("unigram", "bpe"):
+        return train_sentencepiece(kind, texts, vocab_size, lowercase)
     return {"wordpiece": _train_wordpiece, "characters": _train_characters}[kind](texts, vocab_size, lowercase)
 
 
 def load_tokenizer(path: Path, lowercase: bool) -> Tokenizer:
-    """A given tokenizer: a tokenizer.json, or a vocab.txt with one WordPiece token a line.
+    """A given tokenizer: a tokenizer.json, a SentencePiece .model, or a vocab.txt with one WordPiece token a line.
+
+    Special tokens that a .model lacks ([MASK] as a rule) are added at the end of its vocabulary.
 
     Raises UserError when the file is missing, broken or lacks a special token.
     """
@@ -59,6 +75,10 @@ def load_tokenizer(path: Path, lowercase: bool) -> Tokenizer:
     try:
         if path.suffix == ".json":
             tokenizer = Tokenizer.from_file(str(path))
+        elif path.suffix == ".model":
+            tokenizer = convert_sentencepiece(path.read_bytes())
+            names = special_names(tokenizer)
+            tokenizer.add_special_tokens([name for name in names if tokenizer.token_to_id(name) is None])
         else:
             vocabulary = {token: id for id, token in enumerate(path.read_text("utf-8").splitlines())}
             tokenizer = _wordpiece(vocabulary, lowercase)
@@ -89,7 +109,7 @@ def word_starts(tokenizer: Tokenizer) -> np.ndarray:
     in_order = sorted(vocabulary, key=vocabulary.get)
     if isinstance(tokenizer.model, models.WordPiece):
         return np.array([not token.startswith("##") for token in in_order])
-    return np.array([token.startswith(BLANK) or token in SPECIAL_TOKENS for token in in_order])
+    return np.array([token.startswith(BLANK) for token in in_order])
 
 
 def _wordpiece(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:

@@ -1,9 +1,11 @@
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model.errors import UserError
-from pretrain.data import Corpus
+from pretrain.data import Corpus, Masking, Sampling, TrainingData
 from tests.data.conftest import made_up_documents, prepared
 
 
@@ -13,6 +15,7 @@ def test_what_is_no_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no manifest.json"):
         Corpus.open(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "tokenizer.json").touch()
     with pytest.raises(UserError, match="not the manifest"):
         Corpus.open(tmp_path)
 
@@ -29,3 +32,50 @@ def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
 def test_token_tables_agree_with_the_tokenizer(corpus: Corpus) -> None:
     assert corpus.is_special.sum() == 5 and len(corpus.ordinary_ids) == corpus.vocab_size - 5
     assert corpus.tokenizer.id_to_token(corpus.special.mask) == "[MASK]"
+
+
+def mixture(tmp_path: Path, weights: tuple[float, ...]) -> Corpus:
+    """Corpora of 30, 31, ... documents with one vocabulary, all of them mixed."""
+    directories = []
+    for number in range(len(weights)):
+        (tmp_path / str(number)).mkdir()
+        vocab = {"vocab": tmp_path / "0/corpus/vocab.txt"} if number else {}
+        prepared(tmp_path / str(number), made_up_documents(30 + number, seed=number), **vocab)
+        directories.append(tmp_path / str(number) / "corpus")
+    return Corpus.open(dict(zip(map(str, directories), weights, strict=True)))
+
+
+def test_a_mixture_goes_through_each_corpus_as_often_as_its_weight_says(tmp_path: Path) -> None:
+    corpus = mixture(tmp_path, (2.0, 0.5, 1.0))
+    split = corpus.split("train")
+    sizes = [shard.num_documents for shard in split.shards]
+    counts = [2 * sizes[0], round(sizes[1] / 2), sizes[2]]
+    assert split.num_documents == sum(counts)
+    seen = []
+    for epoch in range(2):
+        shard, start, length = split.locate(np.arange(split.num_documents), epoch)
+        assert np.bincount(shard).tolist() == counts and (length > 0).all()
+        seen.append(list(zip(shard.tolist(), start.tolist(), strict=True)))
+    for number, times in ((0, 4), (2, 2)):
+        found = Counter(start for epoch in seen for shard, start in epoch if shard == number)
+        assert len(found) == sizes[number] and set(found.values()) == {times}
+    halves = [{start for shard, start in epoch if shard == 1} for epoch in seen]
+    assert len(halves[0] | halves[1]) == min(2 * counts[1], sizes[1])
+
+
+def test_a_mixture_trains_like_a_corpus(tmp_path: Path) -> None:
+    corpus = mixture(tmp_path, (1.0, 0.5))
+    data = TrainingData(corpus, "train", 0, 64, Masking(), sampling=Sampling(pack=True, sentence_pairs="nsp"))
+    assert all(batch.ids.shape == (8, 64) for batch in data.next(64, 8, 0, 1))
+
+
+def test_mixtures_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    prepared(tmp_path / "a", made_up_documents(30))
+    prepared(tmp_path / "b", made_up_documents(30), vocab_size=150)
+    with pytest.raises(UserError, match="different tokenizers"):
+        Corpus.open({tmp_path / "a/corpus": 1, tmp_path / "b/corpus": 1})
+    with pytest.raises(UserError, match="above 0"):
+        Corpus.open({tmp_path / "a/corpus": 0})
+    with pytest.raises(UserError, match="at least one"):
+        Corpus.open({})
