@@ -112,6 +112,12 @@ def test_shipped_recipes_resolve(file, num_ranks):
     assert all(run.learning_rate(step) > 0 for stage in run.stages for step in (stage.start, stage.end - 1))
 
 
+@pytest.mark.parametrize("name", sorted(file.stem for file in SHIPPED.glob("*.yaml")))
+def test_a_saved_recipe_is_the_same_recipe(name):
+    recipe = load_recipe(name)
+    assert Recipe.model_validate_json(recipe.model_dump_json(by_alias=True)) == recipe
+
+
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=8), st.integers(100, 100_000))
 def test_shares_cover_the_run_without_gap_or_overlap(weights, total):
     shares = [100 * weight / sum(weights) for weight in weights]

@@ -121,7 +121,8 @@ class Optimizer(Section):
             "prenormalize": ("lamb",),
         }
         for option, names in owners.items():
-            if option in self.model_fields_set and self.name not in names:
+            is_set = getattr(self, option) != type(self).model_fields[option].default
+            if is_set and self.name not in names:
                 raise UserError(f"{option} is for {' and '.join(names)}, not for {self.name}; remove it")
         if self.trust_bounds and self.trust_bounds[0] > self.trust_bounds[1]:
             raise UserError(f"trust_bounds {list(self.trust_bounds)} has the larger bound first; swap them")
