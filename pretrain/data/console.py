@@ -4,11 +4,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from pretrain.data.documents import describe
 from pretrain.data.options import Progress
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -31,6 +33,14 @@ def shown_progress() -> Iterator[Callable[[Progress], None]]:
             bar.update(task, description=progress.phase, total=total, completed=done, figures=figures)
 
         yield show
+
+
+def print_counts(directory: Path, manifest: dict) -> None:
+    """What a corpus holds, and on a second line what was left out of it or repaired."""
+    held = ", ".join(f"{split['num_tokens']:,} tokens to {name}" for name, split in manifest["splits"].items())
+    print(f"{directory}: vocabulary of {manifest['tokenizer']['vocab_size']:,}; {held}")
+    if manifest["left_out_or_repaired"]:
+        print(f"left out or repaired: {describe(manifest['left_out_or_repaired'])}")
 
 
 class _Lines:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pretrain.data.sources import Block, TextFormat
 
@@ -70,7 +70,7 @@ def _decode(content: bytes, counts: Counter) -> str:
         return content.decode("utf-8", "replace")
 
 
-def describe(counts: Counter) -> str:
+def describe(counts: Mapping[str, int]) -> str:
     """One line for people."""
     reasons = {
         "empty": "empty documents",

@@ -16,10 +16,10 @@ from pretrain.data.sources import TextFormat
 class PrepareOptions:
     """What to prepare, and how."""
 
-    sources: Positional[tuple[str, ...]]
+    sources: Positional[tuple[str, ...]] = ()
     """Files (.txt, .jsonl, .parquet; .gz, .zst), directories of them, Hugging Face datasets, or "sotu", built in."""
-    output: Path
-    """The directory to write the corpus into."""
+    output: Path | None = None
+    """The directory to write the corpus into; must be given."""
     tokenizer: Literal["wordpiece", "characters", "unigram", "bpe"] = "wordpiece"
     """The kind of vocabulary to train. Characters suit models that must learn something within minutes; unigram and bpe
     are SentencePiece's."""
@@ -60,6 +60,8 @@ class PrepareOptions:
         """Raises UserError when a value is out of range."""
         if not self.sources:
             raise UserError("no source given; name a file, a directory, a Hugging Face dataset or 'sotu'")
+        if not self.output:
+            raise UserError("no output given; name the directory to write the corpus into: --output corpora/NAME")
         if not 0 < self.valid_share < 1:
             raise UserError(f"valid_share {self.valid_share} must lie between 0 and 1")
         for name in ("document_tokens", "max_tokens", "num_workers", "shard_tokens", "vocab_sample_mb"):
