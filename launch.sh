@@ -4,16 +4,21 @@
 #   ./launch.sh                  the demo: pretrains a small BERT on two processes and changes its shape on the way
 #   ./launch.sh test [ARGS]      the test suite (ARGS go to pytest)
 #   ./launch.sh VERB [ARGS]      python -m pretrain VERB; `./launch.sh --help` lists the verbs
+#   sbatch [OPTIONS] launch.sh train RECIPE [ARGS]      the same on all nodes of a SLURM job
 #
 # PYTHON names the interpreter to build .venv from (default: python3). Works from any directory.
 set -euo pipefail
 
-home=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
-venv=$home/.venv
-python=$venv/bin/python
-
 say() { printf '%s\n' "$*" >&2; }
 die() { say "launch.sh: $*"; exit 2; }
+
+# sbatch runs a copy of this file out of its spool: there the project is the folder it was submitted from.
+home=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
+[ -f "$home/pyproject.toml" ] || home=${SLURM_SUBMIT_DIR:-$home}
+[ -f "$home/pyproject.toml" ] || die "$home is not Espalier's folder; submit the job from there"
+venv=$home/.venv
+python=$venv/bin/python
+preempted=75                                             # the exit code of a run that saved itself on a signal
 
 main() {
   local verb=${1:-demo}
@@ -23,6 +28,7 @@ main() {
   case $verb in
     test)  install test "[test]"; cd "$home"; exec "$python" -m pytest "$@" ;;
     train) train "$@" ;;
+    ranks-of-node) ranks_of_node "$@" ;;                 # what `train` starts on every node of a SLURM job
     demo)  demo "$@" ;;
     *)     exec "$python" -m pretrain "$verb" "$@" ;;
   esac
@@ -65,6 +71,13 @@ set_environment() {
   # A thread that spins at a barrier takes the core another rank needs: steps become several times slower.
   export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
   # Compiled operators belong to this environment: a cache shared by two torch versions is rebuilt at every switch.
+  # In a SLURM job they belong to the node's own disk: hundreds of ranks that lock files on a shared one stall.
+  if [ -n "${SLURM_JOB_ID:-}" ]; then
+    local caches=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/espalier-$(id -u)
+    export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$caches/triton}
+    export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$caches/inductor}
+    export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$caches/torch_extensions}
+  fi
   export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$venv/torch_extensions}
   export TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-true}
   export HF_HUB_DISABLE_TELEMETRY=1
@@ -97,9 +110,106 @@ train() {
   "$python" -m pretrain train "${arguments[@]}" --nproc "$nproc" --dry-run || exit $?
   for argument in "${arguments[@]}"; do case $argument in -h | --help | --dry-run) exit 0 ;; esac; done
 
-  local cores=$(($(nproc) / nproc))
+  if in_slurm_job; then
+    on_every_node "$nproc" "${arguments[@]}"
+  else
+    run_ranks "$nproc" --standalone -- "${arguments[@]}"
+  fi
+}
+
+# run_ranks NPROC TORCHRUN-OPTIONS... -- ARGUMENTS...: trains in NPROC processes of this machine; returns their exit code.
+#
+# A signal goes to the ranks, again and again until they have left: torchrun would kill them after half a minute, and
+# one that comes while they still start would be lost. The ranks' own exit code comes back in a file, because torchrun
+# answers any code but 0 with a page of traceback and exits with 1.
+run_ranks() {
+  local nproc=$1 options=() cores torchrun asked="" code=0
+  shift
+  while [ "$1" != -- ]; do options+=("$1"); shift; done
+  shift
+  cores=$(($(nproc) / nproc))
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 0 ? cores : 1))}
-  exec "$python" -m torch.distributed.run --standalone --nproc-per-node "$nproc" -m pretrain train "${arguments[@]}"
+  ESPALIER_EXIT_CODE_FILE=$(mktemp)
+  export ESPALIER_EXIT_CODE_FILE TORCHELASTIC_SIGNALS_TO_HANDLE=SIGINT,SIGQUIT TORCH_ELASTIC_SHUTDOWN_TIMEOUT=10
+
+  (trap '' TERM USR1 USR2 HUP; exec "$python" -m torch.distributed.run "${options[@]}" --nproc-per-node "$nproc" \
+    -m pretrain train "$@") &
+  torchrun=$!
+  for name in TERM USR1 USR2 HUP; do trap "asked=$name" "$name"; done
+  while kill -0 "$torchrun" 2>/dev/null; do
+    if [ -z "$asked" ]; then
+      wait "$torchrun" || true                           # until it ends or a signal comes
+    else
+      kill -s "$asked" $(cat "/proc/$torchrun/task/"*/children) 2>/dev/null || true
+      sleep 1
+    fi
+  done
+  wait "$torchrun" || code=$?
+  trap - TERM USR1 USR2 HUP
+  if [ -s "$ESPALIER_EXIT_CODE_FILE" ]; then code=$(cat "$ESPALIER_EXIT_CODE_FILE"); fi
+  rm -f "$ESPALIER_EXIT_CODE_FILE"
+  return "$code"
+}
+
+# --- SLURM ----------------------------------------------------------------------------------------------------------
+#
+# `sbatch [OPTIONS] launch.sh train RECIPE`, or `./launch.sh train RECIPE` within salloc: one srun task on every node of
+# the job starts torchrun there, and these find each other at a port of the first node. docs/multi-node.md has examples.
+
+in_slurm_job() { [ -n "${SLURM_JOB_ID:-}" ] && [ -z "${SLURM_STEP_ID:-}" ] && command -v srun >/dev/null; }
+
+# on_every_node NPROC ARGUMENTS...: the batch script's part. A run that saved itself on a signal is put into the queue again.
+on_every_node() {
+  local first asked="" code=0 srun
+  first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  ESPALIER_HEAD=$(node_address "$first"):${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 10000))}
+  export ESPALIER_HEAD
+  # What the job asked for each task is shared out by torchrun here, not by srun.
+  unset SLURM_CPUS_PER_TASK SLURM_NTASKS SLURM_NPROCS SLURM_NTASKS_PER_NODE SLURM_GPUS_PER_TASK SLURM_TRES_PER_TASK
+  srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpu-bind=none \
+    --kill-on-bad-exit=1 "$home/launch.sh" ranks-of-node "$@" &
+  srun=$!
+  for name in TERM USR1 USR2 HUP; do trap "asked=$name" "$name"; done
+  while kill -0 "$srun" 2>/dev/null; do
+    wait "$srun" || true
+    if [ -n "$asked" ]; then scancel --signal="$asked" "$SLURM_JOB_ID" || true; asked=""; fi
+  done
+  wait "$srun" || code=$?
+  [ "$code" -eq "$preempted" ] || return "$code"
+  case $(scontrol show job "$SLURM_JOB_ID") in
+    *JobState=RUNNING*)
+      say "launch.sh: saved; job $SLURM_JOB_ID goes back into the queue (restart $((${SLURM_RESTART_COUNT:-0} + 1)))"
+      scontrol requeue "$SLURM_JOB_ID" || say "launch.sh: it cannot be requeued; submit it again to go on" ;;
+    *) say "launch.sh: saved; the job was cancelled or its time is over: submit it again to go on" ;;
+  esac
+  return "$code"
+}
+
+# ranks_of_node NPROC ARGUMENTS...: one node's part.
+ranks_of_node() {
+  local nproc=$1 name=${SLURMD_NODENAME:-$(hostname)} is_head=0 rendezvous
+  shift
+  [ "$SLURM_NODEID" -ne 0 ] || is_head=1
+  [ $is_head -eq 1 ] || await_head "$name"
+  rendezvous=is_host=$is_head,join_timeout=600,close_timeout=10
+  run_ranks "$nproc" --nnodes "$SLURM_JOB_NUM_NODES" --local-addr "$(node_address "$name")" --rdzv-backend c10d \
+    --rdzv-id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" --rdzv-endpoint "$ESPALIER_HEAD" --rdzv-conf "$rendezvous" -- "$@"
+}
+
+# The address by which SLURM itself reaches a node: its name may not resolve.
+node_address() {
+  local address
+  address=$(scontrol show node "$1" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
+  printf '%s\n' "${address:-$1}"
+}
+
+await_head() {
+  local host=${ESPALIER_HEAD%:*} port=${ESPALIER_HEAD##*:} deadline=$((SECONDS + ${ESPALIER_JOIN_SECONDS:-300}))
+  until (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; do
+    [ "$SECONDS" -lt "$deadline" ] || die "node $1 cannot reach $ESPALIER_HEAD on the first node of the job; check the \
+network between them, or exclude one: sbatch --exclude=$1"
+    sleep 0.5
+  done
 }
 
 demo() {
@@ -108,10 +218,10 @@ demo() {
     echo "Prepares the embedded corpus, trains the recipe 'demo' into a new folder under runs/ and shows what it learned."
     return ;;
   esac
-  cd "$home"                                             # the demo's corpus and run live in the project's folder
-  local name
-  name=demo-$(date +%Y%m%d-%H%M%S)
-  "$python" -m pretrain prepare sotu --output corpora/demo --tokenizer characters --vocab-size 64
+  cd "$home"                                             # the demo's corpus and runs live in the project's folder
+  local name=demo number=1
+  while [ -e "runs/$name" ]; do name=demo-$((number += 1)); done
+  "$python" -m pretrain prepare sotu --output corpora/demo --vocab-size 1024 --document-tokens 800 --valid-share 0.03
   (train demo "$@" --name "$name")
   "$python" -m pretrain.demo "runs/$name"
 }

@@ -24,7 +24,7 @@ from pretrain.trained import open_trained
 
 NUM_SHOWN = 3
 NUM_SCORED = 128
-WORD_LETTERS = range(4, 8)
+WORD_LETTERS = range(5, 9)
 
 
 def show(folder: Path) -> None:
@@ -129,12 +129,14 @@ def held_out_sentences(corpus: Corpus, longest: int):
 
 
 def words_of(corpus: Corpus, sentence: tuple[int, ...]) -> list[HeldOutWord]:
-    """The words of letters only, but for the first. Of characters, the blank before a word is not part of it."""
+    """Its words, without the first: those in the vocabulary, or of characters the letters after the blank."""
     blank, words = blank_id(corpus), []
     opens = np.flatnonzero(corpus.word_starts[list(sentence)]).tolist()
     for first, last in zip(opens[1:], [*opens[2:], len(sentence)], strict=True):
+        if blank is None and last - first > 1:
+            continue
         first += sentence[first] == blank
-        while last > first and not corpus.tokenizer.id_to_token(sentence[last - 1]).strip("#").isalpha():
+        while last > first and not corpus.tokenizer.id_to_token(sentence[last - 1]).isalpha():
             last -= 1  # a full stop or comma after the word
         text = corpus.tokenizer.decode(list(sentence[first:last]))
         if text.isalpha():

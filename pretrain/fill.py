@@ -1,7 +1,7 @@
 """Fill-mask: what a trained model puts in the place of [MASK].
 
-With WordPiece a [MASK] is one token, as everywhere. With characters a [MASK] standing alone is a word of unknown
-length: every length is tried, and the guess whose letters are the likeliest on average wins.
+A [MASK] is a word. With WordPiece it is one of those that the vocabulary holds whole. With characters it is spelled:
+every length is tried, and the guess whose letters are the likeliest on average wins.
 """
 
 import math
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,11 +87,12 @@ class Filler:
 
     @cached_property
     def _forbidden(self) -> Tensor:
-        """[V] minus infinity for what no masked token is: special tokens, padding, and the blank between words."""
+        """[V] minus infinity for what is no word, or of characters no letter or digit of one; 0 for the rest."""
+        corpus = self.corpus
+        tokens = [corpus.tokenizer.id_to_token(id) for id in range(corpus.vocab_size)]
+        fits = ~corpus.is_special & np.array([token.isalnum() for token in tokens])  # no ## of a continuation
         forbidden = torch.full((self.model.config.padded_vocab_size,), -torch.inf)
-        forbidden[torch.from_numpy(self.corpus.ordinary_ids)] = 0.0
-        if (blank := blank_id(self.corpus)) is not None:
-            forbidden[blank] = -torch.inf
+        forbidden[torch.from_numpy(np.flatnonzero(fits))] = 0.0
         return forbidden
 
 
@@ -101,14 +103,14 @@ def fill_text(filler: Filler, text: str, num_guesses: int) -> list[tuple[float, 
     """
     if MASK not in text:
         raise UserError(f"the text {text!r} has no {MASK}; write one where a word is to be guessed")
-    has_words = blank_id(filler.corpus) is None
-    if not has_words and text.count(MASK) > 1:
+    spells = blank_id(filler.corpus) is not None
+    if spells and text.count(MASK) > 1:
         raise UserError(
             f"this model spells words letter by letter and fills one {MASK} at a time; leave one in the text"
         )
-    rows = [encode(filler.corpus, text, length) for length in ([1] if has_words else WORD_LENGTHS)]
+    rows = [encode(filler.corpus, text, length) for length in (WORD_LENGTHS if spells else [1])]
     scored = [
-        (math.exp(guess.log_probability / (1 if has_words else row.count(filler.corpus.special.mask))), guess)
+        (math.exp(guess.log_probability / (row.count(filler.corpus.special.mask) if spells else 1)), guess)
         for row, guesses in zip(rows, filler.fill(rows, num_guesses), strict=True)
         for guess in guesses
     ]

@@ -132,9 +132,18 @@ def test_without_a_verb_the_demo_prepares_trains_and_shows(clone):
     assert clone.launch().returncode == 0
     prepare, check, ranks, show = clone.commands
     assert prepare.startswith("-m pretrain prepare sotu --output corpora/demo")
-    assert check.startswith("-m pretrain train demo --name demo-")
+    assert check.startswith("-m pretrain train demo --name demo ")
     assert "-m torch.distributed.run" in ranks
-    assert show == f"-m pretrain.demo runs/{check.split()[5]}"
+    assert show == "-m pretrain.demo runs/demo"
+
+
+def test_a_second_demo_trains_into_the_next_free_folder(clone):
+    clone.launch("plan")
+    for taken in ("demo", "demo-2"):
+        (clone.folder / "runs" / taken).mkdir(parents=True)
+    clone.launch()
+    assert clone.commands[1].startswith("-m pretrain train demo --name demo-3 ")
+    assert clone.commands[-1] == "-m pretrain.demo runs/demo-3"
 
 
 @pytest.mark.parametrize("argument", ["--help", "--dry-run"])
