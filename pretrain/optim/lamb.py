@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pretrain.optim.layerwise import LayerwiseOptimizer, Part, Partition, whole_norms
-from pretrain.optim.moments import Coefficients, advance, advance_many, coefficients
+from pretrain.optim.moments import Coefficients, add_scaled, advance, advance_many, coefficients
 from pretrain.optim.passes import GRADIENT_NORM, Pass, Tensors, run, squared_norm, squared_norms
 
 Prenormalize = Literal["never", "above_one", "always"]
@@ -66,8 +66,8 @@ class Lamb(LayerwiseOptimizer):
 def _update(
     gradient: Tensor, weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Coefficients
 ) -> tuple[Tensor, ...]:
-    root = advance(gradient, exp_avg, exp_avg_sq, c)
-    gradient.copy_(exp_avg).mul_(c.first).div_(root).add_(weight, alpha=c.decay)
+    denominator = advance(gradient, exp_avg, exp_avg_sq, c)
+    add_scaled(gradient.copy_(exp_avg).mul_(c.first).div_(denominator), weight, c.decay)
     return squared_norm(weight), squared_norm(gradient)
 
 
@@ -78,10 +78,10 @@ def _update_many(
     exp_avg_sq: list[Tensor],
     cs: list[Coefficients],
 ) -> tuple[Tensors, ...]:
-    roots = advance_many(gradient, exp_avg, exp_avg_sq, cs)
+    denominators = advance_many(gradient, exp_avg, exp_avg_sq, cs)
     torch._foreach_copy_(gradient, exp_avg)
     torch._foreach_mul_(gradient, [c.first for c in cs])
-    torch._foreach_div_(gradient, roots)
+    torch._foreach_div_(gradient, denominators)
     torch._foreach_add_(gradient, torch._foreach_mul(weight, [c.decay for c in cs]))
     return squared_norms(weight), squared_norms(gradient)
 

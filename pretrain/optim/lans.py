@@ -9,11 +9,13 @@ For every parameter w with gradient g:
     w = w - lr |w| (beta1 r / |r| + (1 - beta1) c / |c|)                 |w| / |r| and |w| / |c|: 1 where a norm is 0
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from pretrain.optim.layerwise import LayerwiseOptimizer, Part, Partition, whole_norms
-from pretrain.optim.moments import Coefficients, advance, advance_many, coefficients, root, root_many
+from pretrain.optim.moments import Coefficients, add_scaled, advance, advance_many, coefficients, root, root_many
 from pretrain.optim.passes import GRADIENT_NORM, Pass, Tensors, run, squared_norm, squared_norms
 
 
@@ -28,28 +30,35 @@ class Lans(LayerwiseOptimizer):
             cs.append(coefficients(part, 1 / gradient_norm if gradient_norm else 1.0))
         squares = run(MOMENTS, parts, cs, compiled=self.compiled)
         norms = whole_norms(partition, parts, squares)
-        rates = [_rates(part, *norms[part.segment.parameter]) for part in parts]
+        rates = [_rates(part, c, *norms[part.segment.parameter]) for part, c in zip(parts, cs, strict=True)]
         run(WRITE, parts, cs, rates, compiled=self.compiled)
 
 
-def _rates(part: Part, weight_norm: float, momentum_norm: float, gradient_norm: float) -> tuple[float, float]:
-    """What r and c are multiplied by."""
+class Rates(NamedTuple):
+    """w becomes w - (momentum m + gradient g) / (sqrt(v^) + eps) - weight w."""
+
+    momentum: float
+    gradient: float
+    weight: float
+
+
+def _rates(part: Part, c: Coefficients, weight_norm: float, momentum_norm: float, gradient_norm: float) -> Rates:
     lr, beta1 = part.group["lr"], part.group["betas"][0]
     adapts = part.group["adapt"] and weight_norm
-    momentum_ratio = weight_norm / momentum_norm if adapts and momentum_norm else 1.0
-    gradient_ratio = weight_norm / gradient_norm if adapts and gradient_norm else 1.0
-    return lr * beta1 * momentum_ratio, lr * (1 - beta1) * gradient_ratio
+    momentum = lr * beta1 * (weight_norm / momentum_norm if adapts and momentum_norm else 1.0)
+    gradient = lr * (1 - beta1) * (weight_norm / gradient_norm if adapts and gradient_norm else 1.0)
+    return Rates(momentum * c.first, gradient * c.scale, (momentum + gradient) * c.decay)
 
 
-# ---- the arithmetic: moments and the norms of w, r and c; then w = w - rate_r r - rate_c c, both made anew ----
+# ---- the arithmetic: moments and the norms of w, r and c; then w = w - rates of r and c, made anew ----
 
 
 def _moments(
     gradient: Tensor, weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Coefficients
 ) -> tuple[Tensor, ...]:
     denominator = advance(gradient, exp_avg, exp_avg_sq, c)
-    momentum = exp_avg.mul(c.first).div_(denominator).add_(weight, alpha=c.decay)
-    latest = gradient.mul(c.scale).div_(denominator).add_(weight, alpha=c.decay)
+    momentum = add_scaled(exp_avg.mul(c.first).div_(denominator), weight, c.decay)
+    latest = add_scaled(gradient.mul(c.scale).div_(denominator), weight, c.decay)
     return squared_norm(weight), squared_norm(momentum), squared_norm(latest)
 
 
@@ -72,12 +81,10 @@ def _moments_many(
 
 
 def _write(
-    gradient: Tensor, weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Coefficients, rates: tuple[float, float]
+    gradient: Tensor, weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Coefficients, rates: Rates
 ) -> tuple[Tensor, ...]:
-    momentum_rate, gradient_rate = rates
-    step = exp_avg.mul(momentum_rate * c.first).add_(gradient, alpha=gradient_rate * c.scale)
-    step.div_(root(exp_avg_sq, c)).add_(weight, alpha=(momentum_rate + gradient_rate) * c.decay)
-    weight.sub_(step)
+    step = add_scaled(exp_avg.mul(rates.momentum), gradient, rates.gradient).div_(root(exp_avg_sq, c))
+    weight.sub_(add_scaled(step, weight, rates.weight))
     return ()
 
 
@@ -87,14 +94,13 @@ def _write_many(
     exp_avg: list[Tensor],
     exp_avg_sq: list[Tensor],
     cs: list[Coefficients],
-    rates: list[tuple[float, float]],
+    rates: list[Rates],
 ) -> tuple[Tensors, ...]:
-    both = list(zip(cs, rates, strict=True))
-    step = list(torch._foreach_mul(exp_avg, [momentum_rate * c.first for c, (momentum_rate, _) in both]))
-    torch._foreach_mul_(gradient, [gradient_rate * c.scale for c, (_, gradient_rate) in both])
+    step = list(torch._foreach_mul(exp_avg, [rate.momentum for rate in rates]))
+    torch._foreach_mul_(gradient, [rate.gradient for rate in rates])
     torch._foreach_add_(step, gradient)
     torch._foreach_div_(step, root_many(exp_avg_sq, cs))
-    torch._foreach_add_(step, torch._foreach_mul(weight, [sum(rate) * c.decay for c, rate in both]))
+    torch._foreach_add_(step, torch._foreach_mul(weight, [rate.weight for rate in rates]))
     torch._foreach_sub_(weight, step)
     return ()
 

@@ -9,12 +9,16 @@ from pretrain.optim.layerwise import Part
 
 
 class Coefficients(NamedTuple):
-    """Numbers of one part in one step."""
+    """Numbers of one part in one step; computed here, once, so that the compiled arithmetic gets plain arguments."""
 
     beta1: float
+    gain1: float
+    """What the gradient g adds to exp_avg."""
     beta2: float
+    gain2: float
+    """What g^2 adds to exp_avg_sq."""
     scale: float
-    """The gradient is taken times this."""
+    """What g is to be multiplied by."""
     first: float
     """Undoes exp_avg's start from zero."""
     second: float
@@ -23,19 +27,35 @@ class Coefficients(NamedTuple):
 
 
 def coefficients(part: Part, scale: float = 1.0) -> Coefficients:
+    """For gradients that are to be multiplied by `scale`."""
     group = part.group
     beta1, beta2 = group["betas"]
     first, second = 1.0, 1.0
     if group["bias_correction"]:
         first, second = 1 / (1 - beta1**part.step), 1 / (1 - beta2**part.step)
-    return Coefficients(beta1, beta2, scale, first, second, group["eps"], group["weight_decay"])
+    return Coefficients(
+        beta1=beta1,
+        gain1=(1 - beta1) * scale,
+        beta2=beta2,
+        gain2=(1 - beta2) * scale**2,
+        scale=scale,
+        first=first,
+        second=second,
+        eps=group["eps"],
+        decay=group["weight_decay"],
+    )
 
 
 def advance(gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Coefficients) -> Tensor:
-    """m = beta1 m + (1 - beta1) g and v = beta2 v + (1 - beta2) g^2, in place. Returns sqrt(v^) + eps."""
-    exp_avg.mul_(c.beta1).add_(gradient, alpha=(1 - c.beta1) * c.scale)
-    exp_avg_sq.mul_(c.beta2).addcmul_(gradient, gradient, value=(1 - c.beta2) * c.scale**2)
+    """m = beta1 m + gain1 g and v = beta2 v + gain2 g^2, in place. Returns sqrt(v^) + eps."""
+    add_scaled(exp_avg.mul_(c.beta1), gradient, c.gain1)
+    add_scaled(exp_avg_sq.mul_(c.beta2), gradient.square(), c.gain2)
     return root(exp_avg_sq, c)
+
+
+def add_scaled(target: Tensor, source: Tensor, factor: float) -> Tensor:
+    """target += factor source. As a plain product under torch.compile, which compiles anew for every `alpha`."""
+    return target.add_(source * factor) if torch.compiler.is_compiling() else target.add_(source, alpha=factor)
 
 
 def root(exp_avg_sq: Tensor, c: Coefficients) -> Tensor:
@@ -47,9 +67,9 @@ def advance_many(
 ) -> list[Tensor]:
     """`advance` in multi-tensor operations."""
     torch._foreach_mul_(exp_avg, [c.beta1 for c in cs])
-    torch._foreach_add_(exp_avg, torch._foreach_mul(gradient, [(1 - c.beta1) * c.scale for c in cs]))
+    torch._foreach_add_(exp_avg, torch._foreach_mul(gradient, [c.gain1 for c in cs]))
     torch._foreach_mul_(exp_avg_sq, [c.beta2 for c in cs])
-    torch._foreach_addcmul_(exp_avg_sq, gradient, gradient, [(1 - c.beta2) * c.scale**2 for c in cs])
+    torch._foreach_addcmul_(exp_avg_sq, gradient, gradient, [c.gain2 for c in cs])
     return root_many(exp_avg_sq, cs)
 
 
