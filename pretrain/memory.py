@@ -28,8 +28,12 @@ def num_parameters(config: BertConfig) -> int:
     return sum(spec.numel for spec in parameter_table(config).values())
 
 
-def parameters_per_tensor_rank(config: BertConfig, tensor_parallel: int) -> int:
-    return sum(prod(spec.padded_shape) // _cuts(spec, tensor_parallel) for spec in parameter_table(config).values())
+def parameters_per_tensor_rank(config: BertConfig, tensor_parallel: int, trained_only: bool = False) -> int:
+    return sum(
+        prod(spec.padded_shape) // _cuts(spec, tensor_parallel)
+        for spec in parameter_table(config).values()
+        if spec.trainable or not trained_only
+    )
 
 
 def _cuts(spec: ParameterSpec, tensor_parallel: int) -> int:
@@ -47,18 +51,20 @@ def state_bytes(
     """Weights and gradients in the training precision; two fp32 moments, and fp32 masters when the weights are 16-bit.
 
     ZeRO 1 divides the optimizer over the data-parallel ranks, ZeRO 2 the gradients too, ZeRO 3 the weights as well.
+    Frozen parameters have neither gradients nor moments.
     """
     count = parameters_per_tensor_rank(config, tensor_parallel)
+    trained = parameters_per_tensor_rank(config, tensor_parallel, trained_only=True)
     element = FP32_BYTES if precision == "fp32" else 2
     copies = 2 if precision == "fp32" else 3
 
-    def share(from_stage: int) -> int:
+    def share(count: int, from_stage: int) -> int:
         return -(-count // data_parallel) if zero_stage >= from_stage else count
 
-    optimizer = copies * FP32_BYTES * share(1)
+    optimizer = copies * FP32_BYTES * share(trained, from_stage=1)
     return StateBytes(
-        weights=element * share(3),
-        gradients=element * share(2),
+        weights=element * share(count, from_stage=3),
+        gradients=element * share(trained, from_stage=2),
         optimizer=0 if offload_optimizer else optimizer,
         host=optimizer if offload_optimizer else 0,
     )

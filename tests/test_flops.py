@@ -90,6 +90,15 @@ def test_state_bytes_on_four_data_parallel_ranks(zero_stage, precision, bytes_pe
     assert [held.weights, held.gradients, held.optimizer] == pytest.approx(expected, rel=1e-4)
 
 
+def test_frozen_parameters_have_neither_gradients_nor_moments():
+    config = BertConfig.preset("tiny", vocab_size=128)
+    held = state_bytes(config.replace(frozen_layers=1), 0, "fp32", 1, 1)
+    layer = 4 * (128 * 128 + 128) + 2 * 128 * 512 + 512 + 128 + 4 * 128
+    heads = 128 * 128 + 128 + 2 * 128 + 128 + (128 * 128 + 128) + (2 * 128 + 2)  # masked words; pooler; sentence pairs
+    assert held.weights == 4 * num_parameters(config)
+    assert (held.gradients, held.optimizer) == (4 * (layer + heads), 8 * (layer + heads))
+
+
 def test_offload_moves_the_optimizer_to_the_host():
     config = BertConfig.preset("tiny")
     kept = state_bytes(config, 2, "bf16", 1, 2)
