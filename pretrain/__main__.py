@@ -39,22 +39,25 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> No
         print(f"corpus {loaded.data.corpus} does not exist yet: planned with the recipe's vocabulary, or BERT's")
 
 
-def prepare(corpus: Annotated[PrepareOptions, OmitArgPrefixes]) -> None:
-    """Turn text into a corpus to train on: documents, a vocabulary, shards of tokens, a part kept for validation."""
-    from pretrain.data import Progress
-    from pretrain.data import prepare as prepare_corpus
+def prepare(corpus: Annotated[PrepareOptions, OmitArgPrefixes], check: Path | None = None, show: int = 0) -> None:
+    """Turn text into a corpus to train on: documents, a vocabulary, shards of tokens, a part kept for validation.
 
-    def show(progress: Progress) -> None:
-        whole = f" of {progress.total_megabytes:,.0f}" if progress.total_megabytes else ""
-        print(
-            f"{progress.phase}: {progress.megabytes:,.1f}{whole} MB, {progress.num_documents:,} documents, "
-            f"{progress.seconds:.0f} s",
-            file=sys.stderr,
-        )
+    Args:
+        check: Prepare nothing; read this prepared corpus whole and compare it with its manifest.
+        show: Print this many rows of the corpus, decoded, with their masks.
+    """
+    from pretrain.data.console import print_counts, shown_progress
+    from pretrain.data.inspection import check_corpus, show_samples
+    from pretrain.data.prepare import prepare as prepare_corpus
 
-    manifest = prepare_corpus(corpus, show)
-    counts = ", ".join(f"{held['num_tokens']:,} tokens to {split}" for split, held in manifest["splits"].items())
-    print(f"{corpus.output}: vocabulary of {manifest['tokenizer']['vocab_size']:,}; {counts}")
+    if check:
+        print(f"{check} is whole: " + ", ".join(f"{count:,} {unit}" for unit, count in check_corpus(check).items()))
+    else:
+        with shown_progress() as progress:
+            manifest = prepare_corpus(corpus, progress)
+        print_counts(corpus.output, manifest)
+    for row in show_samples(check or corpus.output, show) if show else ():
+        print(row)
 
 
 def train(
@@ -64,6 +67,7 @@ def train(
     name: str | None = None,
     runs: Path = Path("runs"),
     nproc: int = 1,
+    profile_steps: str = "",
     dry_run: bool = False,
 ) -> None:
     """Train a recipe, or go on with it from the last checkpoint in its folder.
@@ -74,6 +78,7 @@ def train(
         name: The run's folder under --runs; the recipe's name when left out.
         runs: Where the folders of runs are.
         nproc: Number of processes to start (default: one for each GPU, or 2 on a machine without).
+        profile_steps: Profile these steps, such as 100:110, into the run's folder: a page, JSON and a trace.
         dry_run: Check everything, start nothing.
     """
     from pretrain import signals
@@ -81,6 +86,7 @@ def train(
 
     loaded = load_recipe(recipe, overrides)
     folder = runs / (name or loaded.name)
+    span = _span(profile_steps)
     if dry_run:
         from pretrain.preflight import check_run
 
@@ -91,7 +97,22 @@ def train(
         from pretrain.train import train as train_recipe
 
         with process_group():
-            train_recipe(loaded, folder)
+            hooks = []
+            if span:
+                from pretrain.profile.hook import Profiler
+
+                hooks.append(Profiler(*span, folder / "profile"))
+            train_recipe(loaded, folder, hooks)
+
+
+def _span(text: str) -> tuple[int, int] | None:
+    """`100:110` -> (100, 110)."""
+    if not text:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and 0 < int(first) < int(last)):
+        raise UserError(f"--profile-steps {text!r} is no span of steps; write FIRST:LAST, for example 100:110")
+    return int(first), int(last)
 
 
 def evaluate(checkpoint: CheckpointPath, /, corpus: str | None = None, rows: int = 256) -> None:
@@ -205,7 +226,58 @@ def report(run: Annotated[Positional[Path], arg(name="run", metavar="RUN")], /, 
     print(write_report(run, output))
 
 
-VERBS = {verb.__name__: verb for verb in (prepare, plan, train, evaluate, fill, profile, export, report)}
+def finetune(
+    checkpoint: CheckpointPath,
+    /,
+    task: str,
+    data: Path | None = None,
+    seeds: int = 5,
+    lr: tuple[float, ...] = (5e-5,),
+    batch: tuple[int, ...] = (32,),
+    epochs: tuple[int, ...] = (3,),
+    grid: str | None = None,
+    max_length: int | None = None,
+    num_examples: int | None = None,
+    from_scratch: bool = False,
+    precision: Literal["fp32", "bf16"] | None = None,
+    output: Path | None = None,
+) -> None:
+    """Fine-tune a checkpoint on a task of GLUE or on SQuAD, with several seeds; print the official metrics.
+
+    Args:
+        checkpoint: A run's folder, one of its checkpoints/step-N, or a folder of Hugging Face transformers.
+        task: sst2, cola, mrpc, stsb, rte, wnli, qnli, qqp, mnli, squad or squad2.
+        data: A folder with GLUE's .tsv or SQuAD's .json files; the Hugging Face Hub when left out.
+        seeds: How many seeds, from 0 on: they decide new weights, the order of the data and dropout.
+        lr: Peak learning rates; every combination with --batch and --epochs is run.
+        batch: Examples in a step.
+        epochs: Passes over the training data.
+        grid: What a paper searched, instead of the three: devlin, roberta, turc or swe.
+        max_length: Tokens of an example; 128, or 384 for SQuAD, when left out.
+        num_examples: Train on so many examples only.
+        from_scratch: Start from random weights instead, to compare.
+        precision: bf16 where a GPU has it, else fp32, when left out.
+        output: A JSON file for the results.
+    """
+    from pretrain.finetune.run import finetune as run_task
+    from pretrain.finetune.run import table, write_results
+    from pretrain.finetune.tasks import GRIDS, Grid
+
+    if grid is not None and grid not in GRIDS:
+        raise UserError(f"grid {grid!r} is unknown{nearest(grid, GRIDS)}; choose one of {', '.join(GRIDS)}")
+    settings = (GRIDS[grid] if grid else Grid(lr, batch, epochs)).settings()
+    about = {"checkpoint": str(checkpoint), "task": task, "from_scratch": from_scratch, "num_examples": num_examples}
+    results = []
+    runs = run_task(checkpoint, task, settings, range(seeds), data, max_length, num_examples, from_scratch, precision)
+    for result in runs:
+        results.append(result)
+        print(f"{result.settings}: {result.seconds:.0f} s", file=sys.stderr)
+        if output is not None:
+            write_results(output, about, results)
+    print(table(results, seeds))
+
+
+VERBS = {verb.__name__: verb for verb in (prepare, plan, train, evaluate, fill, profile, export, report, finetune)}
 
 DESCRIPTION = """Espalier pretrains BERT while its shape changes, and loses nothing on the way.
 

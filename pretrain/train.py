@@ -1,6 +1,7 @@
 """The verbs `train` and `evaluate`: from a recipe or a checkpoint to a Trainer or a model, and back to a folder."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ from pretrain.run_folder import RunFolder
 from pretrain.trainer import Trainer
 
 
-def train(recipe: Recipe, folder: Path) -> None:
+def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> None:
     """Trains a recipe in this rank's process, from the folder's latest checkpoint if there is one. Collective."""
     run, corpus, run_folder = check_run(recipe, dist.get_world_size(), folder)
     dist.barrier()  # every rank has looked at the folder before rank 0 writes to it
@@ -40,7 +41,7 @@ def train(recipe: Recipe, folder: Path) -> None:
         check_shards(corpus, run_folder)
         guard, position = NonFiniteGuard(recipe.faults), None
         while True:
-            trainer = _trainer(run, corpus, run_folder, guard, position)
+            trainer = _trainer(run, corpus, run_folder, guard, position, extra_hooks)
             try:
                 trainer.fit()
                 break
@@ -55,12 +56,17 @@ def train(recipe: Recipe, folder: Path) -> None:
 
 
 def _trainer(
-    run: Run, corpus: Corpus, folder: RunFolder, guard: NonFiniteGuard, position: DataPosition | None
+    run: Run,
+    corpus: Corpus,
+    folder: RunFolder,
+    guard: NonFiniteGuard,
+    position: DataPosition | None,
+    extra_hooks: Sequence[Hook],
 ) -> Trainer:
     """A trainer from the folder's newest intact checkpoint, or from the start; after a roll-back it reads elsewhere."""
     checkpoints = Checkpoints(folder, run.recipe.checkpoint)
     watchdog = Watchdog(run.recipe.faults.timeout_minutes)
-    hooks: list[Hook] = [guard, checkpoints, Preemption(checkpoints), watchdog]
+    hooks: list[Hook] = [guard, checkpoints, Preemption(checkpoints), watchdog, *extra_hooks]
     if dist.get_rank() == 0:
         hooks += [Memory(), Metrics(folder), ConsoleDisplay(), LossPicture(folder), Report(folder)]
     progress, state = Progress(), None

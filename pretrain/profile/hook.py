@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from pretrain.hooks.base import Hook, StepResult
 from pretrain.profile.breakdown import Breakdown, break_down
+from pretrain.profile.page import write_breakdown
 
 if TYPE_CHECKING:
     from pretrain.recipe import ResolvedStage
@@ -21,10 +23,13 @@ MODULES = ("embeddings", "attention", "feedforward", "mlm", "pooler", "sentence"
 
 
 class Profiler(Hook):
-    """Records steps `first` .. `last` - 1 (counted from 1) on this rank and writes a trace that opens in Perfetto."""
+    """Records steps `first` .. `last` - 1 (counted from 1) on every rank.
 
-    def __init__(self, first: int, last: int, trace: Path):
-        self.first, self.last, self.trace = first, last, trace
+    Each writes a trace that opens in Perfetto; rank 0 also the table, as JSON and as a page.
+    """
+
+    def __init__(self, first: int, last: int, folder: Path):
+        self.first, self.last, self.folder = first, last, folder
         self.recorder: profile | None = None
         self.breakdown: Breakdown | None = None
 
@@ -48,9 +53,12 @@ class Profiler(Hook):
         self.recorder.stop()
         for span in self.spans:
             span.remove()
-        self.trace.parent.mkdir(parents=True, exist_ok=True)
-        self.recorder.export_chrome_trace(str(self.trace))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rank = dist.get_rank()
+        self.recorder.export_chrome_trace(str(self.folder / f"rank-{rank:05d}.trace.json"))
         self.breakdown = break_down(self.recorder.events(), self.last - self.first, MODULES)
+        if rank == 0:
+            write_breakdown(self.breakdown, self.folder, f"steps {self.first} to {self.last - 1}")
         self.recorder, self.first = None, -1
 
 

@@ -86,7 +86,7 @@ def measure(
         baseline = _resident_bytes()
         times = StepTimes()
         first = warmup + steps + 1
-        profiler = Profiler(first, first + profiled, out.with_suffix(f".rank{dist.get_rank()}.trace.json"))
+        profiler = Profiler(first, first + profiled, out.with_suffix(""))
         trainer = Trainer(run, corpus, [times, profiler])
         trainer.fit()
         peak = torch.tensor(_peak_bytes() - baseline, dtype=torch.int64, device=device())

@@ -1,9 +1,17 @@
 """A profile as one self-contained HTML page: bars as inline SVG, no script and no network."""
 
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pretrain.profile.measure import Measurement
+from pretrain.profile.breakdown import Breakdown
+
+if TYPE_CHECKING:
+    from pretrain.profile.measure import Measurement
 
 WIDTH, BAR, GAP, LABEL = 760, 20, 6, 240
 
@@ -13,25 +21,35 @@ STYLE = "body{font:15px system-ui;margin:2rem auto;max-width:60rem}svg text{font
 def write_page(found: dict[str, Measurement], file: Path, title: str) -> None:
     """One section for the configurations side by side, then one for each breakdown."""
     parts = [
-        f"<h1>{escape(title)}</h1>",
         "<h2>Tokens per second</h2>",
         bars({label: result.tokens_per_second for label, result in found.items()}, "{:,.0f}"),
     ]
     for label, result in found.items():
-        if result.breakdown is None:
-            continue
         parts.append(
             f"<h2>{escape(label)}</h2><p>{escape(result.shape)}, {result.precision}, ZeRO {result.zero_stage}, "
             f"TP {result.tensor_parallel} on {result.ranks} ranks: {result.seconds * 1e3:.1f} ms a step, "
             f"{result.useful_flops_per_second / 1e12:.3f} useful TFLOP/s, "
             f"{result.peak_bytes / 2**20:,.0f} MiB a rank</p>"
         )
-        for heading in ("phases", "modules", "collectives", "kernels"):
-            values = getattr(result.breakdown, heading)
-            if values:
-                parts.append(f"<h3>{heading} (ms)</h3>{bars(values, '{:.2f}')}")
-    page = f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>" + "\n".join(parts)
-    file.write_text(page + "\n", "utf-8")
+        if result.breakdown is not None:
+            parts += _charts(result.breakdown)
+    _write(file, title, parts)
+
+
+def write_breakdown(breakdown: Breakdown, folder: Path, title: str) -> None:
+    """profile.json and profile.html of some steps of a run."""
+    (folder / "profile.json").write_text(json.dumps(asdict(breakdown), indent=1) + "\n", "utf-8")
+    _write(folder / "profile.html", title, _charts(breakdown))
+
+
+def _charts(breakdown: Breakdown) -> list[str]:
+    sections = ((heading, values) for heading, values in asdict(breakdown).items() if values)
+    return [f"<h3>{heading} (ms)</h3>{bars(values, '{:.2f}')}" for heading, values in sections]
+
+
+def _write(file: Path, title: str, parts: list[str]) -> None:
+    head = f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"
+    file.write_text("\n".join([head, f"<h1>{escape(title)}</h1>", *parts]) + "\n", "utf-8")
 
 
 def bars(values: dict[str, float], form: str) -> str:

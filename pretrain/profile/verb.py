@@ -125,7 +125,7 @@ def save(found: dict[str, Measurement], out: Path, title: str) -> None:
     values = {label: asdict(result) for label, result in found.items()}
     (out / "profile.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
     write_page(found, out / "profile.html", title)
-    print(f"{out / 'profile.html'}, {out / 'profile.json'}; traces for Perfetto: {out}/*.trace.json")
+    print(f"{out / 'profile.html'}, {out / 'profile.json'}; traces for Perfetto: {out}/*/rank-*.trace.json")
 
 
 def matmul_limit() -> float:

@@ -1,0 +1,45 @@
+"""Profiling some steps of a real run on two ranks."""
+
+import json
+
+import pytest
+
+from model.errors import UserError
+from pretrain.__main__ import _span
+from pretrain.profile.hook import Profiler
+from pretrain.profile.measure import single_stage
+from pretrain.recipe import resolve
+from pretrain.trainer import Trainer
+from tests.test_trainer import corpus, recipe  # noqa: F401 (fixture)
+from tests.workers import pool
+
+
+def profiled_run(little, opened, folder) -> None:
+    run = single_stage(resolve(little, opened.vocab_size, 2), 0, 4)
+    profiler = Profiler(2, 4, folder)
+    trainer = Trainer(run, opened, [profiler])
+    trainer.fit()
+    trainer.close()
+    assert profiler.breakdown is not None
+
+
+def test_a_profile_says_where_the_time_goes(corpus, tmp_path):  # noqa: F811
+    pool(2).run(profiled_run, recipe(corpus, layout={"tensor_parallel": 2}), corpus, tmp_path)
+    profile = json.loads((tmp_path / "profile.json").read_text())
+    assert set(profile["phases"]) == {"data", "forward", "backward", "optimizer", "hooks"}
+    assert all(profile["phases"][phase] > 0 for phase in ("data", "forward", "backward", "optimizer"))
+    assert set(profile["modules"]) == {"embeddings", "attention", "feedforward", "mlm"}
+    assert sum(profile["modules"].values()) < profile["phases"]["forward"]
+    assert profile["collectives"]["all_reduce"] > 0, "tensor parallelism sums activations"
+    assert "<svg" in (tmp_path / "profile.html").read_text()
+    trace = json.loads((tmp_path / "rank-00001.trace.json").read_text())
+    names = {event.get("name") for event in trace["traceEvents"]}
+    assert {"forward", "module.attention"} <= names
+
+
+def test_a_span_of_steps():
+    assert _span("100:110") == (100, 110)
+    assert _span("") is None
+    for wrong in ("100", "5:5", "a:b", "0:3"):
+        with pytest.raises(UserError, match="--profile-steps"):
+            _span(wrong)
