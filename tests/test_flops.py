@@ -10,6 +10,8 @@ from model.config import BertConfig
 from model.initialize import initial_weight
 from pretrain.flops import encoder_flops, training_flops
 from pretrain.memory import num_parameters, parameters_per_tensor_rank, state_bytes
+from pretrain.plan import stage_flops
+from pretrain.recipe import load_recipe, resolve
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,14 @@ from pretrain.memory import num_parameters, parameters_per_tensor_rank, state_by
 def test_published_cost_of_a_sequence(preset, sequence, predictions, gigaflops):
     flops = training_flops(BertConfig.preset(preset), rows=1, sequence=sequence, num_predictions=predictions)
     assert flops / 1e9 == pytest.approx(gigaflops, rel=2e-3)
+
+
+def test_published_cost_of_a_whole_run():
+    """NVIDIA's two-phase BERT-large: 1.11e20 + 5.2e19 floating-point operations."""
+    run = resolve(load_recipe("large-lamb"), None, 8)
+    short, long = (stage.length * stage_flops(stage, run.recipe.data.mask_rate) for stage in run.stages)
+    assert short == pytest.approx(1.11e20, rel=5e-3)
+    assert long == pytest.approx(5.2e19, rel=5e-3)
 
 
 def test_shared_layers_cost_as_much_as_separate_ones():
