@@ -18,6 +18,7 @@ from model.loss import vocab_parallel_cross_entropy
 from model.norm import LayerNorm
 from model.parallel import TensorParallel, local_shape
 from model.parameters import parameter_table
+from model.pooled_input import split_targets
 from model.slimming import add_coefficients, penalty
 from model.variants import make_attention, make_layers, make_mask, timed_parts
 
@@ -59,6 +60,8 @@ class BertForPreTraining(nn.Module):
 
     def forward(self, batch: Batch, mlm_scale: float = 1.0, sentence_scale: float = 1.0) -> PretrainingOutput:
         """The scales weigh the summed losses: 1 / (masked tokens or segments of the global batch) gives its mean."""
+        if self.config.pool_window > 1 and batch.slots is None:
+            batch = split_targets(batch, self.config.pool_window)
         hidden = self.encode(batch).flatten(0, 1)  # [B * S, H]
         logits = self.mlm(hidden[batch.masked_positions], self.embeddings.word.weight)  # [M, V / tp]
         nll, correct = vocab_parallel_cross_entropy(logits, batch.masked_ids, self.config.vocab_size, self.tp)
@@ -78,7 +81,7 @@ class BertForPreTraining(nn.Module):
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states of the last layer, [B, S, H]."""
         x = self.embeddings(batch)
-        mask = self.attention_mask(batch.segments)
+        mask = self.attention_mask(batch)
         for layer in self.layers:
             x = layer(x, mask)
         return self.final_norm(x)
@@ -133,10 +136,10 @@ class Block(nn.Module):
             add_coefficients(self, config.block_heads(block) // tp.size, config.block_ffn(block) // tp.size)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = self._residual(x, self.attention, mask)
-        return self._residual(x, self.feedforward)
+        x = self.residual(x, self.attention, mask)
+        return self.residual(x, self.feedforward)
 
-    def _residual(self, x: Tensor, branch: Attention | FeedForward, *arguments) -> Tensor:
+    def residual(self, x: Tensor, branch: Attention | FeedForward, *arguments) -> Tensor:
         if self.pre_norm:
             return x + self.dropout(branch(branch.norm(x), *arguments))
         return branch.norm(x + self.dropout(branch(x, *arguments)))

@@ -16,6 +16,7 @@ def contradictions(config: "BertConfig") -> Iterator[str]:
     yield from _frozen(config)
     yield from _layer_drop(config)
     yield from _masked(config)
+    yield from _pooled(config)
 
 
 def _lists(config: "BertConfig") -> Iterator[str]:
@@ -113,3 +114,17 @@ def _masked(config: "BertConfig") -> Iterator[str]:
             width = config.layer_width(axis, layer)
             if old and (count := old[layer] if isinstance(old, tuple) else old) > width:
                 yield f"masked.{axis} {count} counts the old units and cannot be above layer {layer}'s {width}"
+
+
+def _pooled(config: "BertConfig") -> Iterator[str]:
+    if config.pool_window == 1:
+        return
+    window = f"pool_window {config.pool_window}"
+    if config.attention != "softmax":
+        yield f"{window} needs attention softmax: its first layer has more keys than queries; it is {config.attention}"
+    if config.light_layers:
+        yield f"{window} and light_layers do not go together: the first layer's attention map has another shape"
+    if config.layer_drop:
+        yield f"{window} and layer_drop do not go together: without the first layer nothing is pooled"
+    if config.masked and config.masked.layers:
+        yield f"{window} and masked.layers do not go together; unpool the input before layers fade in"

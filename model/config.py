@@ -91,6 +91,8 @@ class BertConfig(BaseModel):
     """Random features of each head for `favor`. Left out: twice head_dim."""
     light_layers: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Layers without query and key, which reuse the attention map of the layer below (CompoundGrow)."""
+    pool_window: Count = 1
+    """Context tokens pooled into one before the first layer (CompoundGrow takes 2); masked tokens and [CLS] are not."""
     frozen_layers: Annotated[int, Field(ge=0)] = 0
     """So many of the lowest layers, and the embeddings, are not trained (MSLT). The decoder is the word table, so it is
     frozen with them; the rest of the heads is trained."""

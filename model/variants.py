@@ -1,22 +1,26 @@
 """Which parts the variants of BERT swap in. A plain BERT takes the last line of each choice."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
 from model.attention import Attention, attention_mask
+from model.batch import Batch
 from model.config import BertConfig
 from model.kernel_attention import KernelAttention, segment_membership
 from model.layer_drop import DroppableLayer
 from model.light_attention import MappedAttention, grouped_by_map
 from model.masked_units import FadingLayer, NewUnits
 from model.parallel import TensorParallel
+from model.pooled_input import PoolingLayer, SlotLayer, TwoStreamAttention, pooled_masks
 
 if TYPE_CHECKING:
     from model.bert import BertForPreTraining, Block
 
-Layer = Callable[[Tensor, Tensor | None], Tensor]
+Mask = Any
+"""What the layers of a variant are told about who sees whom; of a plain BERT: bool [B, 1, S, S] or None."""
+Layer = Callable[[Tensor, Mask], Tensor]
 """Hidden states [B, S, H] and a mask -> [B, S, H]."""
 
 
@@ -24,20 +28,26 @@ def make_attention(config: BertConfig, block: int, tp: TensorParallel) -> Attent
     num_heads = config.block_heads(block)
     if config.attention != "softmax":
         return KernelAttention(config, num_heads, tp)
+    if config.pool_window > 1:
+        return TwoStreamAttention(config, num_heads, tp)
     if config.light_layers:
         return MappedAttention(config, num_heads, tp, is_light=config.is_light(block))
     return Attention(config, num_heads, tp)
 
 
-def make_mask(config: BertConfig) -> Callable[[Tensor | None], Tensor | None]:
-    """The function from segments [B, S] to the mask that this kind of attention takes."""
+def make_mask(config: BertConfig) -> Callable[[Batch], Mask]:
+    """The function from a batch to the mask that its layers take."""
+    if config.pool_window > 1:
+        return pooled_masks
     if config.attention != "softmax":
-        return segment_membership
-    return attention_mask
+        return lambda batch: segment_membership(batch.segments)
+    return lambda batch: attention_mask(batch.segments)
 
 
 def make_layers(config: BertConfig, blocks: "Sequence[Block]") -> Sequence[Layer]:
     """What the encoder runs, from the bottom up, given the block of each layer."""
+    if config.pool_window > 1:
+        return [PoolingLayer(blocks[0]), *map(SlotLayer, blocks[1:])]
     if config.light_layers:
         return grouped_by_map(config, blocks)
     if config.layer_drop:

@@ -9,14 +9,21 @@ Layers that share a block are computed, and so counted, each. The vocabulary is 
 not work.
 """
 
+import math
+
 from model.config import BertConfig
 
 PROJECTIONS = ("attention.query", "attention.key", "attention.value")
+OVER_KEYS = ("attention.key", "attention.value")
+"""The linear layers that read the sequence that is looked at; all others read the one that looks."""
 
 
-def encoder_flops(config: BertConfig, sequence: int) -> int:
-    """Forward pass of one row of `sequence` tokens through embeddings and all layers."""
-    layers = sum(_layer_flops(config, layer, sequence) for layer in range(config.layers))
+def encoder_flops(config: BertConfig, sequence: int, num_predictions: float = 0) -> int:
+    """Forward pass of one row of `sequence` tokens, `num_predictions` of them masked, through embeddings and layers.
+
+    Only pooled input asks how many are masked.
+    """
+    layers = sum(_layer_flops(config, layer, sequence, num_predictions) for layer in range(config.layers))
     return _embedding_flops(config, sequence) + layers
 
 
@@ -32,26 +39,28 @@ def sentence_flops(config: BertConfig) -> int:
 
 def training_flops(config: BertConfig, rows: int, sequence: int, num_predictions: int) -> int:
     """Forward and backward pass of `rows` rows of `sequence` tokens with `num_predictions` predicted tokens in all."""
-    per_row = encoder_flops(config, sequence) + sentence_flops(config)
-    forward = rows * per_row + num_predictions * prediction_flops(config)
-    spared = rows * _spared_backward_flops(config, sequence)
+    per_row = num_predictions / rows
+    forward = rows * (encoder_flops(config, sequence, per_row) + sentence_flops(config))
+    forward += num_predictions * prediction_flops(config)
+    spared = rows * _spared_backward_flops(config, sequence, per_row)
     if config.frozen_layers:
         spared += num_predictions * _decoder_flops(config)  # the tied table's gradient
     return 3 * forward - spared
 
 
-def _spared_backward_flops(config: BertConfig, sequence: int) -> int:
+def _spared_backward_flops(config: BertConfig, sequence: int, num_predictions: float) -> int:
     """What the backward pass of one row through the encoder costs less than twice the forward pass."""
-    spared = 0
+    spared = 2 * _embedding_flops(config, sequence) if config.frozen_layers else 0
     for layer in range(config.layers):
         block = config.block_of(layer)
         if layer < config.frozen_layers:
-            spared += 2 * _layer_flops(config, layer, sequence)
+            spared += 2 * _layer_flops(config, layer, sequence, num_predictions)
             continue
-        spared += _random_feature_flops(config, sequence, block)  # their directions have no gradient
+        spared += _random_feature_flops(config, block, sequence)  # their directions have no gradient
         if layer == config.frozen_layers > 0 and config.norm == "post":  # the lowest trained layer passes none on
-            spared += sequence * sum(_input_gradient_flops(config, name, block) for name in PROJECTIONS)
-    return spared + (2 * _embedding_flops(config, sequence) if config.frozen_layers else 0)
+            length = round(_lengths(config, layer, sequence, num_predictions)[0])
+            spared += length * sum(_input_gradient_flops(config, name, block) for name in PROJECTIONS)
+    return spared
 
 
 def _embedding_flops(config: BertConfig, sequence: int) -> int:
@@ -62,32 +71,42 @@ def _decoder_flops(config: BertConfig) -> int:
     return 2 * config.embedding_width * config.vocab_size
 
 
-def _layer_flops(config: BertConfig, layer: int, sequence: int) -> int:
+def _layer_flops(config: BertConfig, layer: int, sequence: int, num_predictions: float) -> int:
     """One row through one layer: linear layers and the mixing of tokens; as often as it is kept where layers drop."""
     block = config.block_of(layer)
-    share = config.layer_drop.keep_probability(layer, config.layers, config.layer_drop.keep) if config.layer_drop else 1
-    linears = ["attention.value", "attention.output", "feedforward.input", "feedforward.output"]
-    if not config.is_light(block):
-        linears += ["attention.query", "attention.key"]
-    per_token = sum(_linear_flops(config, name, block) for name in linears)
-    return round(share * (sequence * per_token + _mixing_flops(config, block, sequence)))
+    queries, keys = _lengths(config, layer, sequence, num_predictions)
+    linears = {*PROJECTIONS, "attention.output", "feedforward.input", "feedforward.output"}
+    if config.is_light(block):
+        linears -= {"attention.query", "attention.key"}
+    total = sum((keys if name in OVER_KEYS else queries) * _linear_flops(config, name, block) for name in linears)
+    total += _mixing_flops(config, block, queries, keys)
+    drop = config.layer_drop
+    return round(total * (drop.keep_probability(layer, config.layers, drop.keep) if drop else 1))
 
 
-def _mixing_flops(config: BertConfig, block: int, sequence: int) -> int:
+def _lengths(config: BertConfig, layer: int, sequence: int, num_predictions: float) -> tuple[float, float]:
+    """How many tokens of a row a layer computes, and how many it looks at."""
+    if config.pool_window == 1:
+        return sequence, sequence
+    slots = 1 + math.ceil((sequence - num_predictions - 1) / config.pool_window) + num_predictions
+    return slots, sequence if layer == 0 else slots
+
+
+def _mixing_flops(config: BertConfig, block: int, queries: float, keys: float) -> float:
     num_heads, head_dim = config.block_heads(block), config.head_dim
     if config.attention == "softmax":
         num_products = 1 if config.is_light(block) else 2  # map times values, and the map itself
-        return num_products * 2 * sequence**2 * num_heads * head_dim
+        return num_products * 2 * queries * keys * num_heads * head_dim
     # Keys into the memory, queries out of it, and the queries' normalisers.
-    kernel = 2 * sequence * num_heads * config.num_kernel_features * (2 * head_dim + 1)
-    return kernel + _random_feature_flops(config, sequence, block)
+    kernel = 2 * queries * num_heads * config.num_kernel_features * (2 * head_dim + 1)
+    return kernel + _random_feature_flops(config, block, queries)
 
 
-def _random_feature_flops(config: BertConfig, sequence: int, block: int) -> int:
+def _random_feature_flops(config: BertConfig, block: int, sequence: float) -> int:
     """The random projections of queries and keys in one layer (FAVOR+)."""
     if config.attention != "favor":
         return 0
-    return 4 * sequence * config.block_heads(block) * config.head_dim * config.num_kernel_features
+    return round(4 * sequence * config.block_heads(block) * config.head_dim * config.num_kernel_features)
 
 
 def _linear_flops(config: BertConfig, linear: str, block: int = 0) -> int:

@@ -53,6 +53,10 @@ VARIANTS = {
     "masked units": dict(masked={"hidden": 20, "heads": 2, "ffn": 18, "layers": (1,)}),
     "masked units, pre, uneven": dict(masked={"hidden": 20, "heads": 2, "ffn": (18, 5)}, norm="pre", ffn=(32, 8)),
     "masked units, kernel, factorised": dict(masked={"hidden": 20, "heads": 3}, attention="elu", embedding_size=10),
+    "pooled input": dict(layers=3, pool_window=2),
+    "pooled input, pre, shared, slimming, masked": dict(
+        layers=3, pool_window=3, norm="pre", sharing=1, slimming={}, masked={"hidden": 20}
+    ),
     "low rank without biases": dict(low_rank={"feedforward.output": 7}, ffn_bias=False),
 }
 variants = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
