@@ -1,0 +1,41 @@
+"""The metrics of GLUE (Wang et al. 2018), as scikit-learn and scipy compute them in its official scripts."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+"""(predictions, truth), both [N]; classes as integers, scores as floats."""
+
+
+def accuracy(predicted: np.ndarray, true: np.ndarray) -> float:
+    return float(np.mean(predicted == true))
+
+
+def f1(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Of class 1; 0 where there is none, neither predicted nor true."""
+    num_correct = np.sum((predicted == 1) & (true == 1))
+    num_claimed = np.sum(predicted == 1) + np.sum(true == 1)
+    return float(2 * num_correct / num_claimed) if num_claimed else 0.0
+
+
+def matthews(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Matthews correlation of two classes; 0 where either is constant."""
+    return pearson(predicted, true)
+
+
+def pearson(predicted: np.ndarray, true: np.ndarray) -> float:
+    """0 where either is constant, for which scipy has no number."""
+    x, y = (values.astype(np.float64) - np.mean(values, dtype=np.float64) for values in (predicted, true))
+    scale = np.sqrt(np.sum(x * x) * np.sum(y * y))
+    return float(np.sum(x * y) / scale) if scale else 0.0
+
+
+def spearman(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Pearson correlation of the ranks; equal values share the mean of their ranks."""
+    return pearson(_ranks(predicted), _ranks(true))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]

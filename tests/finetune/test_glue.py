@@ -1,0 +1,131 @@
+"""GLUE's files are read as GLUE writes them, and a model learns from them, whatever its shape."""
+
+import json
+
+import pytest
+import torch
+
+from model.errors import UserError
+from pretrain.finetune.fit import learning_rate_factor, shuffled_batches
+from pretrain.finetune.glue import Glue
+from pretrain.finetune.run import finetune, open_task, table, write_results
+from pretrain.finetune.tasks import TASKS, Settings
+from tests.run_on_disk import make_corpus, make_run
+
+QUICK = Settings(lr=3e-3, batch=8, epochs=4)
+
+
+def write(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.tsv").write_text(text)
+    return folder
+
+
+def sentences(folder, num_train=96):
+    """Whether a cat is in it."""
+
+    def rows(count):
+        subjects = ("cat", "dog")
+        return "".join(
+            f"The old {subjects[n % 2]} sings near {'a green' * (n % 3)} house\t{n % 2}\n" for n in range(count)
+        )
+
+    head = "sentence\tlabel\n"
+    return write(folder / "SST-2", train=head + rows(num_train), dev=head + rows(32)).parent
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("corpora") / "small")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [dict(), dict(heads=(4, 1), ffn=(10, 48), sentence_head=False), dict(norm="pre", layers=4, sharing=2)],
+    ids=["plain", "ragged", "shared, pre-LN"],
+)
+def test_a_checkpoint_learns_a_task_and_results_are_written(corpus, tmp_path, shape):
+    make_run(tmp_path / "run", corpus, **shape)
+    (result,) = finetune(tmp_path / "run", "sst2", [QUICK], [0, 1], sentences(tmp_path))
+    assert result.values("accuracy") == [1.0, 1.0]
+    write_results(tmp_path / "out" / "sst2.json", {"task": "sst2"}, [result])
+    written = json.loads((tmp_path / "out" / "sst2.json").read_text())["results"][0]
+    assert written["accuracy"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert written["settings"]["lr"] == 3e-3
+    assert "accuracy 1 (1 to 1)" in table([result], 2)
+
+
+def test_the_same_seed_gives_the_same_scores_and_scratch_differs(corpus, tmp_path):
+    make_run(tmp_path / "run", corpus)
+    data = sentences(tmp_path, 24)
+    short = Settings(lr=1e-3, batch=8, epochs=1)
+    runs = [
+        next(finetune(tmp_path / "run", "sst2", [short], seeds, data, from_scratch=scratch)).scores
+        for seeds, scratch in (([3, 4], False), ([4], False), ([4], True))
+    ]
+    assert runs[0][1] == runs[1][0]
+
+
+def test_mrpc_without_dev_holds_out_a_tenth_of_train(tmp_path):
+    head = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    rows = [f'{n % 2}\t{n}\t{n}\tHe said "no {n}\tA man said no\r\n' for n in range(50)]
+    problem = Glue.open(TASKS["mrpc"], write(tmp_path, train="\ufeff" + head + "".join(rows)), 64)
+    assert (len(problem.train), len(problem.dev["dev"])) == (45, 5)
+    seen = {example.sentences[0] for example in problem.train}
+    assert seen.isdisjoint(example.sentences[0] for example in problem.dev["dev"])
+    assert problem.train[0].sentences[0].startswith('He said "no ')
+    again = Glue.open(TASKS["mrpc"], tmp_path, 64)
+    assert again.dev == problem.dev
+
+
+def test_cola_has_no_header_and_stsb_has_numbers(tmp_path):
+    line = "gj04\t{}\t*\tA sentence, {}.\n"
+    rows = "".join(line.format(n % 2, n) for n in range(3))
+    cola = Glue.open(TASKS["cola"], write(tmp_path / "CoLA", train=rows, dev=rows), 64)
+    assert [example.label for example in cola.train] == [0, 1, 0]
+    assert cola.train[0].sentences == ("A sentence, 0.",)
+    rows = "index\tsentence1\tsentence2\tscore\n0\ta\tb\t4.25\n1\tc\n2\td\te\t0\n"
+    stsb = Glue.open(TASKS["stsb"], write(tmp_path / "STS-B", train=rows, dev=rows), 64)
+    assert [example.label for example in stsb.train] == [4.25, 0.0]
+    assert stsb.num_outputs == 1
+
+
+def test_mnli_is_scored_on_both_files(tmp_path):
+    rows = "index\tsentence1\tsentence2\tgold_label\n0\ta\tb\tneutral\n1\ta\tb\tcontradiction\n"
+    folder = write(tmp_path / "MNLI", train=rows, dev_matched=rows, dev_mismatched=rows)
+    problem = open_task("mnli", folder, None)
+    logits = torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]).numpy()
+    scores = problem.score(lambda *columns, **_: {"input_ids": [[0]] * len(columns[0])}, lambda features: (logits,))
+    assert scores == {"accuracy_matched": 0.5, "accuracy_mismatched": 0.5}
+
+
+def test_every_row_once_an_epoch_and_the_rate_rises_and_falls():
+    import numpy as np
+
+    lengths = np.random.default_rng(0).integers(5, 60, 1003)
+    batches = list(shuffled_batches(lengths, 16, np.random.default_rng(1)))
+    assert sorted(np.concatenate(batches)) == list(range(1003))
+    padded = sum(len(batch) * max(lengths[batch]) for batch in batches)
+    assert padded < 1.1 * lengths.sum()
+    factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
+    assert factors[:2] == pytest.approx([0.1, 0.2])
+    assert factors[9:12] == pytest.approx([1.0, 1.0, 89 / 90])
+    assert factors[-1] == pytest.approx(1 / 90)
+
+
+@pytest.mark.parametrize(
+    ("task", "files", "message"),
+    [
+        ("sst3", {}, r"task 'sst3' is unknown \(did you mean 'sst2'\?\)"),
+        ("sst2", {}, "holds no SST-2/train.tsv; name a folder with GLUE's files by --data"),
+        ("sst2", dict(train="text\tlabel\na\t1\n"), "has no column 'sentence'"),
+        ("sst2", dict(train="sentence\tlabel\na\tgood\n"), "train.tsv, line 2: label 'good' is not 0, 1"),
+        ("stsb", dict(train="sentence1\tsentence2\tscore\na\tb\tx\n"), "label 'x' is not a number"),
+        ("mnli", dict(train="sentence1\tsentence2\tgold_label\na\tb\tneutral\n"), "has no dev_matched.tsv"),
+        ("squad", {}, "has no train-v1.1.json"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, task, files, message):
+    with pytest.raises(UserError, match=message):
+        open_task(task, write(tmp_path, **files), None)
