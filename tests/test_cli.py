@@ -5,6 +5,7 @@ import inspect
 import pytest
 
 from pretrain.__main__ import VERBS, main
+from tests.data.conftest import made_up_documents, prepared
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,45 @@ def test_plan_prints_shapes_work_memory_and_schedule(capsys):
     assert "110,106,428" in out  # with both heads
     assert "900,000" in out
     assert "0.0001" in out
+
+
+LITTLE = """
+name: little
+model: {layers: 2, hidden: 32, heads: 2, ffn: 64, max_positions: 32}
+data: {corpus: CORPUS}
+optimizer: {lr: 1e-3}
+sequence: 32
+batch: {global: 8}
+stages: [{name: only, steps: 4}, {name: deep, steps: 4, grow: stack}]
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return prepared(tmp_path_factory.mktemp("cli"), made_up_documents(30)).directory
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=1", None),
+        ("data.corpus=nowhere", "corpus nowhere does not exist; make it with the verb prepare"),
+        ("model.vocab_size=77", "model.vocab_size 77 is not the corpus's"),
+        ("model.heads=3", "hidden 32 is not a multiple of heads 3"),
+        ("layout.tensor_parallel=4", "does not divide"),
+        ("batch.global=7", "batch.global 7 does not divide by the 2 data-parallel ranks"),
+        ("sequence=64", "sequence 64 is longer than model.max_positions 32"),
+        ("stages.deep.shape.hidden=48", "hidden 32 -> 48 is not reached by grow"),
+        ("deepspeed=mine.json", "mine.json sets gradient_clipping to 3, but the recipe owns it"),
+        ("precision=fp8", "precision is 'fp8'"),
+    ],
+)
+def test_train_checks_everything_before_it_starts(tmp_path, monkeypatch, capsys, corpus, override, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "little.yaml").write_text(LITTLE.replace("CORPUS", str(corpus)))
+    (tmp_path / "mine.json").write_text('{"zero_optimization": {"stage": 1}, "gradient_clipping": 3}')
+    code = main(["train", "little.yaml", "--nproc", "2", "--dry-run", "--set", override])
+    printed = capsys.readouterr().err
+    assert (code, printed.count("\n")) == ((2, 1) if message else (0, 0))
+    assert (message or "") in printed
+    assert not (tmp_path / "runs").exists()
