@@ -6,18 +6,24 @@ from typing import Any
 
 from growth.change import ShapeChange, identity
 from growth.operators.append_top import AppendTop
+from growth.operators.auto import default_operators
 from growth.operators.base import Inputs, Operator
 from growth.operators.coalesce import Coalesce
 from growth.operators.decoalesce import Decoalesce
 from growth.operators.densify import Densify
+from growth.operators.fold_slimming import FoldSlimming
 from growth.operators.identity_layers import IdentityLayers
 from growth.operators.interleave import Interleave
 from growth.operators.interpolate import Interpolate
 from growth.operators.lengthen import Lengthen
+from growth.operators.mask_growth import MaskGrowth
+from growth.operators.own_maps import OwnMaps
 from growth.operators.prune import PruneHeads, PruneNeurons
 from growth.operators.share import Share
+from growth.operators.softmax_attention import SoftmaxAttention
 from growth.operators.stack import Stack
 from growth.operators.tile_ffn import TileFfn
+from growth.operators.unmask import Unmask
 from growth.operators.unshare import Unshare
 from growth.operators.widen import Widen
 from model.config import BertConfig
@@ -27,15 +33,18 @@ OPERATORS: dict[str, type[Operator]] = {
     operator.name: operator
     for operator in (
         Stack, Interleave, AppendTop, IdentityLayers,
-        Widen, TileFfn, Lengthen,
-        Unshare, Share, Densify,
-        PruneHeads, PruneNeurons,
+        Widen, TileFfn, MaskGrowth, Unmask, Lengthen,
+        Unshare, Share,
+        Densify, SoftmaxAttention, OwnMaps,
+        PruneHeads, PruneNeurons, FoldSlimming,
         Coalesce, Decoalesce, Interpolate,
     )
 }  # fmt: skip
 
-FREE_FIELDS = ("hidden_dropout", "attention_dropout")
+FREE_FIELDS = ("hidden_dropout", "attention_dropout", "frozen_layers", "layer_drop")
 """Fields of BertConfig that no parameter depends on: any stage may change them."""
+
+__all__ = ["OPERATORS", "default_operators", "make_operator", "shape_change", "shapes"]
 
 
 def make_operator(name: str, options: Mapping[str, Any]) -> Operator:
@@ -51,6 +60,8 @@ def shapes(source: BertConfig, operators: Sequence[Operator], wanted: Mapping[st
     """
     steps = [source]
     for operator in operators:
+        if steps[-1].masked and operator.name != Unmask.name:
+            raise UserError(f"grow {operator.name}: new units still fade in (masked); put unmask before it")
         steps.append(operator.target(steps[-1], {name: wanted[name] for name in operator.changes if name in wanted}))
     reached = steps[-1]
     final = reached.replace(**wanted)

@@ -32,7 +32,11 @@ class DepthOperator(Operator):
 
         sharing = None if source.sharing is None else tuple(source.block_of(layer) for layer in copied)
         return source.replace(
-            layers=layers, heads=along_depth(source.heads), ffn=along_depth(source.ffn), sharing=sharing
+            layers=layers,
+            heads=along_depth(source.heads),
+            ffn=along_depth(source.ffn),
+            sharing=sharing,
+            light_layers=tuple(layer for layer in range(layers) if copied[layer] in source.light_layers),
         )
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:

@@ -25,7 +25,8 @@ class Prune(Operator):
     axis: ClassVar[str]
 
     keep: tuple[tuple[int, ...], ...] | None = None
-    """The units to keep, for each layer. Left out: those of the largest weights, as many as the shape says."""
+    """The units to keep, for each layer. Left out: as many as the shape says, those with the largest slimming
+    coefficients, or without these the largest weights."""
 
     def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
         field = FIELDS[self.axis]
@@ -60,7 +61,7 @@ class Prune(Operator):
             if self.keep is not None:
                 chosen = torch.tensor(sorted(set(self.keep[source.layers_of(block)[0]])))
             else:
-                score = unit_squares(source, axis, block, inputs.fetch)
+                score = unit_scores(source, axis, block, inputs.fetch)
                 chosen = score.topk(new).indices.sort().values
             kept[block] = {axis: AxisMap.kept(chosen, old)}
         return map_axes(source, target, lambda block: kept.get(block, {}), self.moments)
@@ -78,12 +79,15 @@ class PruneNeurons(Prune):
     axis: ClassVar[str] = "ffn"
 
 
-def unit_squares(config: BertConfig, axis: str, block: int, fetch: Fetch) -> Tensor:  # [units]
-    """The sum of squares of all weights that belong to each unit of an axis."""
+def unit_scores(config: BertConfig, axis: str, block: int, fetch: Fetch) -> Tensor:  # [units]
+    """The slimming coefficient of each unit of an axis; without them the sum of squares of all weights it has."""
+    if config.slimming is not None:
+        branch = {"heads": "attention", "ffn": "feedforward"}[axis]
+        return fetch(f"blocks.{block}.{branch}.coefficients").weight
     total = torch.zeros((), dtype=torch.float64)
     for spec in parameter_table(config).values():
         position = next((i for i, other in enumerate(spec.axes) if other.name == axis), None)
         if spec.block == block and position is not None:
             weight = fetch(spec.name).weight.double()
-            total = total + weight.movedim(position, 0).flatten(1).square().sum(1)
+            total = total + weight.movedim(position, 0).reshape(weight.shape[position], -1).square().sum(1)
     return total

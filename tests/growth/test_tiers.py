@@ -57,6 +57,10 @@ FUNCTION_PRESERVING = {
     "lengthen": (POST, {"lengthen": {}}, {"max_positions": 30}),
     "densify": (LOW_RANK, {"densify": {}}, {}),
     "densify some": (LOW_RANK, {"densify": {}}, {"low_rank": {"attention.query": 2}}),
+    "masked growth": (POST, {"mask_growth": {}}, {"hidden": 17, "heads": 4, "ffn": 13, "layers": 3}),
+    "masked growth, pre-LN": (PRE, {"mask_growth": {}}, {"hidden": 18, "heads": 5, "ffn": 12, "layers": 4}),
+    "masked growth, ragged": (RAGGED, {"mask_growth": {}}, {"hidden": 13, "ffn": (10, 9)}),
+    "fold_slimming": (tiny(slimming={"heads": 0, "ffn": 0}), {"fold_slimming": {}}, {}),
     "tile_ffn after unshare": (SHARED, {"unshare": {"correlation": 1}, "tile_ffn": {}}, {"ffn": 20}),
 }
 

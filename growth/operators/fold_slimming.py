@@ -1,0 +1,40 @@
+"""Slimming coefficients folded into the output layers they multiply, W' = W c, and gone as parameters.
+
+After the search of Chen et al. 2021 (EarlyBERT, arXiv 2101.00063), to go on with the searched weights instead of
+rewinding. The function is preserved (tier 1). Moments are kept: the true ones are divided by c, which Adam's ratio of
+moments does not see.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from growth.change import ShapeChange
+from growth.operators.base import Inputs, Operator
+from growth.state import Fetch, Record
+from model.config import BertConfig
+from model.errors import UserError
+from model.parameters import ParameterSpec
+
+
+class FoldSlimming(Operator):
+    name: ClassVar[str] = "fold_slimming"
+    changes: ClassVar[tuple[str, ...]] = ("slimming",)
+
+    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+        if source.slimming is None:
+            raise UserError("grow fold_slimming: there are no slimming coefficients to fold; leave it out")
+        return source.replace(slimming=None)
+
+    def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
+        def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
+            record = fetch(spec.name)
+            branch, _, rest = spec.name.rpartition(".output.")
+            if spec.block is None or rest not in ("weight", "down"):
+                return record
+            coefficients = fetch(f"{branch}.coefficients").weight
+            position = next(i for i, axis in enumerate(spec.axes) if axis.name in ("heads", "ffn"))
+            shape = [-1 if i == position else 1 for i in range(len(spec.axes))]
+            return replace(record, weight=record.weight * coefficients.view(shape))
+
+        return ShapeChange(source, target, rule)

@@ -1,0 +1,30 @@
+"""Softmax attention in place of kernel attention: the same query, key, value and output, weight for weight.
+
+Yang et al. 2020 (CoRe, arXiv 2011.13633), the refinement of its fast attention; the abstract names no kernel, ours are
+those of model/kernel_attention.py. Tier 3: the function changes, and the moments are kept as an estimate.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from growth.change import ShapeChange, identity
+from growth.operators.base import Inputs, Operator
+from model.config import BertConfig
+from model.errors import UserError
+
+
+class SoftmaxAttention(Operator):
+    name: ClassVar[str] = "softmax_attention"
+    changes: ClassVar[tuple[str, ...]] = ("attention",)
+
+    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+        if source.attention == "softmax":
+            raise UserError("grow softmax_attention: attention is softmax already; leave it out")
+        if wanted.get("attention", "softmax") != "softmax":
+            raise UserError(
+                f"grow softmax_attention: attention {source.attention} -> {wanted['attention']} is no softmax"
+            )
+        return source.replace(attention="softmax", kernel_features=None)
+
+    def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
+        return identity(source, target)

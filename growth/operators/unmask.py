@@ -1,0 +1,26 @@
+"""Unmasking: units that have faded in (`mask_growth`) become like all others; no parameter changes.
+
+Yao et al. 2024 (MSG, arXiv 2305.02869). With the mask at 1 the function and the training state are preserved (tier 2);
+a mask that has not risen to 1 yet jumps there (tier 3).
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from growth.change import ShapeChange, identity
+from growth.operators.base import Inputs, Operator
+from model.config import BertConfig
+from model.errors import UserError
+
+
+class Unmask(Operator):
+    name: ClassVar[str] = "unmask"
+    changes: ClassVar[tuple[str, ...]] = ("masked",)
+
+    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+        if source.masked is None:
+            raise UserError("grow unmask: no units fade in, so there is no mask to remove; leave it out")
+        return source.replace(masked=None)
+
+    def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
+        return identity(source, target)
