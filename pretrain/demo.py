@@ -6,6 +6,7 @@ knows only how frequent tokens are, and words that the trained model writes into
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -106,20 +107,20 @@ class HeldOutWord:
         return f"{before.rstrip()} ", f" {after}" if after[:1].isalnum() else after
 
 
-def held_out_words(corpus: Corpus, longest: int):
-    """One word of medium length in every sentence of the validation split that fits, in an order fixed by hashing."""
+def held_out_words(corpus: Corpus, longest: int) -> Iterator[HeldOutWord]:
+    """One word of medium length in every sentence of the validation split that has one."""
     for sentence in held_out_sentences(corpus, longest):
         words = [word for word in words_of(corpus, sentence) if len(word.text) in WORD_LETTERS]
         if words:
             yield words[int(hash_of(*sentence)[0] % np.uint64(len(words)))]
 
 
-def held_out_sentences(corpus: Corpus, longest: int):
-    """Sentences of longest / 2 .. longest tokens, each once."""
+def held_out_sentences(corpus: Corpus, longest: int) -> Iterator[tuple[int, ...]]:
+    """Sentences of longest / 4 .. longest tokens, each once, in an order fixed by hashing."""
     seen = set()
     for shard in corpus.split("valid").shards:
         lengths = np.asarray(shard.sentence_lengths)
-        fitting = np.flatnonzero((lengths <= longest) & (lengths >= longest // 2))
+        fitting = np.flatnonzero((lengths <= longest) & (lengths >= longest // 4))
         for number in fitting[np.argsort(hash_of(fitting))]:
             start = int(shard.sentence_starts(number))
             sentence = tuple(shard.tokens[start : start + int(lengths[number])].tolist())

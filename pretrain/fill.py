@@ -65,7 +65,7 @@ class Filler:
             here = (row_of_mask == row).nonzero().flatten()
             best = int(here[sureness[here].argmax()])
             place = int(batch.masked_positions[best]) % length - 1  # [CLS] stands before
-            choices = log_probabilities[best].topk(num_choices)
+            choices = log_probabilities[best].topk(min(num_choices, int((self._forbidden == 0).sum())))
             continued.append(
                 [
                     Guess((*guess.ids[:place], id, *guess.ids[place + 1 :]), guess.log_probability + value)
