@@ -86,11 +86,11 @@ class BertForPreTraining(nn.Module):
             x = layer(x, mask)
         return self.final_norm(x)
 
-    def begin_step(self, step: int, steps_in_stage: int, seed: int = 0) -> None:
-        """Tells the parts that change while training where it stands: `step` optimizer steps into the run and
-        `steps_in_stage` since this shape began. The same on all ranks; nothing to do for a plain model."""
+    def begin_step(self, step: int, steps_masked: int, seed: int = 0) -> None:
+        """Tells the parts that change while training where it stands: `step` optimizer steps into the run, and
+        `steps_masked` since new units came, if some fade in. The same on all ranks. A plain model has no such parts."""
         for part in self.timed_parts:
-            part.begin_step(step, steps_in_stage, seed)
+            part.begin_step(step, steps_masked, seed)
 
     def load_weights(self, weight_of: Callable[[str], Tensor]) -> None:
         """Fills every parameter with this rank's part of the logical tensor `weight_of(name)` [spec.shape]."""

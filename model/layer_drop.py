@@ -22,9 +22,9 @@ class DroppableLayer:
     def __init__(self, config: BertConfig, layer: int, block: "Block"):
         assert config.layer_drop is not None
         self.settings, self.num_layers, self.layer, self.block = config.layer_drop, config.layers, layer, block
-        self.begin_step(step=0, steps_in_stage=0, seed=0)
+        self.begin_step(step=0, steps_masked=0, seed=0)
 
-    def begin_step(self, step: int, steps_in_stage: int, seed: int) -> None:
+    def begin_step(self, step: int, steps_masked: int, seed: int) -> None:
         theta = self.settings.theta(step)
         self.keep = self.settings.keep_probability(self.layer, self.num_layers, theta)
         self.draws = random.Random(f"layer drop {seed} {step} {self.layer}")

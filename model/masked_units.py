@@ -99,8 +99,8 @@ class NewUnits:
                 mask.on_output(feedforward.get_submodule("input"))
                 self.masks.append(mask)
 
-    def begin_step(self, step: int, steps_in_stage: int, seed: int) -> None:
-        self.set(min(steps_in_stage / self.num_steps, 1.0))
+    def begin_step(self, step: int, steps_masked: int, seed: int) -> None:
+        self.set(min(steps_masked / self.num_steps, 1.0))
 
     def set(self, level: float) -> None:
         for mask in self.masks:

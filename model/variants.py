@@ -61,7 +61,7 @@ def make_layers(config: BertConfig, blocks: "Sequence[Block]") -> Sequence[Layer
 class Timed(Protocol):
     """A part that changes with training's progress."""
 
-    def begin_step(self, step: int, steps_in_stage: int, seed: int) -> None: ...
+    def begin_step(self, step: int, steps_masked: int, seed: int) -> None: ...
 
 
 def timed_parts(model: "BertForPreTraining") -> list[Timed]:

@@ -18,6 +18,8 @@ class Progress:
     """Time in training steps, without validation, growth and checkpoints."""
     stage: int = 0
     """Index of the stage whose shape the state has: at a change of shape, that of the stage before it."""
+    masked_since: int = 0
+    """The step at which the shape's new units, if some fade in, came into the model."""
     loss_scaler: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

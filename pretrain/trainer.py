@@ -111,6 +111,7 @@ class Trainer:
 
         lr = self.run.learning_rate(self.now)
         set_learning_rate(basic_optimizer(engine), lr)
+        self._tell_progress()
         skipped_before = engine.skipped_steps
         sums, norm = self._update(batches, mlm_scale, sentence_scale)
         mlm_loss, mlm_correct, sentence_loss, sentence_correct = data_parallel_sum(sums).tolist()
@@ -189,6 +190,11 @@ class Trainer:
         dist.broadcast(agreed, src=0)
         return agreed.item()
 
+    def _tell_progress(self) -> None:
+        """To the parts of the model that change with it: layer dropping, and units that fade in."""
+        step = self.progress.step
+        self.engine.module.begin_step(step, step - self.progress.masked_since, self.run.recipe.seed)
+
     def _seed_dropout(self, micro_batch: int) -> None:
         """Dropout is a function of (seed, step, micro-batch, data-parallel rank): a resumed run has nothing to restore.
 
@@ -226,6 +232,7 @@ class Trainer:
         state, self._start_state = self._start_state, None
         self.engine = start_engine(state, self._settings(stage))
         restore_loss_scaler(self.engine, self.progress.loss_scaler)
+        self._tell_progress()
 
     def _move(self, previous: ResolvedStage, stage: ResolvedStage) -> None:
         probe = self._probe(previous)
@@ -237,6 +244,9 @@ class Trainer:
             lambda fetch: self._make_change(previous.config, stage, fetch),
         )
         seconds = time.perf_counter() - start
+        if stage.config.masked != previous.config.masked:
+            self.progress.masked_since = self.progress.step
+        self._tell_progress()
         after = evaluate(self.engine.module, self.engine, self._probe(stage, previous.sequence))
         event = GrowthEvent(
             operator="+".join(operator.name for operator in stage.grow) or "identity",

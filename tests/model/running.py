@@ -103,7 +103,7 @@ def run(
 def run_rank(config: BertConfig, batch: Batch, tensor_parallel: int, dtype: torch.dtype, training: bool) -> tuple:
     tp = ParallelLayout(tensor_parallel).install() if tensor_parallel > 1 else ALONE
     model = build(config, tp, dtype).train(training)
-    model.begin_step(step=300, steps_in_stage=2000, seed=1)
+    model.begin_step(step=300, steps_masked=2000, seed=1)
     output = model(batch, mlm_scale=0.25, sentence_scale=0.5)
     output.loss.backward()
     table = parameter_table(config)

@@ -61,7 +61,7 @@ def test_at_one_the_model_is_the_plain_one(changes, masked, norm):
     batch = random_batch(big, "packed")
     losses = {}
     for step in (0, 5, 10, 1000):
-        model.begin_step(step=step, steps_in_stage=step)
+        model.begin_step(step=step, steps_masked=step)
         losses[step] = model(batch).loss.item()
     assert losses[10] == losses[1000] == pytest.approx(plain(batch).loss.item(), rel=1e-12)
     assert abs(losses[5] - losses[0]) > 1e-6
