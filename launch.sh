@@ -7,6 +7,8 @@
 #   sbatch [OPTIONS] launch.sh train RECIPE [ARGS]      the same on all nodes of a SLURM job
 #
 # PYTHON names the interpreter to build .venv from (default: python3). Works from any directory.
+# Bring your own: ESPALIER_PYTHON=/path/to/python ./launch.sh ..., or ./launch.sh --here ... for the active environment.
+# Then there is no .venv and nothing is installed; `doctor` prints what that environment has and what is wanted.
 set -euo pipefail
 
 say() { printf '%s\n' "$*" >&2; }
@@ -21,23 +23,34 @@ python=$venv/bin/python
 preempted=75                                             # the exit code of a run that saved itself on a signal
 
 main() {
+  if [ "${1:-}" = --here ]; then ESPALIER_PYTHON=$(command -v python || command -v python3); shift; fi
   local verb=${1:-demo}
   [ $# -eq 0 ] || shift
-  install runtime ""
+  if [ -n "${ESPALIER_PYTHON:-}" ]; then use_own_python "$verb"; else install runtime ""; fi
   set_environment
   case $verb in
     test)  install test "[test]"; cd "$home"; exec "$python" -m pytest "$@" ;;
     train) train "$@" ;;
     ranks-of-node) ranks_of_node "$@" ;;                 # what `train` starts on every node of a SLURM job
     demo)  demo "$@" ;;
+    doctor) exec "$python" -m pretrain.doctor "$@" ;;    # which answers even where nothing else would start
+    finetune) install finetune "[finetune]"; exec "$python" -m pretrain finetune "$@" ;;
     *)     exec "$python" -m pretrain "$verb" "$@" ;;
   esac
 }
 
 # --- set-up ---------------------------------------------------------------------------------------------------------
 
+use_own_python() {
+  python=$(command -v "$ESPALIER_PYTHON") || die "ESPALIER_PYTHON $ESPALIER_PYTHON not found; name a Python of 3.10 or newer"
+  venv=${XDG_CACHE_HOME:-$HOME/.cache}/espalier         # for compiled operators only
+  export ESPALIER_PYTHON=$python PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH} PATH=$(dirname "$python"):$PATH
+  [ "$1" = doctor ] || "$python" -m pretrain.doctor --quiet || exit 2
+}
+
 # install NAME EXTRAS: once per version of pyproject.toml. The stamp is written last, so that a broken install is redone.
 install() {
+  [ -z "${ESPALIER_PYTHON:-}" ] || return 0              # that environment is its owner's
   local stamp=$venv/installed-$1 version
   version=$(sha256sum <"$home/pyproject.toml")
   if [ "$(cat "$stamp" 2>/dev/null)" = "$version" ] && "$python" -c '' 2>/dev/null; then return; fi
@@ -130,7 +143,7 @@ run_ranks() {
   cores=$(($(nproc) / nproc))
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 0 ? cores : 1))}
   ESPALIER_EXIT_CODE_FILE=$(mktemp)
-  export ESPALIER_EXIT_CODE_FILE TORCHELASTIC_SIGNALS_TO_HANDLE=SIGINT,SIGQUIT TORCH_ELASTIC_SHUTDOWN_TIMEOUT=10
+  export ESPALIER_EXIT_CODE_FILE PET_SIGNALS_TO_HANDLE=SIGINT,SIGQUIT PET_SHUTDOWN_TIMEOUT=10   # options of torchrun
 
   (trap '' TERM USR1 USR2 HUP; exec "$python" -m torch.distributed.run "${options[@]}" --nproc-per-node "$nproc" \
     -m pretrain train "$@") &

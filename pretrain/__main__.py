@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from model.errors import UserError, nearest
+from pretrain import signals
 from pretrain.data.prepare import PrepareOptions
 from pretrain.exits import Stop, leave
 
@@ -81,7 +82,6 @@ def train(
         profile_steps: Profile these steps, such as 100:110, into the run's folder: a page, JSON and a trace.
         dry_run: Check everything, start nothing.
     """
-    from pretrain import signals
     from pretrain.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
@@ -356,6 +356,8 @@ def main(arguments: list[str]) -> int:
         return 2
     except BrokenPipeError:  # `plan ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        signals.stop_listening()
     return 0
 
 
