@@ -277,60 +277,16 @@ def finetune(
     print(table(results, seeds))
 
 
-def finetune(
-    checkpoint: CheckpointPath,
-    /,
-    task: str,
-    data: Path | None = None,
-    seeds: int = 5,
-    lr: tuple[float, ...] = (5e-5,),
-    batch: tuple[int, ...] = (32,),
-    epochs: tuple[int, ...] = (3,),
-    grid: str | None = None,
-    max_length: int | None = None,
-    num_examples: int | None = None,
-    from_scratch: bool = False,
-    precision: Literal["fp32", "bf16"] | None = None,
-    output: Path | None = None,
-) -> None:
-    """Fine-tune a checkpoint on a task of GLUE or on SQuAD, with several seeds; print the official metrics.
+def doctor() -> int:
+    """Print what this environment has, what is wanted, and what the difference changes. Installs nothing."""
+    from pretrain import doctor as examination
 
-    Args:
-        checkpoint: A run's folder, one of its checkpoints/step-N, or a folder of Hugging Face transformers.
-        task: sst2, cola, mrpc, stsb, rte, wnli, qnli, qqp, mnli, squad or squad2.
-        data: A folder with GLUE's .tsv or SQuAD's .json files; the Hugging Face Hub when left out.
-        seeds: How many seeds, from 0 on: they decide new weights, the order of the data and dropout.
-        lr: Peak learning rates; every combination with --batch and --epochs is run.
-        batch: Examples in a step.
-        epochs: Passes over the training data.
-        grid: What a paper searched, instead of the three: devlin, roberta, turc or swe.
-        max_length: Tokens of an example; 128, or 384 for SQuAD, when left out.
-        num_examples: Train on so many examples only.
-        from_scratch: Start from random weights instead, to compare.
-        precision: bf16 where a GPU has it, else fp32, when left out.
-        output: A JSON file for the results.
-    """
-    from pretrain.finetune.run import finetune as run_task
-    from pretrain.finetune.run import table, write_results
-    from pretrain.finetune.tasks import GRIDS, Grid
-
-    if grid is not None and grid not in GRIDS:
-        raise UserError(f"grid {grid!r} is unknown{nearest(grid, GRIDS)}; choose one of {', '.join(GRIDS)}")
-    settings = (GRIDS[grid] if grid else Grid(lr, batch, epochs)).settings()
-    about = {"checkpoint": str(checkpoint), "task": task, "from_scratch": from_scratch, "num_examples": num_examples}
-    results = []
-    runs = run_task(
-        checkpoint, task, settings, range(seeds), data, max_length, num_examples, from_scratch, precision
-    )
-    for result in runs:
-        results.append(result)
-        print(f"{result.settings}: {result.seconds:.0f} s", file=sys.stderr)
-        if output is not None:
-            write_results(output, about, results)
-    print(table(results, seeds))
+    sys.exit(examination.main([]))
 
 
-VERBS = {verb.__name__: verb for verb in (prepare, plan, train, evaluate, fill, profile, export, report, finetune, finetune)}
+VERBS = {
+    verb.__name__: verb for verb in (prepare, plan, train, evaluate, fill, profile, export, report, finetune, doctor)
+}
 
 DESCRIPTION = """Espalier pretrains BERT while its shape changes, and loses nothing on the way.
 

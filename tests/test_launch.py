@@ -151,3 +151,39 @@ def test_train_starts_no_ranks_for(clone, argument):
     clone.launch("plan")
     assert clone.launch("train", "base", argument).returncode == 0
     assert len(clone.commands) == 1
+
+
+def test_ones_own_python_is_used_as_it_is_and_nothing_is_installed(clone):
+    own = clone.folder.parent / "own python"
+    shutil.copy(clone.python, own)
+    assert clone.launch("plan", "base", ESPALIER_PYTHON=str(own)).returncode == 0
+    assert clone.commands == ["-m pretrain.doctor --quiet", "-m pretrain plan base"]
+    clone.launch("test", ESPALIER_PYTHON=str(own))
+    clone.launch("finetune", "runs/x", ESPALIER_PYTHON=str(own))
+    assert clone.commands == ["-m pretrain.doctor --quiet", "-m pretrain finetune runs/x"]
+    clone.launch("doctor", ESPALIER_PYTHON=str(own))
+    assert clone.commands == ["-m pretrain.doctor"]
+    assert not (clone.folder / ".venv").exists()
+
+
+def test_here_is_the_active_environment(clone):
+    active = clone.folder.parent / "active"
+    active.mkdir()
+    shutil.copy(clone.python, active / "python")
+    assert clone.launch("--here", "plan", "base", PATH=f"{active}:{os.environ['PATH']}").returncode == 0
+    assert clone.commands == ["-m pretrain.doctor --quiet", "-m pretrain plan base"]
+    assert not (clone.folder / ".venv").exists()
+
+
+def test_ones_own_python_that_does_not_exist_is_one_line(clone):
+    missing = clone.launch("plan", ESPALIER_PYTHON="/nowhere/python")
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    assert "ESPALIER_PYTHON /nowhere/python not found" in missing.stderr
+
+
+def test_finetune_installs_its_extra_once(clone):
+    clone.launch("plan")
+    clone.launch("finetune", "runs/x")
+    assert clone.commands[0].endswith("[finetune]")
+    clone.launch("finetune", "runs/x")
+    assert clone.commands == ["-m pretrain finetune runs/x"]
