@@ -235,6 +235,8 @@ demo() {
   local name=demo number=1
   while [ -e "runs/$name" ]; do name=demo-$((number += 1)); done
   "$python" -m pretrain prepare sotu --output corpora/demo --vocab-size 1024 --document-tokens 800 --valid-share 0.03
+  # Where neither a GPU nor the CPU computes in bf16, it is far slower than fp32.
+  [ "$num_gpus" -gt 0 ] || grep -q bf16 /proc/cpuinfo || set -- --set precision=fp32 "$@"
   (train demo "$@" --name "$name")
   "$python" -m pretrain.demo "runs/$name"
 }

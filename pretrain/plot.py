@@ -33,7 +33,7 @@ def plot_loss(metrics: Path, picture: Path, unigram_loss: float | None = None) -
         axes.set(xlabel="tokens", ylabel="masked-token loss (nats)")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.9))
+        axes.legend(facecolor="white", edgecolor="none", framealpha=0.9, loc="upper right", bbox_to_anchor=(1, 0.98))
         figure.savefig(picture)
     finally:
         plt.close(figure)

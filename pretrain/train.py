@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from model.errors import UserError
 from model.parallel import ParallelLayout
 from pretrain.checkpoint import find_checkpoint, load_checkpoint, load_newest
 from pretrain.data import Corpus, DataPosition
@@ -30,6 +29,7 @@ from pretrain.progress import Progress
 from pretrain.recipe import Recipe, Run
 from pretrain.recipe.schema import Data
 from pretrain.run_folder import RunFolder
+from pretrain.trained import open_corpus
 from pretrain.trainer import Trainer
 
 
@@ -86,12 +86,7 @@ def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int) -> Evalua
     """Validation loss and accuracy of a checkpoint, in one process. `corpus` left out: the one it was trained on."""
     tp = ParallelLayout(1, dist.get_world_size()).install()
     state, saved = load_checkpoint(find_checkpoint(path))
-    opened = Corpus.open(corpus or saved["corpus"])
-    if opened.tokenizer_hash != saved["tokenizer"]:
-        raise UserError(
-            f"corpus {opened.directory} was made with another vocabulary than checkpoint {path}; "
-            "name the corpus it was trained on, or one prepared with its tokenizer.json"
-        )
+    opened = open_corpus(saved, corpus, path)
     model = build_model(state.config, tp, torch.float32)
     fetch = fetch_from(state)
     model.load_weights(lambda name: fetch(name).weight)

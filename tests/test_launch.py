@@ -132,7 +132,7 @@ def test_without_a_verb_the_demo_prepares_trains_and_shows(clone):
     assert clone.launch().returncode == 0
     prepare, check, ranks, show = clone.commands
     assert prepare.startswith("-m pretrain prepare sotu --output corpora/demo")
-    assert check.startswith("-m pretrain train demo --name demo ")
+    assert check.startswith("-m pretrain train demo ") and " --name demo " in check
     assert "-m torch.distributed.run" in ranks
     assert show == "-m pretrain.demo runs/demo"
 
@@ -142,7 +142,7 @@ def test_a_second_demo_trains_into_the_next_free_folder(clone):
     for taken in ("demo", "demo-2"):
         (clone.folder / "runs" / taken).mkdir(parents=True)
     clone.launch()
-    assert clone.commands[1].startswith("-m pretrain train demo --name demo-3 ")
+    assert " --name demo-3 " in clone.commands[1]
     assert clone.commands[-1] == "-m pretrain.demo runs/demo-3"
 
 
