@@ -26,9 +26,15 @@ def read_state(engine: DeepSpeedEngine) -> TrainingState:
     rank, world_size = dist.get_rank(), dist.get_world_size()
     local = fragments(engine)
     spans = _gather_spans(local, model)  # spans[name] = {rank: span}
-    state = TrainingState(model.config, assign_owners(model.config, world_size), current_steps(engine))
+    frozen = frozen_records(engine)
+    steps = current_steps(engine) | {name: record.step for name, record in frozen.items()}
+    state = TrainingState(model.config, assign_owners(model.config, world_size), {name: steps[name] for name in table})
     for name, spec in table.items():
         owner = state.owners[name]
+        if not spec.trainable:
+            if rank == owner:
+                state.records[name] = frozen[name]
+            continue
         contributors = {source: span for source, span in spans[name].items() if source != owner}
         if rank == owner:
             shards = _empty_shards(spec, model.tp.size)
@@ -67,12 +73,21 @@ def write_record(engine: DeepSpeedEngine, local: dict[str, Fragment], name: str,
     """Sets one parameter's weights, master and moments on this rank from the whole logical record."""
     model: BertForPreTraining = engine.module
     spec = parameter_table(model.config)[name]
+    if not spec.trainable:
+        is_owner = assign_owners(model.config, dist.get_world_size())[name] == dist.get_rank()
+        frozen_records(engine)[name] = record if is_owner else Record(*_NOTHING, step=record.step)
     shards = [model.tp.shard(spec, tensor).reshape(-1) for tensor in record.tensors()]
     if name in local:
         fragment = local[name]
         for target, shard in zip(fragment.tensors(), shards, strict=True):
             target.copy_(shard.narrow(0, fragment.start, fragment.numel))
     write_model_weight(engine, model.get_parameter(name), shards[0])
+
+
+def frozen_records(engine: DeepSpeedEngine) -> dict[str, Record]:
+    """What DeepSpeed does not hold of parameters that are not trained: fp32 weights, moments and steps, to be found again
+    when they are trained. On the owner; the other ranks know only the step."""
+    return vars(engine).setdefault("frozen_records", {})
 
 
 def _gather_spans(local: dict[str, Fragment], model: BertForPreTraining) -> dict[str, dict[int, Span]]:
@@ -89,11 +104,16 @@ def _gather_spans(local: dict[str, Fragment], model: BertForPreTraining) -> dict
             if not replicated and span not in spans[name].values():
                 spans[name][rank] = span
     for name, spec in table.items():
+        if not spec.trainable:
+            continue
         num_shards = 1 if spec.tensor_parallel_axis is None else layout.tensor_parallel
         found = sum(numel for _, _, numel in spans[name].values())
         expected = num_shards * torch.Size(local_shape(spec, layout.tensor_parallel)).numel()
         assert found == expected, f"{name}: fragments hold {found} of {expected} elements"
     return spans
+
+
+_NOTHING = (torch.empty(0),) * 3
 
 
 def _packed(fragment: Fragment) -> Tensor:  # [3, numel]

@@ -1,6 +1,6 @@
 """A small training run on synthetic ids, for tests of engines and moves on gloo ranks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -69,7 +69,13 @@ def rows(batch: Batch, first: int, count: int) -> Batch:
     )
 
 
-def train(engine: DeepSpeedEngine, first_step: int, num_steps: int, lr: float = 2e-3) -> list[float]:
+def train(
+    engine: DeepSpeedEngine,
+    first_step: int,
+    num_steps: int,
+    lr: float = 2e-3,
+    before_step: Callable[[], None] = lambda: None,
+) -> list[float]:
     """Losses of the global batch (mean over masked tokens plus mean over rows), the same float on every rank."""
     config, layout = engine.module.config, ParallelLayout.current()
     data_rank = dist.get_rank() // layout.tensor_parallel
@@ -86,6 +92,7 @@ def train(engine: DeepSpeedEngine, first_step: int, num_steps: int, lr: float = 
             part = rows(batch, (data_rank * accumulation + index) * micro, micro)
             output = engine(part, scale / (GLOBAL_ROWS * MASKED_PER_ROW), scale / GLOBAL_ROWS)
             engine.backward(output.loss)
+            before_step()
             engine.step()
             total += output.loss.detach().double() / scale
         dist.all_reduce(total)

@@ -5,12 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from growth.change import ShapeChange
 from growth.operators import make_operator, shape_change
-from growth.state import Record
+from growth.operators.base import Inputs
+from growth.state import Fetch, Record, fresh_state
 from model.parameters import parameter_table
 from pretrain.engine.exchange import read_state
 from pretrain.engine.move import move
-from pretrain.engine.zero import destroy
+from pretrain.engine.norm import gradient_norm_before_step
+from pretrain.engine.zero import basic_optimizer, destroy
 from tests.engine.harness import CONFIG, same, settings, start, train, whole_state
 from tests.workers import pool
 
@@ -23,9 +26,14 @@ def grow(config, operators, wanted, old, new) -> tuple[bool, list[float], dict[s
     engine = start(config, settings(*old))
     train(engine, 0, 4)
     before = whole_state(read_state(engine))
-    change = shape_change(config, made, wanted)
-    expected = {name: change.record(name, before.__getitem__) for name in parameter_table(change.target)}
-    engine, _ = move(engine, settings(*new), lambda fetch: change)
+
+    def change(fetch: Fetch) -> ShapeChange:
+        saved = fresh_state(config, seed=9).records
+        return shape_change(config, made, wanted, Inputs(fetch, saved=lambda path: (config, saved.__getitem__)))
+
+    unsharded = change(before.__getitem__)
+    expected = {name: unsharded.record(name, before.__getitem__) for name in parameter_table(unsharded.target)}
+    engine, _ = move(engine, settings(*new), change)
     read_back = whole_state(read_state(engine))
     losses = train(engine, 4, 4)
     steps = {name: record.step for name, record in whole_state(read_state(engine)).items()}
@@ -56,6 +64,98 @@ def test_state_read_back_is_the_change_applied_unsharded(ranks, config, operator
         assert is_same
         assert losses == results[0][1]
         assert set(steps.values()) == {8}, "steps are carried and go on"
+
+
+PRE = CONFIG.replace(norm="pre")
+WIDER = {"hidden": 64, "heads": 6, "ffn": 80}
+HALF = {"hidden": 16, "heads": 2, "ffn": 36, "layers": 1}
+
+CELLS = [  # (config, operator, options, wanted, tensor-parallel, data-parallel, ZeRO stage): together, every layout
+    (CONFIG, "interleave", {}, {"layers": 3}, 1, 1, 0),
+    (CONFIG, "lengthen", {}, {"max_positions": 24}, 1, 1, 1),
+    (CONFIG.replace(layers=4), "share", {"correlation": 0.2}, {"sharing": 2}, 1, 1, 2),
+    (CONFIG.replace(light_layers=(1,)), "own_maps", {}, {}, 1, 1, 3),
+    (CONFIG, "widen", {"noise": 1.0}, WIDER, 1, 2, 0),
+    (CONFIG.replace(low_rank={"feedforward.input": 8}), "densify", {}, {}, 1, 2, 1),
+    (CONFIG, "prune_neurons", {}, {"ffn": (40, 72)}, 1, 2, 2),
+    (CONFIG, "mask_growth", {}, {"hidden": 40, "heads": 6, "ffn": 80, "layers": 3}, 1, 2, 3),
+    (CONFIG, "tile_ffn", {}, {}, 2, 1, 0),
+    (CONFIG, "prune_heads", {}, {"heads": 2}, 2, 1, 1),
+    (CONFIG.replace(attention="elu"), "softmax_attention", {}, {}, 2, 1, 2),
+    (CONFIG, "widen", {"how": "lemon"}, {"hidden": 64, "heads": 8}, 2, 1, 3),
+    (CONFIG, "coalesce", {}, HALF, 2, 2, 0),
+    (CONFIG, "decoalesce", {}, {"hidden": 64, "heads": 8, "layers": 4}, 2, 2, 1),
+    (CONFIG, "append_top", {}, {"layers": 3}, 2, 2, 2),
+    (PRE, "identity_layers", {}, {"layers": 3}, 2, 2, 3),
+    (CONFIG, "widen", {"how": "aki"}, WIDER, 2, 1, 1),
+    (CONFIG.replace(slimming={}), "fold_slimming", {}, {}, 2, 1, 1),
+    (CONFIG.replace(masked={"ffn": 60}), "unmask", {}, {}, 1, 2, 1),
+    (CONFIG, "interpolate", {"checkpoint": "saved", "alpha": 0.25}, {}, 1, 2, 3),
+]
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "options", "wanted", "tp", "dp", "stage"),
+    [pytest.param(*cell, id=f"{cell[1]}-tp{cell[4]}-dp{cell[5]}-zero{cell[6]}") for cell in CELLS],
+)
+def test_every_operator_in_an_engine(config, name, options, wanted, tp, dp, stage):
+    layout = (tp, stage, "fp32")
+    results = pool(tp * dp).run(grow, config, [(name, options)], wanted, layout, layout)
+    for is_same, losses, steps in results:
+        assert is_same
+        assert losses == results[0][1]
+        assert set(steps.values()) == {8}
+
+
+def norm_and_rules_after_growth(tp: int, stage: int) -> tuple[float, bool, bool]:
+    """The norm that clipping saw in the first step after a growth; whether decay and cut marks are the table's."""
+    engine = start(CONFIG, settings(tp, stage))
+    train(engine, 0, 2)
+    made = [make_operator(name, {}) for name in ("stack", "widen")]
+    engine, _ = move(engine, settings(tp, stage), lambda fetch: shape_change(CONFIG, made, {"layers": 4, **WIDER}))
+    table = parameter_table(engine.module.config)
+    decays = {
+        name: group["weight_decay"] > 0
+        for group in basic_optimizer(engine).param_groups
+        for name in group["parameter_names"]
+    }
+    cuts = {name: p.tensor_model_parallel for name, p in engine.module.named_parameters()}
+    norms = []
+    train(engine, 2, 1, before_step=lambda: norms.append(gradient_norm_before_step(engine)))
+    norm = norms[0] if norms[0] is not None else float(engine.get_global_grad_norm())
+    destroy(engine)
+    return (
+        norm,
+        decays == {name: spec.decay for name, spec in table.items()},
+        cuts == {name: spec.tensor_parallel_axis is not None for name, spec in table.items()},
+    )
+
+
+def test_clipping_decay_and_marks_are_right_on_new_parameters():
+    unsharded = pool(1).run(norm_and_rules_after_growth, 1, 0)[0][0]
+    assert unsharded > 1, "nothing was clipped"
+    for ranks, tp, stage in ((2, 1, 2), (2, 2, 1), (2, 2, 3)):
+        for norm, decays, cuts in pool(ranks).run(norm_and_rules_after_growth, tp, stage):
+            assert decays and cuts
+            assert norm == pytest.approx(unsharded, rel=1e-5)
+
+
+def tied_parameters(stage: int) -> tuple[int, int]:
+    """How many parameters the optimizer holds before and after unsharing."""
+    config = CONFIG.replace(layers=4, sharing=1)
+    engine = start(config, settings(1, stage))
+    train(engine, 0, 1)
+    counts = [sum(len(g["parameter_names"]) for g in basic_optimizer(engine).param_groups)]
+    made = [make_operator("unshare", {"correlation": 0})]
+    engine, _ = move(engine, settings(1, stage), lambda fetch: shape_change(config, made, {}))
+    counts.append(sum(len(g["parameter_names"]) for g in basic_optimizer(engine).param_groups))
+    destroy(engine)
+    return tuple(counts)
+
+
+def test_tied_blocks_are_one_parameter_until_unshared():
+    tied, apart = (len(parameter_table(CONFIG.replace(layers=4, sharing=sharing))) for sharing in (1, None))
+    assert pool(2).run(tied_parameters, 2) == [(tied, apart)] * 2
 
 
 def test_layout_does_not_change_the_training():
