@@ -64,7 +64,7 @@ FIELDS = {
     "attention_dropout": "attention_probs_dropout_prob",
     "norm_eps": "layer_norm_eps",
 }
-NEEDS_NO_ARCHITECTURE = {"attention_bias": True, "ffn_bias": True}
+NEEDS_NO_ARCHITECTURE = {"attention_bias": True, "ffn_bias": True, "frozen_layers": 0, "layer_drop": None}
 """Variants that a plain BERT computes, too, and their plain values."""
 EXPORTED_SHAPE = "espalier"
 """The key of `config.json` that holds our own config, which transformers keeps and does not read."""
@@ -233,7 +233,7 @@ def plain_shape(config: BertConfig) -> BertConfig:
             "models whose heads share hidden between them"
         )
     heads = config.hidden // config.head_dim
-    return config.replace(heads=heads, ffn=ffn, **NEEDS_NO_ARCHITECTURE)
+    return config.replace(heads=heads, ffn=ffn, heads_multiple=1, ffn_multiple=1, **NEEDS_NO_ARCHITECTURE)
 
 
 def _corner(shape: Sequence[int]) -> tuple[slice, ...]:
