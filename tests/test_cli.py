@@ -15,6 +15,7 @@ from tests.data.conftest import made_up_documents, prepared
         (["plan", "nowhere.yaml"], "recipe 'nowhere.yaml' is neither a file nor"),
         (["plan", "base", "--set", "steps"], "--set steps: write KEY=VALUE"),
         (["plan", "base", "--set", "stepz=3"], "unknown key stepz (did you mean 'steps'?)"),
+        (["plan", "base", "--nproc", "0"], "stage short: 0 processes cannot train"),
         (["plan", "base", "--set", "layout.tensor_parallel=2", "--nproc", "3"], "does not divide the 3 processes"),
     ],
 )

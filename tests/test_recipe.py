@@ -220,6 +220,12 @@ def test_a_bad_override_is_named(recipe_file, override, message):
     assert message in str(caught.value)
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="binary.yaml cannot be read"):
+        load_recipe(tmp_path / "binary.yaml")
+
+
 def test_an_unknown_recipe_names_those_that_exist():
     with pytest.raises(UserError, match="neither a file nor a recipe that comes with Espalier \\(base, demo, large"):
         load_recipe("nowhere.yaml")

@@ -22,7 +22,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     `overrides`: strings such as `stages.1.steps=200`. Raises UserError naming the file and the offending key.
     """
     file = _find(str(path))
-    values = parse(file.read_text(encoding="utf-8"), str(file))
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {file} cannot be read: {error}") from None
+    values = parse(text, str(file))
     if not isinstance(values, dict):
         raise UserError(f"{file} holds no recipe: it has to be a mapping of keys such as name, model and stages")
     for override in overrides:

@@ -245,6 +245,8 @@ def _operators(stage: Stage) -> tuple[Operator, ...]:
 
 
 def _data_parallel(tensor_parallel: int, num_ranks: int) -> int:
+    if num_ranks < 1:
+        raise UserError(f"{num_ranks} processes cannot train; start at least one (--nproc)")
     if num_ranks % tensor_parallel:
         raise UserError(
             f"layout.tensor_parallel {tensor_parallel} does not divide the {num_ranks} processes; change one of them"
