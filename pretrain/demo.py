@@ -5,6 +5,7 @@ knows only how frequent tokens are, and words that the trained model writes into
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,12 +25,13 @@ from pretrain.run_folder import RunFolder
 from pretrain.trained import open_trained
 
 NUM_SHOWN = 3
+NUM_GUESSES = 3
 NUM_SCORED = 128
 WORD_LETTERS = range(5, 9)
 
 
 def show(folder: Path) -> None:
-    run_folder = RunFolder(folder)
+    run_folder = RunFolder(folder.resolve())
     summary = json.loads(run_folder.summary.read_text("utf-8"))
     trained = open_trained(folder)
     recipe = Recipe.model_validate(trained.run["recipe"])
@@ -40,11 +42,13 @@ def show(folder: Path) -> None:
     console.print(stage_table(summary))
     console.print(validation_table(summary, run_folder, trained.corpus, recipe, sequence))
     words = list(islice(held_out_words(trained.corpus, sequence - 2), NUM_SCORED))
-    guesses = guess_words(Filler(trained.model, trained.corpus), trained.corpus, words)
-    show_guesses(console, trained.corpus, words, guesses)
-    console.print(f"run folder   {folder}")
-    console.print(f"loss curve   {run_folder.plot}")
-    console.print(f'try it       ./launch.sh fill {folder} "The people of the United [MASK] are free."', soft_wrap=True)
+    show_guesses(console, Filler(trained.model, trained.corpus), words)
+    for label, value in {
+        "run folder": run_folder.path,
+        "loss curve": run_folder.plot,
+        "try it": f'./launch.sh fill {run_folder.path} "The people of the United [MASK] are free."',
+    }.items():
+        console.print(f"{label:12}{value}", soft_wrap=True)
 
 
 def stage_table(summary: dict) -> Table:
@@ -76,14 +80,24 @@ def validation_table(summary: dict, run_folder: RunFolder, corpus: Corpus, recip
     return table
 
 
-def show_guesses(console: Console, corpus: Corpus, words: list["HeldOutWord"], guesses: list[str]) -> None:
-    num_right = sum(word.text == guess for word, guess in zip(words, guesses, strict=True))
-    console.print("[bold]Whole words masked in held-out text[/]")
-    for word, guess in islice(zip(words, guesses, strict=True), NUM_SHOWN):
-        before, after = word.surroundings(corpus)
-        console.print(Text.assemble(before, ("_" * len(word.text), "bold"), after))
-        console.print(Text.assemble("    truth ", (word.text, "bold"), "   guess ", (guess, "bold green")))
-    console.print(f"Of {len(words)} such words {num_right} are guessed exactly ({num_right / len(words):.0%}).\n")
+def show_guesses(console: Console, filler: Filler, words: list["HeldOutWord"]) -> None:
+    """Some sentences with the model's best guesses at a masked word, and how often the best one is right."""
+    guesses = guess_words(filler, words)
+    console.print("[bold]Words masked in held-out text[/]")
+    for word, (best, *others) in islice(zip(words, guesses, strict=True), NUM_SHOWN):
+        before, after = word.surroundings(filler.corpus)
+        console.print(Text.assemble("  ", before, ("_" * len(word.text), "bold"), after))
+        runners_up = ", ".join(f"{text} {probability:.0%}" for probability, text in others)
+        console.print(
+            Text.assemble(
+                ("      truth ", "dim"), word.text, ("   guess ", "dim"), (f"{best[1]} {best[0]:.0%}", "bold green"),
+                (f", then {runners_up}", "dim"),
+            )
+        )  # fmt: skip
+    num_right = sum(word.text == best[1] for word, (best, *_) in zip(words, guesses, strict=True))
+    console.print(
+        f"Of {len(words)} such words the first guess is right for {num_right} ({num_right / len(words):.0%}).\n"
+    )
 
 
 # --- words to guess -------------------------------------------------------------------------------------------------
@@ -145,10 +159,12 @@ def words_of(corpus: Corpus, sentence: tuple[int, ...]) -> list[HeldOutWord]:
     return words
 
 
-def guess_words(filler: Filler, corpus: Corpus, words: list[HeldOutWord]) -> list[str]:
-    beams = filler.fill([word.masked(corpus.special.mask) for word in words])
+def guess_words(filler: Filler, words: list[HeldOutWord]) -> list[list[tuple[float, str]]]:
+    """For every word the model's guesses, best first: (probability, text)."""
+    beams = filler.fill([word.masked(filler.corpus.special.mask) for word in words], NUM_GUESSES)
+    decode = filler.corpus.tokenizer.decode
     return [
-        corpus.tokenizer.decode(list(beam[0].ids[word.first : word.last]))
+        [(math.exp(guess.log_probability), decode(list(guess.ids[word.first : word.last]))) for guess in beam]
         for word, beam in zip(words, beams, strict=True)
     ]
 
