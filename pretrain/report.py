@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from string import Template
 from typing import Any
 
@@ -63,17 +63,17 @@ def _text(path: Path) -> str:
 def report_data(history: History) -> dict[str, Any]:
     """Everything that the page shows, as JSON without NaN and infinity, which JSON does not have."""
     where = Places(history)
-    stages, changes = history.stages, history.events("growth")
     return {
         "summary": _summary(history),
         "totals": list(_totals(history)),
         "charts": list(_charts(history, where)),
-        "stages": [{"stage": line["stage"], "at": where.at(line["step"])} for line in stages],
+        "stages": [{"stage": line["stage"], "at": where.at(line["step"])} for line in history.stages],
         "changes": [
-            {"operator": line["operator"], "step": line["step"], "at": where.at(line["step"])} for line in changes
+            {"operator": line["operator"], "step": line["step"], "at": where.at(line["step"])}
+            for line in history.events("growth")
         ],
         "stage_table": _stage_table(history),
-        "change_table": _change_table(changes),
+        "change_table": _change_table(history),
         "maps": list(_maps(history)),
         "event_table": _event_table(history),
     }
@@ -159,32 +159,51 @@ def _stage_table(history: History) -> dict[str, Any]:
     return {"columns": ["stage", "from step", "steps", "shape", "loss at its end", "tokens/s"], "rows": rows}
 
 
-def _change_table(changes: Sequence[Line]) -> dict[str, Any]:
-    """The known columns, and whatever other numbers the changes carry (update norms, correlations)."""
-    more = dict.fromkeys(
-        key for line in changes for key, value in line.items() if _is_number(value) and key not in CHANGE_COLUMNS
-    )
-    columns = [*CHANGE_COLUMNS, *more]
-    rows = [[_cell(line.get(column)) for column in columns] for line in changes]
-    return {"columns": [_words(column) for column in columns], "rows": rows}
+def _change_table(history: History) -> dict[str, Any]:
+    """The known columns, update sizes where they were measured, and whatever other numbers the changes carry."""
+    rows = []
+    for line in history.events("growth"):
+        numbers = {key: value for key, value in line.items() if _is_number(value)}
+        rows.append({key: line.get(key) for key in CHANGE_COLUMNS} | _update_sizes(history, line["step"]) | numbers)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    return {"columns": [_words(column) for column in columns], "rows": cells}
+
+
+def _update_sizes(history: History, step: int) -> dict[str, float]:
+    """The median over tensors of RMS(update) / lr, in the last step before a change and the first one after."""
+    events = history.events("update_size")
+    sizes = {
+        "update_size_before": next((line["rms"] for line in reversed(events) if line["step"] <= step), None),
+        "update_size_after": next((line["rms"] for line in events if line["step"] > step), None),
+    }
+    return {name: median(held.values()) for name, held in sizes.items() if held}
 
 
 def _maps(history: History) -> Iterator[dict[str, Any]]:
-    """Heat maps of the events that carry `values`: a row for each value, a column for each event.
+    """Heat maps of the events that carry named values: a row for each value, a column for each event.
 
-    `values` maps names to numbers, which share one map, or to (nested) lists of numbers, such as heads or units by
-    layer, which get a map each.
+    Names lead to numbers, which share one map, or to (nested) lists of numbers, such as heads or units by layer, which
+    get a map each.
     """
-    for kind in dict.fromkeys(line["event"] for line in history.lines if isinstance(line.get("values"), dict)):
+    kinds = dict.fromkeys(line["event"] for line in history.lines if _has_values(line))
+    for kind in kinds:
         groups: dict[str, dict[int, dict[str, float]]] = {}
         for line in history.events(kind):
-            for name, value in line["values"].items():
+            for name, value in (
+                pair for values in line.values() if isinstance(values, dict) for pair in values.items()
+            ):
                 title = _words(kind) if _is_number(value) else f"{_words(kind)}: {name}"
                 groups.setdefault(title, {}).setdefault(line["step"], {}).update(_flatten(name, value))
         for title, columns in groups.items():
             rows = list(dict.fromkeys(name for column in columns.values() for name in column))
-            values = [[column.get(name, 0.0) for column in columns.values()] for name in rows]
+            values = [[float(f"{column.get(name, 0.0):.4g}") for column in columns.values()] for name in rows]
             yield {"title": title, "rows": rows, "columns": list(columns), "values": values}
+
+
+def _has_values(line: Line) -> bool:
+    is_of_interest = "event" in line and line["event"] not in KNOWN_EVENTS
+    return is_of_interest and any(isinstance(value, dict) for value in line.values())
 
 
 def _flatten(name: str, value: Any) -> Iterable[tuple[str, float]]:
@@ -196,13 +215,13 @@ def _flatten(name: str, value: Any) -> Iterable[tuple[str, float]]:
 
 
 def _event_table(history: History) -> dict[str, Any]:
-    others = [
-        line
-        for line in history.lines
-        if line.get("event", "validation") not in KNOWN_EVENTS and "values" not in line and line["event"] != "memory"
-    ]
+    others = [line for line in history.lines if "event" in line and not _is_drawn(line)]
     rows = [[line["event"], line["step"], line.get("message") or _details(line)] for line in others[-MAX_EVENTS:]]
     return {"columns": ["event", "step", ""], "rows": rows}
+
+
+def _is_drawn(line: Line) -> bool:
+    return line["event"] in (*KNOWN_EVENTS, "memory") or _has_values(line)
 
 
 def _details(line: Line) -> str:

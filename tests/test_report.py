@@ -18,7 +18,9 @@ EXTRAS = [
     {"event": "memory", "step": 30, "host_gib": 1.75},
     {"event": "coefficients", "step": 10, "values": {"heads": [[1.0, 0.5], [0.25, 0.0]], "ffn": [[1.0, 2.0, 3.0]]}},
     {"event": "coefficients", "step": 20, "values": {"heads": [[0.9, 0.4], [0.1, 0.0]], "ffn": [[1.0, 2.0, 2.5]]}},
-    {"event": "gradient_correlation", "step": 20, "values": {"blocks.0.attention": 0.3, "blocks.0.feedforward": 0.7}},
+    {"event": "update_size", "step": 20, "rms": {"pooler.weight": 0.2, "pooler.bias": 0.3, "mlm.bias": 0.9}},
+    {"event": "update_size", "step": 21, "rms": {"pooler.weight": 0.2, "pooler.bias": 0.4, "mlm.bias": 0.8}},
+    {"event": "checkpoint", "step": 30, "name": "step-00000030", "pause_seconds": 0.01234567, "bytes": 1234},
     {"event": "rollback", "step": 25, "message": "back to step 20 </script><b>"},
 ]
 
@@ -49,10 +51,15 @@ def test_curves_tables_and_maps_hold_the_runs_numbers(run):
     row = dict(zip(data["change_table"]["columns"], data["change_table"]["rows"][0], strict=True))
     assert (row["operator"], row["loss before"], row["loss after"]) == ("stack", 5.0, 5.5)
     assert [row[:3] for row in data["stage_table"]["rows"]] == [["first", 0, 20], ["second", 20, 20]]
-    assert data["event_table"]["rows"] == [["rollback", 25, "back to step 20 </script><b>"]]
+    assert (row["update size before"], row["update size after"]) == (0.3, 0.4)
+    assert data["event_table"]["rows"] == [
+        ["rollback", 25, "back to step 20 </script><b>"],
+        ["checkpoint", 30, "name step-00000030, pause seconds 0.01235, bytes 1234"],
+    ]
     maps = {one["title"]: one for one in data["maps"]}
     assert maps["coefficients: heads"]["values"] == [[1.0, 0.9], [0.5, 0.4], [0.25, 0.1], [0.0, 0.0]]
-    assert maps["gradient correlation"]["rows"] == ["blocks.0.attention", "blocks.0.feedforward"]
+    assert maps["update size"]["rows"] == ["pooler.weight", "pooler.bias", "mlm.bias"]
+    assert maps["update size"]["columns"] == [20, 21]
     assert chart(data, "host gib")["series"][0]["y"] == [1.5, 1.75]
 
 
@@ -97,6 +104,6 @@ def test_a_browser_draws_every_chart(run, tmp_path):
     assert drawn.count('<path class="line ') == sum(len(one["series"]) for one in data["charts"])
     assert drawn.count("<figure>") == len(data["charts"]) + len(data["maps"])
     assert drawn.count('class="growth"') == len(data["charts"])
-    assert drawn.count('class="cell"') == 4 * 2 + 3 * 2 + 2
+    assert drawn.count('class="cell"') == 4 * 2 + 3 * 2 + 3 * 2
     assert "NaN" not in drawn
     assert ">stack</td>" in drawn
