@@ -13,7 +13,9 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +30,8 @@ NUM_SHOWN = 3
 NUM_GUESSES = 3
 NUM_SCORED = 128
 WORD_LETTERS = range(5, 9)
+TABLE = dict(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+INDENT = (0, 0, 0, 2)
 
 
 def show(folder: Path) -> None:
@@ -52,7 +56,7 @@ def show(folder: Path) -> None:
 
 
 def stage_table(summary: dict) -> Table:
-    table = Table("stage", "shape", title="Training", title_justify="left", title_style="bold")
+    table = Table("stage", "shape", title="Training", **TABLE)
     for heading in ("steps", "loss", "tokens/s"):
         table.add_column(heading, justify="right")
     for stage in summary["stages"]:
@@ -72,7 +76,7 @@ def validation_table(summary: dict, run_folder: RunFolder, corpus: Corpus, recip
         "knowing only how frequent tokens are": unigram,
         "after training": (summary["valid_loss"], summary["valid_accuracy"]),
     }
-    table = Table("held-out text", title="Masked tokens", title_justify="left", title_style="bold")
+    table = Table("held-out text", title="Masked tokens", **TABLE)
     table.add_column("loss (nats)", justify="right")
     table.add_column("accuracy", justify="right")
     for name, (loss, accuracy) in rows.items():
@@ -86,7 +90,7 @@ def show_guesses(console: Console, filler: Filler, words: list["HeldOutWord"]) -
     console.print("[bold]Words masked in held-out text[/]")
     for word, (best, *others) in islice(zip(words, guesses, strict=True), NUM_SHOWN):
         before, after = word.surroundings(filler.corpus)
-        console.print(Text.assemble("  ", before, ("_" * len(word.text), "bold"), after))
+        console.print(Padding(Text.assemble(before, ("_" * len(word.text), "bold"), after), INDENT))
         runners_up = ", ".join(f"{text} {probability:.0%}" for probability, text in others)
         console.print(
             Text.assemble(
@@ -116,8 +120,11 @@ class HeldOutWord:
         return [*self.sentence[: self.first], *[mask] * (self.last - self.first), *self.sentence[self.last :]]
 
     def surroundings(self, corpus: Corpus) -> tuple[str, str]:
-        decode = corpus.tokenizer.decode
-        before, after = decode(list(self.sentence[: self.first])), decode(list(self.sentence[self.last :]))
+        """The text before and after the word, with the blanks that WordPiece puts around apostrophes taken out."""
+        before, after = (
+            corpus.tokenizer.decode(list(part)).replace(" ' ", "'").replace("- -", "--")
+            for part in (self.sentence[: self.first], self.sentence[self.last :])
+        )
         return f"{before.rstrip()} ", f" {after}" if after[:1].isalnum() else after
 
 
@@ -130,7 +137,7 @@ def held_out_words(corpus: Corpus, longest: int) -> Iterator[HeldOutWord]:
 
 
 def held_out_sentences(corpus: Corpus, longest: int) -> Iterator[tuple[int, ...]]:
-    """Sentences of longest / 4 .. longest tokens, each once, in an order fixed by hashing."""
+    """Sentences of longest / 4 .. longest tokens that begin with a word, each once, in an order fixed by hashing."""
     seen = set()
     for shard in corpus.split("valid").shards:
         lengths = np.asarray(shard.sentence_lengths)
@@ -138,7 +145,7 @@ def held_out_sentences(corpus: Corpus, longest: int) -> Iterator[tuple[int, ...]
         for number in fitting[np.argsort(hash_of(fitting))]:
             start = int(shard.sentence_starts(number))
             sentence = tuple(shard.tokens[start : start + int(lengths[number])].tolist())
-            if sentence not in seen:
+            if sentence not in seen and corpus.tokenizer.decode(list(sentence))[:1].isalnum():
                 seen.add(sentence)
                 yield sentence
 
