@@ -214,6 +214,30 @@ def export(checkpoint: CheckpointPath, /, output: Path | None = None, corpus: st
     print(export_checkpoint(checkpoint, output, corpus))
 
 
+def grow(
+    checkpoint: CheckpointPath,
+    /,
+    out: Path,
+    to: UseAppendAction[tuple[str, ...]] = (),
+    operator: UseAppendAction[tuple[str, ...]] = (),
+) -> None:
+    """Change the shape of a saved state offline: weights, moments and steps, as a stage's `grow` does in memory.
+
+    Args:
+        checkpoint: A run's folder, one of its checkpoints, or a BERT saved by Hugging Face transformers.
+        out: The folder to write, a checkpoint.
+        to: The shape to reach: a preset or FIELD=VALUE, for example --to layers=12 --to ffn=3072.
+        operator: In order, for example --operator stack --operator '{widen: {axis: ffn}}'; left out, as `grow: auto`.
+    """
+    from pretrain.engine.distributed import process_group
+    from pretrain.grow import grow as grow_checkpoint
+
+    with process_group():
+        source, target = grow_checkpoint(checkpoint, to, operator, out)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{out}: {source.summary()} -> {target.summary()}")
+
+
 def report(run: Annotated[Positional[Path], arg(name="run", metavar="RUN")], /, output: Path | None = None) -> None:
     """Write one HTML page of a run, finished or not: curves, stages, changes of shape. It needs no network.
 
@@ -284,8 +308,42 @@ def doctor() -> int:
     sys.exit(examination.main([]))
 
 
+def compare(
+    folders: Annotated[Positional[tuple[Path, ...]], arg(name="runs", metavar="RUN")] = (),
+    /,
+    recipes: str = "",
+    seeds: int = 3,
+    minutes: float = 60.0,
+    overrides: Overrides = (),
+    runs: Path = Path("runs"),
+    nproc: int = 1,
+    scale: str = "mini",
+    out: Path = Path("compare"),
+) -> None:
+    """Compare finished runs: what each method costs beside from-scratch runs that reach the same loss.
+
+    Args:
+        folders: Folders of finished runs: the target shape from scratch at several budgets, and the methods.
+        recipes: Instead of folders: recipes to train first, separated by commas; finished ones are not trained again.
+        seeds: Seeds for each recipe.
+        minutes: How long to train at most; what is cut off goes on next time.
+        overrides: Change a value of every recipe, for example --set data.corpus=corpora/mine.
+        runs: Where the folders of runs are.
+        nproc: Number of processes for each run.
+        scale: A word for the size of the models, kept in the JSON.
+        out: Folder for table, picture, page and JSON.
+    """
+    from pretrain.compare.verb import compare as compare_runs
+    from pretrain.compare.verb import train_missing
+
+    if recipes:
+        folders = tuple(train_missing(recipes.split(","), seeds, overrides, minutes, runs, nproc))
+    compare_runs(folders, out, scale)
+
+
 VERBS = {
-    verb.__name__: verb for verb in (prepare, plan, train, evaluate, fill, profile, export, report, finetune, doctor)
+    verb.__name__: verb
+    for verb in (prepare, plan, train, evaluate, fill, profile, compare, grow, export, report, finetune, doctor)
 }
 
 DESCRIPTION = """Espalier pretrains BERT while its shape changes, and loses nothing on the way.

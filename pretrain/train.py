@@ -23,6 +23,7 @@ from pretrain.hooks.non_finite import NonFiniteGuard, RollBack
 from pretrain.hooks.picture import LossPicture
 from pretrain.hooks.preemption import Preemption
 from pretrain.hooks.report import Report
+from pretrain.hooks.update_size import UpdateSizes
 from pretrain.hooks.watchdog import Watchdog
 from pretrain.preflight import check_run, check_shards
 from pretrain.progress import Progress
@@ -66,7 +67,7 @@ def _trainer(
     """A trainer from the folder's newest intact checkpoint, or from the start; after a roll-back it reads elsewhere."""
     checkpoints = Checkpoints(folder, run.recipe.checkpoint)
     watchdog = Watchdog(run.recipe.faults.timeout_minutes)
-    hooks: list[Hook] = [guard, checkpoints, Preemption(checkpoints), watchdog, *extra_hooks]
+    hooks: list[Hook] = [guard, checkpoints, Preemption(checkpoints), watchdog, UpdateSizes(), *extra_hooks]
     if dist.get_rank() == 0:
         hooks += [Memory(), Metrics(folder), ConsoleDisplay(), LossPicture(folder), Report(folder)]
     progress, state = Progress(), None

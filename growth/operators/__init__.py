@@ -24,6 +24,7 @@ from growth.operators.softmax_attention import SoftmaxAttention
 from growth.operators.stack import Stack
 from growth.operators.tile_ffn import TileFfn
 from growth.operators.unmask import Unmask
+from growth.operators.unpool import Unpool
 from growth.operators.unshare import Unshare
 from growth.operators.widen import Widen
 from model.config import BertConfig
@@ -33,7 +34,7 @@ OPERATORS: dict[str, type[Operator]] = {
     operator.name: operator
     for operator in (
         Stack, Interleave, AppendTop, IdentityLayers,
-        Widen, TileFfn, MaskGrowth, Unmask, Lengthen,
+        Widen, TileFfn, MaskGrowth, Unmask, Lengthen, Unpool,
         Unshare, Share,
         Densify, SoftmaxAttention, OwnMaps,
         PruneHeads, PruneNeurons, FoldSlimming,

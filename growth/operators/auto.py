@@ -12,6 +12,7 @@ order:
     wider hidden, heads, FFN    widen; mask_growth where hidden is no whole multiple
     fewer heads, neurons        prune_heads, prune_neurons
     more positions              lengthen
+    pooled input                unpool
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ from growth.operators.share import Share
 from growth.operators.softmax_attention import SoftmaxAttention
 from growth.operators.stack import Stack
 from growth.operators.unmask import Unmask
+from growth.operators.unpool import Unpool
 from growth.operators.unshare import Unshare
 from growth.operators.widen import Widen
 from model.config import BertConfig
@@ -92,4 +94,5 @@ _CHOICES: list[tuple[type[Operator], Needed]] = [
     (PruneNeurons, lambda shape, final: any(new < old for old, new in _widths(shape, final, "ffn"))),
     (FoldSlimming, lambda shape, final: final.slimming is None and shape.slimming is not None),
     (Lengthen, lambda shape, final: final.max_positions > shape.max_positions),
+    (Unpool, lambda shape, final: final.pool_window < shape.pool_window),
 ]

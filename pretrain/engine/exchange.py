@@ -85,8 +85,8 @@ def write_record(engine: DeepSpeedEngine, local: dict[str, Fragment], name: str,
 
 
 def frozen_records(engine: DeepSpeedEngine) -> dict[str, Record]:
-    """What DeepSpeed does not hold of parameters that are not trained: fp32 weights, moments and steps, to be found again
-    when they are trained. On the owner; the other ranks know only the step."""
+    """What DeepSpeed does not hold of parameters that are not trained: fp32 weights, moments and steps, to be found
+    again when they are trained. On the owner; the other ranks know only the step."""
     return vars(engine).setdefault("frozen_records", {})
 
 

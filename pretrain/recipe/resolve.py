@@ -5,12 +5,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from growth.operators import OPERATORS, make_operator, shapes
+from growth.operators import shapes
 from growth.operators.base import Operator
 from model.config import BERT_VOCABULARY, BertConfig
 from model.errors import UserError
 from pretrain.recipe.engine_file import load_engine_file
+from pretrain.recipe.exactness import check_exactness
 from pretrain.recipe.load import explained
+from pretrain.recipe.operators import read_operators
 from pretrain.recipe.schema import Recipe, Share, Stage
 from pretrain.schedule import LearningRate, Phase, StageRate
 
@@ -91,11 +93,10 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
             batch = batch.model_copy(update=stage.batch.model_dump(exclude_none=True))
             layout = stage.layout or layout
             engine_file = stage.deepspeed or engine_file
-            grow = _operators(stage)
             if config is None:
-                config = _first_shape(recipe, stage, corpus_vocab_size)
+                grow, config = (), _first_shape(recipe, stage, corpus_vocab_size)
             else:
-                config = _next_shape(config, stage, grow)
+                grow, config = _next_shape(config, stage)
             if sequence > config.max_positions:
                 raise UserError(
                     f"sequence {sequence} is longer than model.max_positions {config.max_positions}; "
@@ -105,6 +106,7 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
             data_parallel = _data_parallel(layout.tensor_parallel, num_ranks)
             micro, accumulation = _micro_batches(batch.rows, batch.micro, data_parallel)
             deepspeed = load_engine_file(engine_file)
+            check_exactness(deepspeed, recipe.precision, engine_file)
         stages.append(
             ResolvedStage(
                 index=index,
@@ -224,21 +226,13 @@ def _first_shape(recipe: Recipe, stage: Stage, corpus_vocab_size: int | None) ->
         return BertConfig.model_validate(values)
 
 
-def _next_shape(before: BertConfig, stage: Stage, grow: tuple[Operator, ...]) -> BertConfig:
+def _next_shape(before: BertConfig, stage: Stage) -> tuple[tuple[Operator, ...], BertConfig]:
     if "vocab_size" in stage.shape:
         raise UserError("shape.vocab_size: the vocabulary belongs to the corpus and cannot change between stages")
     with explained(BertConfig, section="shape"):
         before.replace(**stage.shape)
-    return shapes(before, grow, stage.shape)[-1]
-
-
-def _operators(stage: Stage) -> tuple[Operator, ...]:
-    operators = []
-    for mapping in stage.grow:
-        for name, options in mapping.items():
-            with explained(OPERATORS.get(name, Operator), section=f"grow.{name}"):
-                operators.append(make_operator(name, options))
-    return tuple(operators)
+    grow = read_operators(stage.grow, before, stage.shape)
+    return grow, shapes(before, grow, stage.shape)[-1]
 
 
 # --- layout and batch -----------------------------------------------------------------------------------------------

@@ -269,10 +269,14 @@ def test_densify_finds_the_gradient_that_the_factors_saw():
 # ---- variants that become plain ----
 
 
-def test_kernel_attention_becomes_softmax_weight_for_weight():
-    source = tiny(attention="elu")
+@pytest.mark.parametrize(
+    ("variant", "operator"), [({"attention": "elu"}, "softmax_attention"), ({"pool_window": 2}, "unpool")]
+)
+def test_cheap_forms_become_plain_weight_for_weight(variant, operator):
+    source = tiny(**variant)
     state = random_state(source)
-    change = change_of(source, {"softmax_attention": {}}, {})
+    change = change_of(source, {operator: {}}, {})
+    assert change.target == POST
     after = grown(change, state)
     assert all(same_record(after[name], state[name]) for name in state)
     assert abs(loss(change.target, after) - loss(source, state)) > 1e-6
@@ -438,6 +442,7 @@ MISTAKES = [
     (POST, {"own_maps": {}}, {}, r"gives no layer a map of its own"),
     (POST, {"fold_slimming": {}}, {}, r"no slimming coefficients"),
     (POST, {"unmask": {}}, {}, r"no units fade in"),
+    (POST, {"unpool": {}}, {}, r"pool_window 1 -> 1 pools no less"),
     (tiny(masked={"ffn": 5}), {"stack": {}}, {}, r"still fade in.*put unmask before it"),
     (POST, {"mask_growth": {}}, {"ffn": 5}, r"ffn 10 -> 5 shrinks; use prune_neurons"),
     (POST, {"mask_growth": {}}, {}, r"asks for no more hidden, heads, ffn or layers"),
@@ -490,6 +495,7 @@ def test_operators_compose_like_their_changes_in_turn():
         (POST, {"hidden": 18, "ffn": 20}, ["mask_growth"]),
         (tiny(masked={"ffn": 5}), {"masked": None, "layers": 4}, ["unmask", "stack"]),
         (tiny(attention="elu", light_layers=()), {"attention": "softmax"}, ["softmax_attention"]),
+        (tiny(pool_window=2), {"pool_window": 1, "ffn": 20}, ["widen", "unpool"]),
         (tiny(light_layers=(1,)), {"light_layers": ()}, ["own_maps"]),
         (tiny(slimming={}), {"slimming": None, "heads": 2}, ["prune_heads", "fold_slimming"]),
         (POST, {"hidden_dropout": 0.1}, []),

@@ -1,0 +1,112 @@
+"""The verb `grow`: the same change of shape offline, from one checkpoint to another, on any number of processes."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from growth.change import ShapeChange
+from growth.operators import shape_change
+from growth.operators.base import Inputs
+from growth.state import Fetch, Record, TrainingState, assign_owners
+from model.config import PRESETS, BertConfig
+from model.errors import UserError
+from model.huggingface import import_model
+from model.parameters import parameter_table
+from pretrain.checkpoint import find_checkpoint, load_checkpoint
+from pretrain.checkpoint.files import write_index, write_part
+from pretrain.engine.exchange import fetch_from
+from pretrain.engine.move import new_steps
+from pretrain.recipe.load import parse
+from pretrain.recipe.operators import AUTO, read_operators
+
+
+def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> tuple[BertConfig, BertConfig]:
+    """Writes the checkpoint `out` with the state of `path` after the operators; gives both shapes. Collective.
+
+    `path`: a run's folder, one of its checkpoints, or a model saved by Hugging Face transformers (weights only; moments
+    start at zero). `to`: a preset's name or `field=value`, `operators`: `stack` or `{widen: {axis: ffn}}`, in order.
+    Records pass through one at a time: a rank holds those it owns, before and after, and one more.
+    """
+    if out.exists():
+        raise UserError(f"--out {out} exists already; name a new folder")
+    state, run = open_state(path)
+    wanted = read_shape(to)
+    chosen = read_operators([_read_operator(text) for text in operators or [AUTO]], state.config, wanted)
+
+    def saved(other: str) -> tuple[BertConfig, Fetch]:
+        opened, _ = open_state(Path(other))
+        return opened.config, fetch_from(opened)
+
+    change = shape_change(state.config, chosen, wanted, Inputs(fetch_from(state), saved=saved))
+    run = {**run, "grown": {"from": str(path), "operators": [operator.name for operator in chosen]}}
+    save_state(changed_state(state, change), run, out)
+    return state.config, change.target
+
+
+def open_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
+    """The state of a checkpoint or of a Hugging Face model, spread over the ranks, and what was saved beside it."""
+    if not (path / "config.json").is_file():
+        return load_checkpoint(find_checkpoint(path))
+    config, weights = import_model(path)
+    owners = assign_owners(config, dist.get_world_size())
+    records = {name: Record.fresh(weights[name]) for name, owner in owners.items() if owner == dist.get_rank()}
+    return TrainingState(config, owners, dict.fromkeys(owners, 0), records), {}
+
+
+def changed_state(state: TrainingState, change: ShapeChange) -> TrainingState:
+    """The state after a change, each record on its owner. Collective."""
+    fetch, rank = fetch_from(state), dist.get_rank()
+    owners = assign_owners(change.target, dist.get_world_size())
+    after = TrainingState(change.target, owners, new_steps(change, state))
+    for name in parameter_table(change.target):
+        record = change.record(name, fetch)
+        if owners[name] == rank:
+            after.records[name] = Record(*(tensor.contiguous() for tensor in record.tensors()), step=record.step)
+    return after
+
+
+def save_state(state: TrainingState, run: dict[str, Any], out: Path) -> None:
+    """Writes a checkpoint folder, complete under its name or not there at all. Collective."""
+    partial = out.with_name(out.name + ".partial")
+    if dist.get_rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    dist.barrier()
+    sums: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(sums, write_part(partial, dist.get_rank(), state))
+    if dist.get_rank() == 0:
+        write_index(partial, state, run, {rank: checksum for rank, checksum in enumerate(sums) if checksum})
+        partial.rename(out)
+    dist.barrier()
+
+
+def read_shape(to: Sequence[str]) -> dict[str, Any]:
+    """`["base", "ffn=1024"]` -> the fields asked for."""
+    wanted: dict[str, Any] = {}
+    for text in to:
+        field, equals, value = text.partition("=")
+        if not equals and text in PRESETS:
+            wanted |= PRESETS[text]
+        elif equals and field in BertConfig.model_fields:
+            value = parse(value, f"--to {text}")
+            wanted[field] = tuple(value) if isinstance(value, list) else value
+        else:
+            raise UserError(
+                f"--to {text}: write FIELD=VALUE, such as layers=12, or a preset ({', '.join(PRESETS)}); "
+                f"the fields are {', '.join(BertConfig.model_fields)}"
+            )
+    return wanted
+
+
+def _read_operator(text: str) -> Mapping[str, Mapping[str, Any]]:
+    """`stack` or `{widen: {axis: ffn}}`."""
+    value = parse(text, f"--operator {text}")
+    if isinstance(value, str):
+        return {value: {}}
+    if isinstance(value, dict) and len(value) == 1 and all(o is None or isinstance(o, dict) for o in value.values()):
+        return value
+    raise UserError(f"--operator {json.dumps(text)}: write a name such as stack, or {{widen: {{axis: ffn}}}}")

@@ -1,0 +1,29 @@
+"""Operators as a recipe or the command line names them: checked options in, operators out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from growth.operators import OPERATORS, default_operators, make_operator
+from growth.operators.base import Operator
+from model.config import BertConfig
+from model.errors import UserError
+from pretrain.recipe.load import explained
+
+AUTO = "auto"
+
+
+def read_operators(
+    grow: Sequence[Mapping[str, Mapping[str, Any]]], source: BertConfig, wanted: Mapping[str, Any]
+) -> tuple[Operator, ...]:
+    """`[{stack: {}}, {widen: {axis: ffn}}]` -> operators. `[{auto: {}}]`: those that lead to the wanted shape by
+    default."""
+    named = [(name, options or {}) for mapping in grow for name, options in mapping.items()]
+    if any(name == AUTO for name, _ in named):
+        if named != [(AUTO, {})]:
+            raise UserError("grow auto stands alone and takes no options; name the operators instead")
+        return tuple(default_operators(source, wanted))
+    operators = []
+    for name, options in named:
+        with explained(OPERATORS.get(name, Operator), section=f"grow.{name}"):
+            operators.append(make_operator(name, options))
+    return tuple(operators)

@@ -1,0 +1,110 @@
+"""The verb `grow`: from checkpoint to checkpoint, what the change in memory gives, on any number of processes."""
+
+import json
+
+import pytest
+import torch
+
+from growth.operators import make_operator, shape_change
+from growth.state import Record
+from model.errors import UserError
+from model.huggingface import export_model
+from model.parameters import parameter_table
+from pretrain.checkpoint import load_checkpoint
+from pretrain.grow import grow, open_state, read_shape, save_state
+from tests.engine.harness import CONFIG, same, whole_state
+from tests.growth.proving import random_state
+from tests.workers import pool
+
+OPERATORS = ["stack", "{widen: {axis: ffn, how: fpi}}"]
+TO = ["layers=3", "ffn=100"]
+
+
+def fp32_state() -> dict[str, Record]:
+    state = random_state(CONFIG)
+    return {
+        name: Record(*(tensor.float() for tensor in record.tensors()), record.step) for name, record in state.items()
+    }
+
+
+def saved(path: str) -> None:
+    import torch.distributed as dist
+
+    from growth.state import TrainingState, assign_owners
+
+    owners = assign_owners(CONFIG, dist.get_world_size())
+    state = fp32_state()
+    mine = {name: state[name] for name, owner in owners.items() if owner == dist.get_rank()}
+    save_state(TrainingState(CONFIG, owners, {name: r.step for name, r in state.items()}, mine), {"corpus": "c"}, path)
+
+
+def grown_offline(path, out) -> tuple[dict[str, Record], dict]:
+    grow(path, TO, OPERATORS, out)
+    state, run = load_checkpoint(out)
+    return whole_state(state), run
+
+
+@pytest.mark.parametrize(("ranks_before", "ranks"), [(1, 1), (2, 1), (1, 2)])
+def test_offline_is_what_memory_gives(tmp_path, ranks_before, ranks):
+    pool(ranks_before).run(saved, tmp_path / "old")
+    operators = [make_operator("stack", {}), make_operator("widen", {"axis": "ffn", "how": "fpi"})]
+    change = shape_change(CONFIG, operators, {"layers": 3, "ffn": 100})
+    state = fp32_state()
+    expected = {name: change.record(name, state.__getitem__) for name in parameter_table(change.target)}
+    for found, run in pool(ranks).run(grown_offline, tmp_path / "old", tmp_path / "new"):
+        assert same(expected, found)
+        assert run["corpus"] == "c"
+        assert run["grown"]["operators"] == ["stack", "widen"]
+    sums = (tmp_path / "new" / "SHA256SUMS").read_text().splitlines()
+    assert len(sums) == ranks + 1
+
+
+def from_huggingface(path, out) -> tuple[dict[str, Record], bool]:
+    grow(path, ["layers=4"], [], out)
+    state, _ = open_state(out)
+    return whole_state(state), state.config.layers == 4
+
+
+def test_grows_a_model_of_transformers(tmp_path):
+    """Weights only: moments and steps start at zero. Without operators, those of `grow: auto`."""
+    config = CONFIG.replace(hidden_dropout=0.1)
+    weights = {name: record.weight for name, record in fp32_state().items()}
+    export_model(tmp_path / "bert", config, weights)
+    [(found, is_deep)] = pool(1).run(from_huggingface, tmp_path / "bert", tmp_path / "deep")
+    assert is_deep
+    name = "attention.query.weight"
+    assert torch.equal(found[f"blocks.3.{name}"].weight, weights[f"blocks.1.{name}"])
+    assert all(record.step == 0 and not record.exp_avg_sq.any() for record in found.values())
+
+
+def complaint(path, to, operators, out) -> str:
+    try:
+        grow(path, to, operators, out)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_mistakes_are_one_line(tmp_path):
+    pool(1).run(saved, tmp_path / "old")
+    (tmp_path / "taken").mkdir()
+    cases = [
+        (tmp_path / "nowhere", ["layers=4"], [], "new", "does not exist"),
+        (tmp_path / "old", ["layers=4"], [], "taken", "exists already"),
+        (tmp_path / "old", ["depth=4"], [], "new", "--to depth=4: write FIELD=VALUE"),
+        (tmp_path / "old", ["layers=4"], ["stak"], "new", "grow 'stak' is unknown (did you mean 'stack'?)"),
+        (tmp_path / "old", ["layers=4"], ["[stack]"], "new", "write a name such as stack"),
+        (tmp_path / "old", ["ffn=80"], ["stack"], "new", "ffn 72 -> 80 is not reached by grow; add widen"),
+        (tmp_path / "old", ["hidden=48"], ["widen"], "new", "hidden 32 -> 48 is no whole multiple"),
+    ]
+    for path, to, operators, out, message in cases:
+        [found] = pool(1).run(complaint, path, to, operators, tmp_path / out)
+        assert message in found, found
+        assert "\n" not in found
+    assert not (tmp_path / "new").exists()
+
+
+def test_shapes_on_the_command_line():
+    assert read_shape(["ffn=[10, 20]", "sharing=null"]) == {"ffn": (10, 20), "sharing": None}
+    assert read_shape(["tiny", "layers=3"])["layers"] == 3
+    assert json.dumps(read_shape(["low_rank={feedforward.input: 8}"])) == '{"low_rank": {"feedforward.input": 8}}'
