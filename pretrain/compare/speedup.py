@@ -1,0 +1,103 @@
+"""Speedup: what the from-scratch run that reaches the same loss would cost, over what the method cost.
+
+From-scratch runs at several budgets, each decayed to its own end, give a curve of loss against cost; between two of
+them loss is interpolated in the logarithm of cost, beyond them nothing is invented: the answer is a bound.
+(Kaddour et al. 2023, arXiv 2307.06440, on why the baseline needs its own full decay.)
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from pretrain.compare.runs import Method
+
+Point = tuple[float, float]
+"""Cost and final validation loss of one budget."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A factor read off the baseline's curve."""
+
+    factor: float
+    bound: str = ""
+    """`>=`: better than every from-scratch run; `<=`: worse than every one."""
+
+    def __str__(self) -> str:
+        return f"{self.bound}{self.factor:.2f}"
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """Of one method in one currency, over its seeds."""
+
+    reading: Reading
+    low: float
+    high: float
+    significant: bool
+    """The gap in loss to the baseline at equal cost is larger than the range of either's seeds."""
+
+
+def speedup(method: Method, baseline: Sequence[Method], cost: str) -> Speedup:
+    """Against the baseline's median curve; low and high over every pairing of a seed here with a seed's curve there."""
+    curve = [_median_point(budget, cost) for budget in baseline]
+    own_cost = median(run.costs[cost] for run in method.runs)
+    reading = read_off(curve, median(method.losses), own_cost)
+    seeds = sorted({run.seed for budget in baseline for run in budget.runs})
+    curves = [_seed_curve(baseline, seed, cost) for seed in seeds]
+    readings = [
+        read_off(points, run.valid_loss, run.costs[cost]).factor for points in curves if points for run in method.runs
+    ]
+    gap = abs(loss_at(curve, own_cost) - median(method.losses))
+    noise = max(_range(method.losses), *(_range(budget.losses) for budget in baseline))
+    enough = len(method.runs) > 1 and all(len(budget.runs) > 1 for budget in baseline)
+    return Speedup(reading, min(readings), max(readings), significant=enough and gap > noise)
+
+
+def read_off(curve: Sequence[Point], loss: float, cost: float) -> Reading:
+    """cost of the from-scratch run that ends at `loss`, over `cost`."""
+    points = _frontier(curve)
+    if loss <= points[-1][1]:
+        return Reading(points[-1][0] / cost, ">=" if loss < points[-1][1] else "")
+    if loss >= points[0][1]:
+        return Reading(points[0][0] / cost, "<=" if loss > points[0][1] else "")
+    for (cheap, high), (dear, low) in itertools.pairwise(points):
+        if low <= loss <= high:
+            share = (high - loss) / (high - low)
+            return Reading(math.exp(math.log(cheap) + share * (math.log(dear) - math.log(cheap))) / cost)
+    raise AssertionError("the frontier has no gap")
+
+
+def loss_at(curve: Sequence[Point], cost: float) -> float:
+    """The baseline's loss at a cost, interpolated in log cost; the nearest budget's beyond the ends."""
+    points = _frontier(curve)
+    if cost <= points[0][0]:
+        return points[0][1]
+    for (cheap, high), (dear, low) in itertools.pairwise(points):
+        if cheap <= cost <= dear:
+            share = math.log(cost / cheap) / math.log(dear / cheap)
+            return high + share * (low - high)
+    return points[-1][1]
+
+
+def _frontier(curve: Sequence[Point]) -> list[Point]:
+    """By cost, without budgets that a cheaper one beats (noise)."""
+    points: list[Point] = []
+    for cost, loss in sorted(curve):
+        if not points or loss < points[-1][1]:
+            points.append((cost, loss))
+    return points
+
+
+def _median_point(budget: Method, cost: str) -> Point:
+    return median(run.costs[cost] for run in budget.runs), median(budget.losses)
+
+
+def _seed_curve(baseline: Sequence[Method], seed: int, cost: str) -> list[Point]:
+    return [(run.costs[cost], run.valid_loss) for budget in baseline for run in budget.runs if run.seed == seed]
+
+
+def _range(values: Sequence[float]) -> float:
+    return max(values) - min(values)

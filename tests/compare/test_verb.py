@@ -1,0 +1,60 @@
+"""The whole comparison on run folders made by hand: table, picture, page and JSON."""
+
+import json
+import math
+
+import pytest
+import yaml
+
+from model.errors import UserError
+from pretrain.compare.verb import compare
+
+
+def write_run(folder, name: str, seed: int, flops: float, loss: float, growth: bool = False) -> None:
+    folder.mkdir(parents=True)
+    stages = [{"name": "only", "shape": "4x128"}]
+    events = [{"event": "growth", "operator": "stack", "step": 5, "loss_before": 3.0, "loss_after": 3.1}] * growth
+    summary = dict(seconds=flops / 10, ranks=2, flops=flops, tokens=flops, valid_loss=loss, valid_accuracy=0.4)
+    (folder / "summary.json").write_text(json.dumps(summary | {"stages": stages, "growth": events}))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": name, "seed": seed, "steps": flops, "grow": growth}))
+    steps = [
+        {"step": s, "mlm_loss": 5 - s / 10, "flops": s * flops / 10, "seconds": s * flops / 100} for s in range(1, 11)
+    ]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps + events)))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    made = []
+    for seed in (0, 1, 2):
+        for budget in (100.0, 200.0, 400.0):
+            made.append(tmp_path / f"base-{budget}-{seed}")
+            write_run(made[-1], f"base-{budget:.0f}", seed, budget, 9 - math.log(budget) + seed / 100)
+        made.append(tmp_path / f"grown-{seed}")
+        write_run(made[-1], "grown", seed, 100.0, 9 - math.log(200) + seed / 100, growth=True)
+    return made
+
+
+def test_table_page_picture_and_json(folders, tmp_path, capsys):
+    compare(folders, tmp_path / "out", "mini")
+    (line,) = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert line["method"] == "grown"
+    assert line["flop_speedup"] == pytest.approx(2.0)
+    assert line["wall_speedup"] == pytest.approx(2.0)
+    assert line["low"] < 2 < line["high"]
+    assert line["significant"]
+    assert line["seeds"] == 3
+    assert line["scale"] == "mini"
+    printed = capsys.readouterr().out
+    assert "2.00" in printed
+    assert "significant" in printed
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert page.count("<td>stack</td>") == 3
+    assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_unfinished_run_is_named(folders, tmp_path):
+    (folders[0] / "summary.json").unlink()
+    with pytest.raises(UserError, match=folders[0].name):
+        compare(folders, tmp_path / "out", "mini")
+    assert not (tmp_path / "out").exists()
