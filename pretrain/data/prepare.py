@@ -180,7 +180,7 @@ def _tokenized(
             f"{options.workers} goes on from here"
         ) from error
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def cut_documents(documents: Documents, document_tokens: int) -> Documents:
