@@ -13,6 +13,7 @@ from model.config import BertConfig
 from model.parallel import ModelParallelUnit, ParallelLayout, TensorParallel
 from pretrain.engine.bind import bind_optimizer
 from pretrain.engine.distributed import device
+from pretrain.engine.norm import mark_cut_gradients
 from pretrain.engine.zero import prime_optimizer
 from pretrain.optim import GroupRules, MakeOptimizer, parameter_groups
 
@@ -52,6 +53,7 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     )
     prime_optimizer(engine)
     bind_optimizer(engine)
+    mark_cut_gradients(engine)
     return engine
 
 

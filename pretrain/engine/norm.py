@@ -3,6 +3,8 @@
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from torch import nn
 
 from pretrain.engine.zero import basic_optimizer
 
@@ -30,3 +32,18 @@ def skip_step(engine: DeepSpeedEngine) -> None:
     for parameter in engine.module.parameters():
         parameter.grad = None
     engine.skipped_steps += 1
+
+
+def mark_cut_gradients(engine: DeepSpeedEngine) -> None:
+    """DeepSpeed 0.19.8 looks for the mark of a cut parameter on its gradient in the norm of 16-bit weights at stage 0.
+
+    Nothing puts it there, so cut parameters would count on one tensor-parallel rank only.
+    """
+    if isinstance(engine.optimizer, FP16_UnfusedOptimizer):
+        for parameter in engine.module.parameters():
+            if parameter.requires_grad and parameter.tensor_model_parallel:
+                parameter.register_post_accumulate_grad_hook(_mark_gradient)
+
+
+def _mark_gradient(parameter: nn.Parameter) -> None:
+    parameter.grad.tensor_model_parallel = True

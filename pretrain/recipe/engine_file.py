@@ -34,23 +34,24 @@ def load_engine_file(path: str) -> dict[str, Any]:
         raise UserError(f"{path} holds no DeepSpeed configuration: it has to be a JSON object")
 
     for key, owner in OWNED_BY_RECIPE.items():
-        value = _get(config, key)
+        value = value_at(config, key)
         if value not in (None, "auto"):
             shown = "a section" if isinstance(value, dict) else json.dumps(value)
             raise UserError(
                 f'{path} sets {key} to {shown}, but the recipe owns it ({owner}); make it "auto" or remove it'
             )
-    stage = _get(config, "zero_optimization.stage")
+    stage = value_at(config, "zero_optimization.stage")
     if stage not in (0, 1, 2, 3) or isinstance(stage, bool):
         raise UserError(f"{path} sets zero_optimization.stage to {json.dumps(stage)}; choose 0, 1, 2 or 3")
     return config
 
 
 def offloads_optimizer(config: dict[str, Any]) -> bool:
-    return _get(config, "zero_optimization.offload_optimizer.device") not in (None, "none")
+    return value_at(config, "zero_optimization.offload_optimizer.device") not in (None, "none")
 
 
-def _get(config: Any, key: str) -> Any:
+def value_at(config: Any, key: str) -> Any:
+    """The value under a dotted key; None where there is none."""
     for part in key.split("."):
         config = config.get(part) if isinstance(config, dict) else None
     return config
