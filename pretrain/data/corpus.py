@@ -1,12 +1,13 @@
 """Prepared corpora, opened: their shards by split, their tokenizer, and what the manifests say of them."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import yaml
 from tokenizers import Tokenizer
 
 from model.errors import UserError
@@ -21,30 +22,33 @@ _ROUND_ORDER = 6
 class Corpus:
     """Made by `Corpus.open`. Opening maps files into memory and reads none of their tokens."""
 
+    path: Path
+    """What was opened: a prepared directory, or the file of a mixture."""
     weights: dict[Path, float]
-    """The directories, and how often an epoch goes through each: 0.5 is every second document."""
+    """The prepared directories, and how often an epoch goes through each: 0.5 is every second document."""
     manifests: list[dict]
     tokenizer: Tokenizer
     special: SpecialIds
 
     @classmethod
-    def open(cls, directory: Path | str | Mapping[str, float]) -> "Corpus":
-        """One prepared directory, or a mixture of several: {directory: weight}.
+    def open(cls, path: Path | str) -> "Corpus":
+        """A prepared directory; or a mixture of several: a YAML file of lines `directory: weight`.
 
         Raises UserError when a directory is missing or no prepared corpus, when its tokenizer is not the one that the
         shards were made with, or when the tokenizers of a mixture differ.
         """
-        mixture = directory if isinstance(directory, Mapping) else {directory: 1.0}
-        weights = {Path(part): float(weight) for part, weight in mixture.items()}
-        if not weights or min(weights.values()) <= 0:
-            raise UserError("a mixture of corpora needs at least one directory, and weights above 0")
-        manifests = [_read_manifest(part) for part in weights]
+        path = Path(path)
+        weights = _read_mixture(path) if path.is_file() else {path: 1.0}
+        manifests = [_read_manifest(directory) for directory in weights]
         first, *others = weights
-        for part, manifest in zip(others, manifests[1:], strict=True):
+        for directory, manifest in zip(others, manifests[1:], strict=True):
             if manifest["tokenizer"]["hash"] != manifests[0]["tokenizer"]["hash"]:
-                raise UserError(f"corpora {first} and {part} have different tokenizers; prepare one with the other's")
+                raise UserError(
+                    f"corpora {first} and {directory} have different tokenizers; prepare the second with --vocab "
+                    f"{first / 'tokenizer.json'}"
+                )
         tokenizer = Tokenizer.from_file(str(first / "tokenizer.json"))
-        return cls(weights, manifests, tokenizer, SpecialIds.of(tokenizer))
+        return cls(path, weights, manifests, tokenizer, SpecialIds.of(tokenizer))
 
     @property
     def directory(self) -> Path:
@@ -90,6 +94,20 @@ class Corpus:
                 raise UserError(f"the {name} split of {directory} is empty; prepare the corpus again")
             parts.append((shards, weight))
         return Split(name, parts)
+
+
+def _read_mixture(path: Path) -> dict[Path, float]:
+    """Directories, relative to the file's own, and their weights."""
+    try:
+        mixture = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no mixture of corpora: it must be YAML lines `directory: weight`") from error
+    if not isinstance(mixture, dict) or not mixture:
+        raise UserError(f"{path} is no mixture of corpora: it must be YAML lines `directory: weight`")
+    for directory, weight in mixture.items():
+        if not isinstance(weight, int | float) or not weight > 0:
+            raise UserError(f"{path}: the weight {weight!r} of {directory} must be a number above 0")
+    return {path.parent / str(directory): float(weight) for directory, weight in mixture.items()}
 
 
 def _read_manifest(directory: Path) -> dict:

@@ -104,7 +104,7 @@ def _run_state(trainer: Trainer) -> dict[str, Any]:
         "schedule": {"unit": run.unit, "now": trainer.now, "learning_rate": run.learning_rate(trainer.now)},
         "randomness": {"seed": run.recipe.seed, "streams": RANDOMNESS},
         "sequence": stage.sequence,
-        "corpus": str(trainer.corpus.directory.resolve()),
+        "corpus": str(trainer.corpus.path.resolve()),
         "tokenizer": trainer.corpus.tokenizer_hash,
         "recipe": recipe,
         "recipe_sha256": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest(),

@@ -36,13 +36,13 @@ def test_token_tables_agree_with_the_tokenizer(corpus: Corpus) -> None:
 
 def mixture(tmp_path: Path, weights: tuple[float, ...]) -> Corpus:
     """Corpora of 30, 31, ... documents with one vocabulary, all of them mixed."""
-    directories = []
     for number in range(len(weights)):
         (tmp_path / str(number)).mkdir()
-        vocab = {"vocab": tmp_path / "0/corpus/vocab.txt"} if number else {}
+        vocab = {"vocab": tmp_path / "0/corpus/tokenizer.json"} if number else {}
         prepared(tmp_path / str(number), made_up_documents(30 + number, seed=number), **vocab)
-        directories.append(tmp_path / str(number) / "corpus")
-    return Corpus.open(dict(zip(map(str, directories), weights, strict=True)))
+    lines = [f"{number}/corpus: {weight}\n" for number, weight in enumerate(weights)]
+    (tmp_path / "mixture.yaml").write_text("".join(lines))
+    return Corpus.open(tmp_path / "mixture.yaml")
 
 
 def test_a_mixture_goes_through_each_corpus_as_often_as_its_weight_says(tmp_path: Path) -> None:
@@ -73,9 +73,16 @@ def test_mixtures_that_cannot_be_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     prepared(tmp_path / "a", made_up_documents(30))
     prepared(tmp_path / "b", made_up_documents(30), vocab_size=150)
-    with pytest.raises(UserError, match="different tokenizers"):
-        Corpus.open({tmp_path / "a/corpus": 1, tmp_path / "b/corpus": 1})
-    with pytest.raises(UserError, match="above 0"):
-        Corpus.open({tmp_path / "a/corpus": 0})
-    with pytest.raises(UserError, match="at least one"):
-        Corpus.open({})
+    mixture = tmp_path / "mixture.yaml"
+    for content, message in {
+        "a/corpus: 1\nb/corpus: 1": "different tokenizers",
+        "a/corpus: 0": "above 0",
+        "a/corpus: much": "above 0",
+        "a/corpus: 1\nc/corpus: 1": "does not exist",
+        "[a, b]": "no mixture",
+        "a: b: c": "no mixture",
+        "": "no mixture",
+    }.items():
+        mixture.write_text(content)
+        with pytest.raises(UserError, match=message):
+            Corpus.open(mixture)
