@@ -34,20 +34,8 @@ class DroppableLayer:
         if not block.training:
             return block(x, mask)
         if self.draws.random() >= self.keep:
-            return _ZeroGradients.apply(x, *block.parameters())
+            # To an optimizer a missing gradient is not zero (DeepSpeed would take the last one that came), so a batch
+            # of no rows passes through the layer and leaves zeros.
+            return torch.cat([x, block(x[:0], None if mask is None else mask[:0])])
         x = x + block.dropout(block.attention(block.attention.norm(x), mask)) / self.keep
         return x + block.dropout(block.feedforward(block.feedforward.norm(x))) / self.keep
-
-
-class _ZeroGradients(torch.autograd.Function):
-    """x, and zeros as the gradients of parameters that were not used: to an optimizer a missing gradient is not zero
-    (DeepSpeed would take the last one that came)."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.parameters = parameters
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return gradient, *(torch.zeros_like(p) if p.requires_grad else None for p in ctx.parameters)

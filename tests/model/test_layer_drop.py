@@ -20,7 +20,9 @@ def dropping(**changes):
 def layers_run(model, batch) -> list[int]:
     run = []
     hooks = [
-        block.attention.register_forward_hook(lambda module, inputs, output, layer=layer: run.append(layer))
+        block.attention.register_forward_hook(
+            lambda module, inputs, output, layer=layer: run.extend([layer] * (len(output) > 0))
+        )
         for layer, block in enumerate(model.blocks)
     ]
     model(batch).loss.backward()
