@@ -30,7 +30,7 @@ from pretrain.evaluation import Evaluation, evaluate, validation_rows
 from pretrain.flops import training_flops
 from pretrain.hooks.base import GrowthEvent, Hook, StepResult
 from pretrain.hooks.watchdog import Phase
-from pretrain.optim import group_rules, make_optimizer, set_learning_rate
+from pretrain.optim import group_rules, make_optimizer, moment_rule, set_learning_rate
 from pretrain.progress import Progress
 from pretrain.recipe import ResolvedStage, Run
 
@@ -276,7 +276,8 @@ class Trainer:
             state, _ = load_checkpoint(find_checkpoint(Path(path)))
             return state.config, fetch_from(state)
 
-        return shape_change(source, stage.grow, stage.shape, Inputs(fetch, correlation, saved))
+        moments = moment_rule(self.run.recipe.optimizer)
+        return shape_change(source, stage.grow, stage.shape, Inputs(fetch, correlation, saved, moments))
 
     def _settings(self, stage: ResolvedStage) -> EngineSettings:
         recipe = self.run.recipe

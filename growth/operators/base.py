@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from growth.change import MomentPolicy, ShapeChange
+from growth.moments import MomentRule, of_gradients
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
@@ -37,6 +38,8 @@ class Inputs:
     """(shape of the state, the same with the sharing to measure, the state) -> measured on a probe batch."""
     saved: Callable[[str], tuple[BertConfig, Fetch]] = _no_saved_state
     """A checkpoint's shape and state, by path."""
+    moments: MomentRule = of_gradients
+    """What the optimizer makes of moments that follow the gradients."""
 
 
 class Operator(BaseModel):
@@ -60,7 +63,9 @@ class Operator(BaseModel):
     def change(self, source: BertConfig, target: BertConfig, inputs: Inputs = Inputs()) -> ShapeChange:
         """The change from `source` to a shape that `target()` returned, moments by this operator's policy."""
         change = self.rule(source, target, inputs)
-        return change.with_moments_reset() if self.moments == "reset" else change
+        if self.moments == "reset":
+            return change.with_moments_reset()
+        return inputs.moments(change, inputs.fetch) if self.moments == "transform" else change
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         raise NotImplementedError

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from growth.moments import MomentRule, of_gradients, of_unit_gradients, of_unit_model_gradients
 from pretrain.optim.groups import GroupRules, parameter_groups, set_learning_rate
 from pretrain.optim.lamb import Lamb
 from pretrain.optim.lans import Lans
@@ -23,6 +24,7 @@ __all__ = [
     "adamw",
     "group_rules",
     "make_optimizer",
+    "moment_rule",
     "parameter_groups",
     "set_learning_rate",
 ]
@@ -58,3 +60,10 @@ def group_rules(settings: Optimizer) -> GroupRules:
         adapt_all=settings.adapted == "all",
         layer_decay=settings.layer_decay,
     )
+
+
+def moment_rule(settings: Optimizer) -> MomentRule:
+    """How this optimizer's moments follow a change of shape. Dividing by a norm above one is taken for clipping."""
+    if settings.name == "lans":
+        return of_unit_gradients
+    return of_unit_model_gradients if settings.prenormalize == "always" else of_gradients

@@ -21,8 +21,8 @@ REFUSALS = (
     Refusal(
         "zero_optimization.offload_optimizer.device",
         _IS_NVME,
-        "masters and moments on disk are out of reach between two calls of the optimizer: no step could see the norm of "
-        "a whole parameter, and no move could read them; choose cpu",
+        "masters and moments on disk are out of reach between two calls of the optimizer: no step could see the norm "
+        "of a whole parameter, and no move could read them; choose cpu",
     ),
     Refusal(
         "zero_optimization.offload_param.device",

@@ -1,0 +1,70 @@
+"""How an optimizer's moments follow a change of shape: the part that depends on the optimizer.
+
+An operator maps exp_avg as it maps gradients and exp_avg_sq with the coefficients squared. That is right for moments of
+plain gradients: Adam, AdamW, LAMB. Other optimizers average gradients that were divided by a norm, and the norm changes
+with the shape, too. With G' the mapped gradient, the averages of G / |G| become averages of G' / |G'|:
+
+    exp_avg' = exp_avg_mapped |G| / |G'|             exp_avg_sq' = exp_avg_sq_mapped (|G| / |G'|)^2
+
+and (|G| / |G'|)^2 is estimated by sum(exp_avg_sq) / sum(exp_avg_sq_mapped): the sum stays what it was. Exact where every
+unit of an axis gets the same number of copies (k copies on a produced or a consumed axis: exp_avg / sqrt(k)), and under
+any map as long as gradients keep their proportions.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from growth.change import ShapeChange
+from growth.state import Fetch, Record
+from model.parameters import ParameterSpec, parameter_table
+
+MomentRule = Callable[[ShapeChange, Fetch], ShapeChange]
+"""A change whose moments are those of gradients, and the state it starts from -> the change for this optimizer."""
+
+
+def of_gradients(change: ShapeChange, fetch: Fetch) -> ShapeChange:
+    """Adam, AdamW, LAMB: as the operator says."""
+    return change
+
+
+def of_unit_gradients(change: ShapeChange, fetch: Fetch) -> ShapeChange:
+    """LANS: each parameter's gradient is divided by its own norm. A parameter made of several keeps their mean sum."""
+
+    def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
+        sources: dict[str, Record] = {}
+
+        def noted(name: str) -> Record:
+            sources[name] = fetch(name)
+            return sources[name]
+
+        mapped = change.record(spec.name, noted)
+        sums = [_sum_of_squares(source) for source in sources.values()] or [torch.zeros((), dtype=torch.float64)]
+        return _scaled(mapped, _ratio(torch.stack(sums).mean(), _sum_of_squares(mapped)))
+
+    return ShapeChange(change.source, change.target, rule)
+
+
+def of_unit_model_gradients(change: ShapeChange, fetch: Fetch) -> ShapeChange:
+    """NVLAMB: all gradients are divided by the norm of the whole model's. Reads the whole state once."""
+    before = sum(_sum_of_squares(fetch(name)) for name in parameter_table(change.source))
+    after = sum(_sum_of_squares(change.record(name, fetch)) for name in parameter_table(change.target))
+    ratio = _ratio(before, after)
+    return ShapeChange(
+        change.source, change.target, lambda spec, fetch: _scaled(change.record(spec.name, fetch), ratio)
+    )
+
+
+def _sum_of_squares(record: Record) -> Tensor:
+    return record.exp_avg_sq.sum(dtype=torch.float64)
+
+
+def _ratio(before: Tensor, after: Tensor) -> Tensor:
+    """(|G| / |G'|)^2; 1 where there are no moments."""
+    return torch.where((before > 0) & (after > 0), before / after, torch.ones_like(after))
+
+
+def _scaled(record: Record, ratio: Tensor) -> Record:
+    ratio = ratio.to(record.exp_avg.device)
+    return Record(record.weight, record.exp_avg * ratio.sqrt(), record.exp_avg_sq * ratio, record.step)
