@@ -36,11 +36,8 @@ PRESETS: dict[str, dict] = {
 BERT_VOCABULARY = 30_522
 
 
-class BertConfig(BaseModel):
-    """One BERT shape. Frozen, and canonical: two configs of the same model compare equal.
-
-    A *layer* is a step of the computation; a *block* is a set of parameters. Layers that share a block use it in turn.
-    """
+class PlainBert(BaseModel):
+    """The fields of BertConfig that a plain BERT needs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -78,7 +75,14 @@ class BertConfig(BaseModel):
     ffn_multiple: Count = 1
     """The same for FFN widths."""
 
-    # Variants of BERT, off by default. Off costs nothing: the plain model runs the same operations.
+
+class BertConfig(PlainBert):
+    """One BERT shape. Frozen, and canonical: two configs of the same model compare equal.
+
+    A *layer* is a step of the computation; a *block* is a set of parameters. Layers that share a block use it in turn.
+    The fields below are variants of BERT, off by default. Off costs nothing: a plain model runs the same operations.
+    """
+
     attention_bias: bool = True
     """Biases of the query, key, value and output projections."""
     ffn_bias: bool = True
@@ -173,7 +177,7 @@ class BertConfig(BaseModel):
         """The same shape with some fields changed, validated again."""
         return BertConfig(**{**self.model_dump(), **changes})
 
-    def layer_width(self, field: Literal["heads", "ffn"], layer: int) -> int:
+    def layer_width(self, field: str, layer: int) -> int:
         widths = getattr(self, field)
         return widths[layer] if isinstance(widths, tuple) else widths
 
@@ -199,7 +203,7 @@ class BertConfig(BaseModel):
     def is_frozen(self, block: int) -> bool:
         return self.layers_of(block)[0] < self.frozen_layers
 
-    def old_width(self, axis: Literal["heads", "ffn"], block: int) -> int | None:
+    def old_width(self, axis: str, block: int) -> int | None:
         """Of a block's heads or FFN units, how many were there before those that fade in; None: none fade in."""
         old = getattr(self.masked, axis, None)
         return old[self.layers_of(block)[0]] if isinstance(old, tuple) else old
@@ -253,9 +257,8 @@ class BertConfig(BaseModel):
     @cached_property
     def variants(self) -> dict[str, Any]:
         """The fields that make this more than a plain BERT, and their values."""
-        first = list(BertConfig.model_fields).index("attention_bias")
-        fields = list(BertConfig.model_fields.items())[first:]
-        return {name: getattr(self, name) for name, field in fields if getattr(self, name) != field.default}
+        fields = {name: field for name, field in BertConfig.model_fields.items() if name not in PlainBert.model_fields}
+        return {name: getattr(self, name) for name, field in fields.items() if getattr(self, name) != field.default}
 
     def summary(self) -> str:
         """The shape in a few words, for tables and logs."""
@@ -266,7 +269,14 @@ class BertConfig(BaseModel):
         text = f"{self.layers}x{self.hidden} heads {span(self.heads)} ffn {span(self.ffn)}"
         if self.sharing is not None:
             text += f" on {self.num_blocks} shared block{'s'[: self.num_blocks > 1]}"
-        return ", ".join([text, *(f"{name} {value}" for name, value in self.variants.items())])
+        return ", ".join([text, *(f"{name} {_in_words(value)}" for name, value in self.variants.items())])
+
+
+def _in_words(value: Any) -> str:
+    """A field's value without the punctuation of Python."""
+    if isinstance(value, tuple):
+        return " ".join(_in_words(item) for item in value)
+    return str(value)
 
 
 def round_to_multiple(width: int, multiple: int) -> int:

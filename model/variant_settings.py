@@ -12,6 +12,11 @@ Strength = Annotated[float, Field(ge=0)]
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def __str__(self) -> str:
+        """What differs from the defaults, in the words of a recipe."""
+        changed = self.model_dump(exclude_defaults=True)
+        return f"({', '.join(f'{name} {value}' for name, value in changed.items())})" if changed else "on"
+
 
 class LayerDrop(Settings):
     """Progressive layer dropping: more and more layers are skipped, the upper ones more often.

@@ -106,4 +106,5 @@ def test_configs_survive_writing_and_reading(changes):
 def test_the_summary_names_the_variant(changes):
     config = small_config(**changes)
     for name in config.variants:
-        assert name in config.summary()
+        assert f", {name} " in config.summary()
+    assert not set("[]={}'") & set(config.summary()), "plan and logs show it"
