@@ -122,3 +122,8 @@ def test_the_costs_on_the_page_on_bert_large_are_those_of_plan(capsys):
         stages = resolve(load_recipe(recipe), None, 64).stages
         tokens = sum(stage.length * stage.global_batch * stage.sequence for stage in stages)
         assert f"{tokens / 1e9:.1f}" == gigatokens
+
+
+def test_the_proof_in_numbers_on_the_page_on_growth_holds():
+    page = (HOME / "docs" / "growth.md").read_text(encoding="utf-8")
+    exec(*re.findall(r"```python\n(.*?)```", page, re.DOTALL), {})
