@@ -29,7 +29,7 @@ main() {
   if [ -n "${ESPALIER_PYTHON:-}" ]; then use_own_python "$verb"; else install runtime ""; fi
   set_environment
   case $verb in
-    test)  install test "[test]"; cd "$home"; exec "$python" -m pytest "$@" ;;
+    test)  install test "[test]"; export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; cd "$home"; exec "$python" -m pytest "$@" ;;
     train) train "$@" ;;
     ranks-of-node) ranks_of_node "$@" ;;                 # what `train` starts on every node of a SLURM job
     demo)  demo "$@" ;;
@@ -111,7 +111,9 @@ count_gpus() {
 
 # One plain process checks the recipe first: a user's mistake is one line, not a failure of every rank.
 train() {
-  local nproc=$((num_gpus > 0 ? num_gpus : 2)) arguments=()
+  local num_nodes=1 arguments=()
+  if in_slurm_job; then num_nodes=$SLURM_JOB_NUM_NODES num_gpus=${SLURM_GPUS_ON_NODE:-$num_gpus}; fi
+  local nproc=$((num_gpus > 0 ? num_gpus : 2))
   while [ $# -gt 0 ]; do
     case $1 in
       --nproc) nproc=${2:-}; shift $(($# > 1)) ;;
@@ -120,21 +122,35 @@ train() {
     esac
     shift
   done
-  "$python" -m pretrain train "${arguments[@]}" --nproc "$nproc" --dry-run || exit $?
+  "$python" -m pretrain train "${arguments[@]}" --nproc "$((nproc * num_nodes))" --dry-run || exit $?
   for argument in "${arguments[@]}"; do case $argument in -h | --help | --dry-run) exit 0 ;; esac; done
 
   if in_slurm_job; then
-    on_every_node "$nproc" "${arguments[@]}"
+    local code=0
+    with_exit_code on_every_node "$nproc" "${arguments[@]}" || code=$?
+    [ "$code" -ne "$preempted" ] || requeue
+    return "$code"
   else
-    run_ranks "$nproc" --standalone -- "${arguments[@]}"
+    with_exit_code run_ranks "$nproc" --standalone -- "${arguments[@]}"
   fi
 }
 
-# run_ranks NPROC TORCHRUN-OPTIONS... -- ARGUMENTS...: trains in NPROC processes of this machine; returns their exit code.
+# with_exit_code COMMAND...: returns the exit code that the ranks agreed on, if they did, else the command's own. torchrun
+# answers any code but 0 with a page of traceback and exits with 1; so agreed ones go through a file, and the ranks exit 0.
+with_exit_code() {
+  local code=0
+  ESPALIER_EXIT_CODE_FILE=$(mktemp)
+  export ESPALIER_EXIT_CODE_FILE
+  "$@" || code=$?
+  if [ -s "$ESPALIER_EXIT_CODE_FILE" ]; then code=$(cat "$ESPALIER_EXIT_CODE_FILE"); fi
+  rm -f "$ESPALIER_EXIT_CODE_FILE"
+  return "$code"
+}
+
+# run_ranks NPROC TORCHRUN-OPTIONS... -- ARGUMENTS...: trains in NPROC processes of this machine.
 #
 # A signal goes to the ranks, again and again until they have left: torchrun would kill them after half a minute, and
-# one that comes while they still start would be lost. The ranks' own exit code comes back in a file, because torchrun
-# answers any code but 0 with a page of traceback and exits with 1.
+# one that comes while they still start would be lost.
 run_ranks() {
   local nproc=$1 options=() cores torchrun asked="" code=0
   shift
@@ -142,8 +158,7 @@ run_ranks() {
   shift
   cores=$(($(nproc) / nproc))
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 0 ? cores : 1))}
-  ESPALIER_EXIT_CODE_FILE=$(mktemp)
-  export ESPALIER_EXIT_CODE_FILE PET_SIGNALS_TO_HANDLE=SIGINT,SIGQUIT PET_SHUTDOWN_TIMEOUT=10   # options of torchrun
+  export PET_SIGNALS_TO_HANDLE=SIGINT,SIGQUIT PET_SHUTDOWN_TIMEOUT=10   # options of torchrun
 
   (trap '' TERM USR1 USR2 HUP; exec "$python" -m torch.distributed.run "${options[@]}" --nproc-per-node "$nproc" \
     -m pretrain train "$@") &
@@ -159,8 +174,6 @@ run_ranks() {
   done
   wait "$torchrun" || code=$?
   trap - TERM USR1 USR2 HUP
-  if [ -s "$ESPALIER_EXIT_CODE_FILE" ]; then code=$(cat "$ESPALIER_EXIT_CODE_FILE"); fi
-  rm -f "$ESPALIER_EXIT_CODE_FILE"
   return "$code"
 }
 
@@ -171,7 +184,7 @@ run_ranks() {
 
 in_slurm_job() { [ -n "${SLURM_JOB_ID:-}" ] && [ -z "${SLURM_STEP_ID:-}" ] && command -v srun >/dev/null; }
 
-# on_every_node NPROC ARGUMENTS...: the batch script's part. A run that saved itself on a signal is put into the queue again.
+# on_every_node NPROC ARGUMENTS...: the batch script's part. The first node, whose ranks say the exit code, is its own.
 on_every_node() {
   local first asked="" code=0 srun
   first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
@@ -188,22 +201,30 @@ on_every_node() {
     if [ -n "$asked" ]; then scancel --signal="$asked" "$SLURM_JOB_ID" || true; asked=""; fi
   done
   wait "$srun" || code=$?
-  [ "$code" -eq "$preempted" ] || return "$code"
+  trap - TERM USR1 USR2 HUP
+  return "$code"
+}
+
+# Puts a job that saved itself on a signal into the queue again, unless it was cancelled or its time is over.
+requeue() {
   case $(scontrol show job "$SLURM_JOB_ID") in
     *JobState=RUNNING*)
       say "launch.sh: saved; job $SLURM_JOB_ID goes back into the queue (restart $((${SLURM_RESTART_COUNT:-0} + 1)))"
       scontrol requeue "$SLURM_JOB_ID" || say "launch.sh: it cannot be requeued; submit it again to go on" ;;
     *) say "launch.sh: saved; the job was cancelled or its time is over: submit it again to go on" ;;
   esac
-  return "$code"
 }
 
 # ranks_of_node NPROC ARGUMENTS...: one node's part.
 ranks_of_node() {
   local nproc=$1 name=${SLURMD_NODENAME:-$(hostname)} is_head=0 rendezvous
   shift
-  [ "$SLURM_NODEID" -ne 0 ] || is_head=1
-  [ $is_head -eq 1 ] || await_head "$name"
+  if [ "$SLURM_NODEID" -eq 0 ]; then
+    is_head=1
+  else
+    export ESPALIER_EXIT_CODE_FILE=/dev/null
+    await_head "$name"
+  fi
   rendezvous=is_host=$is_head,join_timeout=600,close_timeout=10
   run_ranks "$nproc" --nnodes "$SLURM_JOB_NUM_NODES" --local-addr "$(node_address "$name")" --rdzv-backend c10d \
     --rdzv-id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" --rdzv-endpoint "$ESPALIER_HEAD" --rdzv-conf "$rendezvous" -- "$@"

@@ -99,12 +99,12 @@ def same_bits(one: Path, other: Path) -> bool:
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """What a run wrote down, without times; of its checkpoints nothing, which a resumed run writes at other steps."""
+    """What a run wrote down, without times, and without what depends on how often it was started."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     return [
         {key: value for key, value in line.items() if key not in CLOCKED}
         for line in lines
-        if line.get("event") != "checkpoint"
+        if line.get("event") not in ("checkpoint", "memory")
     ]
 
 

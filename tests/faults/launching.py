@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 HOME = Path(__file__).parent.parent.parent
@@ -53,12 +54,11 @@ class Launched:
 
 
 def children(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
+    """The processes that any thread of `pid` started; none when it is gone."""
+    found: list[int] = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
             found += [int(word) for word in task.read_text().split()]
-        except OSError:
-            pass
     return found
 
 
@@ -70,7 +70,5 @@ def command_line(pid: int) -> bytes:
 
 
 def kill(pid: int, number: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass

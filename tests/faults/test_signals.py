@@ -1,4 +1,4 @@
-"""A signal at any moment: the run is saved at the next step, exits with the code for `again`, and goes on from there."""
+"""A signal at any moment: the run is saved at the next step, exits with the code for `again`, and can go on."""
 
 import json
 import signal
