@@ -60,7 +60,7 @@ def prepare_speed(source: Path, vocab: Path, directory: Path) -> None:
         ratios = [row[0] / max(row[1:]) for row in speeds]
         print(
             f"prepare, {cores} workers, MB/s of {unit} time; ours, library by sentence, by document: "
-            f"{[[round(value, 1) for value in row] for row in speeds]}; ours to the better {statistics.median(ratios):.2f}"
+            f"{[[round(value, 1) for value in row] for row in speeds]}; ratio {statistics.median(ratios):.2f}"
         )
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(f"largest process: {peak / 1e3:.0f} MB (this one holds all texts for the library)")
@@ -76,10 +76,8 @@ def packing_fill(corpus: Corpus) -> None:
             index = RowIndex(corpus.split("train"), sampling, 0, sequence_length, DataPosition())
             rows = index.take(4000)
             tokens = rows.pieces.num_tokens.sum() + sampling.num_special * len(rows.pieces)
-            pieces = len(rows.pieces) / rows.num_rows
-            print(
-                f"S {sequence_length} {sampling}: fill {tokens / rows.num_rows / sequence_length:.4f}, {pieces:.2f} a row"
-            )
+            fill, a_row = tokens / rows.num_rows / sequence_length, len(rows.pieces) / rows.num_rows
+            print(f"S {sequence_length} {sampling}: fill {fill:.4f}, {a_row:.2f} sequences a row")
 
 
 def balance(corpus: Corpus) -> None:

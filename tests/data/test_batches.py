@@ -9,6 +9,7 @@ import torch
 from model.errors import UserError
 from pretrain.data import Corpus, DataPosition, Masking, Sampling, TrainingData, unigram_baseline, validation_batches
 from pretrain.data.index import RowIndex
+from tests.model.running import build, small_config
 
 LENGTH = 32
 START = DataPosition()
@@ -177,3 +178,50 @@ def test_ranks_get_equal_tokens(corpus: Corpus) -> None:
         per_rank.append([sum(b.num_tokens for b in data.next(128, 8, rank, 4)) for _ in range(5)])
     steps = np.array(per_rank)
     assert (steps.max(0) / steps.min(0)).max() < 1.02
+
+
+def test_the_loss_of_an_epoch_is_the_same_packed_and_padded(corpus: Corpus) -> None:
+    config = small_config(vocab_size=corpus.vocab_size, max_positions=LENGTH, sentence_head=True)
+    model = build(config)
+
+    def losses(pack: bool) -> tuple[float, float]:
+        data = TrainingData(corpus, "valid", 5, LENGTH, Masking(), sampling=Sampling(pack, "nsp"))
+        outputs = []
+        with torch.no_grad():
+            while data.position.epoch == 0:
+                (batch,) = data.next(1, 1, 0, 1)
+                outputs.append(model(batch))
+        return sum(o.mlm_loss.item() for o in outputs), sum(o.sentence_loss.item() for o in outputs)
+
+    assert losses(pack=True) == pytest.approx(losses(pack=False), rel=1e-12)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_resuming_with_other_ranks_and_another_length_sees_the_rest(corpus: Corpus, pack: bool) -> None:
+    """Two stages of 72 rows a step, resumed at every step on 1, 2 or 3 ranks, also in epoch 2."""
+    sampling = Sampling(pack=pack, sentence_pairs="nsp")
+
+    def stage(position: DataPosition, length: int) -> TrainingData:
+        return TrainingData(corpus, "train", 5, length, Masking(), position, sampling)
+
+    def step(position: DataPosition, length: int, num_ranks: int) -> tuple[list, DataPosition]:
+        """The rows of one step, however many ranks read it, and where it ends."""
+        rows, ends = [], set()
+        for rank in range(num_ranks):
+            data = stage(position, length)
+            rows += [row for batch in data.next(72, 4, rank, num_ranks) for row in batch.ids.tolist()]
+            ends.add(data.position)
+        (end,) = ends
+        return sorted(rows), end
+
+    num_first = 10
+    position, uninterrupted = START, stage(START, LENGTH)
+    for number in range(30):
+        length = LENGTH if number < num_first else 2 * LENGTH
+        if number == num_first:
+            assert position == uninterrupted.position and position.epoch == 0 and position.taken
+            uninterrupted = stage(uninterrupted.position, length)
+        expected = sorted(row for batch in uninterrupted.next(72, 72, 0, 1) for row in batch.ids.tolist())
+        found, position = step(DataPosition(**json.loads(json.dumps(asdict(position)))), length, 1 + number % 3)
+        assert found == expected, number
+    assert position.epoch >= 1
