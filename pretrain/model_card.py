@@ -74,13 +74,15 @@ def _shape(config: BertConfig) -> str:
 
 
 def _data(corpus: Corpus, recipe: dict[str, Any]) -> str:
-    source, splits = corpus.manifest["source"], corpus.manifest["splits"]
-    rows: Rows = [
-        ("sources", ", ".join(source["names"])),
-        ("licence", source["licence"] or "not stated"),
-        *((f"{split} tokens", f"{held['num_tokens']:,}") for split, held in splits.items()),
-        ("masked", f"{recipe['data']['mask_rate']:.0%} of the tokens"),
-    ]
+    rows: Rows = []
+    for manifest, weight in zip(corpus.manifests, corpus.weights.values(), strict=True):
+        share = f", read {weight:g} times an epoch" if len(corpus.weights) > 1 else ""
+        rows += [
+            ("sources", ", ".join(manifest["source"]["names"]) + share),
+            ("licence", manifest["source"]["licence"] or "not stated"),
+            *((f"{split} tokens", f"{held['num_tokens']:,}") for split, held in manifest["splits"].items()),
+        ]
+    rows.append(("masked", f"{recipe['data']['mask_rate']:.0%} of the tokens"))
     return "## Data\n\n" + _table(("", ""), rows)
 
 

@@ -87,6 +87,18 @@ def test_the_fill_mask_pipeline_gives_what_our_own_fill_gives(corpus, tmp_path):
     assert guess.ids[row.index(corpus.special.mask)] == best
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe", "characters"])
+def test_tokenizers_of_every_kind_go_along(tmp_path, kind):
+    corpus = make_corpus(tmp_path / "small", tokenizer=kind, vocab_size=60)
+    make_run(tmp_path / "run", corpus)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(export(tmp_path / "run"))
+    ids = tokenizer("The old river runs.", "A cat sings.")["input_ids"]
+    first, second = (corpus.tokenizer.encode(text).ids for text in ("The old river runs.", "A cat sings."))
+    special = corpus.special
+    assert ids == [special.cls, *first, special.sep, *second, special.sep]
+    assert tokenizer.mask_token_id == special.mask
+
+
 def test_the_model_card_tells_recipe_data_losses_stages_and_changes(corpus, tmp_path):
     make_run(tmp_path / "run", corpus, heads=(4, 1))
     card = (export(tmp_path / "run", tmp_path / "out") / "README.md").read_text()
