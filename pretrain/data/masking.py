@@ -76,11 +76,10 @@ def mask_tokens(
     hashes = mix(hash_of(keys, _REPLACEMENT)[piece[chosen]] + counter[chosen])
     share = (hashes & np.uint64(0xFFFFFFFF)).astype(np.float64) / 2**32
     random_ids = corpus.ordinary_ids[below(hashes, len(corpus.ordinary_ids))]
+    is_random = share < masking.mask_share + masking.random_share
     masked = tokens.copy()
-    masked[chosen] = np.select(
-        [share < masking.mask_share, share < masking.mask_share + masking.random_share],
-        [np.full(len(chosen), corpus.special.mask), random_ids],
-        tokens[chosen],
+    masked[chosen] = np.where(
+        share < masking.mask_share, corpus.special.mask, np.where(is_random, random_ids, tokens[chosen])
     )
     return masked, chosen
 

@@ -39,6 +39,8 @@ def deal(tokens: np.ndarray, num_hands: int) -> np.ndarray:
     The longest row left goes to the hand with the fewest tokens that still wants a row (Graham 1969).
     """
     assert len(tokens) % num_hands == 0, (len(tokens), num_hands)
+    if num_hands == 1:
+        return np.arange(len(tokens))[None]
     hand_size = len(tokens) // num_hands
     hands: list[list[int]] = [[] for _ in range(num_hands)]
     waiting = [(0, number) for number in range(num_hands)]
