@@ -27,6 +27,8 @@ CHARTS = {
     "Learning rate": ("", ("lr",)),
     "Gradient norm": ("before clipping", ("grad_norm",)),
     "Throughput": ("tokens/s", ("tokens_per_second",)),
+    "Host memory": ("GiB, of rank 0", ("host_memory_gib",)),
+    "GPU memory": ("GiB, peak of rank 0", ("gpu_peak_memory_gib",)),
 }
 """Title: unit, and the keys of metrics.jsonl. Whatever other numbers the steps have gets a chart each."""
 DRAWN_WITH_LOSS = ("mlm_loss",)

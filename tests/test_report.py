@@ -14,8 +14,8 @@ from tests.run_on_disk import history_lines
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EXTRAS = [
-    {"event": "memory", "step": 10, "host_gib": 1.5},
-    {"event": "memory", "step": 30, "host_gib": 1.75},
+    {"event": "memory", "step": 10, "host_memory_gib": 1.5},
+    {"event": "memory", "step": 30, "host_memory_gib": 1.75},
     {"event": "coefficients", "step": 10, "values": {"heads": [[1.0, 0.5], [0.25, 0.0]], "ffn": [[1.0, 2.0, 3.0]]}},
     {"event": "coefficients", "step": 20, "values": {"heads": [[0.9, 0.4], [0.1, 0.0]], "ffn": [[1.0, 2.0, 2.5]]}},
     {"event": "update_size", "step": 20, "rms": {"pooler.weight": 0.2, "pooler.bias": 0.3, "mlm.bias": 0.9}},
@@ -60,7 +60,7 @@ def test_curves_tables_and_maps_hold_the_runs_numbers(run):
     assert maps["coefficients: heads"]["values"] == [[1.0, 0.9], [0.5, 0.4], [0.25, 0.1], [0.0, 0.0]]
     assert maps["update size"]["rows"] == ["pooler.weight", "pooler.bias", "mlm.bias"]
     assert maps["update size"]["columns"] == [20, 21]
-    assert chart(data, "host gib")["series"][0]["y"] == [1.5, 1.75]
+    assert chart(data, "Host memory")["series"][0]["y"] == [1.5, 1.75]
 
 
 def test_whatever_numbers_the_steps_have_are_drawn():

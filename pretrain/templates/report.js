@@ -161,7 +161,7 @@ function table(parent, title, columns, rows) {
 function heatMap({ title, rows, columns, values }) {
   const cell = { width: Math.min(40, 900 / columns.length), height: Math.max(3, Math.min(16, 480 / rows.length)) };
   const flat = values.flat(), low = Math.min(0, ...flat), high = Math.max(...flat);
-  const labelled = cell.height >= 10, left = labelled ? 190 : 20;
+  const labelled = cell.height >= 10, left = labelled ? 12 + 6.3 * Math.max(...rows.map((row) => row.length)) : 20;
   const plot = svg("svg", { viewBox: `0 0 ${left + cell.width * columns.length + 4} ${cell.height * rows.length + 22}` });
   plot.style.width = `${left + cell.width * columns.length + 4}px`;
   values.forEach((row, i) => {
