@@ -59,6 +59,15 @@ def test_stages_inherit_what_they_do_not_say(recipe_file):
     assert (run.unit, run.end) == ("steps", 100)
 
 
+def test_auto_finds_the_operators(recipe_file):
+    file = recipe_file("grow: stack, shape: {layers: 4}", "grow: auto, shape: {layers: 4, ffn: 1024}")
+    run = resolve(load_recipe(file), corpus_vocab_size=1000, num_ranks=4)
+    assert [operator.name for operator in run.stages[-1].grow] == ["stack", "widen"]
+    mixed = recipe_file("grow: stack, shape", "grow: [auto, stack], shape")
+    with pytest.raises(UserError, match="grow auto stands alone"):
+        resolve(load_recipe(mixed), corpus_vocab_size=1000, num_ranks=4)
+
+
 def test_schedule_spans_the_run_and_the_stages_bend_it(recipe_file):
     rate = resolve(load_recipe(recipe_file()), 1000, 4).learning_rate
     assert rate(9) == pytest.approx(1e-3)

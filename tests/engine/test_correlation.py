@@ -5,6 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 
+from growth.change import map_blocks
 from growth.state import fresh_state
 from model.bert import BertForPreTraining
 from model.parallel import ParallelLayout
@@ -47,6 +48,26 @@ def expected() -> dict[str, float]:
             cosines = [torch.cosine_similarity(a, b, dim=0).item() for a, b in combinations(gradients, 2)]
             result[name] = min(max(sum(cosines) / 3, 0.0), 1.0)
     return result
+
+
+def of_layers_to_share() -> tuple[dict[str, float], dict[str, float]]:
+    """Measured of a shared state, and of the same layers with a block each that are about to share."""
+    layout = ParallelLayout.of_world(1, 1)
+    layout.install()
+    state, untied = fresh_state(SHARED, 1), SHARED.replace(sharing=None)
+    batches, dtype = [global_batch(SHARED, 0)], torch.float32
+    tied = gradient_correlation(SHARED, fetch_from(state), layout, dtype, batches)
+    copies = map_blocks(SHARED, untied, [SHARED.block_of(layer) for layer in range(SHARED.layers)])
+
+    def fetch(name: str):
+        return copies.record(name, fetch_from(state))
+
+    return tied, gradient_correlation(untied, fetch, layout, dtype, batches, SHARED)
+
+
+def test_correlation_before_sharing():
+    [(tied, about_to_be)] = pool(1).run(of_layers_to_share)
+    assert tied == about_to_be
 
 
 @pytest.mark.parametrize(("ranks", "tp"), [(1, 1), (2, 1), (2, 2)])

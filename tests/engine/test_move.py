@@ -90,6 +90,7 @@ CELLS = [  # (config, operator, options, wanted, tensor-parallel, data-parallel,
     (CONFIG, "widen", {"how": "aki"}, WIDER, 2, 1, 1),
     (CONFIG.replace(slimming={}), "fold_slimming", {}, {}, 2, 1, 1),
     (CONFIG.replace(masked={"ffn": 60}), "unmask", {}, {}, 1, 2, 1),
+    (CONFIG.replace(pool_window=2), "unpool", {}, {}, 1, 1, 0),
     (CONFIG, "interpolate", {"checkpoint": "saved", "alpha": 0.25}, {}, 1, 2, 3),
 ]
 
