@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import signal
+import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
@@ -69,9 +72,19 @@ _worker: Worker
 
 
 def start_process(tokenizer_json: str, options: PrepareOptions) -> None:
+    """Runs first in every worker process."""
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     _worker = Worker(tokenizer_json, options)
 
 
 def run_in_process(chunk: list[Block]) -> TokenizedChunk:
     return _worker.tokenize(chunk)
+
+
+def _end_with(parent: int) -> None:
+    """A parent that is killed cannot end its workers; they would wait for chunks for ever."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

@@ -1,5 +1,6 @@
 """Workers, interruptions, duplicates, shards and broken input: none may change or silently thin out a corpus."""
 
+import contextlib
 import gzip
 import json
 import multiprocessing
@@ -10,12 +11,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from model.errors import UserError
 from pretrain.data import Corpus, PrepareOptions, Progress, prepare, sources
 from pretrain.data.duplicates import SeenDocuments
 from pretrain.data.inspection import check_corpus
+from pretrain.data.worker import Worker
 from tests.data.conftest import made_up_documents
 
 DOCUMENTS = made_up_documents(300)
@@ -91,6 +94,38 @@ def test_a_killed_prepare_goes_on_to_the_same_result(
         Corpus.open(killed.output)
     prepare(killed)
     assert content(texts / "killed") == content(texts / "whole")
+
+
+def test_workers_end_with_a_killed_parent(texts: Path) -> None:
+    def run_in_a_group() -> None:
+        os.setsid()
+        prepare_until_killed(options(texts, "out", num_workers=2), 5)
+
+    process = multiprocessing.get_context("fork").Process(target=run_in_a_group)
+    process.start()
+    process.join()
+    deadline = time.monotonic() + 30
+    while alive := members(process.pid):
+        assert time.monotonic() < deadline, f"{alive} outlived their parent"
+        time.sleep(0.1)
+
+
+def members(group: int) -> list[psutil.Process]:
+    """The processes of a group that still run; one that has ended may stay listed until somebody asks for its result."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def test_a_killed_worker_is_one_line(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Worker, "tokenize", lambda *_: os._exit(1))
+    vocab = texts / "vocab.txt"
+    vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
+    with pytest.raises(UserError, match="num_workers below 2"):
+        prepare(options(texts, "out", num_workers=2, vocab=vocab))
 
 
 def test_going_on_is_refused_when_options_or_sources_changed(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
