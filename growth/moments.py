@@ -6,9 +6,9 @@ with the shape, too. With G' the mapped gradient, the averages of G / |G| become
 
     exp_avg' = exp_avg_mapped |G| / |G'|             exp_avg_sq' = exp_avg_sq_mapped (|G| / |G'|)^2
 
-and (|G| / |G'|)^2 is estimated by sum(exp_avg_sq) / sum(exp_avg_sq_mapped): the sum stays what it was. Exact where every
-unit of an axis gets the same number of copies (k copies on a produced or a consumed axis: exp_avg / sqrt(k)), and under
-any map as long as gradients keep their proportions.
+and (|G| / |G'|)^2 is estimated by sum(exp_avg_sq) / sum(exp_avg_sq_mapped): the sum stays what it was. Exact where
+every unit of an axis gets the same number of copies (k copies on a produced or a consumed axis: exp_avg / sqrt(k)), and
+under any map as long as gradients keep their proportions.
 """
 
 from collections.abc import Callable
