@@ -24,6 +24,11 @@ def test_commands_and_links_lead_somewhere(page):
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
 
 
+def test_the_readme_leads_to_every_page():
+    readme = (HOME / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in sorted(HOME.glob("docs/*.md")) if f"(docs/{page.name})" not in readme] == []
+
+
 def test_the_recipe_of_the_readme_is_the_one_that_ships(tmp_path):
     (block,) = re.findall(r"```yaml\n(.*?)```", (HOME / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     shown = tmp_path / "shown.yaml"
