@@ -1,4 +1,8 @@
-"""Where this process stands among tensor-parallel and data-parallel ranks, on megatron-core's process groups."""
+"""Where this process stands among tensor-parallel and data-parallel ranks.
+
+The groups are ours and only the two kinds that are used: megatron-core's `initialize_model_parallel` makes two dozen,
+and each gloo group is a thread that wakes a hundred times a second. Its mappings take ours.
+"""
 
 import warnings
 from collections.abc import Iterator
@@ -14,7 +18,6 @@ from model.parameters import ParameterSpec
 
 with warnings.catch_warnings():  # it misses Transformer Engine and apex, which nothing used here needs
     warnings.simplefilter("ignore")
-    from megatron.core import parallel_state
     from megatron.core.tensor_parallel.mappings import (
         copy_to_tensor_model_parallel_region,
         reduce_from_tensor_model_parallel_region,
@@ -106,49 +109,78 @@ class ParallelLayout:
         return cls(tensor_parallel, world_size // tensor_parallel)
 
     def install(self) -> TensorParallel:
-        """Makes megatron-core's groups those of this layout; returns this rank's tensor-parallel place. Collective."""
-        if not parallel_state.model_parallel_is_initialized() or self != ParallelLayout.current():
-            parallel_state.destroy_model_parallel()
-            parallel_state.initialize_model_parallel(tensor_model_parallel_size=self.tensor_parallel)
-        return current_tensor_parallel()
+        """Makes this the current layout and returns this rank's tensor-parallel place. Collective the first time."""
+        global _installed
+        assert self.tensor_parallel * self.data_parallel == dist.get_world_size(), self
+        _installed = _places.get(self) or _places.setdefault(self, _Place.of(self))
+        return _installed.tensor_parallel
 
     @staticmethod
     def current() -> "ParallelLayout":
-        return ParallelLayout(
-            parallel_state.get_tensor_model_parallel_world_size(), parallel_state.get_data_parallel_world_size()
-        )
+        return _current().layout
 
 
-def current_tensor_parallel() -> TensorParallel:
-    """This rank's place in megatron-core's current groups; alone where none are set up."""
-    if not parallel_state.model_parallel_is_initialized():
-        return TensorParallel()
-    return TensorParallel(
-        parallel_state.get_tensor_model_parallel_rank(),
-        parallel_state.get_tensor_model_parallel_world_size(),
-        parallel_state.get_tensor_model_parallel_group(),
-    )
+@dataclass(frozen=True)
+class _Place:
+    """This rank's groups under one layout."""
+
+    layout: ParallelLayout
+    tensor_parallel: TensorParallel
+    data_parallel_group: dist.ProcessGroup
+
+    @classmethod
+    def of(cls, layout: ParallelLayout) -> "_Place":
+        size = layout.tensor_parallel
+        ranks = torch.arange(dist.get_world_size()).view(-1, size)
+        tensor_group, _ = dist.new_subgroups_by_enumeration(ranks.tolist())
+        data_group, _ = dist.new_subgroups_by_enumeration(ranks.T.tolist())
+        return cls(layout, TensorParallel(dist.get_rank() % size, size, tensor_group), data_group)
+
+
+_places: dict[ParallelLayout, _Place] = {}
+"""Every layout this process has used: a run has few, and a group costs time to make and threads to keep."""
+
+_installed: _Place | None = None
+
+
+def _current() -> _Place:
+    assert _installed is not None, "no layout is installed"
+    return _installed
 
 
 def data_parallel_group() -> dist.ProcessGroup:
     """The ranks that hold the same part of the model and read different rows."""
-    return parallel_state.get_data_parallel_group()
+    return _current().data_parallel_group
 
 
 class ModelParallelUnit:
-    """megatron-core's parallel_state under the method names that DeepSpeed 0.19.8 calls (its `mpu`).
+    """The current layout under the method names that DeepSpeed 0.19.8 calls (its `mpu`).
 
     Model parallel means tensor parallel here. `initialize_sequence_parallel` must stay absent: it would switch
     DeepSpeed to Ulysses.
     """
 
-    def __getattr__(self, name: str):
-        return getattr(parallel_state, name)
+    def get_tensor_model_parallel_rank(self) -> int:
+        return _current().tensor_parallel.rank
 
-    get_model_parallel_rank = staticmethod(parallel_state.get_tensor_model_parallel_rank)
-    get_model_parallel_world_size = staticmethod(parallel_state.get_tensor_model_parallel_world_size)
-    get_model_parallel_group = staticmethod(parallel_state.get_tensor_model_parallel_group)
+    def get_tensor_model_parallel_world_size(self) -> int:
+        return _current().tensor_parallel.size
 
-    @staticmethod
-    def get_data_parallel_group_ranks() -> list[int]:
+    def get_tensor_model_parallel_group(self) -> dist.ProcessGroup | None:
+        return _current().tensor_parallel.group
+
+    get_model_parallel_rank = get_tensor_model_parallel_rank
+    get_model_parallel_world_size = get_tensor_model_parallel_world_size
+    get_model_parallel_group = get_tensor_model_parallel_group
+
+    def get_data_parallel_rank(self) -> int:
+        return dist.get_rank(data_parallel_group())
+
+    def get_data_parallel_world_size(self) -> int:
+        return _current().layout.data_parallel
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        return data_parallel_group()
+
+    def get_data_parallel_group_ranks(self) -> list[int]:
         return dist.get_process_group_ranks(data_parallel_group())

@@ -2,9 +2,9 @@
 
     results = pool(2).run(function, *arguments)      # one result for each rank, in rank order
 
-`function` must be importable (module level). Torch's default dtype, seed and megatron-core's groups are reset before
-each call, so tests do not see each other. A rank that raises fails the test with its traceback; one that dies or hangs
-fails it too, and the pool starts anew for the next test.
+`function` must be importable (module level). Torch's default dtype and seed are reset before each call, so tests do
+not see each other. A rank that raises fails the test with its traceback; one that dies or hangs fails it too, and the
+pool starts anew for the next test.
 """
 
 import atexit
@@ -88,7 +88,6 @@ def _serve(pipe: connection.Connection, rank: int, world_size: int, port: int) -
         OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive",
     )  # fmt: skip
     import torch
-    from megatron.core import parallel_state
 
     from pretrain.engine.distributed import start_process_group
 
@@ -101,7 +100,6 @@ def _serve(pipe: connection.Connection, rank: int, world_size: int, port: int) -
             return
         torch.set_default_dtype(torch.float32)
         torch.manual_seed(0)
-        parallel_state.destroy_model_parallel()
         try:
             pipe.send((True, function(*arguments)))
         except BaseException:

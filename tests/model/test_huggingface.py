@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import transformers
 
 from model.bert import BertForPreTraining
@@ -162,7 +163,7 @@ def test_layers_that_parted_after_the_export_are_imported_as_they_are(tmp_path):
 
 
 def hidden_states(config, state, batch, size):
-    tp = ParallelLayout(size).install()
+    tp = ParallelLayout.of_world(size, dist.get_world_size()).install()
     model = BertForPreTraining(config, tp).double().eval()
     weights = import_weights(config, state)
     model.load_weights(weights.__getitem__)

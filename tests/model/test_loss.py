@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,7 +47,7 @@ def test_equals_torch(rows, vocab_size, padding, scale, dtype, seed):
 
 
 def sharded_loss(logits, targets, vocab_size, size):
-    tp = ParallelLayout(size).install()
+    tp = ParallelLayout.of_world(size, dist.get_world_size()).install()
     local = torch.from_numpy(logits).chunk(size, dim=1)[tp.rank].clone().requires_grad_()
     loss, correct = vocab_parallel_cross_entropy(local, torch.from_numpy(targets), vocab_size, tp)
     (loss * torch.arange(1, len(loss) + 1)).sum().backward()
