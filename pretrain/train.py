@@ -1,5 +1,6 @@
 """The verbs `train` and `evaluate`: from a recipe or a checkpoint to a Trainer or a model, and back to a folder."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch.distributed as dist
 
 from model.parallel import ParallelLayout
 from pretrain.checkpoint import find_checkpoint, load_checkpoint, load_newest
+from pretrain.checkpoint.importing import import_start
 from pretrain.data import Corpus, DataPosition
 from pretrain.engine.build import build_model
 from pretrain.engine.exchange import fetch_from
@@ -25,6 +27,7 @@ from pretrain.hooks.preemption import Preemption
 from pretrain.hooks.report import Report
 from pretrain.hooks.update_size import UpdateSizes
 from pretrain.hooks.watchdog import Watchdog
+from pretrain.nodes import show, survey
 from pretrain.preflight import check_run, check_shards
 from pretrain.progress import Progress
 from pretrain.recipe import Recipe, Run
@@ -39,6 +42,10 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> Non
     run, corpus, run_folder = check_run(recipe, dist.get_world_size(), folder)
     dist.barrier()  # every rank has looked at the folder before rank 0 writes to it
     with run_folder.opened(recipe):
+        if _num_nodes() > 1:
+            nodes = survey(folder)
+            if dist.get_rank() == 0:
+                show(nodes)
         check_shards(corpus, run_folder)
         guard, position = NonFiniteGuard(recipe.faults), None
         while True:
@@ -54,6 +61,10 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> Non
                 raise
             finally:
                 trainer.close()
+
+
+def _num_nodes() -> int:
+    return dist.get_world_size() // int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
 
 
 def _trainer(
@@ -72,6 +83,8 @@ def _trainer(
         hooks += [Memory(), Metrics(folder), ConsoleDisplay(), LossPicture(folder), Report(folder)]
     progress, state = Progress(), None
     newest = load_newest(folder.checkpoints, report=lambda line: print(f"espalier: {line}", file=sys.stderr))
+    if newest is None and run.recipe.start is not None:
+        state = import_start(Path(run.recipe.start), run.stages[0].config, run.recipe.seed)
     if newest is not None:
         _, state, saved = newest
         progress = Progress.from_json(saved["progress"])

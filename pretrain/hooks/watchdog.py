@@ -18,6 +18,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from pretrain.exits import HUNG
 from pretrain.hooks.base import Hook
+from pretrain.nodes import node_name
 
 if TYPE_CHECKING:
     from pretrain.trainer import Trainer
@@ -75,11 +76,7 @@ class Watchdog(Hook):
         phases = [(int(number), name) for number, _, name in ((answer or "-1 ").partition(" ") for answer in answers)]
         first = min(phases)
         hung = [self.places[rank] for rank, phase in enumerate(phases) if phase == first]
-        waiting = sorted({name for phase in phases if phase != first for name in [phase[1]]})
-        doing = "do not answer" if first[0] < 0 else f"hang in {first[1]}"
-        others = f"; the others wait in {', '.join(waiting)}" if waiting else ""
+        waiting = sorted({phase[1] for phase in phases if phase != first})
+        doing = "silent" if first[0] < 0 else f'stuck in "{first[1]}"'
+        others = f', the others wait in "{", ".join(waiting)}"' if waiting else ""
         return f"no progress for {self.timeout_seconds:g} s: {', '.join(hung)} {doing}{others}; start again to resume"
-
-
-def node_name() -> str:
-    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename

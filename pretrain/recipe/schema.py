@@ -249,6 +249,9 @@ class Recipe(Section):
     """A budget instead of steps: hours of training, on which stages and schedule go by the clock."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of weights, order of the data, masks and dropout."""
+    start: str | None = None
+    """A folder to take the first stage's weights from, instead of drawing them: a checkpoint of Espalier's, of Hugging
+    Face transformers or of DeepSpeed."""
     model: dict[str, Any]
     """`preset` and any field of BertConfig; the vocabulary's size comes from the corpus."""
     data: Data

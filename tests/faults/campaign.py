@@ -23,7 +23,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-import torch.utils.tensorboard  # noqa: F401 (before the fork: every start would import it again)
+import torch.utils.tensorboard  # before the fork: every start would import it again
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pretrain.engine.distributed import process_group

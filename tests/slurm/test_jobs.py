@@ -42,6 +42,8 @@ def test_a_job_of_two_nodes_is_requeued_on_a_signal_and_ends_as_if_nothing_had_h
     text = cluster.output(job)
     assert cluster.restarts(job) == 1
     assert "resumed at step" in text
+    assert text.count("verdict: ") == 2  # the look at the nodes before each start
+    assert "node2" in text
     assert "Traceback" not in text
 
     pool(2).run(train, little_recipe(corpus), tmp_path / "reference")

@@ -1,0 +1,179 @@
+"""A look at the machines before a run: what each node has, how fast ranks reach each other, which node is bad."""
+
+import os
+import shutil
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
+
+from pretrain.engine.distributed import device
+
+SLOW = 0.5
+"""A node with less than this part of the median bandwidth is called slow."""
+
+CLOCK_SECONDS = 1.0
+"""How far clocks may be apart: file times and logs are compared across nodes."""
+
+ROOM_GB = 10.0
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one node has."""
+
+    name: str
+    ranks: int
+    cpus_per_rank: float
+    gpu: str
+    gpu_gib: float
+    clock_seconds: float
+    """Ahead of the first node."""
+    free_gb: float
+    """Where the run's folder is."""
+    within_gb_per_second: float | None
+    """All-reduce over the ranks of the node; None for a single rank. All bandwidths are bus bandwidths."""
+    across_gb_per_second: float | None
+    """All-reduce with a neighbouring node, the better of two neighbours; None for a single node."""
+
+
+def survey(folder: Path) -> list[Node]:
+    """Looks at every node that a rank is on, in rank order. Collective; takes a second or two."""
+    rank = dist.get_rank()
+    names: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(names, node_name())
+    ranks_of = {name: [rank for rank, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
+    nodes = list(ranks_of)
+    within = {name: _bandwidth(ranks) for name, ranks in ranks_of.items()}
+    # A bad cable slows both neighbours' shared link; only a bad node has no fast link at all.
+    links = [(nodes[i], nodes[(i + 1) % len(nodes)]) for i in range(len(nodes) if len(nodes) > 2 else len(nodes) - 1)]
+    speeds = {link: _bandwidth([ranks_of[name][0] for name in link]) for link in links}
+    dist.barrier()
+    mine = {"clock": time.time(), **_hardware(len(ranks_of[names[rank]]), folder)}
+    mine |= {"within": within[names[rank]], "links": speeds}
+    gathered: list[dict[str, Any]] = [{}] * len(names)
+    dist.all_gather_object(gathered, mine)
+    return [_node(name, nodes, ranks_of, gathered) for name in nodes]
+
+
+def verdict(nodes: Sequence[Node]) -> list[str]:
+    """What is wrong, a line each, naming the node; nothing when the run can start."""
+    lines = []
+    lines += _odd_ones(nodes, "GPU", lambda node: node.gpu)
+    lines += _odd_ones(nodes, "GPU memory (GiB)", lambda node: round(node.gpu_gib))
+    lines += _odd_ones(nodes, "number of ranks", lambda node: node.ranks)
+    lines += _slow_ones(nodes, "within the node", lambda node: node.within_gb_per_second)
+    lines += _slow_ones(nodes, "to its neighbours", lambda node: node.across_gb_per_second)
+    for node in nodes:
+        if node.cpus_per_rank < 1:
+            lines.append(f"{node.name} has {node.cpus_per_rank:.2g} CPUs a rank: ask for more (--cpus-per-task)")
+        if abs(node.clock_seconds) > CLOCK_SECONDS:
+            lines.append(f"the clock of {node.name} is {node.clock_seconds:+.1f} s off")
+        if node.free_gb < ROOM_GB:
+            lines.append(f"{node.name} sees {node.free_gb:.1f} GB free for the run's folder")
+    return lines
+
+
+def show(nodes: Sequence[Node], console: Console | None = None) -> None:
+    """The table and the verdict."""
+    console = console or Console(highlight=False, soft_wrap=True)
+    table = Table("node", "ranks", "CPUs a rank", "GPU", "within GB/s", "across GB/s", "clock s", "free GB", box=None)
+    for node in nodes:
+        gpu = f"{node.gpu} {node.gpu_gib:.0f} GiB" if node.gpu_gib else "none"
+        bandwidths = ("-" if value is None else f"{value:.2f}" for value in _bandwidths(node))
+        numbers = (str(node.ranks), f"{node.cpus_per_rank:.1f}", gpu, *bandwidths)
+        table.add_row(node.name, *numbers, f"{node.clock_seconds:+.2f}", f"{node.free_gb:,.0f}")
+    console.print(table)
+    faults = verdict(nodes)
+    console.print("verdict: " + ("; ".join(faults) if faults else "all nodes alike, nothing in the way"))
+
+
+def node_name() -> str:
+    """As SLURM calls it, else the host's name."""
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
+def _bandwidths(node: Node) -> tuple[float | None, float | None]:
+    return node.within_gb_per_second, node.across_gb_per_second
+
+
+def _hardware(ranks_here: int, folder: Path) -> dict[str, Any]:
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    found = {
+        "cpus_per_rank": len(os.sched_getaffinity(0)) / ranks_here,
+        "free_gb": shutil.disk_usage(existing).free / 1e9,
+        "gpu": "",
+        "gpu_gib": 0.0,
+    }
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(device())
+        found |= {"gpu": properties.name, "gpu_gib": properties.total_memory / GIB}
+    return found
+
+
+def _bandwidth(ranks: Sequence[int]) -> float | None:
+    """Bus bandwidth of an all-reduce over some ranks, in GB/s; every rank must call this. None for a single rank."""
+    if len(ranks) < 2:
+        return None
+    group = dist.new_group(ranks)
+    if dist.get_rank() not in ranks:
+        return None
+    numel = (256 if torch.cuda.is_available() else 8) * 2**20 // 4
+    tensor = torch.ones(numel, device=device())
+    seconds = []
+    for _ in range(4):  # the first one sets up connections
+        start = time.perf_counter()
+        dist.all_reduce(tensor, group=group)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    dist.destroy_process_group(group)
+    return 2 * (len(ranks) - 1) / len(ranks) * tensor.nbytes / 1e9 / min(seconds[1:])
+
+
+def _node(name: str, nodes: list[str], ranks_of: dict[str, list[int]], gathered: list[dict[str, Any]]) -> Node:
+    ranks = ranks_of[name]
+    found = gathered[ranks[0]]
+    links = [speed for link, speed in found["links"].items() if name in link and speed is not None]
+    return Node(
+        name=name,
+        ranks=len(ranks),
+        cpus_per_rank=found["cpus_per_rank"],
+        gpu=found["gpu"],
+        gpu_gib=min(gathered[rank]["gpu_gib"] for rank in ranks),
+        clock_seconds=found["clock"] - gathered[ranks_of[nodes[0]][0]]["clock"],
+        free_gb=found["free_gb"],
+        within_gb_per_second=found["within"],
+        across_gb_per_second=max(links) if links else None,
+    )
+
+
+def _odd_ones(nodes: Sequence[Node], what: str, value: Callable[[Node], Any]) -> list[str]:
+    """Nodes that differ from most."""
+    usual = Counter(map(value, nodes)).most_common(1)[0][0]
+    return [
+        f"{node.name} has {what} {value(node) or 'none'}, the others {usual or 'none'}: exclude it"
+        for node in nodes
+        if value(node) != usual
+    ]
+
+
+def _slow_ones(nodes: Sequence[Node], where: str, speed: Callable[[Node], float | None]) -> list[str]:
+    speeds = {node.name: speed(node) for node in nodes}
+    known = [value for value in speeds.values() if value is not None]
+    median = statistics.median(known) if known else 0.0
+    return [
+        f"{name} reduces at {value:.2f} GB/s {where}, the median is {median:.2f}: exclude it"
+        for name, value in speeds.items()
+        if value is not None and value < SLOW * median
+    ]

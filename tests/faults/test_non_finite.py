@@ -1,0 +1,90 @@
+"""A gradient that is not finite never reaches the weights; its tensor is named; the run gets past it or stops."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from pretrain.recipe import Recipe
+from pretrain.train import train
+from pretrain.trainer import Trainer
+from tests.faults.test_stops import stop_message
+from tests.little import final_state, little_recipe
+from tests.workers import pool
+
+STEPS = [{"name": "a", "steps": 12}]
+POISONED = "blocks.0.feedforward.input.weight"
+
+
+@contextmanager
+def poison(when) -> Iterator[None]:
+    """The gradient of one parameter is NaN on rank 1 whenever `when(trainer)` says so, also when a step is repeated."""
+    update = Trainer._update
+
+    def poisoned(self: Trainer, *arguments):
+        hooks = []
+        if dist.get_rank() == 1 and when(self):
+            parameter = self.engine.module.get_parameter(POISONED)
+            hooks.append(parameter.register_hook(lambda gradient: torch.full_like(gradient, math.nan)))
+        try:
+            return update(self, *arguments)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    with patch.object(Trainer, "_update", poisoned):
+        yield
+
+
+def rows_read(trainer: Trainer) -> int:
+    """Rows of the first epoch that the step at hand has read, its own included."""
+    return sum(number for _, number in trainer.data.position.taken)
+
+
+def train_poisoned(recipe: Recipe, folder: Path, batches: range) -> None:
+    """Every reading of one of these batches of 8 rows goes wrong, counted from 1."""
+    with poison(lambda trainer: rows_read(trainer) // 8 in batches):
+        train(recipe, folder)
+
+
+def events(folder: Path, kind: str) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line.get("event") == kind]
+
+
+def steps(folder: Path) -> list[int]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if "event" not in line]
+
+
+@pytest.mark.parametrize(("zero", "precision"), [(0, "fp32"), (1, "fp32"), (2, "bf16"), (3, "fp32")])
+def test_a_bad_step_is_skipped_and_its_tensor_named(corpus, tmp_path, zero, precision):
+    recipe = little_recipe(corpus, stages=STEPS, precision=precision, deepspeed=f"ds_configs/zero{zero}.json")
+    pool(2).run(train_poisoned, recipe, tmp_path / "run", range(5, 6))
+    (event,) = events(tmp_path / "run", "skipped")
+    assert event["message"] == f"step 5 skipped: the gradient of {POISONED} (rank 1) is not finite (1 in a row)"
+    assert steps(tmp_path / "run") == list(range(1, 13))  # the step is taken with the next rows
+    assert all(tensor.isfinite().all() for tensor in final_state(tmp_path / "run").values())
+
+
+def test_after_several_in_a_row_the_run_rolls_back_and_skips_the_data(corpus, tmp_path):
+    """Checkpoint at 4, batches 7 to 9 bad: back to step 4, and on with batch 10."""
+    recipe = little_recipe(corpus, stages=STEPS)
+    pool(2).run(train_poisoned, recipe, tmp_path / "run", range(7, 10))
+    assert steps(tmp_path / "run") == list(range(1, 13))
+    assert events(tmp_path / "run", "skipped") == []  # with the rest of what came after the checkpoint
+    saved = json.loads((tmp_path / "run/checkpoints/step-00000012/index.json").read_text())["run"]
+    assert saved["progress"]["position"]["taken"] == [[32, 8 * (9 + 8)]]
+    assert saved["hooks"]["non_finite"] == {"roll_backs": 1}
+
+
+def test_after_several_roll_backs_the_run_stops_with_a_clear_line(corpus, tmp_path):
+    recipe = little_recipe(corpus, stages=STEPS, faults={"non_finite_steps": 2, "roll_backs": 1})
+    for message in pool(2).run(stop_message, train_poisoned, recipe, tmp_path / "run", range(3, 99)):
+        assert f"the gradient of {POISONED} (rank 1) is not finite, after 1 roll-backs; lower optimizer.lr" in message
