@@ -26,20 +26,30 @@ main() {
   if [ "${1:-}" = --here ]; then ESPALIER_PYTHON=$(command -v python || command -v python3); shift; fi
   local verb=${1:-demo}
   [ $# -eq 0 ] || shift
-  if [ -n "${ESPALIER_PYTHON:-}" ]; then use_own_python "$verb"; else install runtime ""; fi
+  if [ -n "${ESPALIER_PYTHON:-}" ]; then
+    use_own_python "$verb"
+  elif [ "$verb" != doctor ]; then
+    install runtime ""
+  fi
   set_environment
   case $verb in
     test)  install test "[test]"; export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; cd "$home"; exec "$python" -m pytest "$@" ;;
     train) train "$@" ;;
     ranks-of-node) ranks_of_node "$@" ;;                 # what `train` starts on every node of a SLURM job
     demo)  demo "$@" ;;
-    doctor) exec "$python" -m pretrain.doctor "$@" ;;    # which answers even where nothing else would start
+    doctor) examine "$@" ;;
     finetune) install finetune "[finetune]"; exec "$python" -m pretrain finetune "$@" ;;
     *)     exec "$python" -m pretrain "$verb" "$@" ;;
   esac
 }
 
 # --- set-up ---------------------------------------------------------------------------------------------------------
+
+# doctor: what .venv has, or the Python that it would be made from. Answers where nothing else would start.
+examine() {
+  [ -x "$python" ] || python=${PYTHON:-python3}
+  PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m pretrain.doctor "$@"
+}
 
 use_own_python() {
   python=$(command -v "$ESPALIER_PYTHON") || die "ESPALIER_PYTHON $ESPALIER_PYTHON not found; name a Python of 3.10 or newer"

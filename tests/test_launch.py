@@ -166,6 +166,12 @@ def test_ones_own_python_is_used_as_it_is_and_nothing_is_installed(clone):
     assert not (clone.folder / ".venv").exists()
 
 
+def test_the_doctor_installs_nothing(clone):
+    assert clone.launch("doctor").returncode == 0
+    assert clone.commands == ["-m pretrain.doctor"]
+    assert not (clone.folder / ".venv").exists()
+
+
 def test_here_is_the_active_environment(clone):
     active = clone.folder.parent / "active"
     active.mkdir()
