@@ -29,7 +29,7 @@ from pretrain.trained import open_trained
 NUM_SHOWN = 3
 NUM_GUESSES = 3
 NUM_SCORED = 128
-WORD_LETTERS = range(5, 9)
+WORD_LETTERS = range(4, 9)
 TABLE = dict(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
 INDENT = (0, 0, 0, 2)
 
