@@ -1,0 +1,54 @@
+"""Without --data the data comes from the Hub; where that fails, one line says what to give instead."""
+
+import datasets
+import pytest
+
+from model.errors import UserError
+from pretrain.__main__ import main
+from pretrain.finetune.run import open_task
+
+GLUE = {
+    "train": [{"premise": "It rains.", "hypothesis": "It is wet.", "label": 0, "idx": 0}],
+    "validation_matched": [{"premise": "It rains.", "hypothesis": "It is dry.", "label": 2, "idx": 0}],
+    "validation_mismatched": [{"premise": "It snows.", "hypothesis": "It is cold.", "label": 1, "idx": 0}],
+}
+SQUAD = {
+    "id": "1",
+    "question": "What falls?",
+    "context": "Rain falls.",
+    "answers": {"text": ["Rain"], "answer_start": [0]},
+}
+
+
+def test_glue_and_squad_as_the_hub_has_them(monkeypatch):
+    held = {
+        ("nyu-mll/glue", "mnli"): GLUE,
+        ("rajpurkar/squad_v2", None): {
+            "train": [SQUAD],
+            "validation": [{**SQUAD, "answers": {"text": [], "answer_start": []}}],
+        },
+    }
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config: held[name, config])
+    mnli = open_task("mnli", None, None)
+    assert mnli.train[0].sentences == ("It rains.", "It is wet.")
+    assert {name: examples[0].label for name, examples in mnli.dev.items()} == {"dev_matched": 2, "dev_mismatched": 1}
+    squad = open_task("squad2", None, None)
+    assert squad.train[0].answers == ("Rain",)
+    assert squad.has_unanswerable
+
+
+def test_without_a_network_one_line_says_what_to_give(monkeypatch):
+    def offline(name, config):
+        raise ConnectionError("could not reach the Hub\nand much more")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    for task, files in (("cola", "the files of CoLA"), ("squad", "train-v1.1.json and dev-v1.1.json")):
+        with pytest.raises(UserError, match="cannot be had from the Hub .could not reach the Hub.; download") as caught:
+            open_task(task, None, None)
+        assert files in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_grid_is_one_line(capsys):
+    assert main(["finetune", "runs/x", "--task", "sst2", "--grid", "devlim"]) == 2
+    assert "grid 'devlim' is unknown (did you mean 'devlin'?)" in capsys.readouterr().err
