@@ -28,7 +28,7 @@ def commands(page: Path) -> list[str]:
     blocks = re.findall(r"```(?:bash|sh)?\n(.*?)```", text, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     lines += re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
-    lines = [line.partition(" #")[0].partition("&&")[0].strip() for line in lines]
+    lines = [re.sub(r" \[[A-Z]+\]", "", line).partition(" #")[0].partition("&&")[0].strip() for line in lines]
     return [line for line in lines if "launch.sh" in line and not line.startswith(("espalier:", "#"))]
 
 
