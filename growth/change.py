@@ -56,7 +56,7 @@ def mean_record(records: Sequence[Record]) -> Record:
     """Weights and moments averaged: the shared block's gradient is the mean over its uses (see
     `growth/operators/share.py` for the second moment)."""
     columns = zip(*(record.tensors() for record in records), strict=True)
-    return Record(*(torch.stack(column).mean(0) for column in columns), step=max(record.step for record in records))
+    return Record.of((torch.stack(column).mean(0) for column in columns), max(record.step for record in records))
 
 
 def source_name(spec: ParameterSpec, source_block: int) -> str:

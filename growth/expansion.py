@@ -58,6 +58,10 @@ class Dense:
 
     matrix: Tensor  # [new, old] float64
 
+    @property
+    def old_size(self) -> int:
+        return self.matrix.shape[1]
+
     def along(self, axis: int, tensor: Tensor) -> Tensor:
         return torch.tensordot(self.matrix.to(tensor), tensor, dims=([1], [axis])).movedim(0, axis)
 
@@ -80,6 +84,10 @@ class AxisMap:
     """P: for what the parameter puts out."""
     consume: OneHot | Dense
     """C: for what it takes in."""
+
+    @property
+    def old_size(self) -> int:
+        return self.produce.old_size
 
     @classmethod
     def copies(cls, index: Sequence[int] | Tensor, old_size: int) -> "AxisMap":

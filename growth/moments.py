@@ -48,8 +48,8 @@ def of_unit_gradients(change: ShapeChange, fetch: Fetch) -> ShapeChange:
 
 def of_unit_model_gradients(change: ShapeChange, fetch: Fetch) -> ShapeChange:
     """NVLAMB: all gradients are divided by the norm of the whole model's. Reads the whole state once."""
-    before = sum(_sum_of_squares(fetch(name)) for name in parameter_table(change.source))
-    after = sum(_sum_of_squares(change.record(name, fetch)) for name in parameter_table(change.target))
+    before = torch.stack([_sum_of_squares(fetch(name)) for name in parameter_table(change.source)]).sum()
+    after = torch.stack([_sum_of_squares(change.record(name, fetch)) for name in parameter_table(change.target)]).sum()
     ratio = _ratio(before, after)
     return ShapeChange(
         change.source, change.target, lambda spec, fetch: _scaled(change.record(spec.name, fetch), ratio)

@@ -1,6 +1,6 @@
 """The logical training state: for every parameter its weight, both moments and its step, unsharded."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +28,12 @@ class Record:
     def fresh(cls, weight: Tensor) -> "Record":
         """A parameter no optimizer has touched."""
         return cls(weight, torch.zeros_like(weight), torch.zeros_like(weight))
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor], step: int) -> "Record":
+        """From the weight and both moments, as `tensors()` gives them."""
+        weight, exp_avg, exp_avg_sq = tensors
+        return cls(weight, exp_avg, exp_avg_sq, step)
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.weight, self.exp_avg, self.exp_avg_sq

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from growth.change import ShapeChange, identity
@@ -97,7 +98,6 @@ def shape_change(
     steps = shapes(source, operators, wanted)
     change = identity(source)
     for operator, before, after in zip(operators, steps, steps[1:], strict=False):
-        so_far = change
-        own = replace(inputs, fetch=lambda name, change=so_far: change.record(name, inputs.fetch))
-        change = so_far.then(operator.change(before, after, own))
+        own = replace(inputs, fetch=partial(change.record, fetch=inputs.fetch))
+        change = change.then(operator.change(before, after, own))
     return change.then(identity(steps[-2], steps[-1]))

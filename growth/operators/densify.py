@@ -43,7 +43,9 @@ class Densify(Operator):
         return target
 
     def change(self, source: BertConfig, target: BertConfig, inputs: Inputs = Inputs()) -> ShapeChange:  # noqa: B008
-        return self.rule(source, target, inputs)  # a reset concerns only the layers that change
+        if self.moments == "reset":  # only the layers that change start over
+            return self.rule(source, target, inputs)
+        return super().change(source, target, inputs)
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         old_table = parameter_table(source)
@@ -57,7 +59,7 @@ class Densify(Operator):
             if self.moments == "reset":
                 return Record.fresh(weight.view(spec.shape))
             tensors = (weight, gradient_estimate(up, down), square_estimate(up, down))
-            return Record(*(tensor.reshape(spec.shape) for tensor in tensors), step=min(up.step, down.step))
+            return Record.of((tensor.reshape(spec.shape) for tensor in tensors), min(up.step, down.step))
 
         return ShapeChange(source, target, rule)
 

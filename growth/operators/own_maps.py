@@ -35,6 +35,7 @@ class OwnMaps(Operator):
         def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
             if spec.name in old_table:
                 return fetch(spec.name)
+            assert spec.block is not None
             layer = target.layers_of(spec.block)[0]
             below = max(other for other in range(layer) if other not in source.light_layers)
             return fetch(source_name(spec, source.block_of(below)))

@@ -14,7 +14,7 @@ from torch import Tensor
 from growth.change import ShapeChange
 from growth.expansion import AxisMap, map_axes
 from growth.operators.base import Inputs, Operator
-from growth.operators.width import FIELDS, changed_widths, width
+from growth.operators.width import FIELDS, axis_maps, changed_widths
 from growth.state import Fetch
 from model.config import BertConfig
 from model.errors import UserError
@@ -42,8 +42,7 @@ class Prune(Operator):
             if new > old:
                 raise UserError(f"grow {self.name}: {axis} {old} -> {new} in block {block} grows; use widen")
         for layer, units in enumerate(self.keep or ()):
-            block = source.block_of(layer)
-            old, new = width(source, self.axis, block), width(target, self.axis, block)
+            old, new = (config.layer_width(field, layer) for config in (source, target))
             if not units or not 0 <= min(units) <= max(units) < old:
                 raise UserError(f"grow {self.name}: keep {list(units)} of layer {layer}: choose some of 0..{old - 1}")
             if len(set(units)) != new:
@@ -51,20 +50,23 @@ class Prune(Operator):
                     f"grow {self.name}: keep of layer {layer} names {len(set(units))} {field}, but {field}_multiple "
                     f"asks for {new}; keep that many"
                 )
-            if set(units) != set(self.keep[source.layers_of(block)[0]]):
+            if set(units) != set(self._kept(source, source.block_of(layer))):
                 raise UserError(f"grow {self.name}: layer {layer} shares its block; keep the same units in all of them")
         return target
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
-        kept = {}
-        for axis, block, old, new in changed_widths(source, target):
+        def make(axis: str, block: int | None, old: int, new: int) -> AxisMap:
+            assert block is not None
             if self.keep is not None:
-                chosen = torch.tensor(sorted(set(self.keep[source.layers_of(block)[0]])))
-            else:
-                score = unit_scores(source, axis, block, inputs.fetch)
-                chosen = score.topk(new).indices.sort().values
-            kept[block] = {axis: AxisMap.kept(chosen, old)}
-        return map_axes(source, target, lambda block: kept.get(block, {}), self.moments)
+                return AxisMap.kept(sorted(set(self._kept(source, block))), old)
+            scores = unit_scores(source, axis, block, inputs.fetch)
+            return AxisMap.kept(scores.topk(new).indices.sort().values, old)
+
+        return map_axes(source, target, axis_maps(source, target, make), self.moments)
+
+    def _kept(self, config: BertConfig, block: int) -> tuple[int, ...]:
+        assert self.keep is not None
+        return self.keep[config.layers_of(block)[0]]
 
 
 class PruneHeads(Prune):

@@ -45,7 +45,8 @@ class Widen(Operator):
     seed: int = 0
 
     def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
-        axes = (self.axis,) if isinstance(self.axis, str) else self.axis or tuple(FIELDS)
+        chosen = (self.axis,) if isinstance(self.axis, str) else self.axis
+        axes: tuple[str, ...] = chosen or tuple(FIELDS)
         target = source.replace(**wanted_widths(wanted, {axis: FIELDS[axis] for axis in axes}))
         changed = list(changed_widths(source, target))
         if not changed or (target.embedding_size is None) != (source.embedding_size is None):
@@ -102,12 +103,12 @@ def with_new_units(spec: ParameterSpec, record: Record, other: Record, maps: Map
     for own, theirs in zip(record.tensors(), other.tensors(), strict=True):
         for position, axis in enumerate(spec.axes):
             if axis.role == "produced" and axis.name in maps:
-                old = maps[axis.name].produce.old_size
+                old = maps[axis.name].old_size
                 own = torch.cat(
                     [own.narrow(position, 0, old), theirs.narrow(position, old, axis.size - old)], dim=position
                 )
         tensors.append(own)
-    return Record(*tensors, step=record.step)
+    return Record.of(tensors, record.step)
 
 
 def check_width(operator: str, axis: str, old: int, new: int, whole: bool) -> None:

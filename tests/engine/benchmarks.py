@@ -93,20 +93,14 @@ def repetition(seconds: dict[str, list[float]], folder: Path) -> None:
     destroy(engine)
 
 
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "PET_")
+"""Beginnings of what torchrun tells its processes."""
+
+
 def alone(rank: int, *arguments: object) -> None:
     """A command of its own, started by rank 0 while the others wait."""
     if rank == 0:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC", "PET_"))}
-        for name in (
-            "RANK",
-            "WORLD_SIZE",
-            "LOCAL_RANK",
-            "LOCAL_WORLD_SIZE",
-            "MASTER_ADDR",
-            "MASTER_PORT",
-            "GROUP_RANK",
-        ):
-            inherited.pop(name, None)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHED)}
         subprocess.run([sys.executable, *map(str, arguments)], check=True, env=inherited, stdout=subprocess.DEVNULL)
 
 
