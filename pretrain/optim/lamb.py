@@ -49,7 +49,7 @@ class Lamb(LayerwiseOptimizer):
     def _gradient_scale(self, parts: list[Part], partition: Partition) -> float:
         if self.prenormalize == "never":
             return 1.0
-        norms = whole_norms(partition, parts, run(GRADIENT_NORM, parts))
+        norms = whole_norms(partition, parts, run(GRADIENT_NORM, parts, compiled=self.compiled))
         norm = math.sqrt(sum(norm**2 for (norm,) in norms))
         return 1 / norm if norm > (1 if self.prenormalize == "above_one" else 0) else 1.0
 
@@ -104,4 +104,4 @@ def _write_many(
 
 
 UPDATE = Pass(_update, _update_many, num_norms=2)
-WRITE = Pass(_write, _write_many)
+WRITE = Pass(_write, _write_many, in_chunks=False)

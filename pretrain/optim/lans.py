@@ -23,7 +23,7 @@ class Lans(LayerwiseOptimizer):
     """Two collectives for each step: the moments need |g| before the updates have norms."""
 
     def update(self, parts: list[Part], partition: Partition) -> None:
-        norms = whole_norms(partition, parts, run(GRADIENT_NORM, parts))
+        norms = whole_norms(partition, parts, run(GRADIENT_NORM, parts, compiled=self.compiled))
         cs = []
         for part in parts:
             (gradient_norm,) = norms[part.segment.parameter]

@@ -38,6 +38,8 @@ class Pass:
     one: Callable[..., tuple[Tensor, ...]]
     many: Callable[..., tuple[Tensors, ...]]
     num_norms: int = 0
+    in_chunks: bool = True
+    """False where `one` makes no temporaries: then nothing is gained by keeping them in the cache."""
 
 
 def run(step_pass: Pass, parts: list[Part], *numbers: list[Any], compiled: bool = False) -> Tensor:
@@ -54,7 +56,7 @@ def run(step_pass: Pass, parts: list[Part], *numbers: list[Any], compiled: bool 
         if compiled and part.weight.numel() >= CHUNK:
             norms = _compiled(step_pass.one)(*part.tensors(), *own)
         else:
-            norms = _in_chunks(step_pass.one, part.tensors(), own)
+            norms = _in_chunks(step_pass.one, part.tensors(), own, CHUNK if step_pass.in_chunks else None)
         for kind, norm in enumerate(norms):
             squares[kind, index] = norm
     return squares
@@ -80,8 +82,8 @@ def _compiled(function: Callable) -> Callable:
     return torch.compile(function, dynamic=True)
 
 
-def _in_chunks(function: Callable, tensors: Tensors, numbers: list[Any]) -> list[Tensor]:
-    chunks = zip(*(tensor.split(CHUNK) for tensor in tensors), strict=True)
+def _in_chunks(function: Callable, tensors: Tensors, numbers: list[Any], size: int | None) -> list[Tensor]:
+    chunks = zip(*(tensor.split(size or len(tensor)) for tensor in tensors), strict=True)
     norms = [function(*chunk, *numbers) for chunk in chunks]
     return [torch.stack(kind).double().sum() for kind in zip(*norms, strict=True)]
 
