@@ -8,6 +8,7 @@ from rich.table import Table
 
 from pretrain.flops import training_flops
 from pretrain.memory import num_parameters, state_bytes
+from pretrain.optim import notes
 from pretrain.recipe import ResolvedStage, Run
 from pretrain.recipe.engine_file import offloads_optimizer
 
@@ -20,7 +21,7 @@ def print_plan(run: Run, console: Console | None = None) -> None:
 
 
 def plan_tables(run: Run) -> RenderableType:
-    return Group(_stages_table(run), _memory_table(run), _schedule_table(run))
+    return Group(_stages_table(run), _memory_table(run), _schedule_table(run), *notes(run.recipe.optimizer))
 
 
 def stage_flops(stage: ResolvedStage, mask_rate: float) -> int:

@@ -73,7 +73,8 @@ def offloaded(name: str, stage: int) -> list[float]:
     return losses(name, 1, stage, **OFFLOAD)
 
 
-@pytest.mark.parametrize(("name", "stage"), [("lamb", 2), ("lans", 3)])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "lans"])
+@pytest.mark.parametrize("stage", [2, 3])
 def test_offload_follows_the_unsharded_trajectory(name, stage):
     expected = pool(1).run(losses, name, 1, 0)[0]
     for found in pool(2).run(offloaded, name, stage):

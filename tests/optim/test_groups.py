@@ -6,7 +6,15 @@ import torch
 from model.bert import BertForPreTraining
 from model.config import BertConfig
 from model.parameters import parameter_table
-from pretrain.optim import GroupRules, group_rules, make_optimizer, moment_rule, parameter_groups, set_learning_rate
+from pretrain.optim import (
+    GroupRules,
+    group_rules,
+    make_optimizer,
+    moment_rule,
+    notes,
+    parameter_groups,
+    set_learning_rate,
+)
 from pretrain.recipe.schema import Optimizer
 
 CONFIG = BertConfig(layers=3, hidden=32, heads=4, ffn=64, vocab_size=97, max_positions=16)
@@ -85,3 +93,14 @@ def test_a_recipe_s_words_reach_the_optimizer(name):
     if name == "lamb":
         assert (optimizer.trust_bounds, optimizer.prenormalize) == ((0.01, 0.3), "above_one")
     assert moment_rule(settings).__name__ == ("of_unit_gradients" if name == "lans" else "of_gradients")
+
+
+def test_a_missing_compiler_is_told_and_nothing_else_is(monkeypatch):
+    lamb, adamw = Optimizer(name="lamb", lr=1e-3), Optimizer(lr=1e-3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no C++ compiler was found" in notes(lamb)[0]
+    assert notes(adamw) == []
+    assert notes(lamb.model_copy(update={"compile": False})) == []
+    monkeypatch.setenv("CXX", "true")
+    assert notes(lamb) == []

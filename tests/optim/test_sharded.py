@@ -28,6 +28,12 @@ def unsharded(name: str) -> list[float]:
     return pool(1).run(losses, name, 1, 0)[0]
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_adamw_follows_the_unsharded_trajectory(stage):
+    for found in pool(2).run(losses, "adamw", 1, stage):
+        assert found == pytest.approx(unsharded("adamw"), rel=1e-6)
+
+
 @pytest.mark.parametrize("name", ["lamb", "lans"])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize(("ranks", "tp"), LAYOUTS)
