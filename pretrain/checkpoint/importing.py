@@ -1,6 +1,7 @@
 """Weights to start a run from, out of other formats: Hugging Face transformers, DeepSpeed's own, or another run's."""
 
 import sys
+from math import prod
 from pathlib import Path
 
 import torch
@@ -82,13 +83,17 @@ def _read_deepspeed(path: Path, config: BertConfig, seed: int) -> dict[str, Tens
     else:
         file = next(folder.glob("*_model_states.pt"))
         weights = torch.load(file, map_location="cpu", weights_only=False)["module"]
-    weights = {name.removeprefix("module."): tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
+    weights = {
+        name.removeprefix("module."): tensor.detach() for name, tensor in weights.items() if isinstance(tensor, Tensor)
+    }
     table = parameter_table(config)
     if not table.keys() & weights.keys():
         return import_weights(config, weights, seed)
-    # Espalier's own model, whose vocabulary is padded on the devices.
+    # Espalier's own model: on the devices its vocabulary is padded, and heads and head_dim are one axis.
     return {
-        name: unshard(table[name], [tensor]) if tuple(tensor.shape) == table[name].padded_shape else tensor
-        for name, tensor in weights.items()
-        if name in table
+        name: unshard(spec, [weights[name].view(spec.padded_shape)])
+        if weights[name].numel() == prod(spec.padded_shape)
+        else weights[name]
+        for name, spec in table.items()
+        if name in weights
     }

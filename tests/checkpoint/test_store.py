@@ -34,8 +34,8 @@ def state_at(step: int) -> TrainingState:
     return state
 
 
-def save(folder: Path, steps: list[int], **options) -> None:
-    checkpoints = CheckpointStore(folder, **options)
+def save(folder: Path, steps: list[int], keep_last: int = 2, keep_every: int = 0) -> None:
+    checkpoints = CheckpointStore(folder, keep_last, keep_every)
     for step in steps:
         checkpoints.save(step, state_at(step), {"step": step})
     checkpoints.flush()
@@ -91,7 +91,7 @@ DAMAGE = {
 @pytest.fixture(scope="module")
 def three(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("three")
-    pool(2).run(save, folder, [1, 2, 3], keep_last=3)
+    pool(2).run(save, folder, [1, 2, 3], 3)
     return folder
 
 
@@ -138,7 +138,7 @@ def test_latest_can_be_set_back_by_hand(tmp_path, three):
 
 
 def test_retention(tmp_path):
-    pool(2).run(save, tmp_path, list(range(1, 9)), keep_last=2, keep_every=3)
+    pool(2).run(save, tmp_path, list(range(1, 9)), 2, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "latest",
         *("step-00000003", "step-00000006", "step-00000007", "step-00000008"),
