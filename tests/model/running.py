@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from model.batch import Batch
@@ -101,7 +102,7 @@ def run(
 
 
 def run_rank(config: BertConfig, batch: Batch, tensor_parallel: int, dtype: torch.dtype, training: bool) -> tuple:
-    tp = ParallelLayout(tensor_parallel).install() if tensor_parallel > 1 else ALONE
+    tp = ParallelLayout.of_world(tensor_parallel, dist.get_world_size()).install() if tensor_parallel > 1 else ALONE
     model = build(config, tp, dtype).train(training)
     model.begin_step(step=300, steps_masked=2000, seed=1)
     output = model(batch, mlm_scale=0.25, sentence_scale=0.5)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from model.errors import UserError
 from model.parallel import ParallelLayout
@@ -92,17 +93,13 @@ def test_the_mean_of_many_passes_approaches_the_kept_layer():
 
 
 def layers_run_on_a_rank(config, seed):
-    tp = ParallelLayout(2, dist_world_size() // 2).install()
+    tp = ParallelLayout.of_world(2, dist.get_world_size()).install()
     model = build(config, tp).train()
     runs = []
     for step in range(10):
         model.begin_step(10**6 + step, 0, seed)
         runs.append(layers_run(model, random_batch(config, seed=step)))
     return runs
-
-
-def dist_world_size() -> int:
-    return torch.distributed.get_world_size()
 
 
 def test_all_ranks_drop_the_same_layers():

@@ -6,6 +6,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -18,7 +19,7 @@ from tests.workers import pool
 def masks_of_a_forward_pass(config, size):
     """This rank's dropout masks of one forward pass: (hidden states, attention probabilities)."""
     hidden, probabilities = [], []
-    model = build(config, ParallelLayout(size).install()).train()
+    model = build(config, ParallelLayout.of_world(size, dist.get_world_size()).install()).train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.register_forward_hook(lambda module, inputs, output: hidden.append((output == 0).numpy()))
@@ -50,7 +51,7 @@ def test_masks_agree_where_activations_are_replicated_and_differ_where_they_are_
 
 
 def replayed_gradients(config, size, checkpointed):
-    model = build(config, ParallelLayout(size).install()).train()
+    model = build(config, ParallelLayout.of_world(size, dist.get_world_size()).install()).train()
     if checkpointed:
         for block in model.blocks:
             block.forward = lambda *inputs, forward=block.forward: checkpoint(forward, *inputs, use_reentrant=False)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from model.bert import BertForPreTraining
 from model.errors import UserError
@@ -34,7 +35,7 @@ def test_same_loss_and_gradients(shape, size):
 
 
 def fresh_shards(config, size):
-    tp = ParallelLayout(size).install()
+    tp = ParallelLayout.of_world(size, dist.get_world_size()).install()
     model = BertForPreTraining(config, tp)
     model.load_weights(lambda name: initial_weight(config, name, seed=7))
     table = parameter_table(config)

@@ -63,10 +63,10 @@ variants = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 
 
 @variants
-@pytest.mark.parametrize("layout", ["full", "padded", "packed"])
+@pytest.mark.parametrize("layout", ["full", "packed"])
 def test_tensor_parallelism_changes_nothing(changes, layout):
     config = small_config(**changes)
-    batch = random_batch(config, layout)
+    batch = random_batch(config, layout)  # packed rows are padded, too
     alone = run(config, batch, training=True)
     assert_close(alone, run(config, batch, tensor_parallel=2, training=True))
     for name, spec in parameter_table(config).items():
