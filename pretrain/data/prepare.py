@@ -19,13 +19,13 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from model.errors import UserError
-from pretrain.data.documents import documents_of
 from pretrain.data.duplicates import SeenDocuments
 from pretrain.data.indexed import token_dtype
 from pretrain.data.options import PrepareOptions, Progress
 from pretrain.data.shards import Documents, SplitWriter
-from pretrain.data.sources import Block, Input, find_inputs, read_blocks, read_chunks
-from pretrain.data.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
+from pretrain.data.sources import Block, Input, find_inputs, read_chunks
+from pretrain.data.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash
+from pretrain.data.vocabulary import train_vocabulary
 from pretrain.data.worker import TokenizedChunk, Worker, run_in_process, start_process
 
 SPLITS = ("train", "valid")
@@ -52,7 +52,8 @@ def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lamb
     if state:
         tokenizer = load_tokenizer(directory / "tokenizer.json", options.lowercase)
     else:
-        tokenizer = _tokenizer(options, inputs, progress)
+        given = options.vocab and load_tokenizer(options.vocab, options.lowercase)
+        tokenizer = given or train_vocabulary(options, inputs, progress)
         directory.mkdir(parents=True, exist_ok=True)
         save_tokenizer(tokenizer, directory)
     job = _Job(options, inputs, tokenizer, state)
@@ -197,35 +198,6 @@ def cut_documents(documents: Documents, document_tokens: int) -> Documents:
     opens_part = opens_document | (np.diff(part, prepend=0) > 0)
     num_sentences = np.diff(np.append(np.flatnonzero(opens_part), len(lengths)))
     return Documents(documents.tokens, documents.sentence_lengths, num_sentences)
-
-
-def _tokenizer(options: PrepareOptions, inputs: list[Input], progress: Callable[[Progress], None]) -> Tokenizer:
-    if options.vocab:
-        return load_tokenizer(options.vocab, options.lowercase)
-    if shards := [source.name for source in inputs if source.name.endswith(".idx")]:
-        raise UserError(f"{shards[0]} is tokenized already; give its vocabulary with --vocab")
-    texts = _vocabulary_texts(options, inputs, progress)
-    return train_tokenizer(options.tokenizer, texts, options.vocab_size, options.lowercase)
-
-
-def _vocabulary_texts(
-    options: PrepareOptions, inputs: list[Input], progress: Callable[[Progress], None]
-) -> Iterator[str]:
-    """The beginnings of all inputs, in equal parts."""
-    state = Progress("vocabulary", None)
-    for source in inputs:
-        left = options.vocab_sample_mb * 1_000_000 // len(inputs)
-        for block in read_blocks(source, options.text_format):
-            documents = list(documents_of(block, options.text_format, Counter()))
-            yield from documents
-            left -= block.num_bytes
-            state.megabytes += block.num_bytes / 1e6
-            state.num_documents += len(documents)
-            progress(state)
-            if left <= 0:
-                break
-    if state.num_documents == 0:
-        raise UserError(f"corpus {', '.join(options.sources)} holds no document with text")
 
 
 def total_disk_bytes(inputs: list[Input]) -> int | None:
