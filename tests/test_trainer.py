@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,16 @@ def test_every_layout_trains_the_same(runs, name):
     reference, other = read(runs["1 rank"])[0], read(runs[name])[0]
     for key in ("loss", "grad_norm", "lr", "tokens", "mlm_accuracy"):
         assert [line[key] for line in other] == pytest.approx([line[key] for line in reference], rel=2e-4), key
+
+
+@pytest.mark.parametrize("name", ["1 rank", "2 ranks, ZeRO 2", "a layout a stage"])
+def test_update_sizes_are_logged_around_every_change_and_do_not_jump(runs, name):
+    sizes = {event["step"]: event["rms"] for event in read(runs[name])[1] if event["event"] == "update_size"}
+    assert sorted(sizes) == list(range(STEPS - 2, 4 * STEPS + 1))  # from the third last step of the first stage on
+    usual = {step: statistics.median(rms.values()) for step, rms in sizes.items()}
+    for change in (STEPS, 2 * STEPS):
+        assert usual[change] / 1.5 < usual[change + 1] < usual[change] * 1.5
+        assert len(sizes[change + 1]) > len(sizes[change]), "the new tensors are measured"
 
 
 def evaluated(folder: Path) -> tuple[float, float]:

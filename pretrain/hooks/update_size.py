@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -25,11 +25,21 @@ class UpdateSizes(Hook):
     In the last steps before a change and the first after it; keeps a copy of this rank's master weights meanwhile.
     """
 
+    name = "update_sizes"
+
     def __init__(self) -> None:
+        self.stage, self.entered = "", 0
         self.before: dict[str, Tensor] | None = None
 
+    def state(self) -> dict[str, Any]:
+        return {"stage": self.stage, "entered": self.entered}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.stage, self.entered = state["stage"], state["entered"]
+
     def on_stage(self, trainer: Trainer, stage: ResolvedStage) -> None:
-        self.entered = trainer.progress.step
+        if stage.name != self.stage:  # else a resumed run goes on within it
+            self.stage, self.entered = stage.name, trainer.progress.step
         self.before = self._weights(trainer) if self._is_near_a_change(trainer) else None
 
     def on_step(self, trainer: Trainer, result: StepResult) -> None:
