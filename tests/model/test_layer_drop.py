@@ -56,12 +56,10 @@ def test_upper_layers_are_dropped_more_often_at_the_stated_rates():
     model = build(
         small_config(layers=4, norm="pre", hidden=4, heads=1, ffn=4, layer_drop={}), dtype=torch.float32
     ).train()
-    x = torch.zeros(1, 1, 4)
     counts = torch.zeros(4)
     for step in range(2000):
         model.begin_step(10**6 + step, 0, seed=0)
         counts += torch.tensor([float(layer.draws.random() < layer.keep) for layer in model.layers])
-        assert model.layers[0](x, None).shape == x.shape
     expected = torch.tensor([1 - (layer + 1) / 4 * 0.5 for layer in range(4)])
     assert (counts / 2000 - expected).abs().max() < 3 * 0.5 / 2000**0.5
 
@@ -84,11 +82,11 @@ def test_the_mean_of_many_passes_approaches_the_kept_layer():
     (layer,), block = model.layers, model.blocks[0]
     x = torch.randn(1, 4, config.hidden, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        passes = torch.stack([layer(x, None) for _ in range(2000)])
+        passes = torch.stack([layer(x, None) for _ in range(500)])
         middle = x + block.attention(block.attention.norm(x), None) / 0.6
         kept = middle + block.feedforward(block.feedforward.norm(middle)) / 0.6
     expected = 0.6 * kept + 0.4 * x  # = x + the two branches, the second one on the stream it sees when kept
-    deviation = (passes.mean(0) - expected).abs() / passes.std(0) * 2000**0.5
+    deviation = (passes.mean(0) - expected).abs() / passes.std(0) * 500**0.5
     assert deviation.max() < 3.5
 
 

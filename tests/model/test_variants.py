@@ -9,7 +9,7 @@ import torch
 
 from model.bert import BertForPreTraining
 from model.parameters import parameter_table
-from tests.model.running import assert_close, random_batch, run, small_config
+from tests.model.running import assert_close, build, random_batch, run, small_config
 
 VARIANTS = {
     "uneven heads and FFN": dict(layers=3, heads=(4, 2, 4), head_dim=6, ffn=(32, 8, 16)),
@@ -81,6 +81,19 @@ def test_works_in_bf16(changes):
     exact = run(config, batch)
     rounded = run(config, batch, dtype=torch.bfloat16)
     assert rounded.outputs["loss"] == pytest.approx(exact.outputs["loss"], rel=0.1)
+
+
+@pytest.mark.gpu
+@variants
+@pytest.mark.parametrize("layout", ["full", "packed"])
+def test_cuda_computes_the_same(changes, layout):
+    config = small_config(**changes)
+    batch = random_batch(config, layout)
+    model = build(config).to("cuda").train()
+    model.begin_step(step=300, steps_masked=2000, seed=1)  # as `run` does
+    output = model(batch.to("cuda"), mlm_scale=0.25, sentence_scale=0.5)
+    expected = run(config, batch, training=True).outputs
+    assert output.loss.item() == pytest.approx(expected["loss"], rel=1e-10)
 
 
 @variants
