@@ -127,3 +127,14 @@ def test_the_costs_on_the_page_on_bert_large_are_those_of_plan(capsys):
 def test_the_proof_in_numbers_on_the_page_on_growth_holds():
     page = (HOME / "docs" / "growth.md").read_text(encoding="utf-8")
     exec(*re.findall(r"```python\n(.*?)```", page, re.DOTALL), {})
+
+
+def test_recipes_of_results_are_valid(tmp_path):
+    pages = HOME.glob("docs/results/*.md")
+    recipes = [
+        text for page in pages for text in re.findall(r"```yaml\n(name:.*?)```", page.read_text("utf-8"), re.DOTALL)
+    ]
+    assert recipes
+    for text in recipes:
+        (tmp_path / "recipe.yaml").write_text(text)
+        resolve(load_recipe(tmp_path / "recipe.yaml"), 8192, 1)
