@@ -18,6 +18,7 @@ from pretrain.evaluation import Evaluation, evaluate, validation_rows
 from pretrain.exits import Stop
 from pretrain.hooks.base import Hook
 from pretrain.hooks.checkpoints import Checkpoints
+from pretrain.hooks.coefficients import Coefficients
 from pretrain.hooks.console import ConsoleDisplay
 from pretrain.hooks.memory import Memory
 from pretrain.hooks.metrics import Metrics
@@ -78,7 +79,8 @@ def _trainer(
     """A trainer from the folder's newest intact checkpoint, or from the start; after a roll-back it reads elsewhere."""
     checkpoints = Checkpoints(folder, run.recipe.checkpoint)
     watchdog = Watchdog(run.recipe.faults.timeout_minutes)
-    hooks: list[Hook] = [guard, checkpoints, Preemption(checkpoints), watchdog, UpdateSizes(), *extra_hooks]
+    hooks: list[Hook] = [guard, checkpoints, Preemption(checkpoints), watchdog]
+    hooks += [UpdateSizes(), Coefficients(), *extra_hooks]
     if dist.get_rank() == 0:
         hooks += [Memory(), Metrics(folder), ConsoleDisplay(), LossPicture(folder), Report(folder)]
     progress, state = Progress(), None

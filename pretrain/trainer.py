@@ -270,7 +270,10 @@ class Trainer:
             layout = self._settings(stage).layout
             layout.install()
             precision = PRECISIONS[stage.precision]
-            return gradient_correlation(config, state, layout, precision, self._probe(stage), shared)
+            measured = gradient_correlation(config, state, layout, precision, self._probe(stage), shared)
+            event = {"event": "gradient_correlation", "step": self.progress.step, "stage": stage.name}
+            self.call("on_event", {**event, "values": measured})
+            return measured
 
         def saved(path: str) -> tuple[BertConfig, Fetch]:
             state, _ = load_checkpoint(find_checkpoint(Path(path)))
