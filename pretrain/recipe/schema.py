@@ -62,7 +62,7 @@ class Section(BaseModel):
 
 class Data(Section):
     corpus: str
-    """Folder that `prepare` wrote."""
+    """Folder that `prepare` wrote, or a YAML file that mixes several: lines of folder and weight."""
     mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of the tokens that the model has to predict."""
     whole_word: bool = False
