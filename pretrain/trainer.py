@@ -226,6 +226,7 @@ class Trainer:
             self.run.recipe.data.masking,
             self.progress.position,
             self.run.recipe.data.sampling,
+            stage.config.pool_window,
         )
 
     def _start(self, stage: ResolvedStage) -> None:

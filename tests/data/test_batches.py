@@ -225,3 +225,14 @@ def test_resuming_with_other_ranks_and_another_length_sees_the_rest(corpus: Corp
         found, position = step(DataPosition(**json.loads(json.dumps(asdict(position)))), length, 1 + number % 3)
         assert found == expected, number
     assert position.epoch >= 1
+
+
+def test_pooled_input_carries_its_targets_apart(corpus):
+    """The same rows, in the sample format of pooled input: as many tokens and targets, in fewer slots."""
+    plain, pooled = (
+        TrainingData(corpus, "train", 5, LENGTH, Masking(), pool_window=window).next(8, 8, 0, 1)[0] for window in (1, 2)
+    )
+    assert plain.slots is None
+    assert torch.equal(pooled.masked_ids.sort().values, plain.masked_ids.sort().values)
+    assert pooled.num_tokens == plain.num_tokens
+    assert pooled.slot_segments.shape[1] < plain.ids.shape[1]
