@@ -43,7 +43,7 @@ OPERATORS: dict[str, type[Operator]] = {
     )
 }  # fmt: skip
 
-FREE_FIELDS = ("hidden_dropout", "attention_dropout", "frozen_layers", "layer_drop")
+FREE_FIELDS = ("hidden_dropout", "attention_dropout", "frozen_layers", "layer_drop", "heads_multiple", "ffn_multiple")
 """Fields of BertConfig that no parameter depends on: any stage may change them."""
 
 __all__ = ["OPERATORS", "default_operators", "make_operator", "shape_change", "shapes"]
