@@ -7,6 +7,7 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 
 from model.bert import BertForPreTraining
 from model.config import BertConfig
@@ -15,7 +16,9 @@ from pretrain.engine.bind import bind_optimizer
 from pretrain.engine.distributed import device
 from pretrain.engine.norm import mark_cut_gradients
 from pretrain.engine.zero import prime_optimizer
-from pretrain.optim import GroupRules, MakeOptimizer, parameter_groups
+from pretrain.optim import GroupRules, Lamb, Lans, MakeOptimizer, parameter_groups
+
+ZERO_SUPPORTED_OPTIMIZERS.extend((Lamb, Lans))  # or DeepSpeed warns that they are untested
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

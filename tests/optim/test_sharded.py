@@ -7,8 +7,9 @@ from functools import cache
 
 import pytest
 
+from pretrain.engine.exchange import read_state
 from pretrain.engine.zero import destroy
-from tests.engine.harness import CONFIG, start, train
+from tests.engine.harness import CONFIG, start, train, whole_state
 from tests.optim.sharded import OPTIONS, optimizer_settings
 from tests.workers import pool
 
@@ -55,3 +56,21 @@ def test_a_global_norm_of_all_gradients_too(ranks, tp, stage):
     small = {"sub_group_size": 5000} if stage == 3 else {}
     for found in pool(ranks).run(losses, "nvlamb", tp, stage, small):
         assert found == pytest.approx(unsharded("nvlamb"), rel=1e-6)
+
+
+def sums_of_squares(name: str, tp: int, stage: int) -> dict[str, float]:
+    engine = start(CONFIG, optimizer_settings(name, tp, stage))
+    train(engine, 0, 5, OPTIONS[name]["lr"])
+    state = whole_state(read_state(engine))
+    destroy(engine)
+    return {key: record.exp_avg_sq.sum().item() for key, record in state.items()}
+
+
+@pytest.mark.parametrize(("ranks", "tp", "stage"), [(2, 2, 0), (2, 2, 1), (2, 1, 3)])
+def test_copies_of_a_parameter_count_once(ranks, tp, stage):
+    """Averages of unit gradients sum to 1 - beta2^step. Weights hardly tell: trust ratios forgive a common factor."""
+    expected = pytest.approx(1 - 0.98**5, rel=1e-4)
+    for found in pool(ranks).run(sums_of_squares, "lans", tp, stage):
+        assert all(value == expected for value in found.values()), found
+    for found in pool(ranks).run(sums_of_squares, "nvlamb", tp, stage):
+        assert sum(found.values()) == expected
