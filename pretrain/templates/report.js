@@ -63,8 +63,8 @@ function html(name, attributes = {}, ...children) {
 // ---- curves ----
 
 function chart({ title, unit, series, smooth }) {
-  const xs = series.flatMap((one) => one.x[axis]), ys = series.flatMap((one) => one.y);
-  const [x0, x1] = [0, Math.max(...xs) || 1];
+  const ys = series.flatMap((one) => one.y);
+  const [x0, x1] = [0, Math.max(...data.charts.flatMap((one) => one.series.map((line) => line.x[axis].at(-1)))) || 1];
   let [y0, y1] = [Math.min(...ys), Math.max(...ys)];
   const margin = (y1 - y0 || Math.abs(y1) || 1) * 0.06;
   [y0, y1] = [y0 >= 0 && y0 < 0.3 * (y1 - y0) ? 0 : y0 - margin, y1 + margin];
