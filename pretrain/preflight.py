@@ -33,8 +33,9 @@ def check_shards(corpus: Corpus, folder: RunFolder) -> None:
     """
     checked = json.loads(folder.checked_shards.read_text("utf-8")) if folder.checked_shards.is_file() else {}
     files = {
-        corpus.directory / (shard["name"] + suffix): shard[f"sha256{suffix}"]
-        for split in corpus.manifest["splits"].values()
+        directory / (shard["name"] + suffix): shard[f"sha256{suffix}"]
+        for directory, manifest in zip(corpus.weights, corpus.manifests, strict=True)
+        for split in manifest["splits"].values()
         for shard in split["shards"]
         for suffix in (".bin", ".idx")
     }

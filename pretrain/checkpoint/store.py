@@ -72,8 +72,8 @@ class CheckpointStore:
         """Waits until the last `save` is on disk. Collective. Raises Stop on all ranks if it failed on any."""
         if self._thread is not None:
             self._thread.join()
-            self._thread = None
-            raise_together(self._error)
+            error, self._thread, self._error = self._error, None, None
+            raise_together(error)
 
     def _prepare(self, partial: Path, num_bytes: int) -> Exception | None:
         try:

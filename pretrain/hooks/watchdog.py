@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
-from pretrain.exits import HUNG
+from pretrain.exits import HUNG, leave
 from pretrain.hooks.base import Hook
 from pretrain.nodes import node_name
 
@@ -70,6 +70,7 @@ class Watchdog(Hook):
             print(f"espalier: {self._verdict(answers)}", file=sys.stderr, flush=True)
         else:
             time.sleep(1)  # the line comes before the end
+        leave(HUNG)  # torchrun still has to end the rank that hangs, so this one has to fail
         os._exit(HUNG)
 
     def _verdict(self, answers: list[str | None]) -> str:

@@ -58,8 +58,8 @@ class Attempt:
 
     def wait(self) -> bool:
         """Whether the run came to its end."""
-        self.process.join(300)
-        assert self.process.exitcode is not None, "the run hangs"
+        self.process.join(1200)
+        assert self.process.exitcode is not None, f"the run hangs:\n{Path(f'{self.folder}.log').read_text()[-4000:]}"
         return self.process.exitcode == 0
 
     def kill_after(self, num_lines: int, delay: float, kind: str, draw: random.Random) -> bool:

@@ -57,14 +57,17 @@ def test_a_run_goes_on_under_another_layout_but_not_with_another_recipe(corpus, 
         RunFolder(tmp_path / "run").check(little_recipe(corpus, stages=STEPS, batch={"global": 16}))
 
 
-@pytest.mark.parametrize("suffix", [".bin", ".idx"])
-def test_a_shard_changed_since_prepare_is_named(corpus, tmp_path, suffix):
-    shutil.copytree(corpus, tmp_path / "corpus")
-    shard = tmp_path / "corpus" / f"train-00000{suffix}"
+@pytest.mark.parametrize("shard", ["one/train-00000.bin", "two/train-00000.idx"])
+def test_a_shard_changed_since_prepare_is_named(corpus, tmp_path, shard):
+    """In any corpus of a mixture."""
+    for name in ("one", "two"):
+        shutil.copytree(corpus, tmp_path / name)
+    (tmp_path / "mixture.yaml").write_text("one: 1\ntwo: 0.5\n")
+    shard = tmp_path / shard
     data = bytearray(shard.read_bytes())
     data[-3] ^= 1
     shard.write_bytes(data)
-    recipe = little_recipe(tmp_path / "corpus", stages=STEPS)
+    recipe = little_recipe(tmp_path / "mixture.yaml", stages=STEPS)
     for message in pool(2).run(stop_message, train, recipe, tmp_path / "run"):
         assert message.startswith(f"{shard} is not what prepare wrote (its checksum differs)")
 

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from pretrain.train import train
 from tests.faults.launching import HOME
 from tests.little import little_recipe, losses, metrics, write_recipe
@@ -10,6 +12,8 @@ from tests.slurm.cluster import Cluster
 from tests.workers import pool
 
 LAUNCH = str(HOME / "launch.sh")
+
+pytestmark = pytest.mark.timeout(600)
 
 
 STEPS = [{"name": "long", "steps": 9999}]
