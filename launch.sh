@@ -38,7 +38,7 @@ main() {
     ranks-of-node) ranks_of_node "$@" ;;                 # what `train` starts on every node of a SLURM job
     demo)  demo "$@" ;;
     doctor) examine "$@" ;;
-    finetune) install finetune "[finetune]"; exec "$python" -m pretrain finetune "$@" ;;
+    finetune) asks_help "$@" || install finetune "[finetune]"; exec "$python" -m pretrain finetune "$@" ;;
     *)     exec "$python" -m pretrain "$verb" "$@" ;;
   esac
 }

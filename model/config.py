@@ -245,13 +245,14 @@ class BertConfig(PlainBert):
 
     def check_tensor_parallel(self, size: int) -> None:
         """Raises UserError unless `size` tensor-parallel ranks can cut every axis evenly."""
-        axes = {"padded vocabulary": self.padded_vocab_size}
+        axes: dict[str, int] = {}
         for block in range(self.num_blocks):
             axes |= {f"heads of block {block}": self.block_heads(block), f"ffn of block {block}": self.block_ffn(block)}
+        axes["padded vocabulary"] = self.padded_vocab_size
         for axis, width in axes.items():
             if width % size:
                 raise UserError(
-                    f"layout.tensor_parallel {size} does not divide {axis} ({width}); choose a divisor of both"
+                    f"layout.tensor_parallel {size} does not divide {axis} ({width}); choose a divisor of it"
                 )
 
     @cached_property

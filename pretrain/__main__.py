@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from model.errors import UserError, nearest
+from pretrain.arguments import run_verb
 from pretrain import signals
 from pretrain.data.prepare import PrepareOptions
 from pretrain.exits import Stop, leave
@@ -359,7 +359,7 @@ def main(arguments: list[str]) -> int:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in VERBS:
             known = ", ".join(["demo", "test", *VERBS])
             raise UserError(f"verb {arguments[0]!r} is unknown{nearest(arguments[0], VERBS)}; choose one of {known}")
-        tyro.extras.subcommand_cli_from_dict(VERBS, args=arguments, prog="./launch.sh", description=DESCRIPTION)
+        run_verb(VERBS, arguments, "./launch.sh", DESCRIPTION)
     except Stop as stop:
         if os.environ.get("RANK", "0") == "0":
             print(f"espalier: {stop}", file=sys.stderr)

@@ -12,6 +12,13 @@ from tests.data.conftest import made_up_documents, prepared
     ("arguments", "message"),
     [
         (["plna"], "verb 'plna' is unknown (did you mean 'plan'?); choose one of demo, test,"),
+        (
+            ["plan", "base", "--nproc", "abc"],
+            "--nproc: invalid literal for int() with base 10: 'abc'; see ./launch.sh plan",
+        ),
+        (["plan"], "Missing from ./launch.sh plan: RECIPE"),
+        (["plan", "base", "--bogus"], "Unrecognized options: --bogus"),
+        (["plan", "tests"], "recipe 'tests' is a folder"),
         (["plan", "nowhere.yaml"], "recipe 'nowhere.yaml' is neither a file nor"),
         (["plan", "base", "--set", "steps"], "--set steps: write KEY=VALUE"),
         (["plan", "base", "--set", "stepz=3"], "unknown key stepz (did you mean 'steps'?)"),

@@ -41,6 +41,8 @@ def _find(path: str) -> Path:
         return Path(path)
     if path in shipped:
         return shipped[path]
+    if Path(path).is_dir():
+        raise UserError(f"recipe {path!r} is a folder; name the YAML file in it")
     raise UserError(f"recipe {path!r} is neither a file nor a recipe that comes with Espalier ({', '.join(shipped)})")
 
 

@@ -30,7 +30,7 @@ def _parse_amount(value: Any) -> Any:
             percent = math.nan
         if 0 <= percent <= 100:
             return Share(percent)
-    raise UserError(f"{value!r} is neither a count nor a share such as 10%")
+    raise UserError(f"{value!r} is neither a count from 0 nor a share from 0% to 100%")
 
 
 def _as_written(value: Any) -> Any:
