@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from model.errors import UserError, nearest
-from pretrain.arguments import run_verb
 from pretrain import signals
+from pretrain.arguments import run_verb
 from pretrain.data.prepare import PrepareOptions
 from pretrain.exits import Stop, leave
 

@@ -9,7 +9,7 @@ import tyro
 
 from model.errors import UserError
 
-BOX = "│╭╮╰╯─"
+BOX = "│╭╮╰╯─|+-"
 
 
 def run_verb(verbs: dict[str, Callable], arguments: list[str], prog: str, description: str) -> None:
@@ -41,7 +41,7 @@ def run_verb(verbs: dict[str, Callable], arguments: list[str], prog: str, descri
 
 def _one_line(box: str) -> str:
     """The message inside a box, without its title and its hints."""
-    lines = [line.strip(BOX + " ") for line in box.splitlines() if not line.startswith("╭")]
+    lines = [line.strip(BOX + " ") for line in box.splitlines()[1:]]
     message = []
     for line in lines:
         if line.startswith(("Argument helptext", "For full helptext")):
