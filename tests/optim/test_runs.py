@@ -8,7 +8,7 @@ from tests.workers import pool
 def test_a_stopped_run_ends_in_the_same_bits(tmp_path):
     """NVLAMB, whose rule reads the whole state over all ranks before a change of shape."""
     recipe = little_recipe(
-        little_corpus(tmp_path / "corpus").directory,
+        little_corpus(tmp_path).directory,
         optimizer={"name": "lamb", "prenormalize": "always", "lr": 2e-2},
         layout={"tensor_parallel": 2},
         stages=[
