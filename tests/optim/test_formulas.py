@@ -127,6 +127,23 @@ def test_the_multi_tensor_form_is_the_same_arithmetic(kind, monkeypatch):
         torch.testing.assert_close(parameters_many[name], parameters_one[name], rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [Lamb, Lans])
+def test_a_gpu_steps_as_the_cpu_does(kind):
+    """In fp32, in multi-tensor operations, and in apex's kernel for the norms where it is installed."""
+    found = []
+    for device in ("cpu", "cuda"):
+        generator = torch.Generator().manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.randn(n, generator=generator).to(device)) for n in (100_000, 33, 1)]
+        optimizer = kind(parameters, **OPTIONS, weight_decay=0.1)
+        for _ in range(5):
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.numel(), generator=generator).to(device)
+            optimizer.step()
+        found.append(torch.cat([parameter.detach().cpu() for parameter in parameters]))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", [Lamb, Lans])
 def test_chunks_do_not_change_the_result(kind, monkeypatch):
     whole, parameters_whole = build(kind, start(), 0.1, MATRICES, MATRICES)
