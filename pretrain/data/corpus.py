@@ -172,9 +172,9 @@ class Split:
 
     def sentences_between(self, shard: np.ndarray, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The number of the first sentence that starts at `begin` or later, and how many start before `end`."""
-        before_begin = self._by_shard(shard, lambda reader, at: reader.sentences_before(at), begin)
-        before_end = self._by_shard(shard, lambda reader, at: reader.sentences_before(at), end)
-        return before_begin, before_end - before_begin
+        spans = np.stack([begin, end], axis=1)
+        first, after = self._by_shard(shard, lambda reader, spans: reader.sentences_between(spans), spans).T
+        return first, after - first
 
     def sentence_starts(self, shard: np.ndarray, sentences: np.ndarray) -> np.ndarray:
         """The position of each sentence's first token."""
@@ -209,7 +209,7 @@ class Split:
     ) -> np.ndarray:
         if len(self.shards) == 1:
             return look_up(self.shards[0], keys)
-        values = np.empty(len(keys), np.int64)
+        values = np.empty(keys.shape, np.int64)
         for number in np.unique(shard):
             here = shard == number
             values[here] = look_up(self.shards[number], keys[here])

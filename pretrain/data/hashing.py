@@ -4,6 +4,8 @@ Counter-based generators (Salmon et al. 2011): hash the coordinates (seed, epoch
 belongs there. The mixing function is the finaliser of splitmix64 (Steele, Lea and Flood 2014).
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -18,10 +20,21 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 def hash_of(*coordinates: int | np.ndarray) -> np.ndarray:
     """One uint64 per tuple of coordinates (integers or integer arrays, broadcast together)."""
-    key = np.zeros(1, np.uint64)
-    for coordinate in coordinates:
-        key = mix((key ^ np.asarray(coordinate).astype(np.uint64)) + GOLDEN)
+    num_integers = next((i for i, part in enumerate(coordinates) if not isinstance(part, int)), len(coordinates))
+    key = _hash_of_integers(coordinates[:num_integers])
+    for coordinate in coordinates[num_integers:]:
+        key = _absorbed(key, coordinate)
     return key
+
+
+@lru_cache(maxsize=1024)
+def _hash_of_integers(coordinates: tuple[int, ...]) -> np.ndarray:
+    """[1] The part that seeds, epochs and streams share: computed once for all the places hashed with it."""
+    return _absorbed(_hash_of_integers(coordinates[:-1]), coordinates[-1]) if coordinates else np.zeros(1, np.uint64)
+
+
+def _absorbed(key: np.ndarray, coordinate: int | np.ndarray) -> np.ndarray:
+    return mix((key ^ np.asarray(coordinate).astype(np.uint64)) + GOLDEN)
 
 
 def below(hashes: np.ndarray, bound: int | np.ndarray) -> np.ndarray:

@@ -75,9 +75,25 @@ class IndexedReader:
         starts[inside] = self._sentence_bytes[sentences[inside]] // self.dtype.itemsize
         return starts
 
-    def sentences_before(self, positions: np.ndarray) -> np.ndarray:
-        """How many sentences begin before these positions of `tokens`."""
-        return np.searchsorted(self._sentence_bytes, np.asarray(positions) * self.dtype.itemsize)
+    def sentences_between(self, spans: np.ndarray) -> np.ndarray:
+        """For spans of `tokens` [N, (begin, end)]: the first sentence starting inside, and the first one after it."""
+        begin, end = spans.T
+        first = self._search(begin, np.zeros_like(begin), np.full_like(begin, self.num_sentences))
+        # A sentence has a token at least.
+        after = self._search(end, first, np.minimum(first + np.maximum(end - begin, 0), self.num_sentences))
+        return np.stack([first, after], axis=1)
+
+    def _search(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """The first sentence in low .. high that starts at each position or later.
+
+        A binary search, vectorised. numpy's own would first copy the whole index, which is not aligned in its file.
+        """
+        positions = positions * self.dtype.itemsize
+        for _ in range(int((high - low).max(initial=0)).bit_length()):
+            middle = np.minimum((low + high) // 2, self.num_sentences - 1)
+            is_before = (low < high) & (self._sentence_bytes[middle] < positions)
+            low, high = np.where(is_before, middle + 1, low), np.where(is_before, high, np.maximum(middle, low))
+        return low
 
 
 def write_index(path: Path, dtype: np.dtype, sentence_lengths: np.ndarray, document_num_sentences: np.ndarray) -> None:

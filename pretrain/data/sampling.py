@@ -122,7 +122,7 @@ def _next_pieces(
     room = sequence_length - sampling.num_special
     target = np.full(len(left), room)
     if sampling.short_probability:
-        hashes = hash_of(seed, epoch, left.document, left.offset, _TARGET)
+        hashes = hash_of(seed, epoch, _TARGET, left.document, left.offset)
         is_short = (hashes & np.uint64(0xFFFFFFFF)) < np.uint64(sampling.short_probability * 2**32)
         target = np.where(is_short, 2 + below(hashes, room - 1), room)
     length = np.minimum(target, left.end - left.offset)
@@ -149,7 +149,7 @@ def _next_pieces(
 
 def _divide(split: Split, pieces: Pieces, seed: int) -> Pieces:
     """Each piece divided in two at a random one of its inner sentence ends; at a random token where it has none."""
-    hashes = hash_of(seed, pieces.epoch, pieces.document, pieces.offset, _DIVISION)
+    hashes = _hashes(pieces, seed, _DIVISION)
     end = pieces.first_start + pieces.num_own
     number, num_ends = split.sentences_between(pieces.shard, pieces.first_start + 1, end)
     at_sentence = split.sentence_starts(pieces.shard, number + below(hashes, num_ends)) - pieces.first_start
@@ -182,7 +182,7 @@ def _replace(split: Split, pieces: Pieces, target: np.ndarray, seed: int) -> Pie
     What it stands in for is not lost: it begins the document's next piece, as in BERT.
     """
     replaced = _coin(pieces, seed) | (pieces.second_tokens == 0)  # a piece of one token has no second sentence
-    hashes = hash_of(seed, pieces.epoch, pieces.document, pieces.offset, _OTHER)
+    hashes = _hashes(pieces, seed, _OTHER)
     other = (pieces.document + 1 + below(hashes, split.num_documents - 1)) % split.num_documents
     documents = permuted(other, split.num_documents, seed, int(pieces.epoch[0]))
     shard, start, end = split.random_sentence(documents, int(pieces.epoch[0]), hash_of(hashes))
@@ -197,4 +197,9 @@ def _replace(split: Split, pieces: Pieces, target: np.ndarray, seed: int) -> Pie
 
 
 def _coin(pieces: Pieces, seed: int) -> np.ndarray:
-    return hash_of(seed, pieces.epoch, pieces.document, pieces.offset, _COIN) >> np.uint64(63) == 1
+    return _hashes(pieces, seed, _COIN) >> np.uint64(63) == 1
+
+
+def _hashes(pieces: Pieces, seed: int, stream: int) -> np.ndarray:
+    """A random number for each piece, all of one epoch."""
+    return hash_of(seed, int(pieces.epoch[0]), stream, pieces.document, pieces.offset)

