@@ -203,7 +203,8 @@ def table(rows: list[Row]) -> str:
     head = Row("", "found", "wanted", "", "what it changes")
     cells = [tuple(textwrap.shorten(cell, WIDTH // 2, placeholder="...") for cell in row) for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 if __name__ == "__main__":
