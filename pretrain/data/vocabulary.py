@@ -1,11 +1,12 @@
 """A vocabulary from the beginnings of all inputs.
 
-Trained in a process of its own: it needs several times the sample in memory, which must be free again when the workers
-start.
+Trained in a process of its own where the sample is large: it needs several times the sample in memory, which must be
+free again when the workers start.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
@@ -17,19 +18,39 @@ from pretrain.data.options import PrepareOptions, Progress
 from pretrain.data.sources import Input, read_blocks
 from pretrain.data.tokenizer import train_tokenizer
 
+IN_THIS_PROCESS = 8_000_000
+"""Characters of a sample too small for a process of its own."""
+
 
 def train_vocabulary(options: PrepareOptions, inputs: list[Input], progress: Callable[[Progress], None]) -> Tokenizer:
     """Raises UserError when there is no text, or it does not suit the options."""
     if shards := [source.name for source in inputs if source.name.endswith(".idx")]:
         raise UserError(f"{shards[0]} is tokenized already; give its vocabulary with --vocab")
-    context = get_context("fork")
+    blocks = _beginnings(options, inputs, progress)
+    texts: list[str] = []
+    num_characters = 0
+    for more in blocks:
+        texts += more
+        num_characters += sum(map(len, more))
+        if num_characters > IN_THIS_PROCESS:
+            return _train_apart(chain([texts], blocks), options)
+    return _train(texts, options)
+
+
+def _train(texts: list[str], options: PrepareOptions) -> Tokenizer:
+    return train_tokenizer(options.tokenizer, texts, options.vocab_size, options.lowercase)
+
+
+def _train_apart(texts: Iterable[list[str]], options: PrepareOptions) -> Tokenizer:
+    """In a process of its own, spawned: a fork of one whose threads hold locks can wait for them for ever."""
+    context = get_context("spawn")
     ours, theirs = context.Pipe()
-    trainer = context.Process(target=_train, args=(theirs, ours, options), daemon=True)
+    trainer = context.Process(target=_answer, args=(theirs, options), daemon=True)
     trainer.start()
     theirs.close()
     try:
-        for texts in _beginnings(options, inputs, progress):
-            ours.send(texts)
+        for more in texts:
+            ours.send(more)
         ours.send(None)
         trained = ours.recv()
     except (EOFError, BrokenPipeError) as error:
@@ -44,14 +65,13 @@ def train_vocabulary(options: PrepareOptions, inputs: list[Input], progress: Cal
     return Tokenizer.from_str(trained)
 
 
-def _train(connection: Connection, parents_end: Connection, options: PrepareOptions) -> None:
+def _answer(connection: Connection, options: PrepareOptions) -> None:
     """Gathers texts until None comes; answers with the tokenizer's JSON, or with a UserError."""
-    parents_end.close()  # else the parent's closing it would not be seen here
     texts: list[str] = []
     try:
         while (more := connection.recv()) is not None:
             texts += more
-        connection.send(train_tokenizer(options.tokenizer, texts, options.vocab_size, options.lowercase).to_str())
+        connection.send(_train(texts, options).to_str())
     except UserError as error:
         connection.send(error)
     except EOFError:

@@ -23,7 +23,7 @@ def made_up_documents(num_documents: int, seed: int = 0, longest: int = 40) -> l
 def prepared(directory: Path, documents: list[str], **options) -> Corpus:
     """`documents`, one a line, prepared below `directory` and opened."""
     (directory / "text.txt").write_text("\n".join(documents), "utf-8")
-    defaults = dict(documents="line", vocab_size=200, valid_share=0.2)
+    defaults = dict(documents="line", vocab_size=200, valid_share=0.2, num_workers=1)
     prepare(PrepareOptions((str(directory / "text.txt"),), directory / "corpus", **(defaults | options)))
     return Corpus.open(directory / "corpus")
 

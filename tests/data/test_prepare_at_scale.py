@@ -18,16 +18,18 @@ from model.errors import UserError
 from pretrain.data import Corpus, PrepareOptions, Progress, prepare, sources
 from pretrain.data.duplicates import SeenDocuments
 from pretrain.data.inspection import check_corpus
-from pretrain.data.worker import Worker
 from tests.data.conftest import made_up_documents
 
 DOCUMENTS = made_up_documents(300)
 
 
+SMALL = {"_CHUNK_BYTES": 1 << 12, "_MAX_DOCUMENT_BYTES": 1 << 16}
+
+
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_CHUNK_BYTES", 1 << 12)
-    monkeypatch.setattr(sources, "_MAX_DOCUMENT_BYTES", 1 << 16)
+    for name, size in SMALL.items():
+        monkeypatch.setattr(sources, name, size)
 
 
 def options(directory: Path, name: str, **changes) -> PrepareOptions:
@@ -63,6 +65,8 @@ def test_the_result_does_not_depend_on_the_number_of_workers(texts: Path) -> Non
 
 def prepare_until_killed(options: PrepareOptions, num_chunks: int) -> None:
     """Dies as by SIGKILL when so many more chunks are written; saves its state after some of them only."""
+    sys.modules["pretrain.data.prepare"]._SECONDS_BETWEEN_SAVES = 0.03
+    vars(sources).update(SMALL)  # this is a process of its own
     left = num_chunks
 
     def count(progress: Progress) -> None:
@@ -76,16 +80,13 @@ def prepare_until_killed(options: PrepareOptions, num_chunks: int) -> None:
 
 
 @pytest.mark.parametrize("shard_tokens", [10**9, 5000])
-def test_a_killed_prepare_goes_on_to_the_same_result(
-    texts: Path, shard_tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.modules["pretrain.data.prepare"], "_SECONDS_BETWEEN_SAVES", 0.03)
+def test_a_killed_prepare_goes_on_to_the_same_result(texts: Path, shard_tokens: int) -> None:
     changes = dict(shard_tokens=shard_tokens, deduplicate=True, document_tokens=100)
     prepare(options(texts, "whole", **changes))
     killed = options(texts, "killed", **changes)
-    fork = multiprocessing.get_context("fork")
+    spawn = multiprocessing.get_context("spawn")
     for num_chunks in (14, 9, 20):
-        process = fork.Process(target=prepare_until_killed, args=(killed, num_chunks))
+        process = spawn.Process(target=prepare_until_killed, args=(killed, num_chunks))
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
@@ -96,12 +97,14 @@ def test_a_killed_prepare_goes_on_to_the_same_result(
     assert content(texts / "killed") == content(texts / "whole")
 
 
-def test_workers_end_with_a_killed_parent(texts: Path) -> None:
-    def run_in_a_group() -> None:
-        os.setsid()
-        prepare_until_killed(options(texts, "out", num_workers=2), 5)
+def run_in_a_group(options: PrepareOptions) -> None:
+    os.setsid()
+    prepare_until_killed(options, 5)
 
-    process = multiprocessing.get_context("fork").Process(target=run_in_a_group)
+
+def test_workers_end_with_a_killed_parent(texts: Path) -> None:
+    grouped = options(texts, "out", num_workers=2)
+    process = multiprocessing.get_context("spawn").Process(target=run_in_a_group, args=(grouped,))
     process.start()
     process.join()
     deadline = time.monotonic() + 30
@@ -120,12 +123,17 @@ def members(group: int) -> list[psutil.Process]:
     return found
 
 
-def test_a_killed_worker_is_one_line(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Worker, "tokenize", lambda *_: os._exit(1))
-    vocab = texts / "vocab.txt"
-    vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
+def kill_workers(progress: Progress) -> None:
+    if progress.phase == "tokens":
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):  # killed before, and not yet asked for
+                if "spawn_main" in " ".join(child.cmdline()):
+                    child.kill()
+
+
+def test_a_killed_worker_is_one_line(texts: Path) -> None:
     with pytest.raises(UserError, match="num_workers below 2"):
-        prepare(options(texts, "out", num_workers=2, vocab=vocab))
+        prepare(options(texts, "out", num_workers=2), kill_workers)
 
 
 def test_going_on_is_refused_when_options_or_sources_changed(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
