@@ -32,6 +32,8 @@ class Pool:
         self._ranks: list = []
 
     def run(self, function: Callable, *arguments: Any, timeout_seconds: float = TIMEOUT_SECONDS) -> list:
+        if not all(process.is_alive() for process, _ in self._ranks):
+            self.stop()
         if not self._ranks:
             self._start()
         try:
