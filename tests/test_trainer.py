@@ -140,3 +140,29 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, corpus):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="no run's folder"):
         RunFolder(tmp_path).check(recipe(corpus))
+
+
+VARIANTS = [
+    {"name": "dropping", "steps": 3, "shape": {"layer_drop": {"keep": 0.5, "gamma": 0.5}}},
+    {"name": "keeping", "steps": 2, "shape": {"layer_drop": None}},
+    {"name": "masked", "steps": 4, "grow": {"mask_growth": {"steps": 3}}, "shape": {"ffn": 96}},
+    {"name": "plain", "steps": 2, "grow": "unmask"},
+]
+
+
+def test_layer_dropping_and_masked_growth_in_one_run(corpus, tmp_path):
+    """Both depend on the step within the run. Two layouts draw the same layers and raise the same masks."""
+    losses = []
+    for name, changes in {"plain": {}, "cut": {"layout": {"tensor_parallel": 2}}}.items():
+        model = dict(layers=2, hidden=32, heads=4, ffn=64, norm="pre", max_positions=32, hidden_dropout=0)
+        batch = {"global": 8}  # one micro-batch a step: layers are drawn for each
+        variants = recipe(corpus, stages=VARIANTS, batch=batch, model=model | {"attention_dropout": 0}, **changes)
+        pool(2).run(train, variants, tmp_path / name)
+        steps, events, summary = read(tmp_path / name)
+        losses.append([step["loss"] for step in steps])
+        growth = [event for event in events if event["event"] == "growth" and event["operator"] != "identity"]
+        assert [event["operator"] for event in growth] == ["mask_growth", "unmask"]
+        for event in growth:
+            assert event["loss_after"] == pytest.approx(event["loss_before"], rel=1e-6)
+        assert summary["steps"] == 11
+    assert losses[1] == pytest.approx(losses[0], rel=2e-4)

@@ -21,15 +21,12 @@ QUANTILES = torch.linspace(0, 1, 11)
 
 
 class Coefficients(Hook):
-    """On every rank. Event `coefficients` every so many steps: of every head, and for the many units of the
-    feed-forward networks the 0%, 10%, ... 100% quantiles, each by layer."""
-
-    def __init__(self, every: int = 50):
-        self.every = every
+    """On every rank. Event `coefficients` in every step: of every head, and for the many units of the feed-forward
+    networks the 0%, 10%, ... 100% quantiles, each by layer."""
 
     def on_step(self, trainer: Trainer, result: StepResult) -> None:
         config = trainer.stage.config
-        if config.slimming is None or result.step % self.every:
+        if config.slimming is None:
             return
         held = coefficients(trainer.engine)
         blocks = [config.block_of(layer) for layer in range(config.layers)]

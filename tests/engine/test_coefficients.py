@@ -45,7 +45,8 @@ def test_coefficients_are_whole_and_reported_by_layer(tp, stage):
             for block in (0, 1)
             for branch, size in (("attention", SLIM.heads), ("feedforward", SLIM.ffn))
         }
-        (event,) = events
+        assert [event["step"] for event in events] == [49, 50]
+        event = events[-1]
         assert event["values"]["heads"] == [[0.0, 1.0, 2.0, 3.0]] * 3
         quantiles = event["values"]["ffn quantiles"]
         assert (len(quantiles), quantiles[1][0], quantiles[1][-1]) == (3, 0.0, SLIM.ffn - 1)
