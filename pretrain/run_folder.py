@@ -29,6 +29,9 @@ FREE_KEYS = (
 )
 
 
+LOCK_SECONDS, LOCK_TRIES = 2.0, 20
+
+
 class RunFolder:
     def __init__(self, path: Path):
         self.path = path
@@ -63,8 +66,8 @@ class RunFolder:
                 f"the run in {self.path} is finished; give a new run another --name, or move that folder away"
             )
         if self.lock.is_file():
-            with self.lock.open() as file:
-                self._lock(file)
+            with self.lock.open() as file:  # shared: all ranks look at the same time
+                self._lock(file, fcntl.LOCK_SH)
 
     @contextmanager
     def opened(self, recipe: Recipe) -> Iterator[None]:
@@ -78,7 +81,7 @@ class RunFolder:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 file = self.lock.open("a+")
-                self._lock(file)
+                self._lock(file, fcntl.LOCK_EX)
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {os.uname().nodename}, since {time.strftime('%F %T')}")
                 file.flush()
@@ -94,14 +97,15 @@ class RunFolder:
             if file is not None:
                 file.close()
 
-    def _lock(self, file: TextIO) -> None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"a run goes on in {self.path} ({file.read()}); wait for it, or give this run another --name"
-            ) from None
+    def _lock(self, file: TextIO, kind: int) -> None:
+        """Waits a moment for whoever only looks, and for a killed run's last rank to be gone."""
+        for _ in range(LOCK_TRIES):
+            try:
+                return fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:  # noqa: PERF203 (it waits anyway)
+                time.sleep(LOCK_SECONDS / LOCK_TRIES)
+        file.seek(0)
+        raise UserError(f"a run goes on in {self.path} ({file.read()}); wait for it, or give this run another --name")
 
     def _create(self, recipe: Recipe) -> None:
         self.recipe.write_text(yaml.safe_dump(_as_json(recipe), sort_keys=False), "utf-8")

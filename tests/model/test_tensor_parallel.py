@@ -65,6 +65,6 @@ def test_shards_join_to_the_logical_tensor():
 
 def test_a_size_that_does_not_divide_is_refused():
     with pytest.raises(UserError, match=r"tensor_parallel 3 does not divide.*\(256\)"):
-        small_config().check_tensor_parallel(3)
+        small_config(heads=3, head_dim=8, ffn=66).check_tensor_parallel(3)
     with pytest.raises(UserError, match=r"heads of block 1 \(2\)"):
         small_config(heads=(4, 2)).check_tensor_parallel(4)
