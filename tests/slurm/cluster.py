@@ -143,6 +143,7 @@ class Cluster:
     def start_now(self, job: str) -> None:
         """SLURM holds a requeued job back for two minutes; this lets it go at once."""
         self._await(lambda: self.state(job) == "PENDING", 60, lambda: f"job is {self.state(job)}")
+        time.sleep(3)  # a node refuses a job that it killed in the same second
         self._run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def _field(self, job: str, name: str) -> str:
