@@ -165,8 +165,8 @@ def _tokenized(
     if options.workers == 1:
         yield from map(Worker(*arguments).tokenize, chunks)
         return
-    # Spawned: a fork of a process whose threads hold locks (the tokenizer's, torch's) can wait for them for ever.
-    pool = ProcessPoolExecutor(options.workers, get_context("spawn"), start_process, arguments)
+    # Forked workers share the parent's imports: they start at once and cost little memory.
+    pool = ProcessPoolExecutor(options.workers, get_context("fork"), start_process, arguments)
     try:
         waiting = deque()
         for chunk in chunks:

@@ -18,6 +18,7 @@ from model.errors import UserError
 from pretrain.data import Corpus, PrepareOptions, Progress, prepare, sources
 from pretrain.data.duplicates import SeenDocuments
 from pretrain.data.inspection import check_corpus
+from pretrain.data.worker import Worker
 from tests.data.conftest import made_up_documents
 
 DOCUMENTS = made_up_documents(300)
@@ -123,17 +124,24 @@ def members(group: int) -> list[psutil.Process]:
     return found
 
 
-def test_a_killed_worker_is_one_line(texts: Path) -> None:
-    others = {child.pid for child in psutil.Process().children()}
-
-    def kill_workers(progress: Progress) -> None:
-        for child in psutil.Process().children() if progress.phase == "tokens" else []:
-            with contextlib.suppress(psutil.Error):  # killed before, and not yet asked for
-                if child.pid not in others and "spawn_main" in " ".join(child.cmdline()):
-                    child.kill()
-
+def test_a_killed_worker_is_one_line(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Worker, "tokenize", lambda *_: os._exit(1))
+    vocab = texts / "vocab.txt"
+    vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
     with pytest.raises(UserError, match="num_workers below 2"):
-        prepare(options(texts, "out", num_workers=2), kill_workers)
+        prepare(options(texts, "out", num_workers=2, vocab=vocab))
+
+
+def test_workers_do_not_wait_for_threads_that_stayed_in_the_parent(
+    texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokenizer's threads run here before the workers are forked, and the environment asks for them."""
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    prepare(options(texts, "one"))
+    tokenizer = Corpus.open(texts / "one").tokenizer
+    assert len(tokenizer.encode_batch(DOCUMENTS)) == len(DOCUMENTS)
+    prepare(options(texts, "two", num_workers=2))
+    assert content(texts / "one").keys() == content(texts / "two").keys()
 
 
 def test_going_on_is_refused_when_options_or_sources_changed(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
