@@ -39,7 +39,9 @@ def make_corpus(folder: Path, tokenizer: str = "wordpiece", vocab_size: int = 15
     draw = random.Random(0)
     text = folder.with_suffix(".txt")
     text.write_text("\n\n".join(" ".join(draw.choices(WORDS, k=12)).capitalize() + "." for _ in range(200)))
-    prepare(PrepareOptions((str(text),), folder, tokenizer=tokenizer, vocab_size=vocab_size, licence="CC0", num_workers=1))
+    prepare(
+        PrepareOptions((str(text),), folder, tokenizer=tokenizer, vocab_size=vocab_size, licence="CC0", num_workers=1)
+    )
     return Corpus.open(folder)
 
 

@@ -35,7 +35,11 @@ def made_up_corpus(folder: Path, tokenizer: str) -> Corpus:
     sentences = [" ".join(draw.choices(words, k=draw.randint(16, 24))).capitalize() + "." for _ in range(500)]
     text = folder / f"{tokenizer}.txt"
     text.write_text("\n\n".join(" ".join(sentences[first : first + 10]) for first in range(0, 500, 10)), "utf-8")
-    prepare(PrepareOptions((str(text),), folder / tokenizer, tokenizer=tokenizer, vocab_size=120, valid_share=0.2, num_workers=1))
+    prepare(
+        PrepareOptions(
+            (str(text),), folder / tokenizer, tokenizer=tokenizer, vocab_size=120, valid_share=0.2, num_workers=1
+        )
+    )
     return Corpus.open(folder / tokenizer)
 
 

@@ -171,7 +171,11 @@ def test_numbers_are_numbers_and_words_are_words(text, value):
         ("lr: 1e-3", "lr: fast", "optimizer.lr is 'fast': input should be a valid number"),
         ("lr: 1e-3", "lr: -1", "optimizer.lr is -1: input should be greater than 0"),
         ("lr: 1e-3", "name: adamw", "optimizer.lr is missing"),
-        ("warmup: 10%", "warmup: often", "schedule.warmup: 'often' is neither a count from 0 nor a share from 0% to 100%"),
+        (
+            "warmup: 10%",
+            "warmup: often",
+            "schedule.warmup: 'often' is neither a count from 0 nor a share from 0% to 100%",
+        ),
         ("warmup: 10%", "warmup: 110", "schedule: warm-up (110 steps) and hold (0) exceed the 100 they are part of"),
         ("steps: 30%", "steps: 80%", "stage deep has no time left (-10 of 100)"),
         ("steps: 100", "seed: 1", "steps is missing"),

@@ -39,7 +39,6 @@ def skip_step(engine: DeepSpeedEngine) -> None:
     engine.skipped_steps += 1
 
 
-
 def mark_cut_gradients(engine: DeepSpeedEngine) -> None:
     """DeepSpeed 0.19.8 looks for the mark of a cut parameter on its gradient in the norm of 16-bit weights at stage 0.
 
