@@ -34,9 +34,8 @@ class TokenizedChunk:
 
 class Worker:
     def __init__(self, tokenizer_json: str, options: PrepareOptions) -> None:
-        os.environ["TOKENIZERS_PARALLELISM"] = (
-            "false"  # the processes are the parallelism; a fork has none of its parent's threads
-        )
+        # The processes are the parallelism, and a fork has none of its parent's threads.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
         tokenizer = Tokenizer.from_str(tokenizer_json)
         self._encoder = Encoder(tokenizer)
         special = SpecialIds.of(tokenizer)
