@@ -16,6 +16,9 @@ class Progress:
     flops: float = 0.0
     train_seconds: float = 0.0
     """Time in training steps, without validation, growth and checkpoints."""
+    device_seconds: float = 0.0
+    """What the devices of one rank worked for it: on a CPU processor seconds, which other users of the machine do not
+    stretch; elsewhere the same as train_seconds."""
     stage: int = 0
     """Index of the stage whose shape the state has: at a change of shape, that of the stage before it."""
     masked_since: int = 0

@@ -21,7 +21,7 @@ from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.data import Corpus, TrainingData
 from pretrain.engine.build import PRECISIONS, EngineSettings
 from pretrain.engine.correlation import gradient_correlation
-from pretrain.engine.distributed import data_parallel_sum, device
+from pretrain.engine.distributed import data_parallel_sum, device, device_clock
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import move, restore_loss_scaler, start_engine
 from pretrain.engine.norm import gradient_norm_before_step, skip_step
@@ -96,7 +96,7 @@ class Trainer:
 
         The loss is a sum over masked tokens, divided by their number in the global batch: not a mean of means.
         """
-        start = time.perf_counter()
+        start, device_start = time.perf_counter(), device_clock()
         stage, engine, progress = self.stage, self.engine, self.progress
         layout = ParallelLayout.current()
         rank = self.data_parallel_rank
@@ -122,6 +122,7 @@ class Trainer:
         progress.flops += training_flops(stage.config, stage.global_batch, stage.sequence, num_masked)
         seconds = self._agreed(time.perf_counter() - start)
         progress.train_seconds += seconds
+        progress.device_seconds += device_clock() - device_start
         if engine.skipped_steps > skipped_before:  # neither the step nor the schedule advances
             self.call("on_skip", loss, lambda: self._update(batches, mlm_scale, sentence_scale))
             return

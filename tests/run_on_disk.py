@@ -65,7 +65,7 @@ def make_run(folder: Path, corpus: Corpus, **shape) -> BertConfig:
     records = {name: Record.fresh(weight) for name, weight in weights.items()}
     state = TrainingState(config, dict.fromkeys(records, 0), dict.fromkeys(records, 40), records)
     run = {
-        "progress": {"step": 40, "num_tokens": 40_960, "flops": 4e9, "train_seconds": 20.0},
+        "progress": {"step": 40, "num_tokens": 40_960, "flops": 4e9, "train_seconds": 20.0, "device_seconds": 20.0},
         "recipe": recipe_json,
         "corpus": str(corpus.directory.resolve()),
         "tokenizer": corpus.tokenizer_hash,

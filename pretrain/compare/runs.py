@@ -29,7 +29,7 @@ class FinishedRun:
     valid_loss: float
     valid_accuracy: float
     costs: dict[str, float]
-    """By COSTS, of the whole run."""
+    """By COSTS, of the whole run: training steps and changes of shape, not validation and checkpoints."""
     growth: tuple[dict[str, Any], ...]
 
     @classmethod
@@ -42,7 +42,7 @@ class FinishedRun:
             )
         summary = json.loads(folder.summary.read_text("utf-8"))
         recipe = yaml.safe_load(folder.recipe.read_text("utf-8"))
-        seconds, ranks = summary["seconds"], summary["ranks"]
+        growing_seconds = sum(event["seconds"] for event in summary["growth"])
         return cls(
             path=path,
             name=recipe["name"],
@@ -55,8 +55,8 @@ class FinishedRun:
             costs={
                 "flops": summary["flops"],
                 "tokens": summary["tokens"],
-                "seconds": seconds,
-                "device_seconds": seconds * ranks,
+                "seconds": summary["seconds"] + growing_seconds,
+                "device_seconds": summary["device_seconds"] + growing_seconds * summary["ranks"],
             },
             growth=tuple(summary["growth"]),
         )
@@ -76,16 +76,14 @@ class Method:
 
 
 def methods(runs: list[FinishedRun]) -> list[Method]:
-    """Groups runs by recipe. The target shape is the grown runs' last one, or, with none, the most costly run's.
+    """Groups runs by recipe. The target is the shape that grown runs end in and that some run trains from scratch.
 
-    Raises UserError when no run trains the target shape from scratch, or when grown runs end in different shapes.
+    With no grown runs it is the most costly run's. A grown run may end elsewhere (pruned, say): it is measured against
+    the same baseline. Raises UserError when no run trains a shape of the grown ones from scratch, or several do.
     """
     if not runs:
         raise UserError("compare needs runs; name folders under runs/")
-    grown_shapes = sorted({run.shape for run in runs if run.grows})
-    if len(grown_shapes) > 1:
-        raise UserError(f"the grown runs end in different shapes ({'; '.join(grown_shapes)}); compare them one by one")
-    target = grown_shapes[0] if grown_shapes else max(runs, key=lambda run: run.costs["flops"]).shape
+    target = _target(runs)
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         groups.setdefault(json.dumps(run.recipe, sort_keys=True), []).append(run)
@@ -95,12 +93,22 @@ def methods(runs: list[FinishedRun]) -> list[Method]:
             return "grown"
         return "from scratch" if run.shape == target else "small"
 
-    found = [
+    return [
         Method(group[0].name, role(group[0]), tuple(sorted(group, key=lambda run: run.seed)))
         for group in groups.values()
     ]
-    if not any(method.role == "from scratch" for method in found):
+
+
+def _target(runs: list[FinishedRun]) -> str:
+    grown = {run.shape for run in runs if run.grows}
+    if not grown:
+        return max(runs, key=lambda run: run.costs["flops"]).shape
+    targets = sorted(grown & {run.shape for run in runs if not run.grows})
+    if not targets:
         raise UserError(
-            f"no run trains the target shape ({target}) from scratch; add one, at several budgets if you can"
+            f"no run trains the target shape ({'; '.join(sorted(grown))}) from scratch; add one, "
+            "at several budgets if you can"
         )
-    return found
+    if len(targets) > 1:
+        raise UserError(f"the grown runs end in different shapes ({'; '.join(targets)}); compare them one by one")
+    return targets[0]

@@ -22,11 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from model.errors import UserError
-from pretrain.compare.runs import FinishedRun, Method, methods
+from pretrain.compare.runs import COSTS, FinishedRun, Method, methods
 from pretrain.compare.speedup import Speedup, speedup
 
-CURRENCIES = ("flops", "seconds", "tokens")
-HEADINGS = ("method", "role", "seeds", "valid loss", "accuracy", "FLOPs", "FLOP speedup", "wall speedup", "verdict")
+HEADINGS = (
+    "method", "role", "shape", "seeds", "valid loss", "accuracy", "FLOPs", "FLOP speedup", "wall speedup",
+    "device speedup", "over small too", "verdict",
+)  # fmt: skip
 COLOURS = {"from scratch": "#8d8d8d", "grown": "#2f6690", "small": "#d1495b"}
 
 
@@ -36,7 +38,9 @@ class Line:
 
     method: Method
     speedups: dict[str, Speedup]
-    """By currency; empty for the baseline itself."""
+    """By currency, over the full model from scratch; empty for the baseline itself."""
+    over_best: Speedup | None
+    """In FLOPs, over the better of the full model and the small one from scratch; for grown runs only."""
 
     def to_json(self, scale: str) -> dict[str, Any]:
         flops, wall = self.speedups["flops"], self.speedups["seconds"]
@@ -47,6 +51,9 @@ class Line:
             "flop_speedup": flops.reading.factor,
             "bound": flops.reading.bound,
             "wall_speedup": wall.reading.factor,
+            "device_speedup": self.speedups["device_seconds"].reading.factor,
+            "flop_speedup_over_best": self.over_best.reading.factor if self.over_best else None,
+            "significant_over_best": self.over_best.significant if self.over_best else None,
             "low": flops.low,
             "high": flops.high,
             "significant": flops.significant,
@@ -58,11 +65,8 @@ class Line:
 def compare(paths: Sequence[Path], out: Path, scale: str) -> list[Line]:
     """Reads finished runs and writes compare.json, compare.png and compare.html into `out`; prints the table."""
     found = methods([FinishedRun.read(path) for path in paths])
-    baseline = [method for method in found if method.role == "from scratch"]
-    lines = [
-        Line(method, {c: speedup(method, baseline, c) for c in CURRENCIES} if method.role != "from scratch" else {})
-        for method in sorted(found, key=lambda method: (list(COLOURS).index(method.role), method.name))
-    ]
+    found.sort(key=lambda method: (list(COLOURS).index(method.role), method.name))
+    lines = [_judge(method, found) for method in found]
     out.mkdir(parents=True, exist_ok=True)
     values = [line.to_json(scale) for line in lines if line.speedups]
     (out / "compare.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
@@ -71,6 +75,16 @@ def compare(paths: Sequence[Path], out: Path, scale: str) -> list[Line]:
     _console().print(_table(lines))
     print(f"{out / 'compare.html'}, compare.png and compare.json beside it")
     return lines
+
+
+def _judge(method: Method, found: Sequence[Method]) -> Line:
+    full = [other for other in found if other.role == "from scratch"]
+    plain = [other for other in found if other.role != "grown"]
+    return Line(
+        method,
+        {} if method in full else {cost: speedup(method, full, cost) for cost in COSTS},
+        speedup(method, plain, "flops") if method.role == "grown" else None,
+    )
 
 
 def train_missing(
@@ -121,16 +135,24 @@ def _cells(line: Line) -> list[str]:
     cells = [
         line.method.name,
         line.method.role,
+        runs[0].shape,
         str(len(runs)),
         f"{median(line.method.losses):.4f} ({min(line.method.losses):.4f}..{max(line.method.losses):.4f})",
         f"{median(run.valid_accuracy for run in runs):.1%}",
         f"{median(run.costs['flops'] for run in runs):.3g}",
     ]
     if not line.speedups:
-        return [*cells, "1 by definition", "1 by definition", "baseline"]
-    flops, wall = line.speedups["flops"], line.speedups["seconds"]
+        return [*cells, *["1 by definition"] * 3, "", "baseline"]
+    flops, wall, device = (line.speedups[cost] for cost in ("flops", "seconds", "device_seconds"))
+    cells += [f"{flops.reading} ({flops.low:.2f}..{flops.high:.2f})", str(wall.reading), str(device.reading)]
     verdict = "significant" if flops.significant else "not significant"
-    return [*cells, f"{flops.reading} ({flops.low:.2f}..{flops.high:.2f})", str(wall.reading), verdict]
+    return [*cells, _with_verdict(line.over_best), verdict]
+
+
+def _with_verdict(over_best: Speedup | None) -> str:
+    if over_best is None:
+        return ""
+    return f"{over_best.reading}" + ("" if over_best.significant else ", not significant")
 
 
 def _draw(lines: Sequence[Line], picture: Path) -> None:
@@ -180,7 +202,8 @@ def _write_page(lines: Sequence[Line], out: Path) -> None:
 <h1>Does it pay?</h1>
 <p>Speedup: cost of the from-scratch run that ends at the same validation loss, interpolated over budgets with a full
 decay of their own, over the method's cost. In brackets: over all pairings of seeds. &gt;= and &lt;= mark methods beyond
-every budget; nothing is extrapolated.</p>
+every budget; nothing is extrapolated. Device speedup counts processor seconds on a CPU, which other users of the
+machine do not stretch. "Over small too": against the better of the full and the small model from scratch.</p>
 <table><tr>{head}</tr>{body}</table><img alt="loss against cost" src="data:image/png;base64,{picture}">
 <h2>Changes of shape</h2>
 <table><tr><th>run</th><th>operator</th><th>step</th><th>loss before</th><th>after</th></tr>{growth}</table>

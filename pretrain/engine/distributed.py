@@ -1,6 +1,7 @@
 """Starting and ending the process group of this run."""
 
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,11 @@ def _leave_together() -> None:
 def device() -> torch.device:
     """Where this rank computes."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def device_clock() -> float:
+    """Seconds that this rank's device has worked: of the processor on a CPU, of the clock elsewhere."""
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
 def data_parallel_sum(tensor: torch.Tensor) -> torch.Tensor:

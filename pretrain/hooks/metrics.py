@@ -109,6 +109,7 @@ def summarize(trainer: Trainer, lines: list[dict[str, Any]]) -> dict[str, Any]:
         "tokens": progress.num_tokens,
         "flops": progress.flops,
         "seconds": progress.train_seconds,
+        "device_seconds": progress.device_seconds * trainer.run.num_ranks,
         "ranks": trainer.run.num_ranks,
         "initial_valid_loss": validations[0]["valid_loss"],
         "valid_loss": validations[-1]["valid_loss"],

@@ -89,4 +89,16 @@ def test_bad_input(tmp_path):
     with pytest.raises(UserError, match="from scratch"):
         methods([run("grown", 1, 1, grows=True)])
     with pytest.raises(UserError, match="different shapes"):
-        methods([run("a", 1, 1, grows=True), run("b", 1, 1, grows=True, shape="other"), *scratch()])
+        methods(
+            [
+                run("a", 1, 1, grows=True),
+                run("b", 1, 1, grows=True, shape="other"),
+                run("c", 1, 1, shape="other"),
+                *scratch(),
+            ]
+        )
+
+
+def test_a_run_that_ends_pruned_is_measured_against_the_full_model():
+    found = methods([*scratch(), run("grown", 100, 5, grows=True), run("pruned", 100, 5, grows=True, shape="ragged")])
+    assert {method.name: method.role for method in found}["pruned"] == "grown"

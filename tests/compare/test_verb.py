@@ -10,13 +10,25 @@ from model.errors import UserError
 from pretrain.compare.verb import compare
 
 
-def write_run(folder, name: str, seed: int, flops: float, loss: float, growth: bool = False) -> None:
+def write_run(folder, name: str, seed: int, flops: float, loss: float, growth: bool = False, shape="4x128") -> None:
     folder.mkdir(parents=True)
-    stages = [{"name": "only", "shape": "4x128"}]
-    events = [{"event": "growth", "operator": "stack", "step": 5, "loss_before": 3.0, "loss_after": 3.1}] * growth
-    summary = dict(seconds=flops / 10, ranks=2, flops=flops, tokens=flops, valid_loss=loss, valid_accuracy=0.4)
+    stages = [{"name": "only", "shape": shape}]
+    events = [
+        {"event": "growth", "operator": "stack", "step": 5, "loss_before": 3.0, "loss_after": 3.1, "seconds": 0}
+    ] * growth
+    summary = dict(
+        seconds=flops / 10,
+        device_seconds=flops,
+        ranks=2,
+        flops=flops,
+        tokens=flops,
+        valid_loss=loss,
+        valid_accuracy=0.4,
+    )
     (folder / "summary.json").write_text(json.dumps(summary | {"stages": stages, "growth": events}))
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": name, "seed": seed, "steps": flops, "grow": growth}))
+    (folder / "recipe.yaml").write_text(
+        yaml.safe_dump({"name": name, "seed": seed, "steps": flops, "shape": shape, "grow": growth})
+    )
     steps = [
         {"step": s, "mlm_loss": 5 - s / 10, "flops": s * flops / 10, "seconds": s * flops / 100} for s in range(1, 11)
     ]
@@ -30,6 +42,8 @@ def folders(tmp_path):
         for budget in (100.0, 200.0, 400.0):
             made.append(tmp_path / f"base-{budget}-{seed}")
             write_run(made[-1], f"base-{budget:.0f}", seed, budget, 9 - math.log(budget) + seed / 100)
+        made.append(tmp_path / f"small-{seed}")
+        write_run(made[-1], "small", seed, 100.0, 9 - math.log(160) + seed / 100, shape="2x128")
         made.append(tmp_path / f"grown-{seed}")
         write_run(made[-1], "grown", seed, 100.0, 9 - math.log(200) + seed / 100, growth=True)
     return made
@@ -37,8 +51,10 @@ def folders(tmp_path):
 
 def test_table_page_picture_and_json(folders, tmp_path, capsys):
     compare(folders, tmp_path / "out", "mini")
-    (line,) = json.loads((tmp_path / "out" / "compare.json").read_text())
-    assert line["method"] == "grown"
+    line, small = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert (line["method"], small["method"]) == ("grown", "small")
+    assert small["flop_speedup"] == pytest.approx(1.6)
+    assert line["flop_speedup_over_best"] == pytest.approx(1.25 ** (math.log(2) / math.log(1.25)), rel=0.3)
     assert line["flop_speedup"] == pytest.approx(2.0)
     assert line["wall_speedup"] == pytest.approx(2.0)
     assert line["low"] < 2 < line["high"]
