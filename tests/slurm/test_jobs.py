@@ -31,7 +31,8 @@ if os.environ.get("RANK") == "1":
 def submit(cluster: Cluster, recipe: Path, runs: Path, **environment: str) -> str:
     command = ["train", str(recipe), "--runs", str(runs), "--nproc", "1"]
     options = dict(nodes="2", chdir=str(HOME), open_mode="append", requeue="")
-    return cluster.submit(LAUNCH, *command, environment=environment, **options)
+    # As the pools of ranks: sums over several threads round otherwise.
+    return cluster.submit(LAUNCH, *command, environment={"OMP_NUM_THREADS": "1", **environment}, **options)
 
 
 def test_a_job_of_two_nodes_is_requeued_on_a_signal_and_ends_as_if_nothing_had_happened(cluster, corpus, tmp_path):
