@@ -39,14 +39,15 @@ def test_the_recipe_of_the_readme_is_the_one_that_ships(tmp_path):
 
 def test_the_recipes_of_the_page_on_recipes_are_valid():
     page = (HOME / "docs" / "recipes.md").read_text(encoding="utf-8")
-    stages, grow, schedules, timed = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    stages, grow, ends, cycle, ticket, schedules, timed = blocks
     base = parse((SHIPPED / "base.yaml").read_text(encoding="utf-8"), "base") | {"optimizer": {"lr": 1e-4}}
 
     def run(**values):
         return resolve(Recipe.model_validate(base | values), None, 8)
 
     assert [stage.length for stage in run(schedule={}, **parse(stages, "page")).stages] == [1000, 2000, 3000, 4000]
-    for line in grow.splitlines():
+    for line in (grow + ends).splitlines():
         Stage.model_validate({"name": "grown"} | parse(line, "page"))
     *known, two_phase = re.split(r"\n(?=schedule:)", schedules)
     assert len(known) == 3

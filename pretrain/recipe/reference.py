@@ -20,7 +20,9 @@ from pydantic_core import PydanticUndefined
 from growth.operators import OPERATORS
 from model.config import PRESETS, BertConfig
 from pretrain.recipe.load import model_in
-from pretrain.recipe.schema import Recipe, Share, Stage
+from pretrain.recipe.schema import Recipe, Stage
+from pretrain.recipe.stage_ends import Until
+from pretrain.recipe.values import Share
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
 
@@ -28,9 +30,16 @@ INTRODUCTION = """\
 Every key of a recipe, every field of a shape, every operator; [recipes.md](recipes.md) says how they work together.
 This page is written by `python -m pretrain.recipe.reference` from the code."""
 
+APART = {Until: "rules"}
+"""Sections with a table of their own, and what stands for them elsewhere."""
+
 SHAPE = """\
 `model` takes these, beside `preset`; a stage's `shape` takes those that change. The vocabulary's size comes from the
 corpus."""
+
+UNTIL = """\
+What a stage's `until` takes: one rule or several, of which the first that holds ends the stage. A rule with its
+defaults goes by its name: `until: auto`. A stage's `split` takes what `until.gradient_correlation` does."""
 
 GROW = """\
 What `grow` can name. *Tier 1* keeps the function: the loss is the same just after the change. *Tier 2* keeps the
@@ -53,6 +62,9 @@ def reference() -> str:
         "## A stage",
         "What a stage does not say it takes from the stage before.",
         table(Stage),
+        "## The end of a stage",
+        UNTIL,
+        table(Until),
         "## The shape",
         f"{SHAPE} A preset sets {', '.join(PRESETS['base'])}: {sizes}.",
         table(BertConfig, without=("vocab_size",)),
@@ -72,12 +84,12 @@ def table(schema: type[BaseModel], without: tuple[str, ...] = ()) -> str:
 
 
 def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, str]]:
-    """(dotted key, field, meaning) of a section and the sections below it; lists of sections have their own table."""
+    """(dotted key, field, meaning) of a section and the sections below it, but for those that have their own table."""
     meanings = attribute_docs(schema)
     for name, field in schema.model_fields.items():
         key = prefix + (field.alias or name)
         section = model_in(field.annotation)
-        if section is None or typing.get_origin(field.annotation) is list:
+        if section in APART or section is None or typing.get_origin(field.annotation) is list:
             yield key, field, meanings.get(name, "")
         else:
             yield from keys(section, f"{key}.")
@@ -110,6 +122,8 @@ def kind(annotation: Any) -> str:
         return "stages" if model_in(part) else f"list of {kind(part)}"
     if typing.get_origin(annotation) is dict:
         return "mapping"
+    if annotation in APART:
+        return APART[annotation]
     return {int: "integer", float: "number", str: "text", bool: "`true` \\| `false`", Share: "share (`10%`)"}[
         annotation
     ]
@@ -120,7 +134,7 @@ def default(field: FieldInfo) -> str:
         return "**required**"
     value = field.get_default(call_default_factory=True)
     assert value is not PydanticUndefined
-    return "" if value in (None, {}, [], ()) else f"`{value if isinstance(value, str) else json.dumps(value)}`"
+    return "" if value in (None, {}, [], ()) else f"`{value if isinstance(value, str | Share) else json.dumps(value)}`"
 
 
 def operator_parts(operators: list[type[BaseModel]]) -> Iterator[str]:

@@ -13,7 +13,8 @@ from pretrain.recipe.engine_file import load_engine_file
 from pretrain.recipe.exactness import check_exactness
 from pretrain.recipe.load import explained
 from pretrain.recipe.operators import read_operators
-from pretrain.recipe.schema import Recipe, Share, Stage
+from pretrain.recipe.schema import Recipe, Stage
+from pretrain.recipe.values import Share
 from pretrain.schedule import LearningRate, Phase, StageRate
 
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -1,63 +1,13 @@
 """What may stand in a recipe: sections, keys, types, defaults. `load.py` reads it, `resolve.py` checks it whole."""
 
-import math
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from model.errors import UserError
 from pretrain.data import Masking, Sampling
-
-
-@dataclass(frozen=True)
-class Share:
-    """A part of the whole run, written `28%` in a recipe."""
-
-    percent: float
-
-    def __str__(self) -> str:
-        return f"{self.percent:g}%"
-
-
-def _parse_amount(value: Any) -> Any:
-    if isinstance(value, Share) or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
-        return value
-    if isinstance(value, str) and value.strip().endswith("%"):
-        try:
-            percent = float(value.strip()[:-1])
-        except ValueError:
-            percent = math.nan
-        if 0 <= percent <= 100:
-            return Share(percent)
-    raise UserError(f"{value!r} is neither a count from 0 nor a share from 0% to 100%")
-
-
-def _as_written(value: Any) -> Any:
-    return str(value) if isinstance(value, Share) else value
-
-
-Amount = Annotated[int | Share, BeforeValidator(_parse_amount), PlainSerializer(_as_written)]
-"""Steps, as a count or as a share of the whole run."""
-
-
-def _parse_hours(value: Any) -> Any:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-        return float(value)
-    if isinstance(value, (str, Share)):
-        return _parse_amount(value)
-    raise UserError(f"{value!r} is neither a number of hours nor a share such as 10%")
-
-
-Hours = Annotated[float | Share, BeforeValidator(_parse_hours), PlainSerializer(_as_written)]
-"""Hours of training, as a number or as a share of the run's budget."""
-
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
+from pretrain.recipe.stage_ends import GradientCorrelation, Until
+from pretrain.recipe.values import Amount, Hours, Positive, Rate, Section
 
 
 class Data(Section):
@@ -200,7 +150,7 @@ class Checkpoint(Section):
 class Faults(Section):
     """What to do when something breaks."""
 
-    signals: list[Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"]] = ["SIGTERM", "SIGUSR1"]
+    signals: list[Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"]] = Field(["SIGTERM", "SIGUSR1"])
     """On one of these the run saves itself at the next step and exits, ready to be started again."""
     timeout_minutes: Annotated[float, Field(gt=0)] = 20
     """A rank that makes no progress for so long is named, and the run ends."""
@@ -218,9 +168,9 @@ class Stage(Section):
     """Count, or share of the run. One stage may leave it out and takes what remains."""
     hours: Hours | None = None
     """The same, in a run that is measured in hours."""
-    shape: dict[str, Any] = {}
+    shape: dict[str, Any] = Field({})
     """Fields of the model that change here."""
-    grow: Annotated[list[dict[str, dict[str, Any]]], BeforeValidator(lambda value: _parse_grow(value))] = []
+    grow: Annotated[list[dict[str, dict[str, Any]]], BeforeValidator(lambda value: _parse_grow(value))] = Field([])
     """The operators that lead from the stage before to this shape, in order."""
     sequence: Positive | None = None
     """Tokens in a row, from here on; as are the next ones."""
@@ -228,6 +178,15 @@ class Stage(Section):
     layout: Layout | None = None
     deepspeed: str | None = None
     schedule: StageSchedule = StageSchedule()
+    until: Until | None = None
+    """What ends this stage early (below); its length is then the most it may take."""
+    grow_when: Literal["auto"] | None = None
+    """`auto`: this stage begins when the one before it stops paying, as if that said `until: auto`."""
+    split: GradientCorrelation | None = None
+    """While the stage goes on, neighbouring uses of a block get separate blocks where their gradients stay apart
+    (SWE-M)."""
+    keep: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")] | None = None
+    """A name under which this stage's last state is kept, for `interpolate` and `rewind` in later ones."""
 
 
 def _parse_grow(value: Any) -> Any:

@@ -1,0 +1,59 @@
+"""What the values of a recipe are made of: sections that refuse unknown keys, counts, and shares of the run."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from model.errors import UserError
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of the whole run, written `28%` in a recipe."""
+
+    percent: float
+
+    def __str__(self) -> str:
+        return f"{self.percent:g}%"
+
+
+def _parse_amount(value: Any) -> Any:
+    if isinstance(value, Share) or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    if isinstance(value, str) and value.strip().endswith("%"):
+        try:
+            percent = float(value.strip()[:-1])
+        except ValueError:
+            percent = math.nan
+        if 0 <= percent <= 100:
+            return Share(percent)
+    raise UserError(f"{value!r} is neither a count from 0 nor a share from 0% to 100%")
+
+
+def _as_written(value: Any) -> Any:
+    return str(value) if isinstance(value, Share) else value
+
+
+Amount = Annotated[int | Share, BeforeValidator(_parse_amount), PlainSerializer(_as_written)]
+"""Steps, as a count or as a share of the whole run."""
+
+
+def _parse_hours(value: Any) -> Any:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
+        return float(value)
+    if isinstance(value, (str, Share)):
+        return _parse_amount(value)
+    raise UserError(f"{value!r} is neither a number of hours nor a share such as 10%")
+
+
+Hours = Annotated[float | Share, BeforeValidator(_parse_hours), PlainSerializer(_as_written)]
+"""Hours of training, as a number or as a share of the run's budget."""
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
