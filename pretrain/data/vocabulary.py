@@ -4,11 +4,15 @@ Trained in a process of its own where the sample is large: it needs several time
 free again when the workers start.
 """
 
+import json
+import os
+import subprocess
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from subprocess import PIPE
 
 from tokenizers import Tokenizer
 
@@ -42,40 +46,35 @@ def _train(texts: list[str], options: PrepareOptions) -> Tokenizer:
 
 
 def _train_apart(texts: Iterable[list[str]], options: PrepareOptions) -> Tokenizer:
-    """In a process of its own, spawned: a fork of one whose threads hold locks can wait for them for ever."""
-    context = get_context("spawn")
-    ours, theirs = context.Pipe()
-    trainer = context.Process(target=_answer, args=(theirs, options), daemon=True)
-    trainer.start()
-    theirs.close()
-    try:
-        for more in texts:
-            ours.send(more)
-        ours.send(None)
-        trained = ours.recv()
-    except (EOFError, BrokenPipeError) as error:
+    """In a new process that knows nothing of the script that called: it may have no guard or come from standard input.
+
+    The sample waits in a file, a block of texts on each line.
+    """
+    command = [sys.executable, "-c", f"from {__name__} import answer; answer()"]
+    settings = dict(kind=options.tokenizer, vocab_size=options.vocab_size, lowercase=options.lowercase)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    with tempfile.TemporaryFile() as sample:
+        sample.writelines(json.dumps(line).encode() + b"\n" for line in chain([settings], texts))
+        sample.seek(0)
+        trainer = subprocess.run(command, stdin=sample, stdout=PIPE, env=environment, start_new_session=True)
+    if trainer.returncode:
         raise UserError(
             f"training the vocabulary was killed, perhaps for memory; lower vocab_sample_mb {options.vocab_sample_mb}"
-        ) from error
-    finally:
-        ours.close()
-        trainer.join()
-    if isinstance(trained, UserError):
-        raise trained
-    return Tokenizer.from_str(trained)
+        )
+    trained = json.loads(trainer.stdout)
+    if "mistake" in trained:
+        raise UserError(trained["mistake"])
+    return Tokenizer.from_str(trained["tokenizer"])
 
 
-def _answer(connection: Connection, options: PrepareOptions) -> None:
-    """Gathers texts until None comes; answers with the tokenizer's JSON, or with a UserError."""
-    texts: list[str] = []
+def answer() -> None:
+    """What the new process does: prints the tokenizer, or what is wrong with sample and settings."""
+    settings, *blocks = map(json.loads, sys.stdin.buffer)
     try:
-        while (more := connection.recv()) is not None:
-            texts += more
-        connection.send(_train(texts, options).to_str())
+        trained = {"tokenizer": train_tokenizer(texts=chain.from_iterable(blocks), **settings).to_str()}
     except UserError as error:
-        connection.send(error)
-    except EOFError:
-        pass  # the reader failed and says why
+        trained = {"mistake": str(error)}
+    print(json.dumps(trained))
 
 
 def _beginnings(

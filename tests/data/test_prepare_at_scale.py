@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import psutil
 import pytest
 
 from model.errors import UserError
-from pretrain.data import Corpus, PrepareOptions, Progress, prepare, sources
+from pretrain.data import Corpus, PrepareOptions, Progress, prepare, sources, vocabulary
 from pretrain.data.duplicates import SeenDocuments
 from pretrain.data.inspection import check_corpus
 from pretrain.data.worker import Worker
@@ -130,6 +131,44 @@ def test_a_killed_worker_is_one_line(texts: Path, monkeypatch: pytest.MonkeyPatc
     vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
     with pytest.raises(UserError, match="num_workers below 2"):
         prepare(options(texts, "out", num_workers=2, vocab=vocab))
+
+
+@pytest.fixture
+def large_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sample is too large for this process."""
+    monkeypatch.setattr(vocabulary, "IN_THIS_PROCESS", 0)
+
+
+def test_a_vocabulary_trained_apart_is_the_same(texts: Path, large_sample: None) -> None:
+    prepare(options(texts, "apart"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocabulary, "IN_THIS_PROCESS", 1 << 40)
+        prepare(options(texts, "here"))
+    tokenizers = [(texts / name / "tokenizer.json").read_bytes() for name in ("apart", "here")]
+    assert tokenizers[0] == tokenizers[1]
+
+
+def test_mistakes_cross_from_the_other_process(
+    texts: Path, large_sample: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="vocab_size 3 is too small"):
+        prepare(options(texts, "out", vocab_size=3))
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(UserError, match="killed, perhaps for memory; lower vocab_sample_mb 100"):
+        prepare(options(texts, "out"))
+
+
+def test_prepare_runs_in_a_script_from_standard_input(texts: Path) -> None:
+    script = f"""
+from pathlib import Path
+from pretrain.data import PrepareOptions, prepare, vocabulary
+
+vocabulary.IN_THIS_PROCESS = 0
+source, output = {str(texts / "text")!r}, Path({str(texts / "out")!r})
+prepare(PrepareOptions((source,), output, documents="line", vocab_size=200, valid_share=0.2, num_workers=2))
+"""
+    subprocess.run([sys.executable, "-"], input=script, text=True, check=True, timeout=60)
+    assert Corpus.open(texts / "out").tokenizer.get_vocab_size() == 200
 
 
 def test_workers_do_not_wait_for_threads_that_stayed_in_the_parent(
