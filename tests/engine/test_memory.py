@@ -1,8 +1,11 @@
 """What a move takes: at most the old shards, the new ones and two of the largest record; and nothing stays behind."""
 
+import contextlib
+import ctypes
 import gc
 import os
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -76,8 +79,18 @@ def test_peak_of_a_move():
         assert peak < limit, f"{peak / MIB:.0f} MiB of {limit / MIB:.0f}"
 
 
-def growth_over_ten_moves(stage: int) -> tuple[int, int]:
-    """Bytes that ten moves leave behind, after two that warm up; bytes of one engine."""
+def return_free_memory() -> None:
+    """Gives what malloc keeps for later back to the system: how much that is depends on the machine and the moment."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):  # a libc without it keeps less
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def growth_over_three_moves(stage: int) -> tuple[float, int]:
+    """Bytes that three moves leave behind, the median over all threes in a row of twelve; bytes of one engine.
+
+    What a library takes once and keeps is in fewer than half of them, a leak is in all.
+    """
     chosen = settings(1, stage)
     engine = start(SMALL, chosen)
     train(engine, 0, 1)
@@ -88,13 +101,15 @@ def growth_over_ten_moves(stage: int) -> tuple[int, int]:
         engine, _ = move(held.pop(), chosen)
         held.append(engine)
         del engine
-        gc.collect()
+        return_free_memory()
         sizes.append(resident())
     destroy(held.pop())
-    return sizes[-1] - sizes[1], shard_bytes(SMALL, dist.get_world_size())
+    left = [later - earlier for earlier, later in zip(sizes, sizes[3:], strict=False)]
+    return statistics.median(left), shard_bytes(SMALL, dist.get_world_size())
 
 
 @pytest.mark.parametrize("stage", [1, 3])
-def test_ten_moves_leave_nothing(stage):
-    for left, engine_bytes in pool(2).run(growth_over_ten_moves, stage):
-        assert left < engine_bytes / 2, f"{left / MIB:.1f} MiB left, an engine takes {engine_bytes / MIB:.1f}"
+def test_moves_leave_nothing(stage):
+    """Fails when every move leaves a twentieth of an engine."""
+    for left, engine_bytes in pool(2).run(growth_over_three_moves, stage):
+        assert left < 3 * engine_bytes / 20, f"{left / MIB:.1f} MiB left, an engine takes {engine_bytes / MIB:.1f}"
