@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import BertConfig
+from model.dropout import dropout
 from model.linear import make_linear, make_row_parallel_linear
 from model.norm import LayerNorm
 from model.parallel import TensorParallel
@@ -47,7 +48,7 @@ class Attention(nn.Module):
         """Dropout on the map [B, n, S, S], then the weighted sum of the values [B, n, S, d]."""
         if self.training and self.dropout:
             with self.tp.sharded_randomness(value.device):
-                probabilities = F.dropout(probabilities, self.dropout)
+                probabilities = dropout(probabilities, self.dropout)
         return probabilities @ value
 
 

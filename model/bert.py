@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from model.attention import Attention
 from model.batch import Batch
 from model.config import BertConfig
+from model.dropout import Dropout
 from model.embeddings import Embeddings
 from model.feedforward import FeedForward
 from model.heads import MaskedWordHead, Pooler
@@ -131,7 +132,7 @@ class Block(nn.Module):
         self.pre_norm = config.norm == "pre"
         self.attention = make_attention(config, block, tp)
         self.feedforward = FeedForward(config, config.block_ffn(block), tp)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         if config.slimming:
             add_coefficients(self, config.block_heads(block) // tp.size, config.block_ffn(block) // tp.size)
 

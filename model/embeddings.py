@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from model.batch import Batch
 from model.config import BertConfig
+from model.dropout import Dropout
 from model.linear import Linear
 from model.norm import LayerNorm
 from model.parallel import TensorParallel
@@ -21,7 +22,7 @@ class Embeddings(nn.Module):
         self.position = Table(config.max_positions, width)
         self.token_type = Table(config.type_vocab, width)
         self.norm = LayerNorm(width, config.norm_eps) if config.norm == "post" else nn.Identity()
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.projection = Linear(width, config.hidden) if config.embedding_size else nn.Identity()
 
     def forward(self, batch: Batch) -> Tensor:

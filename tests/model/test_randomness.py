@@ -1,16 +1,15 @@
 """Dropout streams: one for replicated activations, one of each rank's own for activations that are cut."""
 
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from model import attention
+from model.dropout import Dropout, dropout
 from model.parallel import ParallelLayout
 from tests.model.running import build, random_batch, run, small_config
 from tests.workers import pool
@@ -21,16 +20,16 @@ def masks_of_a_forward_pass(config, size):
     hidden, probabilities = [], []
     model = build(config, ParallelLayout.of_world(size, dist.get_world_size()).install()).train()
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, Dropout):
             module.register_forward_hook(lambda module, inputs, output: hidden.append((output == 0).numpy()))
 
     def watched(x, probability):
-        dropped = F.dropout(x, probability)
+        dropped = dropout(x, probability)
         probabilities.append((dropped == 0).numpy())
         return dropped
 
     torch.manual_seed(5)
-    with mock.patch.object(attention, "F", SimpleNamespace(dropout=watched)):
+    with mock.patch.object(attention, "dropout", watched):
         model(random_batch(config))
     return hidden, probabilities
 
