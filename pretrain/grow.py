@@ -20,7 +20,7 @@ from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.checkpoint.files import write_index, write_part
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import new_steps
-from pretrain.recipe.load import parse
+from pretrain.recipe.text import parse
 from pretrain.recipe.operators import AUTO, read_operators
 
 

@@ -1,16 +1,18 @@
 """What a run will do, before anything runs: shapes, parameters, work, memory on each rank, and the learning rate."""
 
 import math
+from collections.abc import Iterator
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
-from pretrain.flops import training_flops
 from pretrain.memory import num_parameters, state_bytes
 from pretrain.optim import notes
-from pretrain.recipe import ResolvedStage, Run
+from pretrain.recipe import Run
 from pretrain.recipe.engine_file import offloads_optimizer
+from pretrain.saving import saves, saving, stage_flops, target_shape
 
 
 def print_plan(run: Run, console: Console | None = None) -> None:
@@ -21,13 +23,8 @@ def print_plan(run: Run, console: Console | None = None) -> None:
 
 
 def plan_tables(run: Run) -> RenderableType:
-    return Group(_stages_table(run), _memory_table(run), _schedule_table(run), *notes(run.recipe.optimizer))
-
-
-def stage_flops(stage: ResolvedStage, mask_rate: float) -> int:
-    """Of one optimizer step of the stage, over all ranks."""
-    predictions = round(stage.global_batch * stage.sequence * mask_rate)
-    return training_flops(stage.config, stage.global_batch, stage.sequence, predictions)
+    saved = [_saving_table(run), *_saving_notes(run)] if run.unit == "steps" and saves(run) else []
+    return Group(_stages_table(run), *saved, _memory_table(run), _schedule_table(run), *notes(run.recipe.optimizer))
 
 
 def _stages_table(run: Run) -> Table:
@@ -57,6 +54,49 @@ def _stages_table(run: Run) -> Table:
         table.add_section()
         table.add_row("total", *[""] * 6, run.moment(run.end), "", f"{total:.3g}")
     return table
+
+
+def _saving_table(run: Run) -> Table:
+    target, mask_rate = target_shape(run), run.recipe.data.mask_rate
+    table = Table(title=f"FLOPs beside the target's from scratch ({target.summary()})", **_STYLE)
+    table.add_column("stage")
+    for heading in ("length", "a step of the target", "a step here", "part"):
+        table.add_column(heading, justify="right")
+    for stage in run.stages:
+        whole, own = stage_flops(stage, mask_rate, target), stage_flops(stage, mask_rate)
+        table.add_row(stage.name, run.moment(stage.length), f"{whole:.3g}", f"{own:.3g}", f"{own / whole:.1%}")
+    found = saving(run)
+    table.add_section()
+    table.add_row(
+        "run", run.moment(run.end), f"{found.target:.3g}", f"{found.own:.3g}", f"{1 / (1 + found.speedup):.1%}"
+    )
+    return table
+
+
+def _saving_notes(run: Run) -> Iterator[Text]:
+    """The speedup by the formula, the paper's beside it, and what the formula assumes."""
+    found, paper, length = saving(run), run.recipe.paper, run.stages[-1].sequence
+    yield Text(f"speedup (target / this run - 1, at equal steps): {found.speedup:+.1%} on the same rows")
+    if found.full_length != found.target:
+        yield Text(f"and {found.full_length_speedup:+.1%} beside a target whose rows have {length} tokens throughout")
+    if paper is not None:
+        figures = []
+        if paper.flop_speedup is not None:
+            gap = 100 * (found.speedup - paper.flop_speedup)
+            figures.append(f"{paper.flop_speedup:+.1%} FLOPs (the formula is {gap:+.1f} points off)")
+        if paper.wall_speedup is not None:
+            figures.append(f"{paper.wall_speedup:+.1%} in time")
+        figures += [paper.claim] if paper.claim else []
+        yield Text(f"paper: {'; '.join(figures)} [{paper.source}]")
+    predictions = (f"{each * run.recipe.data.mask_rate:.4g} in {each}" for each in _lengths(run))
+    yield Text(
+        "counted: F = 6 N s + 12 L h s^2 + 6 P (h^2 + V h) for a row of s tokens with P predictions "
+        f"({', '.join(predictions)}), the backward pass as twice the forward\n"
+    )
+
+
+def _lengths(run: Run) -> list[int]:
+    return list(dict.fromkeys(stage.sequence for stage in run.stages))
 
 
 def _memory_table(run: Run) -> Table:

@@ -7,9 +7,9 @@ import pytest
 
 from pretrain.__main__ import VERBS
 from pretrain.recipe import Recipe, load_recipe, resolve
-from pretrain.recipe.load import SHIPPED, parse
 from pretrain.recipe.reference import PAGE, reference
 from pretrain.recipe.schema import Stage
+from pretrain.recipe.text import parse
 
 HOME = Path(__file__).parent.parent
 PAGES = sorted([*HOME.glob("*.md"), *HOME.glob("docs/**/*.md"), *HOME.glob("ds_configs/*.md")])
@@ -33,19 +33,21 @@ def test_the_recipe_of_the_readme_is_the_one_that_ships(tmp_path):
     (block,) = re.findall(r"```yaml\n(.*?)```", (HOME / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     shown = tmp_path / "shown.yaml"
     shown.write_text(block)
-    stages = [resolve(load_recipe(file), None, 64).stages for file in (shown, "large-compound")]
+    stages = [resolve(load_recipe(file), None, 64).stages for file in (shown, "espalier-large")]
     assert stages[0] == stages[1]
 
 
-def test_the_recipes_of_the_page_on_recipes_are_valid():
+def test_the_recipes_of_the_page_on_recipes_are_valid(tmp_path):
     page = (HOME / "docs" / "recipes.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    stages, grow, ends, cycle, ticket, schedules, timed = blocks
-    base = parse((SHIPPED / "base.yaml").read_text(encoding="utf-8"), "base") | {"optimizer": {"lr": 1e-4}}
+    mine, stages, grow, ends, cycle, ticket, schedules, timed = blocks
+    base = load_recipe("base").model_dump(by_alias=True) | {"optimizer": {"lr": 1e-4}}
 
     def run(**values):
         return resolve(Recipe.model_validate(base | values), None, 8)
 
+    (tmp_path / "mine.yaml").write_text(mine)
+    assert resolve(load_recipe(tmp_path / "mine.yaml"), None, 8).stages[0].lr_scale == 0.5
     assert [stage.length for stage in run(schedule={}, **parse(stages, "page")).stages] == [1000, 2000, 3000, 4000]
     for line in (grow + ends).splitlines():
         Stage.model_validate({"name": "grown"} | parse(line, "page"))

@@ -10,8 +10,8 @@ from model.config import BertConfig
 from model.initialize import initial_weight
 from pretrain.flops import encoder_flops, training_flops
 from pretrain.memory import num_parameters, parameters_per_tensor_rank, state_bytes
-from pretrain.plan import stage_flops
 from pretrain.recipe import load_recipe, resolve
+from pretrain.saving import stage_flops
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_published_cost_of_a_sequence(preset, sequence, predictions, gigaflops):
 
 def test_published_cost_of_a_whole_run():
     """NVIDIA's two-phase BERT-large: 1.11e20 + 5.2e19 floating-point operations."""
-    run = resolve(load_recipe("large-lamb"), None, 8)
+    run = resolve(load_recipe("lamb-large"), None, 8)
     short, long = (stage.length * stage_flops(stage, run.recipe.data.mask_rate) for stage in run.stages)
     assert short == pytest.approx(1.11e20, rel=5e-3)
     assert long == pytest.approx(5.2e19, rel=5e-3)

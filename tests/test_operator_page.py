@@ -9,7 +9,7 @@ from growth import operators
 from model.config import BertConfig
 from model.errors import UserError
 from pretrain.recipe import Recipe, load_recipe, resolve
-from pretrain.recipe.load import parse
+from pretrain.recipe.text import parse
 
 PAGE = (Path(__file__).parent.parent / "docs" / "adding-an-operator.md").read_text(encoding="utf-8")
 OPERATOR, TEST = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from model.errors import UserError
 from pretrain.recipe import Recipe, load_recipe, resolve
-from pretrain.recipe.load import SHIPPED, parse
+from pretrain.recipe.library import shipped_names
 from pretrain.recipe.resolve import _timeline
+from pretrain.recipe.text import parse
 
 RECIPE = """
 name: little
@@ -113,18 +114,14 @@ def test_a_budget_in_hours_puts_stages_and_schedule_on_the_clock(recipe_file):
     assert run.learning_rate(1800) == pytest.approx(1e-3 * 5400 / 6480 * 0.5 / 360)
 
 
-@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda file: file.stem)
-@pytest.mark.parametrize("num_ranks", [2, 8])
-def test_shipped_recipes_resolve(file, num_ranks):
-    run = resolve(load_recipe(file.stem), corpus_vocab_size=None, num_ranks=num_ranks)
-    assert run.recipe.name == file.stem
-    assert all(run.learning_rate(step) > 0 for stage in run.stages for step in (stage.start, stage.end - 1))
-
-
-@pytest.mark.parametrize("name", sorted(file.stem for file in SHIPPED.glob("*.yaml")))
-def test_a_saved_recipe_is_the_same_recipe(name):
+@pytest.mark.parametrize("name", shipped_names())
+def test_shipped_recipes_resolve(name):
     recipe = load_recipe(name)
-    assert Recipe.model_validate_json(recipe.model_dump_json(by_alias=True)) == recipe
+    assert recipe.name == name
+    assert Recipe.model_validate_json(recipe.model_dump_json(by_alias=True)) == recipe, "a saved recipe is the same"
+    for num_ranks in (2, 8):
+        run = resolve(recipe, corpus_vocab_size=None, num_ranks=num_ranks)
+        assert all(run.learning_rate(tick) > 0 for stage in run.stages for tick in (stage.start, stage.end - 1))
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=8), st.integers(100, 100_000))
@@ -240,5 +237,9 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
 
 
 def test_an_unknown_recipe_names_those_that_exist():
-    with pytest.raises(UserError, match="neither a file nor a recipe that comes with Espalier \\(base, demo, large"):
+    with pytest.raises(
+        UserError, match="neither a file nor a recipe that comes with Espalier: demo, base, large, mini"
+    ):
         load_recipe("nowhere.yaml")
+    with pytest.raises(UserError, match="did you mean 'compound-base'.*methods academic, albert"):
+        load_recipe("componud-base")

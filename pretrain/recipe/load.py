@@ -1,4 +1,4 @@
-"""Recipe files: YAML and `--set` overrides in, a validated Recipe or one clear line out."""
+"""A recipe by file or name, and `--set` overrides: a validated Recipe or one clear line out."""
 
 import re
 import typing
@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from model.errors import UserError, nearest
+from pretrain.recipe.library import read_values
 from pretrain.recipe.schema import Recipe
-
-SHIPPED = Path(__file__).parent.parent / "recipes"
+from pretrain.recipe.text import parse
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -21,29 +20,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     `overrides`: strings such as `stages.1.steps=200`. Raises UserError naming the file and the offending key.
     """
-    file = _find(str(path))
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {file} cannot be read: {error}") from None
-    values = parse(text, str(file))
-    if not isinstance(values, dict):
-        raise UserError(f"{file} holds no recipe: it has to be a mapping of keys such as name, model and stages")
+    values = read_values(str(path))
     for override in overrides:
         _apply(values, override)
-    with explained(Recipe, str(file)):
+    with explained(Recipe, str(path)):
         return Recipe.model_validate(values)
-
-
-def _find(path: str) -> Path:
-    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.yaml"))}
-    if Path(path).is_file():
-        return Path(path)
-    if path in shipped:
-        return shipped[path]
-    if Path(path).is_dir():
-        raise UserError(f"recipe {path!r} is a folder; name the YAML file in it")
-    raise UserError(f"recipe {path!r} is neither a file nor a recipe that comes with Espalier ({', '.join(shipped)})")
 
 
 @contextmanager
@@ -130,43 +111,3 @@ def _index(node: Any, part: str, override: str) -> Any:
         return int(part)
     choices = ", ".join(names) if names else "none has a name"
     raise UserError(f"--set {override}: {part!r} is not one of the {len(node)} entries 0..{len(node) - 1} ({choices})")
-
-
-# --- YAML -----------------------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with the scalars of version 1.2: 6e-3 is a number, `no` and 1:30 are text; a key given twice is an error."""
-
-    yaml_implicit_resolvers: typing.ClassVar[dict] = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_DIGITS = r"[0-9](?:_?[0-9])*"
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|)$"), ["~", "n", ""])
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(rf"^[-+]?{_DIGITS}$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(rf"^[-+]?(?:\.{_DIGITS}|{_DIGITS}(?:\.(?:{_DIGITS})?)?)(?:[eE][-+]?[0-9]+)?$"),
-    list("-+.0123456789"),
-)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value.replace("_", "")))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value.replace("_", "")))
-
-
-def parse(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"{source}{where}: {getattr(error, 'problem', None) or error}") from None

@@ -1,6 +1,6 @@
 """From a recipe to the stages of a run: shares become steps, shapes become configs, and all is checked together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from pretrain.recipe.exactness import check_exactness
 from pretrain.recipe.load import explained
 from pretrain.recipe.operators import read_operators
 from pretrain.recipe.schema import Recipe, Stage
+from pretrain.recipe.shares import counted, counted_steps, whole_model
 from pretrain.recipe.values import Share
 from pretrain.schedule import LearningRate, Phase, StageRate
 
@@ -88,16 +89,19 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
     stages: list[ResolvedStage] = []
     sequence, batch, layout, engine_file = recipe.sequence, recipe.batch, recipe.layout, recipe.deepspeed
     config: BertConfig | None = None
+    whole = whole_model(recipe.model)
     for index, stage in enumerate(recipe.stages):
         with _naming(stage):
-            sequence = stage.sequence or sequence
+            sequence = _row_length(recipe, stage) or sequence
             batch = batch.model_copy(update=stage.batch.model_dump(exclude_none=True))
             layout = stage.layout or layout
             engine_file = stage.deepspeed or engine_file
+            shape = counted(stage.shape, whole)
             if config is None:
-                grow, config = (), _first_shape(recipe, stage, corpus_vocab_size)
+                grow, config = (), _first_shape(recipe, stage, {**whole, **shape}, corpus_vocab_size)
             else:
-                grow, config = _next_shape(config, stage)
+                operators = counted_steps(stage.grow, starts[-1] if unit == "steps" else None)
+                grow, config = _next_shape(config, operators, shape)
             if sequence > config.max_positions:
                 raise UserError(
                     f"sequence {sequence} is longer than model.max_positions {config.max_positions}; "
@@ -122,7 +126,7 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
                 tensor_parallel=layout.tensor_parallel,
                 data_parallel=data_parallel,
                 grow=grow,
-                shape=stage.shape,
+                shape=shape,
                 deepspeed=deepspeed,
                 zero_stage=deepspeed["zero_optimization"]["stage"],
                 precision=recipe.precision,
@@ -206,19 +210,15 @@ def _timeline(recipe: Recipe) -> tuple[Unit, list[float]]:
 # --- shape ----------------------------------------------------------------------------------------------------------
 
 
-def _first_shape(recipe: Recipe, stage: Stage, corpus_vocab_size: int | None) -> BertConfig:
+def _first_shape(recipe: Recipe, stage: Stage, values: dict[str, Any], corpus_vocab_size: int | None) -> BertConfig:
     if stage.grow:
         raise UserError("the first stage has no stage before it to grow from; remove its grow")
-    values = {**recipe.model, **stage.shape}
-    preset = values.pop("preset", None)
     vocab_size = values.get("vocab_size", corpus_vocab_size)
     if corpus_vocab_size is not None and vocab_size != corpus_vocab_size:
         raise UserError(
             f"model.vocab_size {vocab_size} is not the corpus's {corpus_vocab_size} ({recipe.data.corpus}); "
             "remove it from the recipe, or prepare the corpus with that vocabulary"
         )
-    if preset is not None:
-        values = {**BertConfig.preset(preset).model_dump(exclude={"head_dim", "sentence_head"}), **values}
     values.setdefault("sentence_head", recipe.data.sentence_pairs != "none")
     if recipe.data.sentence_pairs != "none" and not values["sentence_head"]:
         raise UserError(f"data.sentence_pairs {recipe.data.sentence_pairs} needs model.sentence_head; leave that out")
@@ -227,13 +227,22 @@ def _first_shape(recipe: Recipe, stage: Stage, corpus_vocab_size: int | None) ->
         return BertConfig.model_validate(values)
 
 
-def _next_shape(before: BertConfig, stage: Stage) -> tuple[tuple[Operator, ...], BertConfig]:
-    if "vocab_size" in stage.shape:
+def _next_shape(
+    before: BertConfig, grow: Sequence[Mapping[str, Any]], shape: Mapping[str, Any]
+) -> tuple[tuple[Operator, ...], BertConfig]:
+    if "vocab_size" in shape:
         raise UserError("shape.vocab_size: the vocabulary belongs to the corpus and cannot change between stages")
     with explained(BertConfig, section="shape"):
-        before.replace(**stage.shape)
-    grow = read_operators(stage.grow, before, stage.shape)
-    return grow, shapes(before, grow, stage.shape)[-1]
+        before.replace(**shape)
+    operators = read_operators(grow, before, shape)
+    return operators, shapes(before, operators, shape)[-1]
+
+
+def _row_length(recipe: Recipe, stage: Stage) -> int | None:
+    """Tokens in a row, where the stage says it."""
+    if not isinstance(stage.sequence, Share):
+        return stage.sequence
+    return max(round(stage.sequence.percent / 100 * recipe.sequence), 1)
 
 
 # --- layout and batch -----------------------------------------------------------------------------------------------

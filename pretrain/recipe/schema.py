@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from model.errors import UserError
 from pretrain.data import Masking, Sampling
 from pretrain.recipe.stage_ends import GradientCorrelation, Until
-from pretrain.recipe.values import Amount, Hours, Positive, Rate, Section
+from pretrain.recipe.values import Amount, Hours, Length, Positive, Rate, Section
 
 
 class Data(Section):
@@ -172,8 +172,8 @@ class Stage(Section):
     """Fields of the model that change here."""
     grow: Annotated[list[dict[str, dict[str, Any]]], BeforeValidator(lambda value: _parse_grow(value))] = Field([])
     """The operators that lead from the stage before to this shape, in order."""
-    sequence: Positive | None = None
-    """Tokens in a row, from here on; as are the next ones."""
+    sequence: Length | None = None
+    """Tokens in a row, or a share of the run's, from here on; as are the next ones."""
     batch: StageBatch = StageBatch()
     layout: Layout | None = None
     deepspeed: str | None = None
@@ -197,11 +197,27 @@ def _parse_grow(value: Any) -> Any:
     return [{operator: {}} if isinstance(operator, str) else operator for operator in operators]
 
 
+class Paper(Section):
+    """What the paper of a method reports, for `plan` to print beside what its own formula gives."""
+
+    source: str
+    """Which paper, and how its figures are known."""
+    flop_speedup: float | None = None
+    """Cost of the target from scratch over that of the method, minus 1, at equal steps."""
+    wall_speedup: float | None = None
+    """The same in time."""
+    claim: str = ""
+    """What it claims in other terms."""
+
+
 class Recipe(Section):
     """A whole pretraining run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    """Also the name of the run's folder under runs/."""
+    """Also the name of the run's folder under runs/. Left out: that of the file."""
+    extends: Annotated[str | None, Field(exclude=True)] = None
+    """Another recipe, by file or name, that this one is laid over: it says only what differs."""
+    paper: Paper | None = None
     steps: Positive | None = None
     """Optimizer steps of the whole run. Left out: the sum of the stages' counts."""
     hours: Annotated[float, Field(gt=0)] | None = None

@@ -11,7 +11,7 @@ from model.errors import UserError
 
 @dataclass(frozen=True)
 class Share:
-    """A part of the whole run, written `28%` in a recipe."""
+    """A part of a whole (the run, its model, its rows), written `28%` in a recipe."""
 
     percent: float
 
@@ -19,17 +19,24 @@ class Share:
         return f"{self.percent:g}%"
 
 
+def parse_share(value: Any) -> Share | None:
+    """`28%` -> Share(28); None for what is no share from 0% to 100%."""
+    if not isinstance(value, str) or not value.strip().endswith("%"):
+        return None
+    try:
+        percent = float(value.strip()[:-1])
+    except ValueError:
+        percent = math.nan
+    return Share(percent) if 0 <= percent <= 100 else None
+
+
 def _parse_amount(value: Any) -> Any:
     if isinstance(value, Share) or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
         return value
-    if isinstance(value, str) and value.strip().endswith("%"):
-        try:
-            percent = float(value.strip()[:-1])
-        except ValueError:
-            percent = math.nan
-        if 0 <= percent <= 100:
-            return Share(percent)
-    raise UserError(f"{value!r} is neither a count from 0 nor a share from 0% to 100%")
+    share = parse_share(value)
+    if share is None:
+        raise UserError(f"{value!r} is neither a count from 0 nor a share from 0% to 100%")
+    return share
 
 
 def _as_written(value: Any) -> Any:
@@ -38,6 +45,9 @@ def _as_written(value: Any) -> Any:
 
 Amount = Annotated[int | Share, BeforeValidator(_parse_amount), PlainSerializer(_as_written)]
 """Steps, as a count or as a share of the whole run."""
+
+Length = Annotated[Annotated[int, Field(ge=1)] | Share, BeforeValidator(_parse_amount), PlainSerializer(_as_written)]
+"""Tokens in a row, as a count or as a share of the run's."""
 
 
 def _parse_hours(value: Any) -> Any:

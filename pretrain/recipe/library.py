@@ -1,0 +1,108 @@
+"""The recipes that come with Espalier, and how a recipe is laid over another.
+
+    recipes/scales/base.yaml         a whole recipe: BERT-base from scratch
+    recipes/methods/compound.yaml    what CompoundGrow changes at every scale and, under `scales`, at some
+    compound-base                    the second laid over the first
+
+A recipe of a user's own names the one below it by `extends`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from model.errors import UserError, nearest
+from pretrain.recipe.text import parse
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+SCALES, METHODS = RECIPES / "scales", RECIPES / "methods"
+
+
+def read_values(path: str) -> dict[str, Any]:
+    """What a recipe file says, or the recipe of a name, with all it extends; the name is the file's if none is given.
+
+    Raises UserError naming what cannot be found or read.
+    """
+    if Path(path).is_dir():
+        raise UserError(f"recipe {path!r} is a folder; name the YAML file in it")
+    if Path(path).parent.resolve() == METHODS:
+        raise UserError(f"{path} is a method; name it with a scale, for example {Path(path).stem}-base")
+    for file in (Path(path), RECIPES / f"{path}.yaml", SCALES / f"{path}.yaml"):
+        if file.is_file():
+            return {"name": file.stem} | _read(file)
+    method, _, scale = path.rpartition("-")
+    if method in _stems(METHODS) and scale in _stems(SCALES):
+        return {"name": path} | _at_scale(method, scale)
+    whole = ", ".join([*_stems(RECIPES), *_stems(SCALES)])
+    raise UserError(
+        f"recipe {path!r} is neither a file nor a recipe that comes with Espalier{nearest(path, shipped_names())}: "
+        f"{whole}, or METHOD-SCALE such as compound-base, with the methods {', '.join(_stems(METHODS))}"
+    )
+
+
+def shipped_names() -> list[str]:
+    """Every name that comes with Espalier."""
+    scales = _stems(SCALES)
+    return [*_stems(RECIPES), *scales, *(f"{method}-{scale}" for method in _stems(METHODS) for scale in scales)]
+
+
+def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Both as one: mappings are merged key by key, and for the rest what is above replaces what is below.
+
+    A mapping of stages changes those below by their names; a list of stages replaces them, as `grow` does always.
+    """
+    both = dict(below)
+    for key, value in above.items():
+        old = below.get(key)
+        if key == "stages" and isinstance(value, dict) and isinstance(old, list):
+            both[key] = _changed_stages(old, value)
+        elif isinstance(value, dict) and isinstance(old, dict) and key != "grow":
+            both[key] = laid_over(old, value)
+        else:
+            both[key] = value
+    return both
+
+
+def _changed_stages(stages: list[dict[str, Any]], changes: dict[str, Any]) -> list[dict[str, Any]]:
+    names = [stage.get("name") for stage in stages]
+    for name in changes:
+        if name not in names:
+            raise UserError(f"stages.{name}: the recipe below has no such stage; it has {', '.join(map(str, names))}")
+    return [laid_over(stage, changes.get(name) or {}) for name, stage in zip(names, stages, strict=True)]
+
+
+def _at_scale(method: str, scale: str) -> dict[str, Any]:
+    values = _read(METHODS / f"{method}.yaml")
+    settings = values.pop("scales", {})
+    values = laid_over(_read(SCALES / f"{scale}.yaml"), values)
+    for scales, own in settings.items():
+        if scale in scales.split(", "):
+            values = laid_over(values, own)
+    return values
+
+
+def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A file's values, laid over those of the recipe that it extends; `above` are the files that extend this one."""
+    if file in above:
+        raise UserError(f"recipe {file} extends itself; name another recipe there")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {file} cannot be read: {error}") from None
+    values = parse(text, str(file))
+    if not isinstance(values, dict):
+        raise UserError(f"{file} holds no recipe: it has to be a mapping of keys such as name, model and stages")
+    below = values.pop("extends", None)
+    if below is None:
+        return values
+    if file.parent == METHODS:
+        inherited = _read(METHODS / f"{below}.yaml")
+    elif str(below).endswith(".yaml"):
+        inherited = _read((file.parent / str(below)).resolve(), (*above, file.resolve()))
+    else:
+        inherited = read_values(str(below))
+    inherited.pop("name", None)
+    return laid_over(inherited, values)
+
+
+def _stems(folder: Path) -> list[str]:
+    return sorted(file.stem for file in folder.glob("*.yaml"))

@@ -1,0 +1,73 @@
+"""Shares in a recipe as counts: of the run's model in shapes (`layers: 25%`), of its steps in operators' options."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from model.config import PRESETS, BertConfig
+from model.errors import UserError
+from pretrain.recipe.values import parse_share
+
+WHOLE = {
+    "layers": "layers",
+    "sharing": "layers",
+    "frozen_layers": "layers",
+    "light_layers": "layers",
+    "hidden": "hidden",
+    "embedding_size": "hidden",
+    "low_rank": "hidden",
+    "heads": "heads",
+    "ffn": "ffn",
+}
+"""Fields of BertConfig that may be given as a share, and the field of the run's model that it is a share of."""
+
+
+def whole_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe says of its model, with the values of its preset, in counts."""
+    values = dict(model)
+    if (preset := values.pop("preset", None)) is not None:
+        values = {**BertConfig.preset(preset).model_dump(include=set(PRESETS[preset])), **values}
+    return counted(values, values)
+
+
+def counted(shape: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """A shape with every share replaced by a count. `model` is the whole one.
+
+    Halves are rounded up, and nothing below 1. A share of `light_layers` is spread evenly: 50% is every other layer.
+    """
+    return {field: _count(field, value, model) for field, value in shape.items()}
+
+
+def _count(field: str, value: Any, model: Mapping[str, Any]) -> Any:
+    if isinstance(value, Mapping) and field in WHOLE:
+        return {name: _count(field, part, model) for name, part in value.items()}
+    share = parse_share(value)
+    if share is None:
+        return value
+    if field not in WHOLE:
+        raise UserError(f"shape.{field} is {value!r}; shares are for {', '.join(WHOLE)}; give a value of its own")
+    whole = model.get(WHOLE[field])
+    if not isinstance(whole, int):
+        raise UserError(f"shape.{field} is {value!r}, but model.{WHOLE[field]} is {whole!r}, no number; give a count")
+    part = share.percent / 100
+    if field == "light_layers":
+        return [layer for layer in range(whole) if math.floor((layer + 1) * part) > math.floor(layer * part)]
+    return max(math.floor(part * whole + 0.5), 1)
+
+
+def counted_steps(grow: Sequence[Mapping[str, Mapping[str, Any]]], steps: float | None) -> list[dict[str, Any]]:
+    """Operators with an option `steps` that is a share of the run as a count. `steps` None: the run has none."""
+
+    def option(name: str, value: Any) -> Any:
+        share = parse_share(value) if name == "steps" else None
+        if share is None:
+            return value
+        if steps is None:
+            raise UserError(f"grow: steps {value} is a share, and a run measured in hours has no steps; give a count")
+        return max(round(share.percent / 100 * steps), 1)
+
+    return [
+        {operator: {name: option(name, value) for name, value in (options or {}).items()}}
+        for mapping in grow
+        for operator, options in mapping.items()
+    ]
