@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.finetune.tasks import Settings
+from pretrain.optim import adamw, matrices_decay, set_learning_rate
+from pretrain.schedule import Phase
 
 Features = dict[str, Any]
 """One example: token lists by their names in transformers, and labels."""
@@ -16,6 +18,8 @@ Predict = Callable[[Sequence[Features]], tuple[np.ndarray, ...]]
 
 PADDED = {"input_ids", "token_type_ids", "attention_mask"}
 LABELS = ("labels", "start_positions", "end_positions")
+BETAS, EPS = (0.9, 0.999), 1e-6
+"""Devlin et al. 2018."""
 POOL = 50
 """Batches are sorted by length within pools of so many, so that little is padding and the order stays random."""
 
@@ -26,13 +30,13 @@ def fit(model: nn.Module, features: Sequence[Features], settings: Settings, seed
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     num_steps = settings.epochs * -(-len(features) // settings.batch)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, settings.weight_decay), lr=settings.lr, eps=1e-6)
+    learning_rate = Phase(0, num_steps, settings.lr, settings.warmup * num_steps)
+    optimizer = adamw(BETAS, EPS)(matrices_decay(model, settings.weight_decay))
     step = 0
     model.train()
     for _ in range(settings.epochs):
         for rows in shuffled_batches([len(one["input_ids"]) for one in features], settings.batch, generator):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr * learning_rate_factor(step, num_steps, settings.warmup)
+            set_learning_rate(optimizer, learning_rate(step))
             batch = collate([features[row] for row in rows], pad_id)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 loss = model(**{name: tensor.to(device) for name, tensor in batch.items()}).loss
@@ -68,12 +72,6 @@ def _widened(values: Tensor, length: int) -> np.ndarray:
     return np.pad(array, (0, max(length - len(array), 0)), constant_values=-np.inf)
 
 
-def learning_rate_factor(step: int, num_steps: int, warmup: float) -> float:
-    """Linear from 0 to 1 over the first share `warmup` of the steps, then linear to 0."""
-    num_warmup = warmup * num_steps
-    return min((step + 1) / num_warmup if num_warmup else 1.0, (num_steps - step) / max(num_steps - num_warmup, 1), 1.0)
-
-
 def shuffled_batches(lengths: Sequence[int], size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
     """Every row once, in random order, rows of nearly equal length together."""
     order = generator.permutation(len(lengths))
@@ -99,12 +97,3 @@ def collate(features: Sequence[Features], pad_id: int) -> dict[str, Tensor]:
         if name in PADDED or name in LABELS:
             batch[name] = torch.tensor(values)
     return batch
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay on matrices, none on biases and LayerNorms (Devlin et al. 2018)."""
-    parameters = list(model.parameters())
-    return [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
-    ]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from growth.moments import MomentRule, of_gradients, of_unit_gradients, of_unit_model_gradients
-from pretrain.optim.groups import GroupRules, parameter_groups, set_learning_rate
+from pretrain.optim.groups import GroupRules, matrices_decay, parameter_groups, set_learning_rate
 from pretrain.optim.lamb import Lamb
 from pretrain.optim.lans import Lans
 from pretrain.optim.layerwise import LayerwiseOptimizer, Partition, Segment
@@ -25,6 +25,7 @@ __all__ = [
     "adamw",
     "group_rules",
     "make_optimizer",
+    "matrices_decay",
     "moment_rule",
     "notes",
     "parameter_groups",

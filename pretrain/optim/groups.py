@@ -53,6 +53,18 @@ def parameter_groups(model: nn.Module, steps: Mapping[str, int], rules: GroupRul
     return list(groups.values())
 
 
+def matrices_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The groups of a model that is in no parameter table, such as one of transformers: what the table says of ours."""
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        (matrices if parameter.ndim > 1 else vectors).append(parameter)
+    return [
+        {"params": matrices, "lr_scale": 1.0, "weight_decay": weight_decay},
+        {"params": vectors, "lr_scale": 1.0, "weight_decay": 0.0},
+    ]
+
+
 def layers_above(config: BertConfig, spec: ParameterSpec) -> int:
     """How many layers lie between a parameter and the loss, the heads included; a shared block counts as its last."""
     if spec.block is not None:

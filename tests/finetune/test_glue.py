@@ -1,12 +1,14 @@
 """GLUE's files are read as GLUE writes them, and a model learns from them, whatever its shape."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from model.errors import UserError
-from pretrain.finetune.fit import learning_rate_factor, shuffled_batches
+from pretrain.finetune.fit import fit, shuffled_batches
 from pretrain.finetune.glue import Glue
 from pretrain.finetune.run import finetune, open_task, table, write_results
 from pretrain.finetune.tasks import TASKS, Settings
@@ -100,18 +102,32 @@ def test_mnli_is_scored_on_both_files(tmp_path):
     assert scores == {"accuracy_matched": 0.5, "accuracy_mismatched": 0.5}
 
 
-def test_every_row_once_an_epoch_and_the_rate_rises_and_falls():
-    import numpy as np
-
+def test_every_row_once_an_epoch_and_hardly_any_padding():
     lengths = np.random.default_rng(0).integers(5, 60, 1003)
     batches = list(shuffled_batches(lengths, 16, np.random.default_rng(1)))
     assert sorted(np.concatenate(batches)) == list(range(1003))
     padded = sum(len(batch) * max(lengths[batch]) for batch in batches)
     assert padded < 1.1 * lengths.sum()
-    factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
-    assert factors[:2] == pytest.approx([0.1, 0.2])
-    assert factors[9:12] == pytest.approx([1.0, 1.0, 89 / 90])
-    assert factors[-1] == pytest.approx(1 / 90)
+
+
+class Slope(torch.nn.Module):
+    """A weight that every step moves by the learning rate against the sign of its gradient, as Adam does at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = []
+
+    def forward(self, input_ids):
+        self.seen.append(self.weight.item())
+        return SimpleNamespace(loss=self.weight.clone())
+
+
+def test_the_rate_rises_over_the_warmup_and_falls_to_zero():
+    model = Slope()
+    fit(model, [{"input_ids": [1]}] * 10, Settings(lr=1e-3, batch=1, epochs=1, warmup=0.5), 0, 0, bf16=False)
+    steps = -np.diff([*model.seen, model.weight.item()])
+    assert steps == pytest.approx([1e-3 * part / 5 for part in (1, 2, 3, 4, 5, 5, 4, 3, 2, 1)], rel=1e-3)
 
 
 @pytest.mark.parametrize(

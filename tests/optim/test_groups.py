@@ -10,6 +10,7 @@ from pretrain.optim import (
     GroupRules,
     group_rules,
     make_optimizer,
+    matrices_decay,
     moment_rule,
     notes,
     parameter_groups,
@@ -32,6 +33,13 @@ def test_matrices_decay_and_adapt_and_the_rest_does_not():
         assert found[name]["weight_decay"] == (0.1 if spec.decay else 0.0)
         assert found[name]["adapt"] == spec.decay
         assert found[name]["lr_scale"] == 1.0
+
+
+def test_a_model_without_a_table_decays_as_the_table_says():
+    model = BertForPreTraining(CONFIG)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    decay = {names[one]: group["weight_decay"] for group in matrices_decay(model, 0.1) for one in group["params"]}
+    assert decay == {name: 0.1 if spec.decay else 0.0 for name, spec in parameter_table(CONFIG).items()}
 
 
 def test_exclusions_can_be_lifted():
