@@ -9,6 +9,7 @@ from model.errors import UserError
 from pretrain.recipe import Recipe, load_recipe, resolve
 from pretrain.recipe.library import shipped_names
 from pretrain.recipe.resolve import _timeline
+from pretrain.recipe.shares import counted, counted_steps
 from pretrain.recipe.text import parse
 
 RECIPE = """
@@ -243,3 +244,70 @@ def test_an_unknown_recipe_names_those_that_exist():
         load_recipe("nowhere.yaml")
     with pytest.raises(UserError, match="did you mean 'compound-base'.*methods academic, albert"):
         load_recipe("componud-base")
+
+
+# --- one recipe over another ----------------------------------------------------------------------------------------
+
+
+def written(folder, **files):
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def test_a_recipe_says_only_what_differs_from_the_one_it_extends(tmp_path):
+    below = "{name: deep, grow: [stack, tile_ffn], shape: {layers: 50%, ffn: 100%}}"
+    written(
+        tmp_path,
+        common=f"extends: base\noptimizer: {{lr: 3e-4}}\nstages:\n - {{name: small, steps: 30%, shape: {{layers: 25%, "
+        f"ffn: 50%}}}}\n - {below}",
+        mine="extends: common.yaml\noptimizer: {eps: 1e-8}\nstages: {deep: {grow: stack, shape: {ffn: 50%}}}",
+    )
+    recipe = load_recipe(tmp_path / "mine.yaml", ["stages.small.steps=40%"])
+    assert (recipe.name, recipe.steps, recipe.batch.rows) == ("mine", 1_000_000, 256)
+    assert (recipe.optimizer.lr, recipe.optimizer.eps, recipe.optimizer.weight_decay) == (3e-4, 1e-8, 0.01)
+    small, deep = resolve(recipe, None, 8).stages
+    assert (small.end, small.config.layers, small.config.ffn) == (400_000, 3, 1536)
+    assert (deep.config.layers, deep.config.ffn, [operator.name for operator in deep.grow]) == (6, 1536, ["stack"])
+    assert "extends" not in recipe.model_dump()
+
+
+def test_a_method_is_laid_over_a_scale_and_its_settings_hold_where_it_says():
+    base, large, mini = (load_recipe(f"swe-f-{scale}") for scale in ("base", "large", "mini"))
+    assert [recipe.model["norm"] for recipe in (base, large, mini)] == ["pre"] * 3
+    assert [recipe.optimizer.lr for recipe in (base, large, mini)] == [3e-4, 3e-4, load_recipe("mini").optimizer.lr]
+    assert [stage.config.layers for stage in resolve(large, None, 8).stages] == [24, 24]
+    assert load_recipe("swe-units-large").stages[0].shape == {"sharing": "25%"}
+    assert resolve(load_recipe("swe-units-large"), None, 8).stages[0].config.num_blocks == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: mine.yaml", "extends itself"),
+        ("extends: bsae", "recipe 'bsae' is neither a file nor a recipe"),
+        ("extends: other.yaml", "other.yaml cannot be read"),
+        ("extends: compound-base\nstages: {fulll: {steps: 1}}", "stages.fulll: the recipe below has"),
+        ("extends: base\nstages: [{name: a, shape: {norm: 5%}}]", "shape.norm is '5%'; shares are for layers"),
+        ("extends: base\nmodel: {heads: [12, 12]}\nstages: [{name: a, shape: {heads: 5%}}]", "is [12, 12], no number"),
+        ("extends: base\nstages: [{name: a, sequence: 0}]", "stages.0.sequence is 0"),
+        ("extend: base", "unknown key extend (did you mean 'extends'?)"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_building_on_a_recipe_is_named(tmp_path, text, message):
+    written(tmp_path, mine=text)
+    with pytest.raises(UserError) as caught:
+        resolve(load_recipe(tmp_path / "mine.yaml"), None, 8)
+    assert message in str(caught.value)
+
+
+def test_a_method_needs_a_scale():
+    with pytest.raises(UserError, match="is a method; name it with a scale, for example compound-base"):
+        load_recipe("pretrain/recipes/methods/compound.yaml")
+
+
+def test_shares_are_rounded_to_counts_that_exist():
+    assert counted({"layers": "25%", "ffn": "37.5%"}, {"layers": 6, "ffn": 64}) == {"layers": 2, "ffn": 24}
+    assert counted({"layers": "5%", "light_layers": "50%"}, {"layers": 6}) == {"layers": 1, "light_layers": [1, 3, 5]}
+    assert counted({"low_rank": {"mlm.transform": "25%"}}, {"hidden": 64}) == {"low_rank": {"mlm.transform": 16}}
+    assert counted_steps([{"mask_growth": {"steps": "5%"}}], 1000) == [{"mask_growth": {"steps": 50}}]
