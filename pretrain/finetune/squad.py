@@ -114,24 +114,27 @@ def _best_span(context: str, offsets: dict, start: np.ndarray, end: np.ndarray) 
 
 
 def evaluate(questions: Sequence[Question], answers: dict[str, str]) -> dict[str, float]:
-    """Exact match and F1 in percent, the best over the annotators' answers; a question left out counts as wrong."""
+    """Exact match and F1 in percent, the best over the annotators' answers; a question left out counts as wrong.
+
+    Where questions may have no answer, saying nothing is the right answer to those, and no annotator's (SQuAD 2.0).
+    """
+    has_unanswerable = any(not question.answers for question in questions)
     exact = f1 = 0.0
     for question in questions:
-        true = [answer for answer in question.answers if normalize(answer)] or [""]
-        if question.id in answers:
-            answer = answers[question.id]
-            exact += max(normalize(answer) == normalize(other) for other in true)
-            f1 += max(overlap_f1(answer, other) for other in true)
+        if question.id not in answers:
+            continue
+        answer, true = normalize(answers[question.id]), [normalize(text) for text in question.answers]
+        if has_unanswerable:
+            true = [text for text in true if text]
+        exact += answer in true if true else not answer
+        f1 += max(overlap_f1(answer, other) for other in true) if true else not answer
     return {"exact_match": 100 * exact / len(questions), "f1": 100 * f1 / len(questions)}
 
 
 def overlap_f1(answer: str, true: str) -> float:
-    """F1 of the words that both have; where either has none, whether both have none."""
-    ours, theirs = normalize(answer).split(), normalize(true).split()
-    if not ours or not theirs:
-        return float(ours == theirs)
-    num_common = (Counter(ours) & Counter(theirs)).total()
-    return 2 * num_common / (len(ours) + len(theirs))
+    """F1 of the words that two normalised texts have in common."""
+    num_common = (Counter(answer.split()) & Counter(true.split())).total()
+    return 2 * num_common / (len(answer.split()) + len(true.split())) if num_common else 0.0
 
 
 def normalize(text: str) -> str:

@@ -43,7 +43,7 @@ def test_constant_predictions_correlate_with_nothing():
     [
         ("The Eiffel Tower!", "eiffel tower", 1, 1.0),
         ("in the city of Paris", "Paris, France", 0, 1 / 3),  # in city of paris | paris france: 2 * 1 / (4 + 2)
-        ("a an the", "", 1, 1.0),  # both empty once normalised
+        ("a an the", "", 1, 0.0),  # both empty once normalised: no word in common
         ("Paris", "", 0, 0.0),
         ("", "Paris", 0, 0.0),
         ("to be to be", "to be", 0, 2 / 3),  # words count as often as they stand: 2 * 2 / (4 + 2)
@@ -53,7 +53,7 @@ def test_constant_predictions_correlate_with_nothing():
 )
 def test_squad_answers(answer, true, exact, f1_expected):
     assert (normalize(answer) == normalize(true)) == exact
-    assert overlap_f1(answer, true) == pytest.approx(f1_expected)
+    assert overlap_f1(normalize(answer), normalize(true)) == pytest.approx(f1_expected)
 
 
 def test_squad_takes_the_best_annotator_and_counts_missing_answers():
@@ -66,3 +66,10 @@ def test_squad_takes_the_best_annotator_and_counts_missing_answers():
     answers = {"1": "House", "3": "", "4": "green"}
     assert evaluate(questions, answers) == {"exact_match": 50.0, "f1": 50.0}
     assert evaluate(questions[:1], {"1": "red house on a hill"})["f1"] == pytest.approx(100 * 2 * 2 / (4 + 2))
+
+
+def test_saying_nothing_is_an_answer_where_questions_may_have_none():
+    """As in the script of SQuAD 2.0; that of 1.1 takes an article for an answer without words."""
+    article, none = Question("1", "", "", ("The", "house"), 0), Question("2", "", "", (), 0)
+    assert evaluate([article], {"1": ""}) == {"exact_match": 100.0, "f1": 0.0}
+    assert evaluate([article, none], {"1": "", "2": "!"}) == {"exact_match": 50.0, "f1": 50.0}
