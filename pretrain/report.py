@@ -22,7 +22,7 @@ MAX_POINTS = 600
 
 AXES = ("step", "tokens", "flops", "seconds")
 CHARTS = {
-    "Loss": ("nats", ("loss", "valid_loss")),
+    "Loss on masked tokens": ("nats", ("mlm_loss", "valid_loss")),
     "Masked-token accuracy": ("", ("mlm_accuracy", "valid_accuracy")),
     "Learning rate": ("", ("lr",)),
     "Gradient norm": ("before clipping", ("grad_norm",)),
@@ -31,7 +31,6 @@ CHARTS = {
     "GPU memory": ("GiB, peak of rank 0", ("gpu_peak_memory_gib",)),
 }
 """Title: unit, and the keys of metrics.jsonl. Whatever other numbers the steps have gets a chart each."""
-DRAWN_WITH_LOSS = ("mlm_loss",)
 CHANGE_COLUMNS = ("operator", "step", "stage", "loss_before", "loss_after", "moments", "seconds")
 KNOWN_EVENTS = ("stage", "growth", "validation")
 MAX_EVENTS = 200
@@ -117,7 +116,9 @@ def _totals(history: History) -> Iterator[tuple[str, float, str]]:
 
 def _charts(history: History, where: Places) -> Iterator[dict[str, Any]]:
     lines = {"train": history.steps, "validation": history.events("validation"), "memory": history.events("memory")}
-    drawn = {key for _, keys in CHARTS.values() for key in keys} | {*AXES, *DRAWN_WITH_LOSS}
+    drawn = {key for _, keys in CHARTS.values() for key in keys} | {*AXES}
+    if all(line["loss"] == line["mlm_loss"] for line in history.steps):  # there is no other part, as of sentence pairs
+        drawn.add("loss")
     others = dict.fromkeys(
         key
         for held in (lines["train"], lines["memory"])

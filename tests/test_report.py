@@ -41,7 +41,7 @@ def chart(data, title):
 
 def test_curves_tables_and_maps_hold_the_runs_numbers(run):
     data = report_data(History.read(run))
-    train, valid = chart(data, "Loss")["series"]
+    train, valid = chart(data, "Loss on masked tokens")["series"]
     assert train["x"]["tokens"][:2] == [1024, 2048]
     assert train["x"]["seconds"][-1] == 20.0
     assert train["y"][0] == 6.9
@@ -68,11 +68,19 @@ def test_whatever_numbers_the_steps_have_are_drawn():
     assert chart(report_data(History(lines)), "loss scale")["series"][0]["y"][0] == 2.0
 
 
+def test_a_loss_with_other_parts_gets_a_chart_of_its_own():
+    assert all(one["title"] != "loss" for one in report_data(History(history_lines()))["charts"])
+    lines = [{**line, "loss": line["loss"] + 0.5} if "event" not in line else line for line in history_lines()]
+    data = report_data(History(lines))
+    assert chart(data, "loss")["series"][0]["y"][0] == 7.4
+    assert chart(data, "Loss on masked tokens")["series"][0]["y"][0] == 6.9
+
+
 def test_long_curves_are_means_and_not_finite_values_are_left_out():
     lines = [line for line in history_lines(5 * MAX_POINTS) if "event" not in line]
     lines[7] = {**lines[7], "grad_norm": float("nan")}
     data = report_data(History(lines))
-    (series,) = chart(data, "Loss")["series"]
+    (series,) = chart(data, "Loss on masked tokens")["series"]
     assert len(series["y"]) == MAX_POINTS
     assert series["y"][0] == pytest.approx(7.0 - 0.3)
     assert series["x"]["step"][0] == 5
