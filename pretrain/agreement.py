@@ -1,8 +1,12 @@
 """What all ranks decide together."""
 
+from typing import TypeVar
+
 import torch.distributed as dist
 
 from pretrain.exits import Stop
+
+T = TypeVar("T")
 
 
 def raise_together(error: Exception | None) -> None:
@@ -11,3 +15,10 @@ def raise_together(error: Exception | None) -> None:
     dist.all_gather_object(messages, None if error is None else str(error))
     for message in filter(None, messages):
         raise Stop(message)
+
+
+def from_rank_0(value: T) -> T:
+    """What rank 0 has, on all ranks. Collective."""
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]

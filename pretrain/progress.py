@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pretrain.data import DataPosition
+from pretrain.recipe.decisions import Decision
 
 
 @dataclass
@@ -23,6 +24,8 @@ class Progress:
     """Index of the stage whose shape the state has: at a change of shape, that of the stage before it."""
     masked_since: int = 0
     """The step at which the shape's new units, if some fade in, came into the model."""
+    decisions: list[Decision] = field(default_factory=list)
+    """What the run has decided about its stages."""
     loss_scaler: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -30,4 +33,5 @@ class Progress:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Progress":
-        return cls(**{**values, "position": DataPosition(**values["position"])})
+        decisions = [Decision(**decision) for decision in values.get("decisions", [])]
+        return cls(**{**values, "position": DataPosition(**values["position"]), "decisions": decisions})

@@ -26,12 +26,14 @@ from pretrain.hooks.non_finite import NonFiniteGuard, RollBack
 from pretrain.hooks.picture import LossPicture
 from pretrain.hooks.preemption import Preemption
 from pretrain.hooks.report import Report
+from pretrain.hooks.stage_ends import StageEnds
 from pretrain.hooks.update_size import UpdateSizes
 from pretrain.hooks.watchdog import Watchdog
 from pretrain.nodes import show, survey
 from pretrain.preflight import check_run, check_shards
 from pretrain.progress import Progress
 from pretrain.recipe import Recipe, Run
+from pretrain.recipe.decisions import decided
 from pretrain.recipe.schema import Data
 from pretrain.run_folder import RunFolder
 from pretrain.trained import open_corpus
@@ -79,7 +81,7 @@ def _trainer(
     """A trainer from the folder's newest intact checkpoint, or from the start; after a roll-back it reads elsewhere."""
     checkpoints = Checkpoints(folder, run.recipe.checkpoint)
     watchdog = Watchdog(run.recipe.faults.timeout_minutes)
-    hooks: list[Hook] = [guard, checkpoints, Preemption(checkpoints), watchdog]
+    hooks: list[Hook] = [guard, StageEnds(), checkpoints, Preemption(checkpoints), watchdog]
     hooks += [UpdateSizes(), Coefficients(), *extra_hooks]
     if dist.get_rank() == 0:
         hooks += [Memory(), Metrics(folder), ConsoleDisplay(), LossPicture(folder), Report(folder)]
@@ -95,7 +97,7 @@ def _trainer(
                 hook.restore(saved["hooks"][hook.name])
     if position is not None:
         progress.position = position
-    return Trainer(run, corpus, hooks, state, progress)
+    return Trainer(decided(run, progress.decisions), corpus, hooks, state, progress)
 
 
 def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int) -> Evaluation:

@@ -33,6 +33,7 @@ from pretrain.hooks.watchdog import Phase
 from pretrain.optim import group_rules, make_optimizer, moment_rule, set_learning_rate
 from pretrain.progress import Progress
 from pretrain.recipe import ResolvedStage, Run
+from pretrain.recipe.decisions import Decision, decided
 
 
 class Trainer:
@@ -60,18 +61,19 @@ class Trainer:
 
     def fit(self) -> None:
         """All steps that are left, stage by stage. A run resumed between two stages begins with the change of shape."""
-        first = self.run.stages[self.progress.stage]
-        for stage in self.run.stages[first.index :]:
-            self._enter(stage)
-            if stage is first:
+        first = index = self.progress.stage
+        while index < len(self.run.stages):
+            self._enter(self.run.stages[index])
+            if index == first:
                 self.call("on_start")
                 if self.progress.step == 0:
                     self.validate()
-            if self.now < stage.end:
-                self.call("on_stage", stage)
-            while self.now < stage.end:
+            if self.now < self.stage.end:
+                self.call("on_stage", self.stage)
+            while self.now < self.stage.end:
                 self._step()
                 self.call("on_boundary")
+            index += 1
         self.validate()
         self.call("on_end")
 
@@ -83,6 +85,12 @@ class Trainer:
     def now(self) -> float:
         """The run's clock: optimizer steps taken, or seconds trained where the recipe gives a budget in hours."""
         return self.progress.step if self.run.unit == "steps" else self.progress.train_seconds
+
+    def decide(self, decision: Decision) -> None:
+        """Changes the stages of the run from here on. The same on all ranks, which saves it with the progress."""
+        self.progress.decisions.append(decision)
+        self.run = decided(self.run, [decision])
+        self.stage = self.run.stages[self.stage.index]
 
     def close(self) -> None:
         """Frees the engine."""
@@ -237,7 +245,7 @@ class Trainer:
         self._tell_progress()
 
     def _move(self, previous: ResolvedStage, stage: ResolvedStage) -> None:
-        probe = self._probe(previous)
+        probe = self.probe(previous)
         before = evaluate(self.engine.module, self.engine, probe)
         start = time.perf_counter()
         self.engine, times = move(
@@ -249,7 +257,7 @@ class Trainer:
         if stage.config.masked != previous.config.masked:
             self.progress.masked_since = self.progress.step
         self._tell_progress()
-        after = evaluate(self.engine.module, self.engine, self._probe(stage, previous.sequence))
+        after = evaluate(self.engine.module, self.engine, self.probe(stage, previous.sequence))
         event = GrowthEvent(
             operator="+".join(operator.name for operator in stage.grow) or "identity",
             step=self.progress.step,
@@ -269,10 +277,10 @@ class Trainer:
 
     def _make_change(self, source: BertConfig, stage: ResolvedStage, fetch: Fetch) -> ShapeChange:
         def correlation(config: BertConfig, shared: BertConfig, state: Fetch) -> Correlation:
-            layout = self._settings(stage).layout
+            layout = self.layout(stage)
             layout.install()
             precision = PRECISIONS[stage.precision]
-            measured = gradient_correlation(config, state, layout, precision, self._probe(stage), shared)
+            measured = gradient_correlation(config, state, layout, precision, self.probe(stage), shared)
             event = {"event": "gradient_correlation", "step": self.progress.step, "stage": stage.name}
             self.call("on_event", {**event, "values": measured})
             return measured
@@ -284,10 +292,14 @@ class Trainer:
         moments = moment_rule(self.run.recipe.optimizer)
         return shape_change(source, stage.grow, stage.shape, Inputs(fetch, correlation, saved, moments))
 
+    @staticmethod
+    def layout(stage: ResolvedStage) -> ParallelLayout:
+        return ParallelLayout(stage.tensor_parallel, stage.data_parallel)
+
     def _settings(self, stage: ResolvedStage) -> EngineSettings:
         recipe = self.run.recipe
         return EngineSettings(
-            layout=ParallelLayout(stage.tensor_parallel, stage.data_parallel),
+            layout=self.layout(stage),
             micro_batch=stage.micro_batch,
             accumulation=stage.accumulation,
             precision=stage.precision,
@@ -306,7 +318,7 @@ class Trainer:
         self.call("on_validation", evaluation)
         return evaluation
 
-    def _probe(self, stage: ResolvedStage, sequence: int | None = None) -> list[Batch]:
+    def probe(self, stage: ResolvedStage, sequence: int | None = None) -> list[Batch]:
         """A few validation rows, the same before and after a change, whatever the layout."""
         return self._rows(stage, sequence or stage.sequence, min(self.run.recipe.validation.rows, 64))
 

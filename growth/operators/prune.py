@@ -6,9 +6,10 @@ and steps of what is kept are kept. Equal to the dense model with those units' o
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from growth.change import ShapeChange
@@ -27,6 +28,16 @@ class Prune(Operator):
     keep: tuple[tuple[int, ...], ...] | None = None
     """The units to keep, for each layer. Left out: as many as the shape says, those with the largest slimming
     coefficients, or without these the largest weights."""
+
+    scores: Literal["learned", "random"] = "learned"
+    """`random` draws the units to keep, which is the control that a learned choice has to beat."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the random choice."""
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the state decides which units stay."""
+        return self.keep is None and self.scores == "learned"
 
     def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
         field = FIELDS[self.axis]

@@ -1,6 +1,7 @@
 """How much the gradients of a shared block's uses agree, measured on a probe batch with the uses untied."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
@@ -33,30 +34,65 @@ def gradient_correlation(
     """
     shared = shared or config
     tp = layout.install()
+    gradients = _gradients_of_uses(config, fetch, tp, dtype, batches)
+    correlation = {}
+    for name, spec in parameter_table(shared).items():
+        layers = shared.layers_of(spec.block) if spec.block is not None else []
+        if len(layers) > 1:
+            uses = torch.stack([gradients[f"blocks.{layer}.{spec.local_name}"].flatten() for layer in layers])
+            cosines = _cosines(_products(uses, tp, spec.tensor_parallel_axis is not None))
+            num_uses = len(cosines)
+            mean = (cosines.sum() - cosines.diagonal().sum()) / (num_uses * (num_uses - 1))
+            correlation[name] = min(max(mean.item(), 0.0), 1.0)
+    return correlation
+
+
+def neighbour_correlation(
+    config: BertConfig, fetch: Fetch, layout: ParallelLayout, dtype: torch.dtype, batches: Sequence[Batch]
+) -> dict[str, float]:
+    """{"3-4": correlation of the gradients of layers 3 and 4}, for uses of a block that follow each other. Collective.
+
+    Measured as in `gradient_correlation`, over all parameters of a layer together; from -1 to 1.
+    """
+    tp = layout.install()
+    gradients = _gradients_of_uses(config, fetch, tp, dtype, batches)
+    untied = parameter_table(config.replace(sharing=None))
+    correlation = {}
+    for block in range(config.num_blocks):
+        layers = config.layers_of(block)
+        if len(layers) > 1 and not config.is_frozen(block):
+            products = torch.zeros(len(layers), len(layers), dtype=torch.float64, device=device())
+            for spec in untied.values():
+                if spec.block == layers[0]:
+                    uses = torch.stack([gradients[f"blocks.{layer}.{spec.local_name}"].flatten() for layer in layers])
+                    products += _products(uses, tp, spec.tensor_parallel_axis is not None)
+            cosines = _cosines(products).diagonal(1).tolist()
+            correlation |= {f"{low}-{up}": cosine for (low, up), cosine in zip(pairwise(layers), cosines, strict=True)}
+    return correlation
+
+
+def _gradients_of_uses(
+    config: BertConfig, fetch: Fetch, tp: TensorParallel, dtype: torch.dtype, batches: Sequence[Batch]
+) -> dict[str, Tensor]:
+    """On this rank, of its rows, by the names of the untied model: what each layer would change its block by."""
     untied = config.replace(sharing=None)
     model = build_model(untied, tp, dtype).eval()
     copies = map_blocks(config, untied, [config.block_of(layer) for layer in range(config.layers)])
     model.load_weights(lambda name: copies.record(name, fetch).weight)
     for batch in batches:
         model(batch.to(device())).loss.backward()
-
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    correlation = {}
-    for name, spec in parameter_table(shared).items():
-        layers = shared.layers_of(spec.block) if spec.block is not None else []
-        if len(layers) > 1:
-            uses = torch.stack([gradients[f"blocks.{layer}.{spec.local_name}"].flatten() for layer in layers])
-            correlation[name] = _mean_correlation(uses, tp, spec.tensor_parallel_axis is not None)
-    return correlation
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def _mean_correlation(uses: Tensor, tp: TensorParallel, is_cut: bool) -> float:  # [n, elements on this rank]
+def _products(uses: Tensor, tp: TensorParallel, is_cut: bool) -> Tensor:  # [n, elements on this rank] -> [n, n]
+    """Scalar products of the uses' gradients, float64."""
     uses = data_parallel_sum(uses.float())
-    gram = (uses @ uses.T).double()  # [n, n]
+    products = (uses @ uses.T).double()
     if is_cut and tp.size > 1:
-        dist.all_reduce(gram, group=tp.group)
-    scale = gram.diagonal().clamp_min(torch.finfo(torch.float32).tiny).rsqrt()
-    cosines = gram * scale.unsqueeze(0) * scale.unsqueeze(1)
-    num_uses = len(gram)
-    mean = (cosines.sum() - cosines.diagonal().sum()) / (num_uses * (num_uses - 1))
-    return min(max(mean.item(), 0.0), 1.0)
+        dist.all_reduce(products, group=tp.group)
+    return products
+
+
+def _cosines(products: Tensor) -> Tensor:  # [n, n]
+    scale = products.diagonal().clamp_min(torch.finfo(torch.float32).tiny).rsqrt()
+    return products * scale.unsqueeze(0) * scale.unsqueeze(1)

@@ -100,7 +100,7 @@ def measure(
 
 def single_stage(run: Run, index: int, steps: int) -> Run:
     """A run of `steps` steps of one stage, from fresh weights in that stage's shape, at a constant learning rate."""
-    stage = replace(run.stages[index], index=0, start=0, end=steps, grow=(), shape={})
+    stage = replace(run.stages[index], index=0, start=0, end=steps, grow=(), shape={}, until=None, split=None)
     return replace(run, unit="steps", stages=(stage,), learning_rate=lambda now: run.recipe.optimizer.lr)
 
 

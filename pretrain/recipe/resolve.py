@@ -3,19 +3,22 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from growth.operators import shapes
 from growth.operators.base import Operator
 from model.config import BERT_VOCABULARY, BertConfig
 from model.errors import UserError
+from pretrain.recipe.ends import check_ends, check_keys, rule_in_steps, rules_of
 from pretrain.recipe.engine_file import load_engine_file
 from pretrain.recipe.exactness import check_exactness
 from pretrain.recipe.load import explained
 from pretrain.recipe.operators import read_operators
-from pretrain.recipe.schema import Recipe, Stage
+from pretrain.recipe.schema import Recipe, Restart, Stage
 from pretrain.recipe.shares import counted, counted_steps, whole_model
-from pretrain.recipe.values import Share
+from pretrain.recipe.stage_ends import GradientCorrelation, Until
+from pretrain.recipe.values import Amount, Share
 from pretrain.schedule import LearningRate, Phase, StageRate
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -51,6 +54,12 @@ class ResolvedStage:
     precision: Precision
     rewarm: float
     lr_scale: float
+    restart: Restart | None
+    """The schedule that begins here."""
+    until: Until | None
+    """What may end the stage before `end`, its intervals in steps."""
+    split: GradientCorrelation | None
+    keep: str | None
 
     @property
     def length(self) -> float:
@@ -86,6 +95,8 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
     `corpus_vocab_size` None plans without a corpus: the vocabulary is the recipe's own, or BERT's.
     """
     unit, starts = _timeline(recipe)
+    check_keys(recipe.stages, unit)
+    in_steps = partial(_in_steps, total=starts[-1], unit=unit)
     stages: list[ResolvedStage] = []
     sequence, batch, layout, engine_file = recipe.sequence, recipe.batch, recipe.layout, recipe.deepspeed
     config: BertConfig | None = None
@@ -132,9 +143,16 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
                 precision=recipe.precision,
                 rewarm=_measure(stage.schedule.rewarm, starts[-1], unit),
                 lr_scale=stage.schedule.lr_scale,
+                restart=stage.schedule.restart,
+                until=rules_of(recipe.stages, index, in_steps),
+                split=stage.split and rule_in_steps(stage.split, in_steps),
+                keep=stage.keep,
             )
         )
-    return Run(recipe, num_ranks, unit, tuple(stages), _learning_rate(recipe, stages, unit))
+    check_ends(stages)
+    rate = learning_rate(recipe, stages, unit)
+    _check_phases(rate, stages, unit)
+    return Run(recipe, num_ranks, unit, tuple(stages), rate)
 
 
 @contextmanager
@@ -156,6 +174,13 @@ def _measure(amount: float | Share, total: float, unit: Unit) -> float:
     if unit == "seconds" and amount:
         raise UserError(f"schedule: {amount} steps have no place in a run measured in hours; write a share such as 5%")
     return amount
+
+
+def _in_steps(amount: Amount, total: float, unit: Unit) -> int:
+    """Steps, which the rules that end a stage count in every run."""
+    if isinstance(amount, Share) and unit == "seconds":
+        raise UserError(f"{amount} of a run measured in hours is no number of steps, as every and least have to be")
+    return int(_measure(amount, total, "steps"))
 
 
 def _timeline(recipe: Recipe) -> tuple[Unit, list[float]]:
@@ -278,23 +303,25 @@ def _micro_batches(rows: int, micro: int | None, data_parallel: int) -> tuple[in
 # --- schedule -------------------------------------------------------------------------------------------------------
 
 
-def _learning_rate(recipe: Recipe, stages: list[ResolvedStage], unit: Unit) -> LearningRate:
-    restarts = [
-        (resolved.start, stage.name, stage.schedule.restart)
-        for resolved, stage in zip(stages, recipe.stages, strict=True)
-        if stage.schedule.restart is not None
-    ]
-    starts = [(0, "", recipe.schedule), *restarts] if not restarts or restarts[0][0] else restarts
-    ends = [start for start, _, _ in starts[1:]] + [stages[-1].end]
+def learning_rate(recipe: Recipe, stages: Sequence[ResolvedStage], unit: Unit) -> LearningRate:
+    restarts = [(stage.start, stage.restart) for stage in stages if stage.restart is not None]
+    starts = [(0, recipe.schedule), *restarts] if not restarts or restarts[0][0] else restarts
+    ends = [start for start, _ in starts[1:]] + [stages[-1].end]
     phases = []
-    for (start, name, schedule), end in zip(starts, ends, strict=True):
+    for (start, schedule), end in zip(starts, ends, strict=True):
         length = end - start
         warmup, hold = (_measure(amount, length, unit) for amount in (schedule.warmup, schedule.hold))
-        if warmup + hold > length:
-            where = f"stage {name}: schedule.restart" if name else "schedule"
-            raise UserError(
-                f"{where}: warm-up ({warmup:g} {unit}) and hold ({hold:g}) exceed the {length:g} they are part of"
-            )
         peak = getattr(schedule, "lr", None) or recipe.optimizer.lr
         phases.append(Phase(start, length, peak, warmup, hold, schedule.shape, schedule.end, schedule.power))
     return LearningRate(tuple(phases), tuple(StageRate(stage.start, stage.rewarm, stage.lr_scale) for stage in stages))
+
+
+def _check_phases(rate: LearningRate, stages: Sequence[ResolvedStage], unit: Unit) -> None:
+    for phase in rate.phases:
+        if phase.warmup + phase.hold > phase.length:
+            names = [stage.name for stage in stages if stage.restart is not None and stage.start == phase.start]
+            where = f"stage {names[0]}: schedule.restart" if names else "schedule"
+            raise UserError(
+                f"{where}: warm-up ({phase.warmup:g} {unit}) and hold ({phase.hold:g}) exceed the {phase.length:g} "
+                "they are part of"
+            )

@@ -1,0 +1,97 @@
+"""The rules that may end a stage early, in steps and checked against the stage they stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from growth.operators.prune import Prune
+from growth.operators.unshare import Unshare
+from model.errors import UserError
+from pretrain.recipe.schema import Stage
+from pretrain.recipe.stage_ends import Check, LossCurveRule, Until
+from pretrain.recipe.values import Amount
+
+if TYPE_CHECKING:
+    from pretrain.recipe.resolve import ResolvedStage
+
+InSteps = Callable[[Amount], int]
+
+RESERVED = ("latest", "initial")
+"""Names under `checkpoints/` that a stage cannot keep its state under."""
+
+
+def rules_of(stages: Sequence[Stage], index: int, in_steps: InSteps) -> Until | None:
+    """What ends a stage early: its own `until`, and `grow_when` of the one after it."""
+    until = stages[index].until
+    if index + 1 < len(stages) and stages[index + 1].grow_when == "auto":
+        rules = until.model_dump(exclude_unset=True) if until else {}
+        until = Until.model_validate({"auto": {}, **rules})
+    if until is None:
+        return None
+    return until.model_copy(
+        update={name: rule_in_steps(rule, in_steps) for name, rule in until if isinstance(rule, Check)}
+    )
+
+
+def rule_in_steps(rule: Check, in_steps: InSteps) -> Check:
+    """A rule with its shares of the run as steps."""
+    update = {"every": max(in_steps(rule.every), 1)}
+    if isinstance(rule, LossCurveRule):
+        update["least"] = in_steps(rule.least)
+    return rule.model_copy(update=update)
+
+
+def check_ends(stages: Sequence[ResolvedStage]) -> None:
+    """Raises UserError for a rule that can never hold, or that would leave later stages without a way on."""
+    for stage, following in zip(stages, [*stages[1:], None], strict=True):
+        for fault in (_fault_of_until(stage, following), _fault_of_split(stage, stages)):
+            if fault is not None:
+                raise UserError(f"stage {stage.name}: {fault}")
+
+
+def check_keys(stages: Sequence[Stage], unit: str) -> None:
+    """Raises UserError for a key that has no meaning where it stands."""
+    if stages[0].grow_when:
+        raise UserError(f"stage {stages[0].name}: the first stage has none before it to wait for; remove its grow_when")
+    for stage in stages:
+        if unit == "seconds" and stage.until and stage.until.hours:
+            raise UserError(f"stage {stage.name}: until.hours is for runs measured in steps; give the stage hours")
+    names = [stage.keep for stage in stages if stage.keep]
+    for name in names:
+        if name in RESERVED or name.startswith("step-") or names.count(name) > 1:
+            raise UserError(f"keep {name!r} is the name of another checkpoint; choose a different one")
+
+
+def _fault_of_until(stage: ResolvedStage, following: ResolvedStage | None) -> str | None:
+    if stage.until is None:
+        return None
+    if following is None:
+        return "the last stage takes what is left of the run, so nothing can end it early; remove its until"
+    if stage.until.gradient_correlation and stage.config.sharing is None:
+        return "until.gradient_correlation: no layers share a block here, so there is nothing to compare; remove it"
+    if stage.until.ticket_distance:
+        if stage.config.slimming is None:
+            return "until.ticket_distance needs learned coefficients; give the model slimming"
+        if not any(isinstance(operator, Prune) and operator.is_learned for operator in following.grow):
+            return (
+                "until.ticket_distance asks what the next stage would prune, and it prunes nothing by coefficients; "
+                "add prune_heads or prune_neurons to its grow"
+            )
+    return None
+
+
+def _fault_of_split(stage: ResolvedStage, stages: Sequence[ResolvedStage]) -> str | None:
+    if stage.split is None:
+        return None
+    if stage.config.sharing is None:
+        return "split: no layers share a block here, so there is nothing to split; remove it"
+    if stage.until and stage.until.gradient_correlation:
+        return "split and until.gradient_correlation both act on the same correlations; give one of them"
+    for later in stages[stage.index + 1 :]:
+        if later.shape.get("sharing") is not None or any(not isinstance(grow, Unshare) for grow in later.grow):
+            return (
+                f"split: which groups there will be is not known beforehand, so stage {later.name} can only "
+                "grow: unshare, without shape.sharing"
+            )
+    return None

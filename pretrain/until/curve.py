@@ -1,0 +1,95 @@
+"""The training loss of a stage, thinned to means over equal numbers of steps, and the rules that look at it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pretrain.hooks.base import StepResult
+from pretrain.recipe.stage_ends import LossCurveRule
+from pretrain.until.base import Rule, Verdict
+
+if TYPE_CHECKING:
+    from pretrain.recipe import ResolvedStage, Run
+    from pretrain.trainer import Trainer
+
+
+class Point(NamedTuple):
+    """Means over some steps in a row."""
+
+    flops: float
+    """Of the run so far."""
+    loss: float
+
+
+class LossCurve:
+    """One point for every `every` steps: the first one and the last `window`."""
+
+    def __init__(self, every: int, window: int = 1):
+        self.every, self.window = every, window
+        self.points: list[Point] = []
+        self.sums, self.num_steps = Point(0.0, 0.0), 0
+
+    def add(self, flops: float, loss: float) -> None:
+        self.sums, self.num_steps = Point(self.sums.flops + flops, self.sums.loss + loss), self.num_steps + 1
+        if self.num_steps == self.every:
+            points = [*self.points, Point(*(total / self.every for total in self.sums))]
+            self.points = points[:1] + points[1:][-self.window :]
+            self.sums, self.num_steps = Point(0.0, 0.0), 0
+
+    def state(self) -> dict[str, Any]:
+        return {"points": self.points, "sums": self.sums, "num_steps": self.num_steps}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.points = [Point(*point) for point in state["points"]]
+        self.sums, self.num_steps = Point(*state["sums"]), state["num_steps"]
+
+
+class CurveRule(Rule):
+    """Looks at the curve after the (re-)warm-up, whenever it has one more point and enough of them."""
+
+    def __init__(self, name: str, settings: LossCurveRule, run: Run, stage: ResolvedStage):
+        super().__init__(name, settings.every, settings.checks)
+        self.settings = settings
+        self.curve = LossCurve(settings.every, settings.window)
+        self.warm_at = warm_at(run, stage)
+
+    def see(self, trainer: Trainer, result: StepResult) -> None:
+        if trainer.now > self.warm_at:
+            super().see(trainer, result)
+            self.curve.add(result.flops, result.loss)
+
+    def check(self, trainer: Trainer) -> Verdict:
+        points, settings = self.curve.points, self.settings
+        if len(points) <= settings.window:
+            return Verdict.of(False)
+        is_time = self.num_steps >= settings.least
+        is_low = settings.loss_below is None or points[-1].loss < settings.loss_below
+        holds, numbers = self.judge(points)
+        return Verdict.of(is_time and is_low and holds, loss=points[-1].loss, **numbers)
+
+    @abstractmethod
+    def judge(self, points: Sequence[Point]) -> tuple[bool, dict[str, float]]:
+        """Whether the curve is a reason to end the stage, and the numbers that say so. `points`: the stage's first one,
+        then the last `window`."""
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"curve": self.curve.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        self.curve.restore(state["curve"])
+
+
+def warm_at(run: Run, stage: ResolvedStage) -> float:
+    """The tick up to which the learning rate climbs in a stage."""
+    phase = [phase for phase in run.learning_rate.phases if phase.start <= stage.start][-1]
+    return max(stage.start + stage.rewarm, phase.start + phase.warmup)
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Of the line through the points, by least squares."""
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return covariance / sum((a - mean_x) ** 2 for a in x)

@@ -1,0 +1,22 @@
+"""`until: {loss_slope: {below: X}}`: the loss falls little while the compute grows by a factor of e.
+
+Shen et al. 2022 (staged training, arXiv 2203.06211) grow a model when the slope of its loss over the logarithm of its
+compute reaches a threshold that they fit once for each operator. Here the logarithm is the natural one and the compute
+that of the whole run so far.
+"""
+
+import math
+from collections.abc import Sequence
+
+from pretrain.until.curve import CurveRule, Point, slope
+
+
+class LossSlope(CurveRule):
+    def judge(self, points: Sequence[Point]) -> tuple[bool, dict[str, float]]:
+        fall = fall_per_efold(points[1:])
+        return fall < self.settings.below, {"fall": fall}
+
+
+def fall_per_efold(points: Sequence[Point]) -> float:
+    """Nats that the loss falls while the FLOPs grow by a factor of e."""
+    return -slope([math.log(point.flops) for point in points], [point.loss for point in points])
