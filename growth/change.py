@@ -1,10 +1,11 @@
 """A change of shape: for every parameter of the new model, how its record follows from records of the old one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from growth.state import Fetch, Record
 from model.config import BertConfig
@@ -52,11 +53,18 @@ def identity(config: BertConfig, target: BertConfig | None = None) -> ShapeChang
     return ShapeChange(config, target or config, lambda spec, fetch: fetch(spec.name))
 
 
-def mean_record(records: Sequence[Record]) -> Record:
-    """Weights and moments averaged: the shared block's gradient is the mean over its uses (see
-    `growth/operators/share.py` for the second moment)."""
-    columns = zip(*(record.tensors() for record in records), strict=True)
-    return Record.of((torch.stack(column).mean(0) for column in columns), max(record.step for record in records))
+def mean_record(records: Iterable[Record]) -> Record:
+    """Weights and moments averaged, with one record in memory at a time: the shared block's gradient is the mean over
+    its uses (see `growth/operators/share.py` for the second moment)."""
+    sums: list[Tensor] = []
+    steps = []
+    for record in records:
+        tensors = record.tensors()
+        sums = sums or [torch.zeros_like(tensor) for tensor in tensors]
+        for total, tensor in zip(sums, tensors, strict=True):
+            total += tensor
+        steps.append(record.step)
+    return Record.of((total / len(steps) for total in sums), max(steps))
 
 
 def source_name(spec: ParameterSpec, source_block: int) -> str:

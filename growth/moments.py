@@ -41,7 +41,7 @@ def of_unit_gradients(change: ShapeChange, fetch: Fetch) -> ShapeChange:
 
         mapped = change.record(spec.name, noted)
         sums = [_sum_of_squares(source) for source in sources.values()] or [torch.zeros((), dtype=torch.float64)]
-        return _scaled(mapped, _ratio(torch.stack(sums).mean(), _sum_of_squares(mapped)))
+        return _scaled(mapped, ratio(torch.stack(sums).mean(), _sum_of_squares(mapped)))
 
     return ShapeChange(change.source, change.target, rule)
 
@@ -50,21 +50,22 @@ def of_unit_model_gradients(change: ShapeChange, fetch: Fetch) -> ShapeChange:
     """NVLAMB: all gradients are divided by the norm of the whole model's. Reads the whole state once."""
     before = torch.stack([_sum_of_squares(fetch(name)) for name in parameter_table(change.source)]).sum()
     after = torch.stack([_sum_of_squares(change.record(name, fetch)) for name in parameter_table(change.target)]).sum()
-    ratio = _ratio(before, after)
+    scale = ratio(before, after)
     return ShapeChange(
-        change.source, change.target, lambda spec, fetch: _scaled(change.record(spec.name, fetch), ratio)
+        change.source, change.target, lambda spec, fetch: _scaled(change.record(spec.name, fetch), scale)
     )
+
+
+def ratio(before: Tensor, after: Tensor) -> Tensor:
+    """Of two mean squares; 1 where there are no moments."""
+    return torch.where((before > 0) & (after > 0), before / after, torch.ones_like(after))
 
 
 def _sum_of_squares(record: Record) -> Tensor:
     return record.exp_avg_sq.sum(dtype=torch.float64)
 
 
-def _ratio(before: Tensor, after: Tensor) -> Tensor:
-    """(|G| / |G'|)^2; 1 where there are no moments."""
-    return torch.where((before > 0) & (after > 0), before / after, torch.ones_like(after))
-
-
-def _scaled(record: Record, ratio: Tensor) -> Record:
-    ratio = ratio.to(record.exp_avg.device)
-    return Record(record.weight, record.exp_avg * ratio.sqrt(), record.exp_avg_sq * ratio, record.step)
+def _scaled(record: Record, scale: Tensor) -> Record:
+    """With gradients whose mean square is `scale` times what it was."""
+    scale = scale.to(record.exp_avg.device)
+    return Record(record.weight, record.exp_avg * scale.sqrt(), record.exp_avg_sq * scale, record.step)

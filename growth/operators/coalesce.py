@@ -3,10 +3,12 @@
 Zou et al. 2024 (arXiv 2404.07999): F averages the units i and i + n (row-normalised), R averages neighbouring layers.
 In our terms the inverse of the de-coalescing maps, (C^T, P^T): weights are averaged over produced units and summed
 over consumed ones. Tier 3: the function changes unless the units are copies, and then `coalesce(decoalesce(x)) == x`.
-Moments follow the same algebra; exp_avg_sq is that of units which agree, so updates come out at most 2x too small,
-never too large.
+exp_avg follows the same algebra. So does exp_avg_sq where the merged units and layers see the same gradients, as copies
+do; n gradients that do not agree average out to as little as 1 / n of that. How much they agree shows in exp_avg, which
+averages out alike: exp_avg_sq is scaled so that updates are as large as those of the merged entries were.
 """
 
+from dataclasses import replace
 from typing import ClassVar
 
 from growth.change import ShapeChange, mean_record, source_name
@@ -14,8 +16,9 @@ from growth.expansion import expand
 from growth.operators.base import Inputs
 from growth.operators.multilevel import LevelOperator, level_maps
 from growth.state import Fetch, Record
+from growth.update_size import UpdateSize
 from model.config import BertConfig
-from model.parameters import ParameterSpec
+from model.parameters import ParameterSpec, parameter_table
 
 
 class Coalesce(LevelOperator):
@@ -31,12 +34,20 @@ class Coalesce(LevelOperator):
         upward = level_maps(target, source)
         maps = {block: {axis: pair.inverse() for axis, pair in upward(block).items()} for block in (None, 0)}
         factor = source.layers // target.layers
+        old_table = parameter_table(source)
 
         def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
             if spec.block is None:
-                return expand(spec, fetch(spec.name), maps[None], self.moments)
-            blocks = range(factor * spec.block, factor * (spec.block + 1))
-            layers = [expand(spec, fetch(source_name(spec, block)), maps[0], self.moments) for block in blocks]
-            return mean_record(layers)
+                names, pairs = [spec.name], maps[None]
+            else:
+                blocks = range(factor * spec.block, factor * (spec.block + 1))
+                names, pairs = [source_name(spec, block) for block in blocks], maps[0]
+            size = UpdateSize()
+            record = mean_record(expand(spec, size.note(fetch(name)), pairs, self.moments) for name in names)
+            if self.moments == "copy":
+                return record
+            num_merged = sum(old_table[name].numel for name in names) / spec.numel
+            agreement = (1 / size.over(record)).clamp(1 / num_merged, 1)
+            return replace(record, exp_avg_sq=record.exp_avg_sq * agreement)
 
         return ShapeChange(source, target, rule)

@@ -8,10 +8,13 @@ the rows of `down` and the columns of `up`. Tier 3 for the moments, by default (
     exp_avg_sq  = a b^T / sqrt(mean a mean b)
                   a_o = mean_r v_up[o, r] / |down_r|^2,   b_i = mean_r v_down[r, i] / |up_r|^2
 
-the second for entries of G that are uncorrelated, a rank-one fit as in Adafactor. `reset` starts the layer at step 0.
+the second for entries of G that are uncorrelated, a rank-one fit as in Adafactor. The least-squares exp_avg is the
+smaller the less of G the factors saw; it is multiplied so that updates of the full layer are as large as those of the
+factors were. `copy` leaves it as it is; `reset` starts the layer at step 0.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +23,7 @@ from torch import Tensor
 from growth.change import ShapeChange
 from growth.operators.base import Inputs, Operator
 from growth.state import Fetch, Record
+from growth.update_size import UpdateSize
 from model.config import BertConfig
 from model.errors import UserError
 from model.parameters import ParameterSpec, parameter_table
@@ -59,7 +63,13 @@ class Densify(Operator):
             if self.moments == "reset":
                 return Record.fresh(weight.view(spec.shape))
             tensors = (weight, gradient_estimate(up, down), square_estimate(up, down))
-            return Record.of((tensor.reshape(spec.shape) for tensor in tensors), min(up.step, down.step))
+            full = Record.of((tensor.reshape(spec.shape) for tensor in tensors), min(up.step, down.step))
+            if self.moments == "copy":
+                return full
+            size = UpdateSize()
+            size.note(up)
+            size.note(down)
+            return replace(full, exp_avg=full.exp_avg * size.over(full).sqrt())
 
         return ShapeChange(source, target, rule)
 

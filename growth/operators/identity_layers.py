@@ -2,8 +2,8 @@
 
 Shen et al. 2022 (staged training, arXiv 2203.06211); LEMON's "all zero" (Wang et al. 2024, arXiv 2310.07999). With
 pre-LN the function is preserved (tier 1). The added layers are copies of their neighbour but for the last linear layer
-of each branch, which is zero. Their exp_avg starts at zero, as their gradient does inside the branch; exp_avg_sq is
-seeded with the neighbour's, so the first updates are at most as large as the neighbour's.
+of each branch, which is zero. Their moments are the neighbour's, an estimate (tier 3): an added layer starts to move as
+the layer it copies does.
 """
 
 from collections.abc import Mapping
@@ -57,6 +57,6 @@ class IdentityLayers(DepthOperator):
                 return record
             is_output = spec.local_name.startswith(BRANCH_OUTPUTS)
             weight = torch.zeros_like(record.weight) if is_output else record.weight
-            return replace(record, weight=weight, exp_avg=torch.zeros_like(record.exp_avg))
+            return replace(record, weight=weight)
 
         return ShapeChange(source, target, rule)

@@ -4,9 +4,9 @@ Yao et al. 2024 (MSG, arXiv 2305.02869). At mask 0 the function is preserved exa
 for any ratio of sizes, hidden included (tier 1; the masks are in model/masked_units.py). New units start from fresh
 weights, new layers as copies in stacking order. When the mask has reached 1, `unmask` leaves a plain model.
 
-Moments: old units keep theirs. New ones start with exp_avg 0 and an exp_avg_sq seeded by the old units they stand
-beside (unit i by i mod old), so no step is larger than a neighbour's. `moments: copy` is the paper's own choice, zeros
-in the new part under the old step, whose first updates are up to 3.2x too large.
+Moments: old units keep theirs. New ones start with those of the old units they stand beside (unit i by i mod old): of
+the right size, and in which direction does not matter while the mask is at 0. `moments: copy` is the paper's own
+choice, zeros in the new part under the old step, whose first updates are up to 3.2x too large.
 """
 
 from collections.abc import Mapping
@@ -68,9 +68,8 @@ class MaskGrowth(Operator):
             record = replace(record, weight=record.weight + (1 - is_old) * fresh)
             if self.moments == "copy":
                 return record
-            if spec.block is not None and target.layers_of(spec.block)[0] >= source.layers:
-                record = replace(record, exp_avg=torch.zeros_like(record.exp_avg))
-            return replace(record, exp_avg_sq=expand(spec, old, beside_of(spec.block)).exp_avg_sq)
+            neighbour = expand(spec, old, beside_of(spec.block))
+            return replace(record, exp_avg=neighbour.exp_avg, exp_avg_sq=neighbour.exp_avg_sq)
 
         return ShapeChange(source, target, rule)
 

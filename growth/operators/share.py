@@ -2,7 +2,8 @@
 
 Tier 3: the function changes unless the blocks are equal. The shared block's gradient is the mean over its uses, so
 exp_avg is the mean, and exp_avg_sq the mean times (1 + (n - 1) rho) / n, with rho the mean correlation between the
-gradients of the uses (see unshare.py), measured on a probe batch.
+gradients of the uses (see unshare.py), measured on a probe batch. Where exp_avg agrees more than that, as it does in
+layers just unshared, it is made smaller, so that updates do not become larger than they were.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from growth.change import ShapeChange, mean_record, source_name
 from growth.operators.base import Inputs, Operator
 from growth.operators.unshare import mean_square
 from growth.state import Fetch, Record
+from growth.update_size import UpdateSize
 from model.config import BertConfig
 from model.errors import UserError
 from model.parameters import ParameterSpec
@@ -48,12 +50,14 @@ class Share(Operator):
                 return fetch(spec.name)
             layers = target.layers_of(spec.block)
             blocks = [source.block_of(layer) for layer in layers]
-            record = mean_record([fetch(source_name(spec, block)) for block in blocks])
+            size = UpdateSize()
+            record = mean_record(size.note(fetch(source_name(spec, block))) for block in blocks)
             if not scaled or len(set(blocks)) == 1:
                 return record
             rho = measured[spec.name] if self.correlation is None else self.correlation
             # Each old exp_avg_sq was that of a mean over the old block's own uses.
             old = sum(mean_square(len(source.layers_of(block)), rho) for block in blocks) / len(blocks)
-            return replace(record, exp_avg_sq=record.exp_avg_sq * (mean_square(len(layers), rho) / old))
+            record = replace(record, exp_avg_sq=record.exp_avg_sq * (mean_square(len(layers), rho) / old))
+            return replace(record, exp_avg=record.exp_avg * size.over(record).clamp(max=1).sqrt())
 
         return ShapeChange(source, target, rule)

@@ -6,8 +6,10 @@ with gradients of equal size and mean pairwise correlation rho
 
     E[g^2] = E[g_i^2] (1 + (n - 1) rho) / n       (and the same with k where k layers still share a new block)
 
-exp_avg is copied (an unbiased estimate of each use's) and exp_avg_sq is multiplied by n / (1 + (n - 1) rho), with rho
-measured on a probe batch. Without it the updates jump by up to sqrt(n).
+With rho measured on a probe batch, exp_avg_sq is multiplied by n / (1 + (n - 1) rho) and exp_avg by its square root:
+each layer goes on with the update that the shared block was about to make, and its own gradients are of the size that
+the moments expect. Without the factor updates grow by up to sqrt(n) as those gradients come in; with the factor on
+exp_avg_sq alone, which leaves exp_avg an unbiased estimate, they start as much too small.
 """
 
 from collections.abc import Mapping
@@ -63,7 +65,7 @@ class Unshare(Operator):
                 return record
             rho = measured[source_name(spec, old_block)] if self.correlation is None else self.correlation
             factor = mean_square(num_uses_left, rho) / mean_square(num_uses, rho)
-            return replace(record, exp_avg_sq=record.exp_avg_sq * factor)
+            return replace(record, exp_avg=record.exp_avg * factor**0.5, exp_avg_sq=record.exp_avg_sq * factor)
 
         return ShapeChange(source, target, rule)
 

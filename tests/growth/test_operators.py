@@ -92,10 +92,11 @@ def test_identity_layers_put_out_zero_only_in_what_is_added():
         for kind in ("attention.output.weight", "attention.output.bias", "feedforward.output.weight"):
             assert not after[f"blocks.{added}.{kind}"].weight.any()
         assert after[f"blocks.{added}.feedforward.input.weight"].weight.any()
-        assert torch.equal(
-            after[f"blocks.{added}.attention.output.weight"].exp_avg_sq,
-            state[f"blocks.{old}.attention.output.weight"].exp_avg_sq,
-        )
+        kind = "attention.output.weight"
+        for moment, neighbour in zip(
+            after[f"blocks.{added}.{kind}"].tensors()[1:], state[f"blocks.{old}.{kind}"].tensors()[1:], strict=True
+        ):
+            assert torch.equal(moment, neighbour)
 
 
 # ---- width ----
@@ -205,6 +206,9 @@ def test_sharing_and_unsharing():
     back = grown(apart, together)
     assert all(same_block(back, layer, back, layer % 2) for layer in range(4))
     torch.testing.assert_close(back[f"blocks.3.{name}"].exp_avg_sq, squares)
+    torch.testing.assert_close(
+        back[f"blocks.3.{name}"].exp_avg, together[f"blocks.1.{name}"].exp_avg * (2 / (1 + 0.5)) ** 0.5
+    )
 
 
 def test_unshared_layers_part_after_one_step():
@@ -254,15 +258,21 @@ def test_densify_finds_the_gradient_that_the_factors_saw():
     u, d = state[up].weight, state[down].weight
     state[up] = Record(u, full @ d.T, torch.full_like(u, 2.0) * d.square().sum(1), 9)
     state[down] = Record(d, u.T @ full, torch.full_like(d, 2.0) * u.square().sum(0).unsqueeze(1), 9)
-    after = grown(change_of(source, {"densify": {}}, {}), state)["blocks.0.feedforward.input.weight"]
+    name = "blocks.0.feedforward.input.weight"
+    after = grown(change_of(source, {"densify": {"moments": "copy"}}, {}), state)[name]
     torch.testing.assert_close(after.weight, u @ d)
     torch.testing.assert_close(after.exp_avg @ d.T, full @ d.T)
     torch.testing.assert_close(u.T @ after.exp_avg, u.T @ full)
     assert after.exp_avg.norm() < full.norm(), "the smallest solution: nothing is made up"
     torch.testing.assert_close(after.exp_avg_sq, torch.full_like(full, 2.0))
     assert after.step == 9
+    in_size = grown(change_of(source, {"densify": {}}, {}), state)[name]
+    old = torch.cat([(state[factor].exp_avg.square() / state[factor].exp_avg_sq).flatten() for factor in (up, down)])
+    factor = (old.mean() / (after.exp_avg.square() / 2).mean()).sqrt()
+    torch.testing.assert_close(in_size.exp_avg, after.exp_avg * factor)
+    assert torch.equal(in_size.exp_avg_sq, after.exp_avg_sq)
     reset = grown(change_of(source, {"densify": {"moments": "reset"}}, {}), state)
-    assert reset["blocks.0.feedforward.input.weight"].step == 0
+    assert reset[name].step == 0
     assert reset["blocks.0.feedforward.output.weight"].step == 3000, "only what changed starts over"
 
 
@@ -292,8 +302,8 @@ def test_light_layers_get_the_query_and_key_of_the_map_they_used():
 
 
 def test_new_units_wait_behind_the_mask():
-    """MSG: old units keep weights and moments; exp_avg is 0 only in what is new, and the paper's own policy has
-    exp_avg_sq 0 there, too. With the mask at 1 the plain model gives the same loss."""
+    """MSG: old units keep weights and moments; new ones have those of unit i mod old, by the paper's own policy zeros.
+    With the mask at 1 the plain model gives the same loss."""
     state = random_state(POST)
     wanted = {"hidden": 18, "ffn": 13, "layers": 3}
     name, added = "blocks.0.feedforward.input.weight", "blocks.2.feedforward.input.weight"
@@ -303,9 +313,9 @@ def test_new_units_wait_behind_the_mask():
         for new, old in zip(after[name].tensors(), state[name].tensors(), strict=True):
             assert torch.equal(new[:10, :12], old)
         assert after[name].weight[10:].abs().min() > 0
-        assert not after[name].exp_avg[10:].any() and not after[name].exp_avg[:, 12:].any()
-        assert bool(after[name].exp_avg_sq[10:].any()) == seeded
-        assert bool(after[added].exp_avg.any()) != seeded
+        for moment, old in zip(after[name].tensors()[1:], state[name].tensors()[1:], strict=True):
+            assert torch.equal(moment[10:, 12:], old[:3, :6] * seeded)
+        assert torch.equal(after[added].exp_avg[:10, :12], state[name].exp_avg)
     assert change.target.masked.layers == (2,)
 
     model = BertForPreTraining(change.target).double()
