@@ -13,6 +13,7 @@ from pretrain.optim import notes
 from pretrain.recipe import Run
 from pretrain.recipe.engine_file import offloads_optimizer
 from pretrain.saving import saves, saving, stage_flops, target_shape
+from pretrain.until.words import length_in_words, split_in_words
 
 
 def print_plan(run: Run, console: Console | None = None) -> None:
@@ -24,7 +25,8 @@ def print_plan(run: Run, console: Console | None = None) -> None:
 
 def plan_tables(run: Run) -> RenderableType:
     saved = [_saving_table(run), *_saving_notes(run)] if run.unit == "steps" and saves(run) else []
-    return Group(_stages_table(run), *saved, _memory_table(run), _schedule_table(run), *notes(run.recipe.optimizer))
+    tables = (*saved, _memory_table(run), _schedule_table(run))
+    return Group(_stages_table(run), *_rules(run), *tables, *notes(run.recipe.optimizer))
 
 
 def _stages_table(run: Run) -> Table:
@@ -46,7 +48,7 @@ def _stages_table(run: Run) -> Table:
             f"{stage.global_batch:,} x {stage.sequence}",
             f"{stage.accumulation} x {stage.micro_batch} rows",
             ", ".join(operator.name for operator in stage.grow) or "-",
-            run.moment(stage.length),
+            ("at most " if stage.until else "") + run.moment(stage.length),
             f"{flops:.3g}",
             f"{flops * stage.length:.3g}" if run.unit == "steps" else "?",
         )
@@ -54,6 +56,19 @@ def _stages_table(run: Run) -> Table:
         table.add_section()
         table.add_row("total", *[""] * 6, run.moment(run.end), "", f"{total:.3g}")
     return table
+
+
+def _rules(run: Run) -> Iterator[Text]:
+    """What may end or divide a stage, and what is kept of it."""
+    for stage in run.stages:
+        if stage.until:
+            yield Text(f"{stage.name}: {length_in_words(run.moment(stage.length), stage)}")
+        if stage.split:
+            yield Text(f"{stage.name}: {split_in_words(stage)}")
+        if stage.keep:
+            yield Text(f"{stage.name}: its last state is kept as checkpoints/{stage.keep}")
+    if any(stage.until for stage in run.stages):
+        yield Text("What they leave of their length goes to the last stage; the figures here are for full lengths.\n")
 
 
 def _saving_table(run: Run) -> Table:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pretrain.evaluation import Evaluation
 from pretrain.hooks.base import GrowthEvent, Hook, StepResult
+from pretrain.until.words import length_in_words
 
 if TYPE_CHECKING:
     from pretrain.recipe import ResolvedStage
@@ -45,7 +46,7 @@ class ConsoleDisplay(Hook):
         self.console.print(
             f"stage {stage.name}: {stage.config.summary()}, {stage.global_batch} x {stage.sequence} tokens a step, "
             f"ZeRO {stage.zero_stage}, TP {stage.tensor_parallel} x DP {stage.data_parallel}, "
-            f"{trainer.run.moment(stage.length)}"
+            f"{length_in_words(trainer.run.moment(stage.length), stage)}"
         )
 
     def on_growth(self, trainer: Trainer, event: GrowthEvent) -> None:

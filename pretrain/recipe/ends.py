@@ -89,9 +89,12 @@ def _fault_of_split(stage: ResolvedStage, stages: Sequence[ResolvedStage]) -> st
     if stage.until and stage.until.gradient_correlation:
         return "split and until.gradient_correlation both act on the same correlations; give one of them"
     for later in stages[stage.index + 1 :]:
-        if later.shape.get("sharing") is not None or any(not isinstance(grow, Unshare) for grow in later.grow):
+        gives_each_its_own = "sharing" not in later.shape and isinstance(next(iter(later.grow), None), Unshare)
+        if gives_each_its_own:
+            return None
+        if later.grow or "sharing" in later.shape:
             return (
-                f"split: which groups there will be is not known beforehand, so stage {later.name} can only "
-                "grow: unshare, without shape.sharing"
+                f"split: which groups there will be is not known beforehand, so stage {later.name} can only begin "
+                "with grow: unshare, and without shape.sharing"
             )
     return None

@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pretrain.saving import stage_flops
 from pretrain.recipe.stage_ends import Auto
+from pretrain.saving import stage_flops
 from pretrain.until.curve import CurveRule, Point, slope
 
 if TYPE_CHECKING:
