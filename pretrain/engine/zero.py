@@ -142,15 +142,19 @@ def destroy(engine: DeepSpeedEngine) -> None:
 
 
 def _forget_stage3_globals() -> None:
-    """DeepSpeed 0.19.8 keeps every ZeRO-3 engine alive for the whole process by two references of its own.
+    """What DeepSpeed 0.19.8 leaves of a ZeRO-3 engine for the rest of the process.
 
-    The root module is pushed on a global stack and never popped, and an `lru_cache` on a method of the parameter
-    coordinator holds its instances. Process-wide: no other ZeRO-3 engine may be live. `tests/engine/test_leak.py`
-    fails when a DeepSpeed release no longer needs this.
+    It keeps the engine alive by two references of its own: the root module is pushed on a global stack and never
+    popped, and an `lru_cache` on a method of the parameter coordinator holds its instances. And torch's `linear` stays
+    replaced, by one that rounds differently: a run that went on at another stage would not resume to the same bits.
+    Process-wide: no other ZeRO-3 engine may be live. `tests/engine/test_leak.py` fails when a DeepSpeed release no
+    longer needs this.
     """
     from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses
     from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 
+    torch.nn.functional.linear = getattr(InsertPostInitMethodToModuleSubClasses, "linear_bk", nn.functional.linear)
     parameter_offload.FWD_MODULE_STACK.clear()
     cached = PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release
     while cached is not None and not hasattr(cached, "cache_clear"):  # under decorators
