@@ -66,6 +66,9 @@ class PlainBert(BaseModel):
     """`sinusoidal`: the learned position table starts as sinusoids, which shortens the bag-of-words plateau."""
     attention_init: Literal["independent", "aligned"] = "independent"
     """`aligned`: each key projection starts equal to its query projection, so that attention starts by similarity."""
+    output_init: Literal["equal", "scaled"] = "equal"
+    """`scaled`: what each layer adds to the sum starts smaller, by 1/sqrt(2 layers), as in Megatron-LM; without it a
+    small model of several layers learns more slowly than one layer alone."""
     sharing: Count | tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Which block each layer uses. An integer A: layer i uses block i mod A. Left out: each layer has its own."""
     sentence_head: bool = True

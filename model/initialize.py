@@ -24,10 +24,14 @@ def initial_weight(config: BertConfig, name: str, seed: int) -> Tensor:
     if config.attention_init == "aligned" and spec.local_name in ("attention.query.weight", "attention.key.weight"):
         # Equal query and key projections, half again as large: attention starts by similarity, positions included.
         return 1.5 * _normal(spec, f"blocks.{spec.block}.attention.query.weight", config.std, seed)
+    std = config.std
+    if config.output_init == "scaled" and spec.local_name.startswith(("attention.output.", "feedforward.output.")):
+        # Shoeybi et al. 2019 (Megatron-LM, arXiv 1909.08053), after GPT-2: the sum over all layers keeps its size.
+        std /= math.sqrt(2 * config.layers)
     if rank := next((axis.size for axis in spec.axes if axis.name == "rank"), None):
         # Two factors whose product has the usual standard deviation.
-        return _normal(spec, name, (config.std / rank**0.5) ** 0.5, seed)
-    return _normal(spec, name, config.std, seed)
+        return _normal(spec, name, (std / rank**0.5) ** 0.5, seed)
+    return _normal(spec, name, std, seed)
 
 
 def _normal(spec: ParameterSpec, stream: str, std: float, seed: int) -> Tensor:

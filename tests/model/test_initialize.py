@@ -52,6 +52,21 @@ def test_sinusoidal_positions():
     assert max(shifts) < 1e-5, "similarity must depend on the distance alone"
 
 
+def test_scaled_outputs():
+    plain, scaled = small_config(), small_config(output_init="scaled")
+    for name in parameter_table(plain):
+        shrunk = name.endswith(("attention.output.weight", "feedforward.output.weight"))
+        factor = (2 * plain.layers) ** -0.5 if shrunk else 1.0
+        assert torch.allclose(initial_weight(scaled, name, seed=1), factor * initial_weight(plain, name, seed=1))
+
+
+def test_scaled_outputs_of_low_rank():
+    """The product of the factors has the standard deviation of the whole matrix."""
+    config = small_config(output_init="scaled", low_rank={"feedforward.output": 8})
+    up, down = (initial_weight(config, f"blocks.0.feedforward.output.{part}", seed=1) for part in ("up", "down"))
+    assert (up @ down).std().item() == pytest.approx(0.88**2 * config.std / (2 * config.layers) ** 0.5, rel=0.15)
+
+
 def test_aligned_attention():
     config = small_config(attention_init="aligned")
     query = initial_weight(config, "blocks.1.attention.query.weight", seed=0)
