@@ -1,5 +1,6 @@
 """The measured gradient correlation is the cosine of per-use gradients, whatever the layout."""
 
+from collections.abc import Callable
 from itertools import combinations
 
 import pytest
@@ -10,7 +11,7 @@ from growth.state import fresh_state
 from model.bert import BertForPreTraining
 from model.parallel import ParallelLayout
 from model.parameters import parameter_table
-from pretrain.engine.correlation import gradient_correlation
+from pretrain.engine.correlation import gradient_correlation, neighbour_correlation
 from pretrain.engine.exchange import fetch_from
 from tests.engine.harness import CONFIG, GLOBAL_ROWS, global_batch, rows
 from tests.workers import pool
@@ -18,7 +19,7 @@ from tests.workers import pool
 SHARED = CONFIG.replace(layers=4, sharing=(0, 1, 0, 0), ffn=64)
 
 
-def measured(tp: int) -> dict[str, float]:
+def measured(tp: int, measure: Callable = gradient_correlation) -> dict[str, float]:
     import torch.distributed as dist
 
     layout = ParallelLayout.of_world(tp, dist.get_world_size())
@@ -26,10 +27,15 @@ def measured(tp: int) -> dict[str, float]:
     state = fresh_state(SHARED, 1, dist.get_rank(), dist.get_world_size())
     count = GLOBAL_ROWS // layout.data_parallel
     batch = rows(global_batch(SHARED, 0), dist.get_rank() // tp * count, count)
-    return gradient_correlation(SHARED, fetch_from(state), layout, torch.float32, [batch])
+    return measure(SHARED, fetch_from(state), layout, torch.float32, [batch])
 
 
-def expected() -> dict[str, float]:
+def neighbours(tp: int) -> dict[str, float]:
+    return measured(tp, neighbour_correlation)
+
+
+def untied_clone() -> BertForPreTraining:
+    """With gradients: a block for each layer, with the weights of the shared one."""
     untied = SHARED.replace(sharing=None)
     state = fresh_state(SHARED, 1)
 
@@ -41,6 +47,11 @@ def expected() -> dict[str, float]:
     model = BertForPreTraining(untied)
     model.load_weights(weight)
     model(global_batch(SHARED, 0)).loss.backward()
+    return model
+
+
+def expected() -> dict[str, float]:
+    model = untied_clone()
     result = {}
     for name, spec in parameter_table(SHARED).items():
         if spec.block == 0:
@@ -80,3 +91,13 @@ def test_correlation_of_uses(ranks, tp):
             # The key bias has a gradient of zero in theory: what is left of it is rounding.
             if not name.endswith("key.bias"):
                 assert found[name] == pytest.approx(value, abs=2e-4), name
+
+
+@pytest.mark.parametrize(("ranks", "tp"), [(1, 1), (2, 1), (2, 2)])
+def test_correlation_of_neighbouring_uses(ranks, tp):
+    """Layers 0, 2 and 3 share a block: 2 follows 0. A layer is one vector of all its gradients."""
+    layers = dict(untied_clone().blocks.named_children())
+    whole = {name: torch.cat([each.grad.flatten() for each in layers[name].parameters()]) for name in layers}
+    pairs = {f"{low}-{up}": torch.cosine_similarity(whole[low], whole[up], dim=0).item() for low, up in ("02", "23")}
+    for found in pool(ranks).run(neighbours, tp):
+        assert found == pytest.approx(pairs, abs=1e-5)

@@ -1,0 +1,128 @@
+"""What a decision does to the stages of a run, and which rules a recipe may not ask for."""
+
+import json
+
+import pytest
+
+from model.errors import UserError
+from pretrain.progress import Progress
+from pretrain.recipe import Recipe, Run, resolve
+from pretrain.recipe.decisions import Decision, decided
+from pretrain.recipe.load import explained
+
+SHARED = dict(preset="tiny", layers=4, sharing=1)
+
+
+def resolved(stages: list[dict], model: dict = SHARED, **changes) -> Run:
+    values = {
+        "name": "run",
+        "steps": 100,
+        "model": model,
+        "data": {"corpus": "none"},
+        "optimizer": {"lr": 1e-3},
+        "schedule": {"warmup": 10},
+        "batch": {"global": 8},
+        "stages": stages,
+    }
+    return resolve(Recipe.model_validate(values | changes), None, 1)
+
+
+THREE = [
+    {"name": "tied", "steps": 40, "until": {"tokens": 10}},
+    {"name": "untied", "steps": 30, "grow": "unshare", "schedule": {"rewarm": 5}},
+    {"name": "deep", "grow": "stack", "shape": {"layers": 8}},
+]
+
+
+def times(run: Run) -> list[tuple[str, float, float]]:
+    return [(stage.name, stage.start, stage.end) for stage in run.stages]
+
+
+def test_what_a_stage_leaves_goes_to_the_last_one():
+    run = resolved(THREE)
+    early = decided(run, [Decision(0, end=25)])
+    assert times(early) == [("tied", 0, 25), ("untied", 25, 55), ("deep", 55, 100)]
+    assert [stage.config for stage in early.stages] == [stage.config for stage in run.stages]
+    assert early.learning_rate(20) == run.learning_rate(20)
+    assert early.learning_rate(24) == run.learning_rate(24)
+    assert early.learning_rate(25) == pytest.approx(run.learning_rate.phases[0](25) / 5), "the re-warm-up moves along"
+    assert early.learning_rate(99) == run.learning_rate(99), "the schedule ends where it would have"
+
+
+def test_a_restart_begins_with_its_stage():
+    stages = [
+        {"name": "search", "steps": 40, "until": {"tokens": 10}},
+        {"name": "train", "schedule": {"restart": {"lr": 4e-3, "warmup": 5}}},
+    ]
+    run = decided(resolved(stages, schedule={"warmup": 30}), [Decision(0, end=20)])
+    assert run.learning_rate(19) == pytest.approx(1e-3 * 20 / 30)
+    assert run.learning_rate(24) == pytest.approx(4e-3)
+    assert run.learning_rate(99) == pytest.approx(4e-3 / 75)
+
+
+def test_a_divided_stage_goes_on_under_its_name():
+    stages = [{"name": "tied", "steps": 40, "split": {}, "keep": "small"}, *THREE[1:]]
+    decisions = [Decision(0, 12, {"sharing": [0, 0, 1, 1]}), Decision(1, 20, {"sharing": [0, 0, 1, 2]})]
+    run = decided(resolved(stages), decisions)
+    assert times(run) == [
+        ("tied", 0, 12), ("tied/2", 12, 20), ("tied/3", 20, 40), ("untied", 40, 70), ("deep", 70, 100)
+    ]  # fmt: skip
+    assert [stage.config.num_blocks for stage in run.stages] == [1, 2, 3, 4, 8]
+    assert [stage.index for stage in run.stages] == [0, 1, 2, 3, 4]
+    assert [stage.keep for stage in run.stages] == [None, None, "small", None, None]
+    last = decided(run, [Decision(2, 30, {"sharing": [0, 1, 2, 3]})]).stages
+    assert [[operator.name for operator in stage.grow] for stage in last] == [
+        [], ["unshare"], ["unshare"], ["unshare"], [], ["stack"]
+    ], "nothing is left to unshare"  # fmt: skip
+
+
+def test_decisions_are_saved_with_the_progress():
+    decisions = [Decision(0, 12, {"sharing": [0, 0, 1, 1]}), Decision(1, 20)]
+    progress = Progress(step=20, decisions=decisions)
+    assert Progress.from_json(json.loads(json.dumps(progress.to_json()))) == progress
+
+
+def changed(index: int, **changes) -> list[dict]:
+    return [stage | (changes if number == index else {}) for number, stage in enumerate(THREE)]
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (changed(2, until="auto"), "stage deep: the last stage takes what is left of the run"),
+        (changed(0, grow_when="auto"), "stage tied: the first stage has none before it to wait for"),
+        (changed(1, until="gradient_correlation"), "stage untied: until.gradient_correlation: no layers share a block"),
+        (changed(1, split={}), "stage untied: split: no layers share a block"),
+        (changed(0, split={}, until="gradient_correlation"), "stage tied: split and until.gradient_correlation both"),
+        (changed(0, until="ticket_distance"), "stage tied: until.ticket_distance needs learned coefficients"),
+        (changed(0, split={}, until={"loss": {}}), "stages.0.until.loss.below is missing"),
+        (changed(0, until={}), "stages.0.until: names no rule; give one of tokens, hours, loss"),
+        (changed(0, until={"loss_sloop": {}}), "unknown key stages.0.until.loss_sloop (did you mean 'loss_slope'?)"),
+        (changed(0, keep="initial"), "keep 'initial' is the name of another checkpoint"),
+        (
+            [THREE[0] | {"until": None, "split": {}}, {"name": "deep", "grow": "stack", "shape": {"layers": 8}}],
+            "stage tied: split: which groups there will be is not known beforehand, so stage deep can only begin",
+        ),
+    ],
+)
+def test_a_rule_without_a_meaning_is_refused(stages, message):
+    with pytest.raises(UserError) as caught, explained(Recipe):
+        resolved(stages)
+    assert message in str(caught.value)
+
+
+def test_in_a_run_of_hours_the_checks_are_counted_in_steps():
+    stages = [{"name": "a", "hours": 1, "until": {"auto": {"every": 10}}}, {"name": "b", "sequence": 512}]
+    run = resolved(stages, steps=None, hours=2, schedule={})
+    assert run.stages[0].until.auto.every == 10
+    with pytest.raises(UserError, match="1% of a run measured in hours is no number of steps"):
+        resolved([stages[0] | {"until": "auto"}, stages[1]], steps=None, hours=2, schedule={})
+    with pytest.raises(UserError, match="until.hours is for runs measured in steps"):
+        resolved([stages[0] | {"until": {"hours": 1}}, stages[1]], steps=None, hours=2, schedule={})
+
+
+def test_grow_when_auto_is_until_auto_on_the_stage_before():
+    asked = resolved([{"name": "a", "steps": 50}, {"name": "b", "grow": "unshare", "grow_when": "auto"}])
+    said = resolved([{"name": "a", "steps": 50, "until": "auto"}, {"name": "b", "grow": "unshare"}])
+    assert asked.stages == said.stages
+    assert asked.stages[0].until.auto.every == 1
