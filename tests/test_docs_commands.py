@@ -1,9 +1,9 @@
-"""Every command in the docs is one that launch.sh takes; those that need no run before them are executed."""
+"""Every command in the docs does what it says: it is executed, or parsed where it needs more than any machine has."""
 
 import functools
+import importlib.util
 import json
 import re
-import shlex
 import subprocess
 from dataclasses import fields
 from pathlib import Path
@@ -15,73 +15,100 @@ import tyro
 from pretrain.__main__ import VERBS, main
 from pretrain.hooks.base import GrowthEvent, StepResult
 from pretrain.recipe import load_recipe, resolve
+from tests.documented import HOME, PAGES, Command, commands, execute_all, make_place
 from tests.run_on_disk import generic_weights, make_corpus, make_run
 
-HOME = Path(__file__).parent.parent
-PAGES = sorted([*HOME.glob("*.md"), *HOME.glob("docs/**/*.md"), *HOME.glob("ds_configs/*.md")])
 HANDLED_BY_LAUNCH_SH = ("demo", "test")
 
-
-def commands(page: Path) -> list[str]:
-    """The lines of code blocks that start launch.sh, without comments; continued lines joined."""
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    blocks = re.findall(r"```(?:bash|sh)?\n(.*?)```", text, re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
-    lines += re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
-    lines = [re.sub(r" \[[A-Z]+\]", "", line).partition(" #")[0].partition("&&")[0].strip() for line in lines]
-    return [line for line in lines if "launch.sh" in line and not line.startswith(("espalier:", "#"))]
+ALL = [command for page in PAGES for command in commands(page)]
+OF_A_VERB = [command for command in ALL if command.words and command.words[0] not in HANDLED_BY_LAUNCH_SH]
+EXECUTED = {command.line: command for command in OF_A_VERB if not command.needs}
 
 
-ALL = [(page, command) for page in PAGES for command in commands(page)]
+def name(command: Command) -> str:
+    return f"{command.page.stem}: {command.line}"
 
 
-def verb_and_arguments(command: str) -> list[str]:
-    words = shlex.split(command)
-    start = next(index for index, word in enumerate(words) if word.endswith("launch.sh"))
-    words = words[start + 1 :]
-    return words[1:] if words[:1] == ["--here"] else words
-
-
-def parse(words: list[str]) -> dict:
-    """What the command line makes of a verb's arguments, without doing it."""
-    parsed = {}
+def parse(words: list[str]) -> str:
+    """The verb that the command line makes of these words, without doing it."""
+    parsed = []
 
     def only_parsed(verb):
         @functools.wraps(verb)
         def record(*positional, **named):
-            parsed["verb"] = verb.__name__
+            parsed.append(verb.__name__)
 
         return record
 
-    verbs = {name: only_parsed(verb) for name, verb in VERBS.items()}
-    tyro.extras.subcommand_cli_from_dict(verbs, args=[word for word in words if word != "--help"])
-    return parsed
+    verbs = {verb: only_parsed(function) for verb, function in VERBS.items()}
+    tyro.extras.subcommand_cli_from_dict(verbs, args=words)
+    return parsed[0]
 
 
-@pytest.mark.parametrize(("page", "command"), ALL, ids=[f"{page.stem}: {command}" for page, command in ALL])
-def test_the_command_line_takes_it(page, command):
-    words = verb_and_arguments(command)
-    if not words or words[0] in HANDLED_BY_LAUNCH_SH or words[1:] == ["--help"] or words == ["--help"]:
-        return
-    if words[0] == "train":  # --nproc is torchrun's, and launch.sh passes on the rest
-        words = [word for word in words if word != "--nproc" and not word.isdecimal()]
-    assert parse(words)["verb"] == words[0]
+@pytest.mark.parametrize("command", OF_A_VERB, ids=name)
+def test_the_command_line_takes_it(command):
+    assert parse(command.words) == command.words[0]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    make_place(folder, OF_A_VERB)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def executed(place) -> dict[str, tuple[int, str]]:
+    return execute_all(place, list(EXECUTED.values()))
+
+
+@pytest.mark.parametrize("command", EXECUTED.values(), ids=name)
+def test_it_is_executed(command, executed):
+    code, output = executed[command.line]
+    assert code == 0, output
+
+
+def test_what_the_pages_say_comes_out(place, executed):
+    assert (place / "runs/faster/report.html").is_file()
+    assert len(json.loads((place / "results/squad2.json").read_text())["results"]) == 18  # the grid's settings
+    assert (place / "profiles/profile.html").is_file()
+
+
+def test_the_exported_model_fills_in_as_the_page_shows(place, executed, monkeypatch):
+    monkeypatch.chdir(place)
+    page = (HOME / "docs" / "using-a-model.md").read_text(encoding="utf-8")
+    exec(*re.findall(r"```python\n(.*?)```", page, re.DOTALL), {})
 
 
 def test_the_pages_have_commands():
-    assert len(ALL) > 20
-    assert {verb_and_arguments(command)[0] for _, command in ALL if verb_and_arguments(command)} >= {
-        *("prepare", "plan", "train", "evaluate", "fill", "export", "report", "finetune", "doctor")
+    assert len(EXECUTED) > 20
+    assert {command.words[0] for command in EXECUTED.values()} >= {
+        *("prepare", "plan", "train", "evaluate", "fill", "profile", "export", "report", "finetune", "doctor")
     }
+    needs = {command.needs for command in ALL if command.needs}
+    assert needs <= {"a network", "a cluster", "a GPU", "8 GPUs", "a network and a GPU"}
 
 
-PLANS = sorted({command for _, command in ALL if verb_and_arguments(command)[:1] == ["plan"]})
+def test_the_tests_that_pages_name_exist():
+    """As in `./launch.sh test FILE -k WORD`."""
+    named = [command.words[1:] for command in ALL if command.words[:1] == ["test"] and command.words[1:]]
+    assert named
+    for file, _, word in named:
+        assert re.search(rf"def test_\w*{word}", (HOME / file).read_text())
 
 
-@pytest.mark.parametrize("command", [plan for plan in PLANS if ".yaml" not in plan])
-def test_plans_of_recipes_that_ship_run(command, capsys):
-    assert main(verb_and_arguments(command)) == 0
-    assert "parameters" in capsys.readouterr().out
+def test_the_modules_that_pages_start_exist():
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    modules = set(re.findall(r"-m ((?:pretrain|tests)[\w.]+)", text))
+    assert modules
+    assert [module for module in modules if importlib.util.find_spec(module) is None] == []
+
+
+def test_the_packages_to_add_are_those_that_espalier_is_tested_with():
+    page = (HOME / "docs" / "your-own-environment.md").read_text(encoding="utf-8")
+    pinned = set(re.findall(r"[\w-]+==[\d.]+", page))
+    assert pinned
+    assert all(f'"{package}"' in (HOME / "pyproject.toml").read_text() for package in pinned)
 
 
 @pytest.mark.parametrize(
