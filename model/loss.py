@@ -49,7 +49,7 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor, _correct: None) -> tuple[Tensor, None, None, None]:
         probabilities, columns, here = ctx.saved_tensors
-        result = probabilities * gradient.unsqueeze(1)
+        result = probabilities.mul_(gradient.unsqueeze(1))  # in place: a second backward pass is refused
         result.scatter_add_(1, columns.unsqueeze(1), torch.where(here, -gradient, 0.0).unsqueeze(1))
         return result.to(ctx.dtype), None, None, None
 
