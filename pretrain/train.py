@@ -97,7 +97,7 @@ def _trainer(
                 hook.restore(saved["hooks"][hook.name])
     if position is not None:
         progress.position = position
-    return Trainer(decided(run, progress.decisions), corpus, hooks, state, progress)
+    return Trainer(decided(run, progress.decisions), corpus, hooks, state, progress, folder.checkpoints)
 
 
 def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int) -> Evaluation:

@@ -46,11 +46,14 @@ class Trainer:
         hooks: Sequence[Hook],
         state: TrainingState | None = None,
         progress: Progress | None = None,
+        checkpoints: Path | None = None,
     ):
+        """`checkpoints`: the folder under which the run keeps states by name."""
         self.run = run
         self.corpus = corpus
         self.hooks = hooks
         self.progress = progress or Progress()
+        self.checkpoints = checkpoints
         self._start_state = state or fresh_state(
             run.stages[0].config, run.recipe.seed, dist.get_rank(), dist.get_world_size()
         )
@@ -226,6 +229,7 @@ class Trainer:
             self._start(stage)
         elif _needs_move(previous, stage):
             self._move(previous, stage)
+            stage = self.stage
         self.progress.stage = stage.index
         self.data = TrainingData(
             self.corpus,
@@ -254,6 +258,7 @@ class Trainer:
             lambda fetch: self._make_change(previous.config, stage, fetch),
         )
         seconds = time.perf_counter() - start
+        stage = self._settle(self.engine.module.config)
         if stage.config.masked != previous.config.masked:
             self.progress.masked_since = self.progress.step
         self._tell_progress()
@@ -270,6 +275,20 @@ class Trainer:
         )
         self.call("on_growth", event)
 
+    def _settle(self, reached: BertConfig) -> ResolvedStage:
+        """The stage with the shape that its operators led to, where they left some of it to the state."""
+        fields = [
+            name for name in BertConfig.model_fields if getattr(reached, name) != getattr(self.stage.config, name)
+        ]
+        if fields:
+            shape = {name: getattr(reached, name) for name in fields}
+            place = {"step": self.progress.step, "stage": self.stage.name}
+            message = f"stage {self.stage.name} has {', '.join(f'{name} {value}' for name, value in shape.items())}"
+            self.call("on_event", {"event": "decision", **place, **shape, "message": message})
+            self.decide(Decision(self.stage.index, shape=shape))
+        assert self.stage.config == reached
+        return self.stage
+
     def _release_engine(self) -> DeepSpeedEngine:
         """Hands the engine over without keeping it: a reference held here would keep its memory."""
         engine, self.engine = self.engine, None
@@ -285,8 +304,9 @@ class Trainer:
             self.call("on_event", {**event, "values": measured})
             return measured
 
-        def saved(path: str) -> tuple[BertConfig, Fetch]:
-            state, _ = load_checkpoint(find_checkpoint(Path(path)))
+        def saved(name: str) -> tuple[BertConfig, Fetch]:
+            path = self.checkpoints / name if name in self.run.kept and self.checkpoints else Path(name)
+            state, _ = load_checkpoint(find_checkpoint(path))
             return state.config, fetch_from(state)
 
         moments = moment_rule(self.run.recipe.optimizer)

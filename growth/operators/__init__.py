@@ -20,6 +20,7 @@ from growth.operators.lengthen import Lengthen
 from growth.operators.mask_growth import MaskGrowth
 from growth.operators.own_maps import OwnMaps
 from growth.operators.prune import PruneHeads, PruneNeurons
+from growth.operators.rewind import Rewind
 from growth.operators.share import Share
 from growth.operators.softmax_attention import SoftmaxAttention
 from growth.operators.stack import Stack
@@ -39,11 +40,14 @@ OPERATORS: dict[str, type[Operator]] = {
         Unshare, Share,
         Densify, SoftmaxAttention, OwnMaps,
         PruneHeads, PruneNeurons, FoldSlimming,
-        Coalesce, Decoalesce, Interpolate,
+        Coalesce, Decoalesce, Interpolate, Rewind,
     )
 }  # fmt: skip
 
-FREE_FIELDS = ("hidden_dropout", "attention_dropout", "frozen_layers", "layer_drop", "heads_multiple", "ffn_multiple")
+FREE_FIELDS = (
+    *("hidden_dropout", "attention_dropout", "frozen_layers", "layer_drop", "sub_models"),
+    *("heads_multiple", "ffn_multiple"),
+)
 """Fields of BertConfig that no parameter depends on: any stage may change them."""
 
 __all__ = ["OPERATORS", "default_operators", "make_operator", "shape_change", "shapes"]
@@ -64,7 +68,7 @@ def shapes(source: BertConfig, operators: Sequence[Operator], wanted: Mapping[st
     for operator in operators:
         if steps[-1].masked and operator.name != Unmask.name:
             raise UserError(f"grow {operator.name}: new units still fade in (masked); put unmask before it")
-        steps.append(operator.target(steps[-1], {name: wanted[name] for name in operator.changes if name in wanted}))
+        steps.append(operator.target(steps[-1], _asked(operator, wanted)))
     reached = steps[-1]
     final = reached.replace(**wanted)
     for name in BertConfig.model_fields:
@@ -94,10 +98,20 @@ def shape_change(
     wanted: Mapping[str, Any],
     inputs: Inputs = Inputs(),  # noqa: B008
 ) -> ShapeChange:
-    """All operators as one change. `inputs` are those of `source`: each operator gets the state it starts from."""
-    steps = shapes(source, operators, wanted)
-    change = identity(source)
-    for operator, before, after in zip(operators, steps, steps[1:], strict=False):
-        own = replace(inputs, fetch=partial(change.record, fetch=inputs.fetch))
+    """All operators as one change. `inputs` are those of `source`: each operator gets the state it starts from.
+
+    The shape reached is the last of `shapes`, but for what an operator leaves to the state.
+    """
+    shapes(source, operators, wanted)
+    change, wanted = identity(source), dict(wanted)
+    for operator in operators:
+        before, own = change.target, replace(inputs, fetch=partial(change.record, fetch=inputs.fetch))
+        wanted |= operator.settled(before, _asked(operator, wanted), own)
+        after = operator.target(before, _asked(operator, wanted))
         change = change.then(operator.change(before, after, own))
-    return change.then(identity(steps[-2], steps[-1]))
+    return change.then(identity(change.target, change.target.replace(**wanted)))
+
+
+def _asked(operator: Operator, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a wanted shape that is the operator's."""
+    return {name: wanted[name] for name in operator.changes if name in wanted}

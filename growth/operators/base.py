@@ -60,6 +60,10 @@ class Operator(BaseModel):
         """
         raise NotImplementedError
 
+    def settled(self, source: BertConfig, wanted: Mapping[str, Any], inputs: Inputs) -> Mapping[str, Any]:
+        """The wanted values once the state is at hand, for an operator that leaves some of them to it. Collective."""
+        return wanted
+
     def change(self, source: BertConfig, target: BertConfig, inputs: Inputs = Inputs()) -> ShapeChange:
         """The change from `source` to a shape that `target()` returned, moments by this operator's policy."""
         change = self.rule(source, target, inputs)

@@ -1,8 +1,8 @@
 """Slimming coefficients folded into the output layers they multiply, W' = W c, and gone as parameters.
 
-After the search of Chen et al. 2021 (EarlyBERT, arXiv 2101.00063), to go on with the searched weights instead of
-rewinding. The function is preserved (tier 1). Moments are kept: the true ones are divided by c, which Adam's ratio of
-moments does not see.
+After the search of Chen et al. 2021 (EarlyBERT, arXiv 2101.00063), to go on with the searched weights; after rewinding
+they are left out instead, as they were 1 then. Folded in, the function is preserved (tier 1). Moments are kept: the
+true ones are divided by c, which Adam's ratio of moments does not see.
 """
 
 from collections.abc import Mapping
@@ -21,6 +21,9 @@ class FoldSlimming(Operator):
     name: ClassVar[str] = "fold_slimming"
     changes: ClassVar[tuple[str, ...]] = ("slimming",)
 
+    fold: bool = True
+    """Whether they are multiplied in, or left out."""
+
     def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
         if source.slimming is None:
             raise UserError("grow fold_slimming: there are no slimming coefficients to fold; leave it out")
@@ -30,7 +33,7 @@ class FoldSlimming(Operator):
         def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
             record = fetch(spec.name)
             branch, _, rest = spec.name.rpartition(".output.")
-            if spec.block is None or rest not in ("weight", "down"):
+            if not self.fold or spec.block is None or rest not in ("weight", "down"):
                 return record
             coefficients = fetch(f"{branch}.coefficients").weight
             position = next(i for i, axis in enumerate(spec.axes) if axis.name in ("heads", "ffn"))

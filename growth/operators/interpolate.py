@@ -25,7 +25,7 @@ class Interpolate(Operator):
     changes: ClassVar[tuple[str, ...]] = ()
 
     checkpoint: str
-    """The saved state: a run's folder or one of its checkpoints."""
+    """The saved state: the name that an earlier stage keeps, a run's folder or one of its checkpoints."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Part of the state that goes on (the paper: 0.5 for BERT, 0.25 for GPT)."""
 
@@ -34,12 +34,7 @@ class Interpolate(Operator):
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         config, fetch_saved = inputs.saved(self.checkpoint)
-        shapes = [{name: spec.shape for name, spec in parameter_table(each).items()} for each in (source, config)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"grow interpolate: {self.checkpoint} holds {config.summary()}, the state here is {source.summary()}; "
-                "decoalesce to the same shape first"
-            )
+        check_same_tensors(self.name, self.checkpoint, config, source)
 
         def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
             record = fetch(spec.name)
@@ -47,3 +42,13 @@ class Interpolate(Operator):
             return replace(record, weight=torch.lerp(saved, record.weight, self.alpha))
 
         return ShapeChange(source, target, rule)
+
+
+def check_same_tensors(operator: str, checkpoint: str, saved: BertConfig, source: BertConfig) -> None:
+    """Raises UserError unless a saved state has the parameters of the one that goes on."""
+    shapes = [{name: spec.shape for name, spec in parameter_table(each).items()} for each in (saved, source)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"grow {operator}: {checkpoint} holds {saved.summary()}, the state here is {source.summary()}; "
+            "go back to the same shape first"
+        )

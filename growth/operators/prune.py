@@ -1,11 +1,12 @@
 """Pruning: each layer keeps some of its heads or FFN neurons, and its tensors become physically smaller.
 
 Chen et al. 2021 (EarlyBERT, arXiv 2101.00063), section 3: rows of query, key, value (or of the FFN's input layer) and
-columns of the output layer of removed units are dropped, with their contribution. Tier 3: the function changes; moments
+columns of the output layer of removed units are dropped, with their contribution. They prune heads layer by layer, and
+neurons wherever in the model their coefficients are smallest (`quota: global`). Tier 3: the function changes; moments
 and steps of what is kept are kept. Equal to the dense model with those units' outputs zeroed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -21,6 +22,9 @@ from model.config import BertConfig
 from model.errors import UserError
 from model.parameters import parameter_table
 
+Score = Callable[[int], Tensor]
+"""One number for each unit of a block: the higher, the sooner it stays."""
+
 
 class Prune(Operator):
     axis: ClassVar[str]
@@ -28,7 +32,6 @@ class Prune(Operator):
     keep: tuple[tuple[int, ...], ...] | None = None
     """The units to keep, for each layer. Left out: as many as the shape says, those with the largest slimming
     coefficients, or without these the largest weights."""
-
     scores: Literal["learned", "random"] = "learned"
     """`random` draws the units to keep, which is the control that a learned choice has to beat."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -66,14 +69,39 @@ class Prune(Operator):
         return target
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
+        score = self.score(source, inputs.fetch)
+
         def make(axis: str, block: int | None, old: int, new: int) -> AxisMap:
             assert block is not None
             if self.keep is not None:
                 return AxisMap.kept(sorted(set(self._kept(source, block))), old)
-            scores = unit_scores(source, axis, block, inputs.fetch)
-            return AxisMap.kept(scores.topk(new).indices.sort().values, old)
+            return AxisMap.kept(best_units(score(block), new), old)
 
         return map_axes(source, target, axis_maps(source, target, make), self.moments)
+
+    def ticket(self, source: BertConfig, wanted: Mapping[str, Any], score: Score) -> dict[int, Tensor]:
+        """The units that each block would keep, by these scores."""
+        target = self.target(source, {**wanted, **self.widths(source, wanted, score)})
+        kept = target.block_heads if self.axis == "heads" else target.block_ffn
+        return {block: best_units(score(block), kept(block)) for block in range(target.num_blocks)}
+
+    def settled(self, source: BertConfig, wanted: Mapping[str, Any], inputs: Inputs) -> Mapping[str, Any]:
+        return {**wanted, **self.widths(source, wanted, self.score(source, inputs.fetch))}
+
+    def widths(self, source: BertConfig, wanted: Mapping[str, Any], score: Score) -> dict[str, Any]:
+        """What of the wanted shape the scores decide."""
+        return {}
+
+    def score(self, source: BertConfig, fetch: Fetch) -> Score:
+        if self.scores == "learned":
+            return lambda block: unit_scores(source, self.axis, block, fetch)
+
+        def drawn(block: int) -> Tensor:
+            generator = torch.Generator().manual_seed(self.seed * source.num_blocks + block)
+            num_units = source.block_heads(block) if self.axis == "heads" else source.block_ffn(block)
+            return torch.rand(num_units, generator=generator, dtype=torch.float64)
+
+        return drawn
 
     def _kept(self, config: BertConfig, block: int) -> tuple[int, ...]:
         assert self.keep is not None
@@ -90,6 +118,36 @@ class PruneNeurons(Prune):
     name: ClassVar[str] = "prune_neurons"
     changes: ClassVar[tuple[str, ...]] = ("ffn",)
     axis: ClassVar[str] = "ffn"
+
+    quota: Literal["layer", "global"] = "layer"
+    """`global`: as many neurons in all as shape.ffn says for each layer on average, wherever they score highest; every
+    layer keeps at least one."""
+
+    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+        if self.quota == "global" and self.keep is not None:
+            raise UserError(f"grow {self.name}: keep says which neurons stay, so quota global has nothing to decide")
+        if self.quota == "global" and source.sharing is not None:
+            raise UserError(f"grow {self.name}: quota global needs layers with a block each; unshare first")
+        return super().target(source, wanted)
+
+    def widths(self, source: BertConfig, wanted: Mapping[str, Any], score: Score) -> dict[str, Any]:
+        if self.quota == "layer":
+            return {}
+        target = self.target(source, wanted)
+        num_kept = sum(target.layer_width("ffn", layer) for layer in range(target.layers))
+        return {"ffn": global_quota([score(layer) for layer in range(source.layers)], num_kept)}
+
+
+def best_units(scores: Tensor, num_kept: int) -> Tensor:  # [units] -> [num_kept]
+    """The units with the highest scores, in order; of equal ones the first."""
+    return scores.argsort(descending=True, stable=True)[:num_kept].sort().values
+
+
+def global_quota(scores: Sequence[Tensor], num_kept: int) -> list[int]:
+    """How many of the best `num_kept` units of all layers lie in each; the best of every layer is always among them."""
+    layers = torch.cat([torch.full((len(each),), layer) for layer, each in enumerate(scores)])
+    ranked = torch.cat([each.double().index_fill(0, each.argmax(), torch.inf) for each in scores])
+    return torch.bincount(layers[best_units(ranked, num_kept)], minlength=len(scores)).tolist()
 
 
 def unit_scores(config: BertConfig, axis: str, block: int, fetch: Fetch) -> Tensor:  # [units]

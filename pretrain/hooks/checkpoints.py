@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
+from growth.operators.rewind import INITIAL
 from pretrain.checkpoint import CheckpointStore
 from pretrain.engine.exchange import read_state
 from pretrain.engine.move import loss_scaler_state
@@ -40,6 +41,8 @@ class Checkpoints(Hook):
 
     def on_start(self, trainer: Trainer) -> None:
         self.saved_step = trainer.progress.step  # what it was loaded from, or nothing worth saving
+        if trainer.progress.step == 0 and INITIAL in trainer.run.kept:
+            self.save(trainer, INITIAL)
         self.last_seconds = trainer.progress.train_seconds
 
     def on_step(self, trainer: Trainer, result: StepResult) -> None:
@@ -49,6 +52,8 @@ class Checkpoints(Hook):
     def on_boundary(self, trainer: Trainer) -> None:
         self._report(trainer)
         last_of_stage = trainer.now >= trainer.stage.end
+        if last_of_stage and trainer.stage.keep:
+            self.save(trainer, trainer.stage.keep)
         if last_of_stage or (self.every and trainer.progress.step % self.every == 0):
             self.save(trainer)
 

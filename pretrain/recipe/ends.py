@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from growth.operators.prune import Prune
+from growth.operators.rewind import INITIAL
 from growth.operators.unshare import Unshare
 from model.errors import UserError
 from pretrain.recipe.schema import Stage
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 InSteps = Callable[[Amount], int]
 
-RESERVED = ("latest", "initial")
+RESERVED = ("latest", INITIAL)
 """Names under `checkpoints/` that a stage cannot keep its state under."""
 
 

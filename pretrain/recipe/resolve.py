@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from growth.operators import shapes
 from growth.operators.base import Operator
+from growth.operators.prune import PruneNeurons
 from model.config import BERT_VOCABULARY, BertConfig
 from model.errors import UserError
 from pretrain.recipe.ends import check_ends, check_keys, rule_in_steps, rules_of
 from pretrain.recipe.engine_file import load_engine_file
 from pretrain.recipe.exactness import check_exactness
+from pretrain.recipe.kept import check_kept, kept_names
 from pretrain.recipe.load import explained
 from pretrain.recipe.operators import read_operators
 from pretrain.recipe.schema import Recipe, Restart, Stage
@@ -81,6 +83,11 @@ class Run:
     def end(self) -> float:
         return self.stages[-1].end
 
+    @property
+    def kept(self) -> list[str]:
+        """Names under which states of this run are kept, beside the checkpoints of its steps."""
+        return kept_names(self.stages)
+
     def moment(self, ticks: float) -> str:
         """A point or a length on the run's clock, to read: `1,200 steps`, or `2:05:00 h`."""
         if self.unit == "steps":
@@ -119,6 +126,7 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
                     "lower it or raise max_positions"
                 )
             config.check_tensor_parallel(layout.tensor_parallel)
+            _check_quota(grow, config, layout.tensor_parallel)
             data_parallel = _data_parallel(layout.tensor_parallel, num_ranks)
             micro, accumulation = _micro_batches(batch.rows, batch.micro, data_parallel)
             deepspeed = load_engine_file(engine_file)
@@ -150,6 +158,7 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
             )
         )
     check_ends(stages)
+    check_kept(stages)
     rate = learning_rate(recipe, stages, unit)
     _check_phases(rate, stages, unit)
     return Run(recipe, num_ranks, unit, tuple(stages), rate)
@@ -298,6 +307,15 @@ def _micro_batches(rows: int, micro: int | None, data_parallel: int) -> tuple[in
             f"which does not divide by batch.micro {micro}; choose a divisor of {per_rank}"
         )
     return micro, per_rank // micro
+
+
+def _check_quota(grow: Sequence[Operator], config: BertConfig, tensor_parallel: int) -> None:
+    is_open = any(isinstance(operator, PruneNeurons) and operator.quota == "global" for operator in grow)
+    if is_open and config.ffn_multiple % tensor_parallel:
+        raise UserError(
+            f"grow prune_neurons: quota global decides each layer's width, which layout.tensor_parallel "
+            f"{tensor_parallel} has to divide; set model.ffn_multiple to a multiple of it"
+        )
 
 
 # --- schedule -------------------------------------------------------------------------------------------------------

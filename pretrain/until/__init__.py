@@ -11,6 +11,7 @@ from pretrain.until.base import Rule, Verdict, count_agreement
 from pretrain.until.gradient_correlation import LayersDisagree, PairsDisagree
 from pretrain.until.loss import LossBelow
 from pretrain.until.loss_slope import LossSlope
+from pretrain.until.ticket_distance import TicketSettles
 
 if TYPE_CHECKING:
     from pretrain.progress import Progress
@@ -37,6 +38,8 @@ def rules_of(run: Run, stage: ResolvedStage, progress: Progress) -> list[Rule]:
             rules.append(NextStagePays("auto", until.auto, run, stage))
         if until.gradient_correlation:
             rules.append(LayersDisagree("gradient_correlation", until.gradient_correlation))
+        if until.ticket_distance:
+            rules.append(TicketSettles("ticket_distance", until.ticket_distance, run, stage))
     if stage.split:
         rules.append(PairsDisagree("split", stage.split))
     return rules
