@@ -31,15 +31,15 @@ from tests.run_on_disk import make_corpus, make_run
 HOME = Path(__file__).parent.parent
 PAGES = sorted([*HOME.glob("*.md"), *HOME.glob("docs/**/*.md"), *HOME.glob("ds_configs/*.md")])
 
-TINY_MODEL = {"layers": 1, "hidden": 32, "heads": 2, "ffn": 32}
+NARROW = {"hidden": 32, "heads": 2, "ffn": 32}
 SMALL_STEPS = ["batch.global=32", "sequence=128", "data.sentence_pairs=none", "validation.rows=8"]
-TINY = [*(f"model.{field}={value}" for field, value in TINY_MODEL.items()), *SMALL_STEPS]
+TINY = [*(f"model.{field}={value}" for field, value in NARROW.items()), "model.layers=1", *SMALL_STEPS]
 SMALLER = {
     "prepare": ["--num-workers", "1"],
     "finetune": ["--seeds", "1", "--epochs", "1"],
     "profile": ["--steps=1", *(f"--set={value}" for value in TINY)],
 }
-INSTEAD = {"stages.full.steps=2000": "stages.full.steps=3", "100:110": "3:4"}
+INSTEAD = {"100:110": "3:4"}
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,14 @@ def make_place(folder: Path, commands: list[Command]) -> None:
     corpus = make_corpus(folder / "corpora" / "small")
     (folder / "corpora" / "wiki-books").symlink_to("small")
     (folder / "corpora" / "small.txt").rename(folder / "my-texts" / "text.txt")
-    recipes = {"my.yaml": MY_RECIPE, **recipes_of_results()}
+    recipes = {"my.yaml": my_recipe(), **recipes_of_results()}
     runs = {word for command in commands for word in command.words if re.fullmatch(r"runs/[\w-]+", word)}
     for run in runs - {f"runs/{recipe['name']}" for recipe in recipes.values()}:
         make_run(folder / run, corpus)
     for name, recipe in recipes.items():
-        model = {**recipe["model"], **TINY_MODEL}
-        (folder / name).write_text(yaml.safe_dump({**recipe, "model": model, "data": {"corpus": "corpora/small"}}))
+        model = {**recipe.get("model", {}), **NARROW}
+        data = {"corpus": "corpora/small", "sentence_pairs": "none"}
+        (folder / name).write_text(yaml.safe_dump({**recipe, "model": model, "data": data}))
     sentences(folder / "glue", 24)
     write(folder / "glue" / "CoLA", train="s\t1\t\tA cat.\ns\t0\t*\tCat a.\n" * 8, dev="s\t1\t\tA dog.\n" * 4)
     columns = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
@@ -117,21 +118,26 @@ def make_place(folder: Path, commands: list[Command]) -> None:
     write_squad(folder / "squad", "v2.0", unanswerable=True)
 
 
-MY_RECIPE = {
-    "name": "NAME",
-    "model": {"max_positions": 64},
-    "optimizer": {"lr": 1e-3},
-    "sequence": 32,
-    "batch": {"global": 8},
-    "stages": [{"name": "half", "steps": 2}, {"name": "full", "grow": "stack", "shape": {"layers": 2}, "steps": 3}],
-}
+def my_recipe() -> dict:
+    """The one on the page for starters."""
+    page = (HOME / "docs" / "getting-started.md").read_text("utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    few = {
+        "model": {"layers": 4},
+        "steps": 12,
+        "schedule": {"warmup": 2},
+        "sequence": 32,
+        "batch": {"global": 8},
+        "validation": {"rows": 8},
+    }
+    return {"name": "NAME", **yaml.safe_load(text), **few}
 
 
 def recipes_of_results() -> dict[str, dict]:
     """The recipes that the pages of results show, for a second instead of their hours."""
     texts = (re.findall(r"```yaml\n(name:.*?)```", page.read_text("utf-8"), re.DOTALL) for page in PAGES)
     recipes = [yaml.safe_load(text) for found in texts for text in found]
-    return {f"{recipe['name']}.yaml": {**recipe, "hours": 3e-4} for recipe in recipes if "hours" in recipe}
+    return {f"{recipe['name']}.yaml": {**recipe, "hours": 5e-4} for recipe in recipes if "hours" in recipe}
 
 
 def execute_all(folder: Path, commands: list[Command]) -> dict[str, tuple[int, str]]:
