@@ -130,6 +130,17 @@ def _charts(history: History, where: Places) -> Iterator[dict[str, Any]]:
         series = [one for key in keys for source, held in lines.items() if (one := _series(source, key, held, where))]
         if series:
             yield {"title": title, "unit": unit, "series": series}
+    yield from _checks(history, where)
+
+
+def _checks(history: History, where: Places) -> Iterator[dict[str, Any]]:
+    """What the rules of stages measured whenever they looked."""
+    looks = [line for line in history.lines if "in_a_row" in line]
+    for rule in dict.fromkeys(line["rule"] for line in looks):
+        lines = [line for line in looks if line["rule"] == rule]
+        for key in dict.fromkeys(key for line in lines for key in line if key not in ("step", "in_a_row")):
+            if series := _series("check", key, lines, where):
+                yield {"title": f"{_words(rule)}: {_words(key)}", "unit": "", "series": [series]}
 
 
 def _series(source: str, key: str, lines: Sequence[Line], where: Places) -> dict[str, Any] | None:
@@ -141,7 +152,7 @@ def _series(source: str, key: str, lines: Sequence[Line], where: Places) -> dict
     return {
         "name": source,
         "style": "second" if source == "validation" else "first",
-        "dots": source == "validation" and len(groups) < 80,
+        "dots": source in ("validation", "check") and len(groups) < 80,
         "x": {axis: [group[-1][0][axis] for group in groups] for axis in AXES},
         "y": [float(f"{fmean(value for _, value in group):.6g}") for group in groups],
     }
@@ -184,15 +195,15 @@ def _update_sizes(history: History, step: int) -> dict[str, float]:
 
 
 def _maps(history: History) -> Iterator[dict[str, Any]]:
-    """Heat maps of the events that carry named values: a row for each value, a column for each event.
+    """Heat maps of the events, or rules, that carry named values: a row for each value, a column for each event.
 
     Names lead to numbers, which share one map, or to (nested) lists of numbers, such as heads or units by layer, which
     get a map each.
     """
-    kinds = dict.fromkeys(line["event"] for line in history.lines if _has_values(line))
-    for kind in kinds:
+    held = [line for line in history.lines if _has_values(line)]
+    for kind in dict.fromkeys(line.get("rule", line["event"]) for line in held):
         groups: dict[str, dict[int, dict[str, float]]] = {}
-        for line in history.events(kind):
+        for line in (line for line in held if line.get("rule", line["event"]) == kind):
             for name, value in (
                 pair for values in line.values() if isinstance(values, dict) for pair in values.items()
             ):
@@ -224,7 +235,7 @@ def _event_table(history: History) -> dict[str, Any]:
 
 
 def _is_drawn(line: Line) -> bool:
-    return line["event"] in (*KNOWN_EVENTS, "memory") or _has_values(line)
+    return line["event"] in (*KNOWN_EVENTS, "memory") or "in_a_row" in line or _has_values(line)
 
 
 def _details(line: Line) -> str:

@@ -68,6 +68,23 @@ def test_whatever_numbers_the_steps_have_are_drawn():
     assert chart(report_data(History(lines)), "loss scale")["series"][0]["y"][0] == 2.0
 
 
+def test_what_rules_measured_and_the_tickets_they_would_draw():
+    drawn = [{"heads": {"0": [1, 0]}, "ffn": {"0": 0.75}}, {"heads": {"0": [0, 1]}, "ffn": {"0": 0.5}}]
+    checks = [
+        {"event": "check", "rule": "ticket_distance", "step": step, "stage": "first", "in_a_row": 0, **numbers}
+        for step, numbers in ((10, {"distance": 0.5, "ticket": drawn[0]}), (20, {"distance": 0.1, "ticket": drawn[1]}))
+    ]
+    data = report_data(History(sorted([*history_lines(), *checks], key=lambda line: line["step"])))
+    assert chart(data, "ticket distance: distance")["series"][0]["y"] == [0.5, 0.1]
+    maps = {one["title"]: one for one in data["maps"]}
+    assert maps["ticket distance: heads"]["values"] == [[1.0, 0.0], [0.0, 1.0]]
+    assert maps["ticket distance: ffn"] == {
+        **{"title": "ticket distance: ffn", "rows": ["ffn 0"], "columns": [10, 20]},
+        "values": [[0.75, 0.5]],
+    }
+    assert data["event_table"]["rows"] == []
+
+
 def test_a_loss_with_other_parts_gets_a_chart_of_its_own():
     assert all(one["title"] != "loss" for one in report_data(History(history_lines()))["charts"])
     lines = [{**line, "loss": line["loss"] + 0.5} if "event" not in line else line for line in history_lines()]

@@ -36,7 +36,7 @@ class TicketSettles(Rule):
         if before is None:
             return Verdict.of(False)
         distance = changed_part(before, self.last)
-        return Verdict.of(distance < self.below, distance=distance)
+        return Verdict.of(distance < self.below, distance=distance, ticket=shown(self.last))
 
     def state(self) -> dict[str, Any]:
         return super().state() | {"last": self.last}
@@ -58,6 +58,16 @@ def draw(config: BertConfig, following: ResolvedStage, held: Mapping[str, Tensor
                 stays = set(units.tolist())
                 mask[f"{operator.axis} {block}"] = "".join("01"[unit in stays] for unit in range(len(scores[block])))
     return mask
+
+
+def shown(mask: Mask) -> dict[str, dict[str, Any]]:
+    """By axis and block: of every head whether it stays, 1 or 0; of the many neurons the part that does."""
+    values: dict[str, dict[str, Any]] = {}
+    for place, stays in mask.items():
+        axis, block = place.split()
+        units = [int(unit) for unit in stays]
+        values.setdefault(axis, {})[block] = units if axis == "heads" else sum(units) / len(units)
+    return values
 
 
 def changed_part(before: Mask, after: Mask) -> float:

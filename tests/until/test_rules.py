@@ -14,6 +14,7 @@ from pretrain.until.base import STAGE
 from pretrain.until.curve import LossCurve, Point, slope
 from pretrain.until.gradient_correlation import most_are_below, split_groups
 from pretrain.until.loss_slope import fall_per_efold
+from pretrain.until.ticket_distance import shown
 
 FLOPS = 1e9
 """Of a step."""
@@ -183,3 +184,8 @@ def test_loss_and_tokens():
     assert steps_of({"tokens": 123_456}, lambda step: 0) == 124
     assert steps_of({"loss": {"below": 4.0, "every": 10}}, lambda step: 5 - step / 100) == 110
     assert steps_of({"loss": {"below": 4.0, "every": 10, "checks": 3}}, lambda step: 5 - step / 100) == 130
+
+
+def test_a_ticket_is_shown_by_head_and_by_the_part_of_the_neurons():
+    mask = {"heads 0": "10", "heads 1": "11", "ffn 0": "1101"}
+    assert shown(mask) == {"heads": {"0": [1, 0], "1": [1, 1]}, "ffn": {"0": 0.75}}
