@@ -6,22 +6,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from growth.change import ShapeChange
 from growth.operators import shape_change
-from growth.operators.base import Inputs
+from growth.operators.base import Correlation, Inputs
 from growth.state import Fetch, Record, TrainingState, assign_owners
 from model.config import PRESETS, BertConfig
 from model.errors import UserError
 from model.huggingface import import_model
+from model.parallel import ParallelLayout
 from model.parameters import parameter_table
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.checkpoint.files import write_index, write_part
+from pretrain.engine.correlation import gradient_correlation
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import new_steps
-from pretrain.recipe.text import parse
 from pretrain.recipe.operators import AUTO, read_operators
+from pretrain.recipe.text import parse
+from pretrain.trained import open_corpus, saved_rows
+
+PROBE_ROWS = 64
+"""As many as a run takes at most for the same measurement."""
 
 
 def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> tuple[BertConfig, BertConfig]:
@@ -37,12 +44,20 @@ def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> 
     wanted = read_shape(to)
     chosen = read_operators([_read_operator(text) for text in operators or [AUTO]], state.config, wanted)
 
+    grown: dict[str, Any] = {"from": str(path), "operators": [operator.name for operator in chosen]}
+
+    def correlation(config: BertConfig, shared: BertConfig, fetch: Fetch) -> Correlation:
+        if not any(state.steps.values()):
+            return dict.fromkeys(parameter_table(shared), 1.0)  # no moments that it could scale
+        grown["correlation"] = measure_correlation(run, path, config, shared, fetch)
+        return grown["correlation"]
+
     def saved(other: str) -> tuple[BertConfig, Fetch]:
         opened, _ = open_state(Path(other))
         return opened.config, fetch_from(opened)
 
-    change = shape_change(state.config, chosen, wanted, Inputs(fetch_from(state), saved=saved))
-    run = {**run, "grown": {"from": str(path), "operators": [operator.name for operator in chosen]}}
+    change = shape_change(state.config, chosen, wanted, Inputs(fetch_from(state), correlation, saved))
+    run = {**run, "grown": grown}
     save_state(changed_state(state, change), run, out)
     return state.config, change.target
 
@@ -55,6 +70,26 @@ def open_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
     owners = assign_owners(config, dist.get_world_size())
     records = {name: Record.fresh(weights[name]) for name, owner in owners.items() if owner == dist.get_rank()}
     return TrainingState(config, owners, dict.fromkeys(owners, 0), records), {}
+
+
+def measure_correlation(
+    run: dict[str, Any], path: Path, config: BertConfig, shared: BertConfig, fetch: Fetch
+) -> Correlation:
+    """How much the gradients of uses agree, on validation rows of the corpus the checkpoint was trained on. Collective.
+
+    Raises UserError where that cannot be had.
+    """
+    try:
+        if "corpus" not in run:
+            raise UserError("which corpus it was trained on is not known")
+        num_rows = min(run["recipe"]["validation"]["rows"], PROBE_ROWS)
+        rows = saved_rows(run, open_corpus(run, None, path), num_rows)
+    except UserError as error:
+        raise UserError(
+            f"{path}: gradients cannot be measured here, {error}; give the option correlation, a number from 0 to 1"
+        ) from error
+    layout = ParallelLayout(1, dist.get_world_size())
+    return gradient_correlation(config, fetch, layout, torch.float32, rows, shared)
 
 
 def changed_state(state: TrainingState, change: ShapeChange) -> TrainingState:

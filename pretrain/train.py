@@ -14,7 +14,7 @@ from pretrain.checkpoint.importing import import_start
 from pretrain.data import Corpus, DataPosition
 from pretrain.engine.build import build_model
 from pretrain.engine.exchange import fetch_from
-from pretrain.evaluation import Evaluation, evaluate, validation_rows
+from pretrain.evaluation import Evaluation, evaluate
 from pretrain.exits import Stop
 from pretrain.hooks.base import Hook
 from pretrain.hooks.checkpoints import Checkpoints
@@ -34,9 +34,8 @@ from pretrain.preflight import check_run, check_shards
 from pretrain.progress import Progress
 from pretrain.recipe import Recipe, Run
 from pretrain.recipe.decisions import decided
-from pretrain.recipe.schema import Data
 from pretrain.run_folder import RunFolder
-from pretrain.trained import open_corpus
+from pretrain.trained import open_corpus, saved_rows
 from pretrain.trainer import Trainer
 
 
@@ -108,6 +107,4 @@ def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int) -> Evalua
     model = build_model(state.config, tp, torch.float32)
     fetch = fetch_from(state)
     model.load_weights(lambda name: fetch(name).weight)
-    data = Data.model_validate(saved["recipe"]["data"])
-    rows = validation_rows(opened, saved["sequence"], data, num_rows, 64, dist.get_rank(), dist.get_world_size())
-    return evaluate(model, model, rows)
+    return evaluate(model, model, saved_rows(saved, opened, num_rows))

@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 
 from growth.state import TrainingState
+from model.batch import Batch
 from model.bert import BertForPreTraining
 from model.errors import UserError
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.data import Corpus
+from pretrain.evaluation import validation_rows
+from pretrain.recipe.schema import Data
 
 
 class Trained(NamedTuple):
@@ -38,6 +42,12 @@ def open_corpus(run: dict[str, Any], corpus: str | None, path: Path) -> Corpus:
             "name the corpus it was trained on, or one prepared with its tokenizer.json"
         )
     return opened
+
+
+def saved_rows(run: dict[str, Any], corpus: Corpus, num_rows: int) -> list[Batch]:
+    """This rank's part of the validation rows of a checkpoint's run; every rank reads for itself."""
+    data = Data.model_validate(run["recipe"]["data"])
+    return validation_rows(corpus, run["sequence"], data, num_rows, 64, dist.get_rank(), dist.get_world_size())
 
 
 def _model(state: TrainingState) -> BertForPreTraining:

@@ -12,8 +12,10 @@ from model.huggingface import export_model
 from model.parameters import parameter_table
 from pretrain.checkpoint import load_checkpoint
 from pretrain.grow import grow, open_state, read_shape, save_state
+from pretrain.train import train
 from tests.engine.harness import CONFIG, same, whole_state
 from tests.growth.proving import random_state
+from tests.little import little_corpus, little_recipe, metrics
 from tests.workers import pool
 
 OPERATORS = ["stack", "{widen: {axis: ffn, how: fpi}}"]
@@ -75,6 +77,38 @@ def test_grows_a_model_of_transformers(tmp_path):
     name = "attention.query.weight"
     assert torch.equal(found[f"blocks.3.{name}"].weight, weights[f"blocks.1.{name}"])
     assert all(record.step == 0 and not record.exp_avg_sq.any() for record in found.values())
+
+
+def trained(recipe, folder) -> dict[str, float]:
+    """The correlation a run measured when its layers parted."""
+    train(recipe, folder)
+    return next(line["values"] for line in metrics(folder) if line.get("event") == "gradient_correlation")
+
+
+def unshared_offline(path, out) -> tuple[dict[str, Record], dict, dict[str, Record]]:
+    grow(path, [], ["unshare"], out)
+    state, run = load_checkpoint(out)
+    return whole_state(state), run, whole_state(open_state(path)[0])
+
+
+def test_correlation_is_measured_on_the_corpus_of_the_run(tmp_path):
+    stages = [{"name": "tied", "steps": 2}, {"name": "untied", "steps": 1, "grow": "unshare"}]
+    corpus = little_corpus(tmp_path).path
+    recipe = little_recipe(corpus, stages=stages, schedule={})
+    [in_memory] = pool(1).run(trained, recipe, tmp_path / "run")
+    before = tmp_path / "run" / "checkpoints" / "step-00000002"
+    [(after, run, shared)] = pool(1).run(unshared_offline, before, tmp_path / "new")
+    found = run["grown"]["correlation"]
+    assert found == pytest.approx(in_memory, abs=0.02)  # its micro-batches were smaller
+    name = "attention.query.weight"
+    factor = 2 / (1 + found[f"blocks.0.{name}"])
+    expected = shared[f"blocks.0.{name}"].exp_avg_sq * factor
+    torch.testing.assert_close(after[f"blocks.1.{name}"].exp_avg_sq, expected)
+
+    corpus.rename(tmp_path / "moved")
+    [found] = pool(1).run(complaint, before, [], ["unshare"], tmp_path / "newer")
+    assert "gradients cannot be measured here" in found and found.endswith("a number from 0 to 1")
+    assert "\n" not in found
 
 
 def complaint(path, to, operators, out) -> str:
