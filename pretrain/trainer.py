@@ -23,6 +23,7 @@ from pretrain.engine.build import PRECISIONS, EngineSettings
 from pretrain.engine.correlation import gradient_correlation
 from pretrain.engine.distributed import data_parallel_sum, device, device_clock
 from pretrain.engine.exchange import fetch_from
+from pretrain.engine.host_memory import return_freed_memory
 from pretrain.engine.move import move, restore_loss_scaler, start_engine
 from pretrain.engine.norm import gradient_norm_before_step, skip_step
 from pretrain.engine.zero import basic_optimizer, destroy
@@ -230,6 +231,7 @@ class Trainer:
         elif _needs_move(previous, stage):
             self._move(previous, stage)
             stage = self.stage
+        return_freed_memory()
         self.progress.stage = stage.index
         self.data = TrainingData(
             self.corpus,
