@@ -7,14 +7,14 @@ import torch
 
 from pretrain.hooks.base import StepResult
 from pretrain.progress import Progress
-from pretrain.recipe import Recipe, resolve
+from pretrain.recipe import Recipe, Run, resolve
 from pretrain.until import count_agreement, rules_of
 from pretrain.until.auto import falls_per_flop, next_stage_pays
 from pretrain.until.base import STAGE
 from pretrain.until.curve import LossCurve, Point, slope
 from pretrain.until.gradient_correlation import most_are_below, split_groups
 from pretrain.until.loss_slope import fall_per_efold
-from pretrain.until.ticket_distance import shown
+from pretrain.until.ticket_distance import changed_part, draw, shown
 
 FLOPS = 1e9
 """Of a step."""
@@ -107,30 +107,37 @@ def test_the_next_stage_pays_when_a_flop_buys_more_there(now, mean, ratio, gain,
     assert next_stage_pays(now, mean, ratio, gain) == pays
 
 
-def steps_of(until, loss, stages=({"grow": "stack", "shape": {"layers": 24}},), total=10_000, **first) -> int | None:
+STEPS = 10_000
+
+
+def resolved(until, stages=({"grow": "stack", "shape": {"layers": 24}},), model={"preset": "base"}) -> Run:  # noqa: B006
+    """Warm-up ends at step 100, the first stage at half of the run."""
+    values = {
+        "name": "synthetic",
+        "steps": STEPS,
+        "model": model,
+        "data": {"corpus": "none"},
+        "optimizer": {"lr": 1e-3},
+        "schedule": {"warmup": 100},
+        "batch": {"global": 8},
+        "stages": [
+            {"name": "first", "steps": STEPS // 2, "until": until},
+            *({"name": f"next{index}", **stage} for index, stage in enumerate(stages)),
+        ],
+    }
+    return resolve(Recipe.model_validate(values), None, 1)
+
+
+def steps_of(until, loss, *stages) -> int | None:
     """How many steps the first stage of a run takes when the loss after step t is `loss(t)`."""
-    recipe = Recipe.model_validate(
-        {
-            "name": "synthetic",
-            "steps": total,
-            "model": {"preset": "base"},
-            "data": {"corpus": "none"},
-            "optimizer": {"lr": 1e-3},
-            "schedule": {"warmup": 100},
-            "batch": {"global": 8},
-            "stages": [
-                {"name": "first", "steps": total // 2, "until": until, **first},
-                *({"name": f"next{index}", **stage} for index, stage in enumerate(stages)),
-            ],
-        }
-    )
-    run = resolve(recipe, None, 1)
+    run = resolved(until, *([stages] if stages else []))
     trainer = type("Trainer", (), {"progress": Progress(), "stage": run.stages[0], "run": run})()
     (rule,) = rules_of(run, run.stages[0], trainer.progress)
     counts: dict[str, int] = {}
-    for step in range(1, total // 2):
+    for step in range(1, STEPS // 2):
         trainer.progress.step = trainer.now = step
         trainer.progress.num_tokens += 1000
+        trainer.progress.train_seconds += 36
         rule.see(trainer, StepResult(step, "first", loss(step), 0, 0, None, 0, 0, 0, FLOPS * step, 0, 0))
         if rule.is_due:
             counts = count_agreement(counts, rule.check(trainer).holds)
@@ -148,9 +155,9 @@ def test_auto_on_a_logarithm_ends_at_the_multiple_that_its_page_states():
     fine = {"auto": {"every": 5, "window": 4, "checks": 1}}
     doubled = steps_of(fine, lambda step: 9 - math.log(step))
     assert doubled == pytest.approx(4.92 * 102.5, rel=0.12)  # the head is not doubled, and the window lags
-    quadrupled = steps_of(fine, lambda step: 9 - math.log(step), ({"grow": "stack", "shape": {"layers": 48}},))
+    quadrupled = steps_of(fine, lambda step: 9 - math.log(step), {"grow": "stack", "shape": {"layers": 48}})
     assert quadrupled > 6 * doubled
-    cheap = steps_of(fine, lambda step: 9 - math.log(step), ({"sequence": 128},))
+    cheap = steps_of(fine, lambda step: 9 - math.log(step), {"sequence": 128})
     assert cheap == 100 + 5 * 5  # nothing to pay: as soon as there are points enough
 
 
@@ -180,8 +187,9 @@ def test_loss_slope_ends_where_the_curve_flattens():
     assert steps_of(until, lambda step: 8 - 0.2 * math.log(step)) is None
 
 
-def test_loss_and_tokens():
+def test_loss_tokens_and_hours():
     assert steps_of({"tokens": 123_456}, lambda step: 0) == 124
+    assert steps_of({"hours": 1.5}, lambda step: 0) == 150
     assert steps_of({"loss": {"below": 4.0, "every": 10}}, lambda step: 5 - step / 100) == 110
     assert steps_of({"loss": {"below": 4.0, "every": 10, "checks": 3}}, lambda step: 5 - step / 100) == 130
 
@@ -189,3 +197,32 @@ def test_loss_and_tokens():
 def test_a_ticket_is_shown_by_head_and_by_the_part_of_the_neurons():
     mask = {"heads 0": "10", "heads 1": "11", "ffn 0": "1101"}
     assert shown(mask) == {"heads": {"0": [1, 0], "1": [1, 1]}, "ffn": {"0": 0.75}}
+
+
+EARLY = {
+    "model": {"preset": "tiny", "heads": 2, "ffn": 4, "slimming": {}},
+    "stages": [{"grow": ["prune_heads", {"prune_neurons": {"quota": "global"}}], "shape": {"heads": 1, "ffn": 2}}],
+}
+
+
+def test_the_ticket_is_what_the_next_stage_would_prune():
+    run = resolved("ticket_distance", **EARLY)
+    scores = [
+        (0.9, 1.0, 0.5, 0.5, 0.6, 0.7),
+        (1.0, 0.2, 0.1, 0.1, 0.1, 0.9),
+    ]  # two heads and four neurons of each layer
+
+    def drawn():
+        held = {}
+        for block, each in enumerate(scores):
+            held[f"blocks.{block}.attention.coefficients"] = torch.tensor(each[:2])
+            held[f"blocks.{block}.feedforward.coefficients"] = torch.tensor(each[2:])
+        return draw(run.stages[0].config, run.stages[1], held)
+
+    first = drawn()
+    assert first == {"heads 0": "01", "heads 1": "10", "ffn 0": "1011", "ffn 1": "0001"}
+    scores[0] = (1.1, *scores[0][1:])
+    scores[1] = (*scores[1][:4], 2.0, 0.9)
+    second = drawn()
+    assert second == {"heads 0": "10", "heads 1": "10", "ffn 0": "0011", "ffn 1": "0011"}
+    assert changed_part(first, second) == 4 / 12
