@@ -86,6 +86,6 @@ class Until(Section):
 
     @model_validator(mode="after")
     def _names_a_rule(self) -> "Until":
-        if not self.model_fields_set:
+        if all(rule is None for _, rule in self):
             raise UserError(f"names no rule; give one of {', '.join(Until.model_fields)}")
         return self
