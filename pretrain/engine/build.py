@@ -8,8 +8,9 @@ import deepspeed
 import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
+from deepspeed.utils import set_z3_leaf_modules
 
-from model.bert import BertForPreTraining
+from model.bert import BertForPreTraining, Block
 from model.config import BertConfig
 from model.parallel import ModelParallelUnit, ParallelLayout, TensorParallel
 from pretrain.engine.bind import bind_optimizer
@@ -46,6 +47,7 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     """
     tp = settings.layout.install()
     model = build_model(config, tp, PRECISIONS[settings.precision])
+    gather_whole_blocks(model)
     optimizer = settings.make_optimizer(parameter_groups(model, steps, settings.groups))
     engine, *_ = deepspeed.initialize(
         model=model,
@@ -69,6 +71,21 @@ def build_model(config: BertConfig, tp: TensorParallel, dtype: torch.dtype) -> B
             return BertForPreTraining(config, tp)
     finally:
         torch.set_default_dtype(default)
+
+
+def gather_whole_blocks(model: BertForPreTraining) -> None:
+    """ZeRO 3 gathers and reduces a plain block in one message instead of one for each of its parts.
+
+    DeepSpeed does so around a block's forward and backward pass, so each has to have exactly one, whole: not where
+    layers share a block or call parts of it, and not where a frozen one has no backward pass.
+    """
+    config = model.config
+    if (
+        config.num_blocks == config.layers
+        and not config.frozen_layers
+        and all(isinstance(layer, Block) for layer in model.layers)
+    ):
+        set_z3_leaf_modules(model, [Block])
 
 
 def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
