@@ -60,15 +60,18 @@ def _stages_table(run: Run) -> Table:
 
 def _rules(run: Run) -> Iterator[Text]:
     """What may end or divide a stage, and what is kept of it."""
+    lines = []
     for stage in run.stages:
         if stage.until:
-            yield Text(f"{stage.name}: {length_in_words(run.moment(stage.length), stage)}")
+            lines.append(f"{stage.name}: {length_in_words(run.moment(stage.length), stage)}")
         if stage.split:
-            yield Text(f"{stage.name}: {split_in_words(stage)}")
+            lines.append(f"{stage.name}: {split_in_words(stage)}")
         if stage.keep:
-            yield Text(f"{stage.name}: its last state is kept as checkpoints/{stage.keep}")
+            lines.append(f"{stage.name}: its last state is kept as checkpoints/{stage.keep}")
     if any(stage.until for stage in run.stages):
-        yield Text("What they leave of their length goes to the last stage; the figures here are for full lengths.\n")
+        lines.append("What they leave of their length goes to the last stage; the figures here are for full lengths.")
+    if lines:
+        yield Text("\n".join(lines) + "\n")
 
 
 def _saving_table(run: Run) -> Table:
@@ -93,7 +96,9 @@ def _saving_notes(run: Run) -> Iterator[Text]:
     found, paper, length = saving(run), run.recipe.paper, run.stages[-1].sequence
     yield Text(f"speedup (target / this run - 1, at equal steps): {found.speedup:+.1%} on the same rows")
     if found.full_length != found.target:
-        yield Text(f"and {found.full_length_speedup:+.1%} beside a target whose rows have {length} tokens throughout")
+        yield Text(
+            f"{found.full_length_speedup:+.1%} where short rows count as saved, too (the target's all of {length})"
+        )
     if paper is not None:
         figures = []
         if paper.flop_speedup is not None:
