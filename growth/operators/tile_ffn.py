@@ -1,27 +1,35 @@
 """Tiling the FFN: k copies of the narrow network side by side, each with 1/k of the output weights.
 
 Gu et al. 2021 (CompoundGrow, arXiv 2010.12562), its width operator: W1 = tile(W1', k), b1 = tile(b1', k),
-W2 = tile(W2', k) / k. The function and the training state are preserved (tier 2). Without dropout the copies stay equal
-for ever: nothing but dropout tells them apart, unless `widen` adds noise.
+W2 = tile(W2', k) / k. The function and the training state are preserved (tier 2). Copies see the same inputs and the
+same gradients, for BERT drops out what a feed-forward network puts out, not its inner units: they stay equal for ever,
+and the network as good as narrow, unless `noise` tells them apart (then tier 1).
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 
 from growth.change import ShapeChange
-from growth.expansion import AxisMap, map_axes
+from growth.expansion import AxisMap, expand
 from growth.operators.base import Inputs, Operator
 from growth.operators.widen import check_width
-from growth.operators.width import axis_maps, changed_widths
+from growth.operators.width import axis_maps, changed_widths, with_noise
+from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
+from model.parameters import ParameterSpec
 
 
 class TileFfn(Operator):
     name: ClassVar[str] = "tile_ffn"
     changes: ClassVar[tuple[str, ...]] = ("ffn",)
+
+    noise: Annotated[float, Field(ge=0)] = 0.0
+    """Strength of the noise that tells copies apart, relative to fresh weights. It cancels: the function stays."""
+    seed: int = 0
 
     def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
         if "ffn" not in wanted:
@@ -38,5 +46,11 @@ class TileFfn(Operator):
         return target
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
-        maps = axis_maps(source, target, lambda axis, block, old, new: AxisMap.copies(torch.arange(new) % old, old))
-        return map_axes(source, target, maps, self.moments)
+        maps_of = axis_maps(source, target, lambda axis, block, old, new: AxisMap.copies(torch.arange(new) % old, old))
+
+        def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
+            maps = maps_of(spec.block)
+            record = expand(spec, fetch(spec.name), maps, self.moments)
+            return with_noise(target, spec, record, maps, self.noise, self.seed)
+
+        return ShapeChange(source, target, rule)

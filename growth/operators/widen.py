@@ -10,10 +10,10 @@
 
 copy and fpi with equal copies on hidden: the function and the whole training state are preserved (tier 2). With noise,
 or lemon: the function is preserved (tier 1), the moments are those without the noise. aki and uneven hidden: tier 3.
+Equal copies of FFN units stay equal for ever, those of hidden units and heads until dropout tells them apart.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -22,11 +22,10 @@ from pydantic import Field
 from growth.change import ShapeChange, source_name
 from growth.expansion import AxisMap, expand
 from growth.operators.base import Inputs, Operator
-from growth.operators.width import FIELDS, NORMALISED, axis_maps, changed_widths, wanted_widths
+from growth.operators.width import FIELDS, NORMALISED, axis_maps, changed_widths, wanted_widths, with_noise
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
-from model.initialize import initial_weight
 from model.parameters import ParameterSpec, parameter_table
 
 Axis = Literal["hidden", "heads", "ffn", "embedding"]
@@ -69,9 +68,7 @@ class Widen(Operator):
                 above = old_table[source_name(spec, spec.block + 1)]
                 if above.shape == old_table[spec.name].shape:
                     record = with_new_units(spec, record, expand(spec, fetch(above.name), maps, self.moments), maps)
-            if noise:
-                record = replace(record, weight=record.weight + noise * self._cancelling(target, spec, record, maps))
-            return record
+            return with_noise(target, spec, record, maps, noise, self.seed)
 
         return ShapeChange(source, target, rule)
 
@@ -83,18 +80,6 @@ class Widen(Operator):
             )
             index[new - new % old :] = torch.randperm(old, generator=generator)[: new % old]
         return AxisMap.copies(index, old)
-
-    def _cancelling(
-        self, target: BertConfig, spec: ParameterSpec, record: Record, maps: Mapping[str, AxisMap]
-    ) -> torch.Tensor:
-        """Fresh weights minus their mean over the copies of each unit, where the parameter consumes copies."""
-        consumed = [(i, axis.name) for i, axis in enumerate(spec.axes) if axis.role == "consumed" and axis.name in maps]
-        if not consumed:
-            return torch.zeros_like(record.weight)
-        noise = initial_weight(target, spec.name, self.seed).to(record.weight)
-        for position, axis in consumed:
-            noise = maps[axis].without_mean(position, noise)
-        return noise
 
 
 def with_new_units(spec: ParameterSpec, record: Record, other: Record, maps: Mapping[str, AxisMap]) -> Record:

@@ -1,10 +1,14 @@
-"""What the operators on width share: which axes a shape change touches, and the map of each."""
+"""What the operators on width share: which axes a shape change touches, the map of each, and noise between copies."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from growth.expansion import AxisMap
+from growth.state import Record
 from model.config import BertConfig
+from model.initialize import initial_weight
+from model.parameters import ParameterSpec
 
 FIELDS = {"hidden": "hidden", "heads": "heads", "ffn": "ffn", "embedding": "embedding_size"}
 """Axes of the parameter table that have a width of their own, and the field of BertConfig that sets it."""
@@ -40,6 +44,20 @@ def axis_maps(
     new)`; what the blocks have in common is the same in all of them."""
     made = {(axis, block): make(axis, block, old, new) for axis, block, old, new in changed_widths(source, target)}
     return lambda block: {axis: pair for (axis, owner), pair in made.items() if owner in (None, block)}
+
+
+def with_noise(
+    target: BertConfig, spec: ParameterSpec, record: Record, maps: Mapping[str, AxisMap], strength: float, seed: int
+) -> Record:
+    """Plus `strength` times fresh weights minus their mean over the copies of each unit, where the parameter consumes
+    copies: what it puts out stays, and from now on each copy gets gradients of its own."""
+    consumed = [(i, axis.name) for i, axis in enumerate(spec.axes) if axis.role == "consumed" and axis.name in maps]
+    if not strength or not consumed:
+        return record
+    noise = initial_weight(target, spec.name, seed).to(record.weight)
+    for position, axis in consumed:
+        noise = maps[axis].without_mean(position, noise)
+    return replace(record, weight=record.weight + strength * noise)
 
 
 def wanted_widths(wanted: Mapping[str, Any], axes: Mapping[str, str] = FIELDS) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """After a move the state read back equals the change applied to the unsharded state, bitwise, in another layout too."""
 
 from dataclasses import replace
+from itertools import product
+from unittest.mock import patch
 
+import deepspeed
 import pytest
 import torch
 
 from growth.change import ShapeChange
-from growth.operators import make_operator, shape_change
+from growth.operators import OPERATORS, make_operator, shape_change
 from growth.operators.base import Inputs
 from growth.state import Fetch, Record, fresh_state
 from model.parameters import parameter_table
@@ -92,7 +95,13 @@ CELLS = [  # (config, operator, options, wanted, tensor-parallel, data-parallel,
     (CONFIG.replace(masked={"ffn": 60}), "unmask", {}, {}, 1, 2, 1),
     (CONFIG.replace(pool_window=2), "unpool", {}, {}, 1, 1, 0),
     (CONFIG, "interpolate", {"checkpoint": "saved", "alpha": 0.25}, {}, 1, 2, 3),
+    (CONFIG, "rewind", {"checkpoint": "saved"}, {}, 2, 1, 2),
 ]
+
+
+def test_every_operator_has_a_cell():
+    assert {cell[1] for cell in CELLS} | {"stack", "unshare"} == OPERATORS.keys()
+    assert {cell[4:] for cell in CELLS} >= set(product((1, 2), (1, 2), (0, 1, 2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +114,7 @@ def test_every_operator_in_an_engine(config, name, options, wanted, tp, dp, stag
     for is_same, losses, steps in results:
         assert is_same
         assert losses == results[0][1]
-        assert set(steps.values()) == {8}
+        assert set(steps.values()) == {4 if name == "rewind" else 8}
 
 
 def norm_and_rules_after_growth(tp: int, stage: int) -> tuple[float, bool, bool]:
@@ -157,6 +166,50 @@ def tied_parameters(stage: int) -> tuple[int, int]:
 def test_tied_blocks_are_one_parameter_until_unshared():
     tied, apart = (len(parameter_table(CONFIG.replace(layers=4, sharing=sharing))) for sharing in (1, None))
     assert pool(2).run(tied_parameters, 2) == [(tied, apart)] * 2
+
+
+def elements_reduced(sharing: int | None) -> tuple[int, int]:
+    """Elements that go through an all-reduce of gradients in one step; elements of the model."""
+    engine = start(CONFIG.replace(layers=4, sharing=sharing), settings(1, 0))
+    counts = []
+
+    def counted(tensor, *arguments, **options):
+        counts.append(tensor.numel())
+        return all_reduce(tensor, *arguments, **options)
+
+    all_reduce = deepspeed.comm.all_reduce
+    with patch.object(deepspeed.comm, "all_reduce", counted):
+        train(engine, 0, 1)
+    num_parameters = sum(parameter.numel() for parameter in engine.module.parameters())
+    destroy(engine)
+    return sum(counts), num_parameters
+
+
+def test_a_tied_block_is_reduced_once():
+    for sharing in (1, None):
+        for reduced, num_parameters in pool(2).run(elements_reduced, sharing):
+            assert num_parameters <= reduced < num_parameters + 10, "beside a few scalars"
+
+
+def trained_after_growth() -> tuple[set[str], list[str], set[str]]:
+    """After layers were appended and the old ones frozen: what has gradients, what the optimizer holds, the table."""
+    engine = start(CONFIG, settings(1, 1))
+    train(engine, 0, 1)
+    wanted = {"layers": 4, "frozen_layers": 2}
+    made = [make_operator("append_top", {})]
+    engine, _ = move(engine, settings(1, 1), lambda fetch: shape_change(CONFIG, made, wanted))
+    with_gradients = {name for name, parameter in engine.module.named_parameters() if parameter.requires_grad}
+    held = [name for group in basic_optimizer(engine).param_groups for name in group["parameter_names"]]
+    trainable = {name for name, spec in parameter_table(engine.module.config).items() if spec.trainable}
+    destroy(engine)
+    return with_gradients, held, trainable
+
+
+def test_freezing_is_right_on_new_parameters():
+    for with_gradients, held, trainable in pool(2).run(trained_after_growth):
+        assert with_gradients == trainable == set(held)
+        assert len(held) == len(trainable), "in exactly one group each"
+        assert "blocks.3.attention.query.weight" in trainable and "blocks.1.attention.query.weight" not in trainable
 
 
 def test_layout_does_not_change_the_training():

@@ -111,8 +111,8 @@ def train_sgd(config, state: State, steps: int, lr: float = 0.05) -> State:
 
 
 def test_tiled_ffn():
-    """CompoundGrow: L((2hf + f)(1 - 1/k)) more parameters, blocks of W2 sum to the old W2, and without dropout the
-    halves stay equal."""
+    """CompoundGrow: L((2hf + f)(1 - 1/k)) more parameters, blocks of W2 sum to the old W2, and the halves stay equal:
+    no dropout of BERT's is between them."""
     state = random_state(POST)
     change = change_of(POST, {"tile_ffn": {}}, {})
     after = grown(change, state)
@@ -121,14 +121,16 @@ def test_tiled_ffn():
     assert added == POST.layers * (2 * hidden * ffn + ffn) // 2
     left, right = after["blocks.0.feedforward.output.weight"].weight.chunk(2, dim=1)
     torch.testing.assert_close(left + right, state["blocks.0.feedforward.output.weight"].weight)
-    later = train_sgd(change.target, after, 3)
-    left, right = later["blocks.0.feedforward.input.weight"].weight.chunk(2)
-    torch.testing.assert_close(left, right, rtol=0, atol=1e-13)
-    assert not torch.equal(left, after["blocks.0.feedforward.input.weight"].weight.chunk(2)[0]), "it has trained"
+    for dropout in (0.0, 0.3):
+        later = train_sgd(change.target.replace(hidden_dropout=dropout, attention_dropout=dropout), after, 3)
+        left, right = later["blocks.0.feedforward.input.weight"].weight.chunk(2)
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-13)
+        assert not torch.equal(left, after["blocks.0.feedforward.input.weight"].weight.chunk(2)[0]), "it has trained"
 
 
-def test_noise_breaks_the_symmetry():
-    change = change_of(POST, {"widen": {"noise": 1.0}}, {"ffn": 20})
+@pytest.mark.parametrize("operator", ["widen", "tile_ffn"])
+def test_noise_breaks_the_symmetry(operator):
+    change = change_of(POST, {operator: {"noise": 1.0}}, {"ffn": 20})
     later = train_sgd(change.target, grown(change, random_state(POST)), 3)
     left, right = later["blocks.0.feedforward.input.weight"].weight.chunk(2)
     assert (left - right).abs().max() > 1e-6

@@ -48,6 +48,7 @@ STATE_PRESERVING = {
 FUNCTION_PRESERVING = {
     "noise": (POST, {"widen": {"noise": 1.0}}, WIDER),
     "noise, pre-LN": (PRE, {"widen": {"noise": 0.3, "seed": 5}}, WIDER),
+    "tile_ffn with noise": (POST, {"tile_ffn": {"noise": 1.0}}, {}),
     "lemon": (POST, {"widen": {"how": "lemon"}}, {"hidden": 24, "heads": 6, "ffn": 30}),
     "lemon, pre-LN": (PRE, {"widen": {"how": "lemon"}}, {"hidden": 24, "heads": 6, "ffn": 30}),
     "unshare": (SHARED, {"unshare": {"correlation": 0.3}}, {}),

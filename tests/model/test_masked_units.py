@@ -66,6 +66,10 @@ def test_at_one_the_model_is_the_plain_one(changes, masked, norm):
     assert losses[10] == losses[1000] == pytest.approx(plain(batch).loss.item(), rel=1e-12)
     assert abs(losses[5] - losses[0]) > 1e-6
     assert abs(losses[5] - losses[10]) > 1e-6
+    model(batch).loss.backward()
+    plain(batch).loss.backward()
+    for ours, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, other.grad, atol=1e-10, rtol=1e-8)
 
 
 def test_the_plain_model_knows_no_masks():
