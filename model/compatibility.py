@@ -15,6 +15,7 @@ def contradictions(config: "BertConfig") -> Iterator[str]:
     yield from _attention(config)
     yield from _frozen(config)
     yield from _layer_drop(config)
+    yield from _sub_models(config)
     yield from _masked(config)
     yield from _pooled(config)
 
@@ -91,6 +92,23 @@ def _layer_drop(config: "BertConfig") -> Iterator[str]:
         yield "layer_drop could skip a layer whose attention map light_layers reuse; leave one of them out"
     if config.masked and config.masked.layers:
         yield "layer_drop and masked.layers both decide how much of a layer counts; leave one of them out"
+
+
+def _sub_models(config: "BertConfig") -> Iterator[str]:
+    if not config.sub_models:
+        return
+    if config.layers % config.sub_models:
+        yield f"sub_models {config.sub_models} does not divide the {config.layers} layers; choose a divisor"
+    others = {
+        "frozen_layers": config.frozen_layers > 0,
+        "layer_drop": config.layer_drop is not None,
+        "light_layers": bool(config.light_layers),
+        "masked.layers": config.masked is not None and bool(config.masked.layers),
+        "pool_window": config.pool_window > 1,
+    }
+    for field, is_set in others.items():
+        if is_set:
+            yield f"sub_models and {field} both decide how a layer runs; leave one of them out"
 
 
 def _masked(config: "BertConfig") -> Iterator[str]:

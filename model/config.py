@@ -105,6 +105,9 @@ class BertConfig(PlainBert):
     frozen with them; the rest of the heads is trained."""
     layer_drop: LayerDrop | None = None
     """Progressive layer dropping (PLD): `{keep: 0.5, gamma: 0.001}`. Pre-LN only."""
+    sub_models: Count | None = None
+    """Each step runs only the lowest k, 2k, 3k, ... layers, drawn anew, and trains the top k of these (bert2BERT: 3).
+    Left out: all of them."""
     slimming: Slimming | None = None
     """Learned coefficients on heads and FFN units with an L1 penalty (EarlyBERT): `{heads: 0.0001, ffn: 0.0001}`."""
     masked: MaskedUnits | None = None
@@ -229,6 +232,11 @@ class BertConfig(PlainBert):
     def num_kernel_features(self) -> int:
         """Features of each head in kernel attention."""
         return (self.kernel_features or 2 * self.head_dim) if self.attention == "favor" else self.head_dim
+
+    @cached_property
+    def num_sub_models(self) -> int:
+        """How many depths there are to draw from."""
+        return self.layers // self.sub_models if self.sub_models else 1
 
     @cached_property
     def embedding_width(self) -> int:

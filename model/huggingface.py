@@ -64,7 +64,13 @@ FIELDS = {
     "attention_dropout": "attention_probs_dropout_prob",
     "norm_eps": "layer_norm_eps",
 }
-NEEDS_NO_ARCHITECTURE = {"attention_bias": True, "ffn_bias": True, "frozen_layers": 0, "layer_drop": None}
+NEEDS_NO_ARCHITECTURE = {
+    "attention_bias": True,
+    "ffn_bias": True,
+    "frozen_layers": 0,
+    "layer_drop": None,
+    "sub_models": None,
+}
 """Variants that a plain BERT computes, too, and their plain values."""
 EXPORTED_SHAPE = "espalier"
 """The key of `config.json` that holds our own config, which transformers keeps and does not read."""

@@ -14,6 +14,7 @@ from model.light_attention import MappedAttention, grouped_by_map
 from model.masked_units import FadingLayer, NewUnits
 from model.parallel import TensorParallel
 from model.pooled_input import PoolingLayer, SlotLayer, TwoStreamAttention, pooled_masks
+from model.sub_models import SubModelLayer
 
 if TYPE_CHECKING:
     from model.bert import BertForPreTraining, Block
@@ -52,6 +53,8 @@ def make_layers(config: BertConfig, blocks: "Sequence[Block]") -> Sequence[Layer
         return grouped_by_map(config, blocks)
     if config.layer_drop:
         return [DroppableLayer(config, layer, block) for layer, block in enumerate(blocks)]
+    if config.sub_models:
+        return [SubModelLayer(config, layer, block) for layer, block in enumerate(blocks)]
     if config.masked and config.masked.layers:
         new_layers = config.masked.layers
         return [FadingLayer(block) if layer in new_layers else block for layer, block in enumerate(blocks)]
@@ -65,5 +68,5 @@ class Timed(Protocol):
 
 
 def timed_parts(model: "BertForPreTraining") -> list[Timed]:
-    parts: list[Timed] = [layer for layer in model.layers if isinstance(layer, DroppableLayer)]
+    parts: list[Timed] = [layer for layer in model.layers if isinstance(layer, DroppableLayer | SubModelLayer)]
     return [*parts, NewUnits(model)] if model.config.masked else parts

@@ -53,8 +53,9 @@ def _spared_backward_flops(config: BertConfig, sequence: int, num_predictions: f
     spared = 2 * _embedding_flops(config, sequence) if config.frozen_layers else 0
     for layer in range(config.layers):
         block = config.block_of(layer)
+        forward = _layer_flops(config, layer, sequence, num_predictions)
+        spared += round(2 * forward * (1 - _part_trained(config, layer)))
         if layer < config.frozen_layers:
-            spared += 2 * _layer_flops(config, layer, sequence, num_predictions)
             continue
         spared += _random_feature_flops(config, block, sequence)  # their directions have no gradient
         if layer == config.frozen_layers > 0 and config.norm == "post":  # the lowest trained layer passes none on
@@ -80,8 +81,21 @@ def _layer_flops(config: BertConfig, layer: int, sequence: int, num_predictions:
         linears -= {"attention.query", "attention.key"}
     total = sum((keys if name in OVER_KEYS else queries) * _linear_flops(config, name, block) for name in linears)
     total += _mixing_flops(config, block, queries, keys)
-    drop = config.layer_drop
-    return round(total * (drop.keep_probability(layer, config.layers, drop.keep) if drop else 1))
+    return round(total * _part_run(config, layer))
+
+
+def _part_run(config: BertConfig, layer: int) -> float:
+    """The part of the steps in which a layer runs at all."""
+    if config.layer_drop:
+        return config.layer_drop.keep_probability(layer, config.layers, config.layer_drop.keep)
+    return 1 - layer // config.sub_models / config.num_sub_models if config.sub_models else 1
+
+
+def _part_trained(config: BertConfig, layer: int) -> float:
+    """The part of those steps in which it is trained, too: a layer of sub-models is at one depth of all."""
+    if layer < config.frozen_layers:
+        return 0
+    return 1 / (config.num_sub_models * _part_run(config, layer)) if config.sub_models else 1
 
 
 def _lengths(config: BertConfig, layer: int, sequence: int, num_predictions: float) -> tuple[float, float]:

@@ -43,7 +43,8 @@ def saving(run: Run) -> Saving:
 
 def target_shape(run: Run) -> BertConfig:
     """The largest shape of the run, the last one if several cost the same: nothing frozen, skipped or to be pruned."""
-    whole = [stage.config.replace(frozen_layers=0, layer_drop=None, slimming=None) for stage in run.stages]
+    plain = dict(frozen_layers=0, layer_drop=None, sub_models=None, slimming=None)
+    whole = [stage.config.replace(**plain) for stage in run.stages]
     sequence, rate = run.stages[-1].sequence, run.recipe.data.mask_rate
     return max(reversed(whole), key=lambda config: training_flops(config, 1, sequence, round(sequence * rate)))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pretrain.recipe.library import METHODS, SCALES
 from pretrain.recipe.load import load_recipe
-from pretrain.recipe.resolve import resolve
+from pretrain.recipe.resolve import Run, resolve
 from pretrain.saving import saves, saving
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -22,10 +22,10 @@ else is the scale's, so that methods can be compared.
 This page is written by `python -m pretrain.recipe.methods` from the comments in `pretrain/recipes/`."""
 
 SAVINGS = """\
-Target from scratch over this run, minus 1, in FLOPs at equal steps, rows and tokens: by the formula of `plan`, which also
-prints what it assumes, and as the papers report it where they report just that. Whether the loss is the same at the end is
-not in these figures; `compare` measures it. What a source model costs is counted here and in no paper; rules that may end a stage
-early are left out."""
+Target from scratch over this run, minus 1, in FLOPs at equal steps, rows and tokens: by the formula of `plan`, which
+also prints what it assumes, and as the papers report it where they report just that. Whether the loss is the same at
+the end is not in these figures; `compare` measures it. The cost of a source model is counted here and in no paper; that
+a rule may end a stage early is left out."""
 
 GROUPS = {
     "From scratch": ("lamb", "lans", "academic", "albert", "pld"),
@@ -35,7 +35,7 @@ GROUPS = {
     "Sharing, then not": ("swe-f", "swe-a", "swe-m", "swe-units"),
     "A relaxed model first": ("core",),
     "Pruning": ("earlybert", "earlybert-carry-on", "earlybert-random"),
-    "A smaller model first": ("bert2bert-fpi", "bert2bert-aki", "msg", "lemon", "staged", "multilevel"),
+    "A smaller model first": ("bert2bert-fpi", "bert2bert-aki", "bert2bert", "msg", "lemon", "staged", "multilevel"),
 }
 """Headings of the page, and the methods below each."""
 
@@ -56,9 +56,13 @@ def savings() -> str:
     for method in (method for methods in GROUPS.values() for method in methods):
         runs = [resolve(load_recipe(f"{method}-{scale}"), None, 8) for scale in ("base", "large")]
         if all(run.unit == "steps" and saves(run) for run in runs):
-            cells = [cell for run in runs for cell in (saving(run).speedup, run.recipe.paper and run.recipe.paper.flop_speedup)]
-            lines.append("| ".join([f"| `{method}` ", *(_percent(cell) for cell in cells)]) + "|")
+            cells = [cell for run in runs for cell in (saving(run).speedup, _published(run))]
+            lines.append("| ".join([f"| `{method}` ", *map(_percent, cells)]) + "|")
     return "\n".join(lines)
+
+
+def _published(run: Run) -> float | None:
+    return run.recipe.paper.flop_speedup if run.recipe.paper else None
 
 
 def _percent(value: float | None) -> str:

@@ -12,6 +12,7 @@ WHOLE = {
     "layers": "layers",
     "sharing": "layers",
     "frozen_layers": "layers",
+    "sub_models": "layers",
     "light_layers": "layers",
     "hidden": "hidden",
     "embedding_size": "hidden",

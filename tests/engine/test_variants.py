@@ -27,6 +27,7 @@ SHAPES = {
     "light, shared": dict(layers=4, sharing=2, light_layers=(1, 3)),
     "frozen": dict(layers=3, frozen_layers=1, norm="pre"),
     "layer dropping": dict(layers=4, norm="pre", layer_drop={"keep": 0.4, "gamma": 10.0}),
+    "sub-models": dict(layers=4, sub_models=2),
 }
 
 
