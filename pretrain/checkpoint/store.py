@@ -179,7 +179,7 @@ def _drop_old(folder: Path, keep_last: int, keep_every: int) -> None:
     """Deletes all but the newest `keep_last` and every `keep_every` steps; named checkpoints stay."""
     latest = _read_latest(folder)
     old = [path for path in checkpoints_of(folder) if latest is not None and path.name < latest]
-    for path in old[: len(old) - (keep_last - 1)]:
+    for path in old[: max(len(old) - (keep_last - 1), 0)]:
         step = int(path.name.removeprefix("step-"))
         if not (keep_every and step % keep_every == 0):
             shutil.rmtree(path)

@@ -145,6 +145,11 @@ def test_retention(tmp_path):
     ]
 
 
+def test_retention_of_more_than_there_are(tmp_path):
+    pool(1).run(save, tmp_path, [1, 2, 3, 4], 5)
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == [f"step-0000000{step}" for step in (1, 2, 3, 4)]
+
+
 def save_named(folder: Path) -> None:
     checkpoints = CheckpointStore(folder, keep_last=1)
     checkpoints.save(1, state_at(1), {}, name="initial-weights")
