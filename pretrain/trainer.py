@@ -279,15 +279,14 @@ class Trainer:
 
     def _settle(self, reached: BertConfig) -> ResolvedStage:
         """The stage with the shape that its operators led to, where they left some of it to the state."""
-        fields = [
-            name for name in BertConfig.model_fields if getattr(reached, name) != getattr(self.stage.config, name)
-        ]
-        if fields:
-            shape = {name: getattr(reached, name) for name in fields}
+        planned = self.stage.config
+        shape = {name: value for name, value in reached if value != getattr(planned, name)}
+        if shape:
+            decision = Decision(self.stage.index, shape=shape)
+            message = f"step {self.progress.step:,}: stage {self.stage.name} has {decision.shape_in_words}"
             place = {"step": self.progress.step, "stage": self.stage.name}
-            message = f"stage {self.stage.name} has {', '.join(f'{name} {value}' for name, value in shape.items())}"
             self.call("on_event", {"event": "decision", **place, **shape, "message": message})
-            self.decide(Decision(self.stage.index, shape=shape))
+            self.decide(decision)
         assert self.stage.config == reached
         return self.stage
 

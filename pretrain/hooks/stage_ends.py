@@ -82,7 +82,7 @@ class StageEnds(Hook):
 def _in_words(trainer: Trainer, rule: Rule, decision: Decision) -> str:
     place = f"step {trainer.progress.step:,}: {rule.name}"
     if decision.shape:
-        return f"{place} gives stage {trainer.stage.name} {', '.join(f'{k} {v}' for k, v in decision.shape.items())}"
+        return f"{place} gives stage {trainer.stage.name} {decision.shape_in_words}"
     return (
         f"{place} ends stage {trainer.stage.name}, which could have lasted to {trainer.run.moment(trainer.stage.end)}"
     )

@@ -23,8 +23,12 @@ class Decision:
     """Index in the run as it was."""
     end: float | None = None
     """In ticks of the run's clock."""
-    shape: dict[str, Any] = field(default_factory=dict)
+    shape: dict[str, Sequence[int]] = field(default_factory=dict)
     """Fields of the model."""
+
+    @property
+    def shape_in_words(self) -> str:
+        return ", ".join(f"{field} {' '.join(map(str, values))}" for field, values in self.shape.items())
 
 
 def decided(run: Run, decisions: Sequence[Decision]) -> Run:

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from pretrain.checkpoint import find_checkpoint, read_index
+from pretrain.checkpoint import find_checkpoint, load_checkpoint, read_index
 from pretrain.recipe import Recipe
 from pretrain.train import train
 from tests.little import little_recipe, metrics, same_bits, train_until
@@ -57,7 +58,7 @@ def test_layers_unshare_at_the_third_check_and_the_last_stage_gets_the_rest(unsh
     assert saved == [{"stage": 0, "end": 9, "shape": {}}]
 
 
-@pytest.mark.parametrize("stops", [(7,), (9,), (10, 20)], ids=str)
+@pytest.mark.parametrize("stops", [(7,), (9, 20)], ids=str)
 def test_a_stop_while_it_counts_or_after_it_decided_changes_nothing(unshared, tmp_path, stops):
     recipe, whole = unshared
     for step in stops:
@@ -99,3 +100,66 @@ def test_a_loss_rule_counts_on_after_a_stop(corpus, tmp_path):
     pool(2).run(train_until, recipe, tmp_path / "parts", 11)
     pool(2).run(train, recipe, tmp_path / "parts")
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+
+
+def test_a_v_cycle_is_one_run(corpus, tmp_path):
+    """What the first stage kept is mixed into what comes back, in a run that was stopped in between, too."""
+    stages = [
+        {"name": "begin", "steps": 4, "keep": "large"},
+        {"name": "small", "steps": 4, "grow": "coalesce", "shape": {"layers": 2, "ffn": 32}},
+        {
+            "name": "large",
+            "steps": 4,
+            "grow": ["decoalesce", {"interpolate": {"checkpoint": "large", "alpha": 0.0}}],
+            "shape": {"layers": 4, "ffn": 64},
+            "keep": "mixed",
+        },
+    ]
+    model = SHARED | {"sharing": None}
+    recipe = little_recipe(corpus, model=model, stages=stages, validation={"rows": 16}, optimizer={"lr": 1e-12})
+    pool(2).run(train_until, recipe, tmp_path / "run", 6)
+    pool(2).run(train, recipe, tmp_path / "run")
+    kept, mixed = (load_checkpoint(tmp_path / "run" / "checkpoints" / name)[0] for name in ("large", "mixed"))
+    for name, record in kept.records.items():
+        assert torch.allclose(record.weight, mixed.records[name].weight, atol=1e-9), name
+        assert mixed.steps[name] == 12, "the moments are those of the state that went on"
+    coalesced, back = events(tmp_path / "run", "growth")
+    assert coalesced["loss_before"] == pytest.approx(back["loss_after"], abs=1e-6)
+    assert coalesced["loss_after"] != pytest.approx(coalesced["loss_before"], abs=1e-4)
+
+
+TICKET = ["rewind", "prune_heads", {"prune_neurons": {"quota": "global"}}, {"fold_slimming": {"fold": False}}]
+
+
+def test_a_ticket_is_drawn_when_it_settles_and_trained_from_the_first_weights(corpus, tmp_path):
+    search = {"name": "search", "steps": 16, "until": {"ticket_distance": {"below": 0.5, "every": 3, "checks": 2}}}
+    train_it = {"name": "ticket", "steps": 4, "grow": TICKET, "shape": {"heads": 2, "ffn": 20, "slimming": None}}
+    stages = [search, {**train_it, "schedule": {"restart": {"warmup": 2}}}, {"name": "longer"}]
+    model = SHARED | {"sharing": None, "slimming": {"heads": 1e-2, "ffn": 1e-2}}
+    keep_all = {"every": 4, "keep_last": 9}
+    recipe = little_recipe(corpus, model=model, stages=stages, steps=22, validation={"rows": 16}, checkpoint=keep_all)
+    pool(2).run(train, recipe, tmp_path / "whole")
+    folder = tmp_path / "whole"
+    assert stages_of(folder) == {"search": [1, 9], "ticket": [10, 13], "longer": [14, 22]}
+    assert [check["in_a_row"] for check in events(folder, "check")] == [1, 2], "the first check has none before it"
+
+    ended, settled = events(folder, "decision")
+    assert (ended["step"], settled["step"]) == (9, 9)
+    widths = settled["ffn"]
+    assert sum(widths) == 4 * 20
+    assert len(set(widths)) > 1
+    first, drawn, last = (
+        load_checkpoint(folder / "checkpoints" / name)[0] for name in ("initial", "step-00000009", "step-00000022")
+    )
+    assert last.config.ffn == tuple(widths)
+    scores = [drawn.records[f"blocks.{block}.feedforward.coefficients"].weight for block in range(4)]
+    bar = torch.cat(scores).sort(descending=True).values[4 * 20 - 1]
+    assert widths == [int((each >= bar).sum()) for each in scores]
+    assert first.steps["embeddings.word.weight"] == 0
+    assert last.steps["embeddings.word.weight"] == 13, "the optimizer started anew"
+
+    for step in (7, 9):
+        pool(2).run(train_until, recipe, tmp_path / "parts", step)
+    pool(2).run(train, recipe, tmp_path / "parts")
+    assert metrics(tmp_path / "parts") == metrics(folder)
+    assert same_bits(tmp_path / "parts", folder)
