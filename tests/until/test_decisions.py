@@ -13,7 +13,7 @@ from pretrain.recipe.load import explained
 SHARED = dict(preset="tiny", layers=4, sharing=1)
 
 
-def resolved(stages: list[dict], model: dict = SHARED, **changes) -> Run:
+def resolved(stages: list[dict], model: dict = SHARED, num_ranks: int = 1, **changes) -> Run:
     values = {
         "name": "run",
         "steps": 100,
@@ -24,7 +24,7 @@ def resolved(stages: list[dict], model: dict = SHARED, **changes) -> Run:
         "batch": {"global": 8},
         "stages": stages,
     }
-    return resolve(Recipe.model_validate(values | changes), None, 1)
+    return resolve(Recipe.model_validate(values | changes), None, num_ranks)
 
 
 THREE = [
@@ -109,6 +109,45 @@ def test_a_rule_without_a_meaning_is_refused(stages, message):
     with pytest.raises(UserError) as caught, explained(Recipe):
         resolved(stages)
     assert message in str(caught.value)
+
+
+CYCLE = [
+    {"name": "begin", "steps": 10, "keep": "large"},
+    {"name": "small", "steps": 50, "grow": "coalesce", "shape": {"layers": 2}},
+    {"name": "large", "grow": ["decoalesce", {"interpolate": {"checkpoint": "large"}}], "shape": {"layers": 4}},
+]
+WHOLE = SHARED | {"sharing": None}
+
+
+def test_a_run_keeps_what_its_stages_go_back_to():
+    assert resolved(CYCLE, WHOLE).kept == ["large"]
+    rewound = [{"name": "a", "steps": 50}, {"name": "b", "grow": "rewind"}]
+    assert resolved(rewound, WHOLE).kept == ["initial"]
+    with pytest.raises(UserError, match=r"grow interpolate: large holds 4x128.*the state here is 2x128"):
+        resolved([*CYCLE[:2], CYCLE[2] | {"grow": {"interpolate": {"checkpoint": "large"}}, "shape": {}}], WHOLE)
+    small = {"name": "small", "steps": 50, "grow": {"rewind": {"checkpoint": "late"}}, "keep": "late"}
+    with pytest.raises(UserError, match=r"stage small: 'late' is kept only after it"):
+        resolved([CYCLE[0], small, {"name": "end"}], WHOLE)
+    elsewhere = {"name": "b", "grow": {"interpolate": {"checkpoint": "runs/other"}}}
+    assert resolved([CYCLE[0], elsewhere], WHOLE).kept == ["large"]
+
+
+def test_widths_that_the_state_decides_need_a_multiple_under_tensor_parallelism():
+    grow = {"prune_neurons": {"quota": "global"}}
+    stages = [{"name": "a", "steps": 50}, {"name": "b", "grow": grow, "shape": {"ffn": 256}}]
+    with pytest.raises(UserError, match="layout.tensor_parallel 2 has to divide; set model.ffn_multiple to a multiple"):
+        resolved(stages, WHOLE, num_ranks=2, layout={"tensor_parallel": 2})
+    assert resolved(stages, WHOLE | {"ffn_multiple": 8}, num_ranks=2, layout={"tensor_parallel": 2})
+
+
+def test_a_shape_that_the_state_decided_holds_from_there_on():
+    stages = [
+        {"name": "a", "steps": 40},
+        {"name": "b", "steps": 30, "grow": {"prune_neurons": {"quota": "global"}}, "shape": {"ffn": 256}},
+        {"name": "c", "grow": "stack", "shape": {"layers": 8}},
+    ]
+    run = decided(resolved(stages, WHOLE), [Decision(1, shape={"ffn": [300, 200, 324, 200]})])
+    assert [stage.config.ffn for stage in run.stages] == [512, (300, 200, 324, 200), (300, 200, 324, 200) * 2]
 
 
 def test_in_a_run_of_hours_the_checks_are_counted_in_steps():
