@@ -32,18 +32,17 @@ def shrunk(recipe: Recipe, corpus: str) -> Recipe:
         "hours": 3 / 3600 if recipe.hours else None,
         "model": {"layers": 4, "hidden": 32, "heads": 2, "ffn": 64, "max_positions": 32},
         "data": {"corpus": corpus},
-        "schedule": {"warmup": 0 if recipe.hours else 2},
         "sequence": 32,
         "batch": {"global": 4},
         "validation": {"rows": 4, "every": 0},
         "checkpoint": {"background": False},
     })  # fmt: skip
-    few["stages"] = [_few(stage) for stage in few["stages"]]
+    few |= {key: _few(few[key]) for key in ("schedule", "stages")}
     return Recipe.model_validate(few)
 
 
 def _few(value):
-    """A stage with every count of steps that may be longer than it cut to 1."""
+    """Every count of steps that may be longer than its stage cut to 1."""
     if isinstance(value, list):
         return [_few(item) for item in value]
     if not isinstance(value, dict):
