@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from pretrain.agreement import from_rank_0
@@ -70,7 +71,8 @@ class StageEnds(Hook):
             trainer.decide(decision)
 
     def state(self) -> dict[str, Any]:
-        return {"stage": self.stage, "counts": self.counts, "rules": self._states()}
+        state = {"stage": self.stage, "counts": self.counts, "rules": self._states()}
+        return deepcopy(state)  # it is written while the rules go on
 
     def restore(self, state: dict[str, Any]) -> None:
         self.stage, self.counts, self.saved = state["stage"], state["counts"], state["rules"]

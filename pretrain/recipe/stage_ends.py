@@ -28,7 +28,7 @@ class LossCurveRule(Check):
     checks: Positive = 2
     """So many in a row have to agree."""
     window: Annotated[int, Field(ge=2)] = 5
-    """Points that the slope is fitted through."""
+    """So many points, or the last third of them if that is more, give the slope."""
     least: Amount = 0
     """Steps of the stage, after its (re-)warm-up, before which it does not end."""
     loss_below: float | None = None

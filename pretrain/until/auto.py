@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from pretrain.recipe.stage_ends import Auto
 from pretrain.saving import stage_flops
-from pretrain.until.curve import CurveRule, Point, slope
+from pretrain.until.curve import CurveRule, Point, fall_per_efold
 
 if TYPE_CHECKING:
     from pretrain.recipe import ResolvedStage, Run
@@ -33,16 +33,15 @@ class NextStagePays(CurveRule):
         self.cost_ratio = costs[1] / costs[0]
 
     def judge(self, points: Sequence[Point]) -> tuple[bool, dict[str, float]]:
-        now, mean = falls_per_flop(points)
+        now, mean = falls_per_flop(points, self.settings.window)
         numbers = {"fall_now": now, "fall_mean": mean, "cost_ratio": self.cost_ratio}
         return next_stage_pays(now, mean, self.cost_ratio, self.settings.gain), numbers
 
 
-def falls_per_flop(points: Sequence[Point]) -> tuple[float, float]:
-    """Nats a FLOP: now, by a line through the last points, and on average since the first one."""
-    first, *last = points
-    now = -slope([point.flops for point in last], [point.loss for point in last])
-    return now, (first.loss - last[-1].loss) / (last[-1].flops - first.flops)
+def falls_per_flop(points: Sequence[Point], window: int) -> tuple[float, float]:
+    """Nats a FLOP: now, and on average since the first point."""
+    first, last = points[0], points[-1]
+    return fall_per_efold(points, window) / last.flops, (first.loss - last.loss) / (last.flops - first.flops)
 
 
 def next_stage_pays(now: float, mean: float, cost_ratio: float, gain: float = 1.0) -> bool:

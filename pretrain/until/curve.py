@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,18 +25,17 @@ class Point(NamedTuple):
 
 
 class LossCurve:
-    """One point for every `every` steps: the first one and the last `window`."""
+    """One point for every `every` steps."""
 
-    def __init__(self, every: int, window: int = 1):
-        self.every, self.window = every, window
+    def __init__(self, every: int):
+        self.every = every
         self.points: list[Point] = []
         self.sums, self.num_steps = Point(0.0, 0.0), 0
 
     def add(self, flops: float, loss: float) -> None:
         self.sums, self.num_steps = Point(self.sums.flops + flops, self.sums.loss + loss), self.num_steps + 1
         if self.num_steps == self.every:
-            points = [*self.points, Point(*(total / self.every for total in self.sums))]
-            self.points = points[:1] + points[1:][-self.window :]
+            self.points.append(Point(*(total / self.every for total in self.sums)))
             self.sums, self.num_steps = Point(0.0, 0.0), 0
 
     def state(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class CurveRule(Rule):
     def __init__(self, name: str, settings: LossCurveRule, run: Run, stage: ResolvedStage):
         super().__init__(name, settings.every, settings.checks)
         self.settings = settings
-        self.curve = LossCurve(settings.every, settings.window)
+        self.curve = LossCurve(settings.every)
         self.warm_at = warm_at(run, stage)
 
     def see(self, trainer: Trainer, result: StepResult) -> None:
@@ -71,8 +71,8 @@ class CurveRule(Rule):
 
     @abstractmethod
     def judge(self, points: Sequence[Point]) -> tuple[bool, dict[str, float]]:
-        """Whether the curve is a reason to end the stage, and the numbers that say so. `points`: the stage's first one,
-        then the last `window`."""
+        """Whether the curve is a reason to end the stage, and the numbers that say so. `points`: the whole of it, more
+        than `window`."""
 
     def state(self) -> dict[str, Any]:
         return super().state() | {"curve": self.curve.state()}
@@ -86,6 +86,13 @@ def warm_at(run: Run, stage: ResolvedStage) -> float:
     """The tick up to which the learning rate climbs in a stage."""
     phase = [phase for phase in run.learning_rate.phases if phase.start <= stage.start][-1]
     return max(stage.start + stage.rewarm, phase.start + phase.warmup)
+
+
+def fall_per_efold(points: Sequence[Point], window: int) -> float:
+    """Nats that the loss falls now while the FLOPs grow by a factor of e: by a line through the last third of the
+    points, and at least through `window` of them."""
+    last = points[-max(window, len(points) // 3) :]
+    return -slope([math.log(point.flops) for point in last], [point.loss for point in last])
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:

@@ -5,18 +5,12 @@ compute reaches a threshold that they fit once for each operator. Here the logar
 that of the whole run so far.
 """
 
-import math
 from collections.abc import Sequence
 
-from pretrain.until.curve import CurveRule, Point, slope
+from pretrain.until.curve import CurveRule, Point, fall_per_efold
 
 
 class LossSlope(CurveRule):
     def judge(self, points: Sequence[Point]) -> tuple[bool, dict[str, float]]:
-        fall = fall_per_efold(points[1:])
+        fall = fall_per_efold(points, self.settings.window)
         return fall < self.settings.below, {"fall": fall}
-
-
-def fall_per_efold(points: Sequence[Point]) -> float:
-    """Nats that the loss falls while the FLOPs grow by a factor of e."""
-    return -slope([math.log(point.flops) for point in points], [point.loss for point in points])

@@ -1,5 +1,6 @@
 """Each rule decides from recorded numbers alone: fed made-up ones, it holds when it should and not before."""
 
+import json
 import math
 
 import pytest
@@ -11,9 +12,8 @@ from pretrain.recipe import Recipe, Run, resolve
 from pretrain.until import count_agreement, rules_of
 from pretrain.until.auto import falls_per_flop, next_stage_pays
 from pretrain.until.base import STAGE
-from pretrain.until.curve import LossCurve, Point, slope
+from pretrain.until.curve import LossCurve, Point, fall_per_efold, slope
 from pretrain.until.gradient_correlation import most_are_below, split_groups
-from pretrain.until.loss_slope import fall_per_efold
 from pretrain.until.ticket_distance import changed_part, draw, shown
 
 FLOPS = 1e9
@@ -70,25 +70,27 @@ def test_slope_is_that_of_least_squares():
     assert slope(x, y) == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_curve_keeps_its_first_point_and_the_last_ones():
-    curve = LossCurve(every=2, window=3)
-    for step in range(1, 14):
+def test_a_point_of_the_curve_is_the_mean_of_its_steps():
+    curve, again = LossCurve(every=2), LossCurve(every=2)
+    for step in range(1, 4):
         curve.add(step, 10.0 * step)
-    again = LossCurve(every=2, window=3)
-    again.restore(curve.state())
+    again.restore(json.loads(json.dumps(curve.state())))
     for each in (curve, again):
-        each.add(14, 140.0)
-        assert each.points == [Point(1.5, 15.0), Point(9.5, 95.0), Point(11.5, 115.0), Point(13.5, 135.0)]
+        each.add(4, 60.0)
+        assert each.points == [Point(1.5, 15.0), Point(3.5, 45.0)]
 
 
-def test_fall_per_efold_of_a_logarithm_is_its_factor():
-    points = [Point(math.exp(x), 5 - 0.07 * x) for x in range(4)]
-    assert fall_per_efold(points) == pytest.approx(0.07)
+def test_fall_per_efold_is_that_of_the_last_third():
+    points = [Point(math.exp(x), 5 - 0.5 * x) for x in range(6)] + [Point(math.exp(x), -0.07 * x) for x in range(6, 9)]
+    assert fall_per_efold(points, window=2) == pytest.approx(0.07)
+    assert fall_per_efold(points[:5], window=2) == pytest.approx(0.5)
+    assert fall_per_efold(points, window=9) > 0.5
 
 
 def test_falls_per_flop():
-    points = [Point(0.0, 10.0), Point(60.0, 5.0), Point(80.0, 4.0), Point(100.0, 3.0)]
-    assert falls_per_flop(points) == pytest.approx((0.05, 0.07))
+    """On 10 - 2 log(F) the loss falls by 2 / F a FLOP."""
+    points = [Point(flops, 10 - 2 * math.log(flops)) for flops in range(10, 101, 10)]
+    assert falls_per_flop(points, window=3) == pytest.approx((2 / 100, 2 * math.log(10) / 90))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_loss_slope_ends_where_the_curve_flattens():
         return 8 - 0.2 * math.log(step) if step < 2000 else 8 - 0.2 * math.log(2000) - 0.02 * math.log(step / 2000)
 
     until = {"loss_slope": {"below": 0.05, "every": 100, "window": 5, "checks": 1}}
-    assert 2000 < steps_of(until, loss) <= 2600
+    assert 2000 < steps_of(until, loss) <= 2700  # once the flat part is half of the last third
     assert steps_of(until, lambda step: 8 - 0.2 * math.log(step)) is None
 
 
