@@ -1,10 +1,13 @@
 """What a decision does to the stages of a run, and which rules a recipe may not ask for."""
 
 import json
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from model.errors import UserError
+from pretrain.plan import plan_tables
 from pretrain.progress import Progress
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.decisions import Decision, decided
@@ -47,6 +50,24 @@ def test_what_a_stage_leaves_goes_to_the_last_one():
     assert early.learning_rate(24) == run.learning_rate(24)
     assert early.learning_rate(25) == pytest.approx(run.learning_rate.phases[0](25) / 5), "the re-warm-up moves along"
     assert early.learning_rate(99) == run.learning_rate(99), "the schedule ends where it would have"
+
+
+def test_plan_says_what_may_end_a_stage():
+    stages = [
+        {"name": "tied", "steps": 40, "until": {"tokens": 12_345, "gradient_correlation": {"every": 10}}, "keep": "t"},
+        {"name": "groups", "steps": 30, "split": {"below": 0.4, "every": 1, "checks": 1}},
+        {"name": "untied", "grow": "unshare"},
+    ]
+    text = StringIO()
+    Console(file=text, width=1000).print(plan_tables(resolved(stages)))
+    lines = [line.strip() for line in text.getvalue().splitlines()]
+    for line in (
+        "tied: at most 40 steps, until 12,345 tokens or more than half of the neighbours' gradients correlate below "
+        "0.5 (checked every 10 steps, 3 times in a row)",
+        "groups: groups split where the gradients of neighbours correlate below 0.4 (checked every step)",
+        "tied: its last state is kept as checkpoints/t",
+    ):
+        assert line in lines
 
 
 def test_a_restart_begins_with_its_stage():

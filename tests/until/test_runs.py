@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from pretrain.agreement import from_rank_0
 from pretrain.checkpoint import find_checkpoint, load_checkpoint, read_index
 from pretrain.recipe import Recipe
 from pretrain.train import train
@@ -15,6 +17,14 @@ from tests.workers import pool
 SHARED = dict(layers=4, hidden=32, heads=4, ffn=64, sharing=1, max_positions=32)
 ALWAYS = 1.0
 """A correlation that all pairs are below."""
+
+
+def agreed_rank() -> int:
+    return from_rank_0(dist.get_rank())
+
+
+def test_all_ranks_go_by_rank_0():
+    assert pool(2).run(agreed_rank) == [0, 0]
 
 
 def adaptive(corpus: Path, first: dict[str, Any], **changes: Any) -> Recipe:
