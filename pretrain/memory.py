@@ -1,17 +1,39 @@
-"""Bytes of training state on each rank: what ZeRO, tensor parallelism and precision make of the parameter table."""
+"""Bytes on each rank: what ZeRO, tensor parallelism and precision make of the parameter table, and what a step adds.
+
+    peak = weights + gradients + optimizer + buffers + activations                                  on a GPU
+    peak = the same, with HEAP_SHARE more for activations, + PROCESS_BYTES                          on a CPU
+
+How far that is from what was measured stands in docs/results/speed.md.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 from model.config import BertConfig
 from model.parameters import ParameterSpec, parameter_table
+from pretrain.recipe.engine_file import offloads_optimizer
+
+if TYPE_CHECKING:
+    from pretrain.recipe import ResolvedStage
 
 FP32_BYTES = 4
+
+HEAP_SHARE = 0.3
+"""glibc's heap on a CPU: what tensors of many sizes, freed and allocated anew, take beyond their bytes (measured)."""
+
+DEFAULT_BUCKET = 500_000_000
+"""Elements: DeepSpeed's, where its file does not say."""
+
+PROCESS_BYTES = 50 * 2**20
+"""What a CPU process grows by from DeepSpeed's, gloo's and oneDNN's own needs once it trains (measured)."""
 
 
 @dataclass(frozen=True)
 class StateBytes:
-    """Bytes on one rank; `host` counts what offload keeps in CPU memory. Activations and buffers are not in it."""
+    """Of the training state on one rank; `host` counts what offload keeps in CPU memory."""
 
     weights: int
     gradients: int
@@ -48,7 +70,9 @@ def state_bytes(
     data_parallel: int,
     offload_optimizer: bool = False,
 ) -> StateBytes:
-    """Weights and gradients in the training precision; two fp32 moments, and fp32 masters when the weights are 16-bit.
+    """Weights and gradients in the training precision; two fp32 moments, and fp32 masters.
+
+    DeepSpeed has masters of their own under every ZeRO stage but 0 in fp32, where the weights are the masters.
 
     ZeRO 1 divides the optimizer over the data-parallel ranks, ZeRO 2 the gradients too, ZeRO 3 the weights as well.
     Frozen parameters have neither gradients nor moments.
@@ -56,7 +80,7 @@ def state_bytes(
     count = parameters_per_tensor_rank(config, tensor_parallel)
     trained = parameters_per_tensor_rank(config, tensor_parallel, trained_only=True)
     element = FP32_BYTES if precision == "fp32" else 2
-    copies = 2 if precision == "fp32" else 3
+    copies = 2 if precision == "fp32" and zero_stage == 0 else 3
 
     def share(count: int, from_stage: int) -> int:
         return -(-count // data_parallel) if zero_stage >= from_stage else count
@@ -68,3 +92,93 @@ def state_bytes(
         optimizer=0 if offload_optimizer else optimizer,
         host=optimizer if offload_optimizer else 0,
     )
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """What a step needs beside the training state, on one rank."""
+
+    activations: int
+    """Kept from the forward for the backward pass, the scores over the vocabulary included."""
+    buffers: int
+    """DeepSpeed's copies of gradients (and, under ZeRO 3, the weights it gathers)."""
+
+
+def peak_bytes(held: StateBytes, step: StepBytes, on_cpu: bool) -> int:
+    """The most that a rank holds at one time beyond what Python and its libraries take, by the formula above."""
+    device = held.device + step.activations + step.buffers
+    return device + held.host + round(HEAP_SHARE * step.activations) + PROCESS_BYTES if on_cpu else device
+
+
+def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[StateBytes, StepBytes]:
+    """What a rank holds in a stage of a run."""
+    config, tensor_parallel, data_parallel = stage.config, stage.tensor_parallel, stage.data_parallel
+    zero = stage.deepspeed["zero_optimization"]
+    offloads = offloads_optimizer(stage.deepspeed)
+    held = state_bytes(config, stage.zero_stage, stage.precision, tensor_parallel, data_parallel, offloads)
+    tokens = stage.micro_batch * stage.sequence
+    predictions = round(tokens * mask_rate)
+    bucket = zero.get("reduce_bucket_size", DEFAULT_BUCKET)
+    return held, StepBytes(
+        activation_bytes(config, tokens, stage.sequence, predictions, stage.precision, tensor_parallel, on_cpu),
+        buffer_bytes(
+            config, stage.zero_stage, stage.precision, tensor_parallel, data_parallel, stage.accumulation, bucket
+        ),
+    )
+
+
+def activation_bytes(
+    config: BertConfig,
+    tokens: int,
+    sequence: int,
+    num_predictions: int,
+    precision: str,
+    tensor_parallel: int = 1,
+    keeps_maps: bool = True,
+) -> int:
+    """Of one micro-batch of `tokens` tokens in rows of `sequence`, `num_predictions` of them masked. Softmax attention.
+
+    A layer keeps of every token 4 hidden vectors (the inputs of both branches and of both norms); query, key, value and
+    context; the feed-forward network's inner units before and after the activation; and, where the attention map is
+    computed as a whole (`keeps_maps`: on a CPU), a map row for each head. Dropout adds a mask to each tensor that it
+    touches, and the map before it. The head keeps a probability of every word in fp32, beside the scores themselves.
+    """
+    element = FP32_BYTES if precision == "fp32" else 2
+    drops_hidden, drops_maps = config.hidden_dropout > 0, config.attention_dropout > 0
+    elements = config.embedding_width * (1 + drops_hidden)
+    for layer in range(config.layers):
+        block = config.block_of(layer)
+        heads = config.block_heads(block)
+        cut = 4 * heads * config.head_dim + 2 * config.block_ffn(block)
+        cut += keeps_maps * heads * sequence * (3 if drops_maps else 1)
+        elements += (4 + 2 * drops_hidden) * config.hidden + cut // tensor_parallel
+    scores = num_predictions * config.padded_vocab_size // tensor_parallel
+    return tokens * elements * element + scores * (FP32_BYTES + element)
+
+
+def buffer_bytes(
+    config: BertConfig,
+    zero_stage: int,
+    precision: str,
+    tensor_parallel: int,
+    data_parallel: int,
+    accumulation: int = 1,
+    bucket_elements: int = DEFAULT_BUCKET,
+) -> int:
+    """DeepSpeed's own: what it reduces gradients in, and what the optimizer steps from."""
+    trained = parameters_per_tensor_rank(config, tensor_parallel, trained_only=True)
+    share = -(-trained // data_parallel)
+    element = FP32_BYTES if precision == "fp32" else 2
+    as_fp32 = FP32_BYTES if precision != "fp32" else 0  # the gradients once more, for the masters
+    accumulated = element * trained if accumulation > 1 else 0  # beside the sum of those before
+    bucket = element * min(bucket_elements, trained)
+    exchanges = data_parallel > 1
+    if zero_stage == 0:
+        return accumulated + as_fp32 * trained
+    if zero_stage < 3:
+        # This rank's part once reduced, then flattened, then in fp32. What is sent is copied first.
+        reducing, stepping = bucket * (1 + exchanges), (element + as_fp32) * share
+        return accumulated + element * share + max(reducing, stepping)
+    # The weights as they are gathered and as they are used: they stay from the forward to the backward pass.
+    gathered = 2 * element * parameters_per_tensor_rank(config, tensor_parallel)
+    return accumulated + gathered + bucket * (1 + 2 * exchanges) + (element * exchanges + as_fp32) * share

@@ -87,7 +87,7 @@ def test_tensor_parallelism_cuts_everything_but_the_replicated_parts():
     ("zero_stage", "precision", "bytes_per_parameter"),
     [
         (0, "fp32", (4, 4, 8)),
-        (1, "fp32", (4, 4, 2)),
+        (1, "fp32", (4, 4, 3)),
         (2, "bf16", (2, 0.5, 3)),
         (3, "bf16", (0.5, 0.5, 3)),
     ],

@@ -4,7 +4,6 @@ torchrun ... -m pretrain.profile.measure RECIPE --stage N --out FILE.json
 """
 
 import json
-import resource
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +16,11 @@ import tyro
 from pretrain.data import Corpus
 from pretrain.engine.distributed import device, process_group
 from pretrain.hooks.base import Hook, StepResult
+from pretrain.memory import peak_bytes as predicted_peak
+from pretrain.memory import stage_bytes
 from pretrain.profile.breakdown import Breakdown
 from pretrain.profile.hook import Profiler
+from pretrain.profile.peak_memory import peak_bytes, reset_peak, resident_bytes
 from pretrain.recipe import Run, load_recipe, resolve
 from pretrain.trainer import Trainer
 
@@ -42,7 +44,9 @@ class Measurement:
     useful_flops_per_step: float
     """Of real tokens, by pretrain/flops.py."""
     peak_bytes: int
-    """Largest memory of a rank: allocated on a GPU, resident (beyond the imported libraries) on a CPU."""
+    """Most memory of a rank in a step: allocated on a GPU, resident (beyond the imported libraries) on a CPU."""
+    predicted_bytes: int
+    """The same, as `plan` says."""
     breakdown: Breakdown | None
 
     @property
@@ -58,14 +62,21 @@ class Measurement:
         return self.useful_flops_per_step / self.seconds
 
 
-class StepTimes(Hook):
-    """Keeps every step's seconds, tokens and masked tokens."""
+class Steps(Hook):
+    """Keeps every step's seconds and tokens, and the most memory held up to step `last`."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: int) -> None:
+        self.last = last
         self.results: list[StepResult] = []
+        self.peak_bytes = 0
+
+    def on_start(self, trainer: Trainer) -> None:
+        reset_peak()
 
     def on_step(self, trainer: Trainer, result: StepResult) -> None:
         self.results.append(result)
+        if result.step == self.last:
+            self.peak_bytes = peak_bytes()
 
 
 def measure(
@@ -83,16 +94,16 @@ def measure(
     with process_group():
         corpus = Corpus.open(loaded.data.corpus)
         run = single_stage(resolve(loaded, corpus.vocab_size, dist.get_world_size()), stage, warmup + steps + profiled)
-        baseline = _resident_bytes()
-        times = StepTimes()
+        baseline = resident_bytes()
+        taken = Steps(warmup + steps)
         first = warmup + steps + 1
         profiler = Profiler(first, first + profiled, out.with_suffix(""))
-        trainer = Trainer(run, corpus, [times, profiler])
+        trainer = Trainer(run, corpus, [taken, profiler] if profiled else [taken])
         trainer.fit()
-        peak = torch.tensor(_peak_bytes() - baseline, dtype=torch.int64, device=device())
+        peak = torch.tensor(taken.peak_bytes - baseline, dtype=torch.int64, device=device())
         dist.all_reduce(peak, dist.ReduceOp.MAX)
         if dist.get_rank() == 0:
-            result = _summarize(run, times.results, warmup, steps, int(peak), profiler.breakdown)
+            result = _summarize(run, taken.results, warmup, steps, int(peak), profiler.breakdown)
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(asdict(result), indent=1) + "\n", "utf-8")
         trainer.close()
@@ -113,7 +124,7 @@ def load_measurement(file: Path) -> Measurement:
 def _summarize(
     run: Run, results: list[StepResult], warmup: int, steps: int, peak_bytes: int, breakdown: Breakdown | None
 ) -> Measurement:
-    stage = run.stages[0]
+    stage, mask_rate, on_cpu = run.stages[0], run.recipe.data.mask_rate, device().type == "cpu"
     before, timed = results[warmup - 1], results[warmup : warmup + steps]
     ends = [before, *timed]
     tokens = (timed[-1].tokens - before.tokens) / steps
@@ -133,21 +144,9 @@ def _summarize(
         tokens_per_step=tokens,
         useful_flops_per_step=executed * fill,
         peak_bytes=peak_bytes,
+        predicted_bytes=predicted_peak(*stage_bytes(stage, mask_rate, on_cpu), on_cpu),
         breakdown=breakdown,
     )
-
-
-def _resident_bytes() -> int:
-    if torch.cuda.is_available():
-        return 0
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
-
-
-def _peak_bytes() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ class Profile:
     nproc: int
     steps: int
     out: Path
+    profiled: int = 3
+    """Steps more under the profiler; 0: no breakdown and no trace."""
 
     def run(self, label: str, overrides: Sequence[str] = (), nproc: int | None = None) -> Measurement:
         """One configuration in processes of its own. Raises UserError when the recipe does not allow it."""
@@ -43,7 +45,8 @@ class Profile:
         file = self.out / f"{label}.json"
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
         command = [*torchrun, "-m", "pretrain.profile.measure", self.recipe, "--out", str(file)]
-        command += ["--stage", str(self.stage), "--steps", str(self.steps), "--overrides", *overrides]
+        command += ["--stage", str(self.stage), "--steps", str(self.steps), "--profiled", str(self.profiled)]
+        command += ["--overrides", *overrides]
         threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc))}
         done = subprocess.run(command, env=os.environ | threads, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
@@ -86,7 +89,16 @@ class Profile:
 def print_measurements(found: dict[str, Measurement], limit: float | None) -> None:
     """A table of configurations. `limit`: measured matmul FLOP/s of one rank's device, or None."""
     table = Table(title="one optimizer step")
-    for heading in ("configuration", "ms", "spread", "tokens/s", "useful TFLOP/s", "of the limit", "peak MiB a rank"):
+    for heading in (
+        "configuration",
+        "ms",
+        "spread",
+        "tokens/s",
+        "useful TFLOP/s",
+        "of the limit",
+        "peak MiB a rank",
+        "predicted",
+    ):
         table.add_column(heading, justify="left" if heading == "configuration" else "right")
     for label, result in found.items():
         spread = f"{min(result.step_seconds) * 1e3:.0f}..{max(result.step_seconds) * 1e3:.0f}"
@@ -99,6 +111,7 @@ def print_measurements(found: dict[str, Measurement], limit: float | None) -> No
             f"{result.useful_flops_per_second / 1e12:.3f}",
             f"{share:.0%}" if share else "-",
             f"{result.peak_bytes / 2**20:,.0f}",
+            f"{result.predicted_bytes / 2**20:,.0f}",
         )
     _console().print(table)
 

@@ -1,0 +1,87 @@
+"""What `plan` says of a step's memory, beside what autograd keeps and what a rank holds."""
+
+import pytest
+import torch
+
+from growth.state import fresh_state
+from model.config import BertConfig
+from model.parallel import TensorParallel
+from pretrain.engine.build import build_model
+from pretrain.memory import (
+    HEAP_SHARE,
+    PROCESS_BYTES,
+    StateBytes,
+    StepBytes,
+    activation_bytes,
+    buffer_bytes,
+    parameters_per_tensor_rank,
+    peak_bytes,
+)
+from pretrain.profile.against import Workload, packed_batches
+
+SHAPE = dict(layers=3, hidden=64, heads=4, ffn=256, vocab_size=512, max_positions=64)
+
+
+def kept_bytes(config: BertConfig, dtype: torch.dtype) -> tuple[int, int]:
+    """Distinct storages that autograd keeps of one forward pass, parameters left out; and the prediction."""
+    workload = Workload.full(config, 64, 16)
+    (batch,) = packed_batches(workload, 1)
+    model = build_model(config, TensorParallel(), dtype).train()
+    state = fresh_state(config, seed=0)
+    model.load_weights(lambda name: state.records[name].weight)
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in parameters:
+            kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(batch)
+    tokens, predictions = batch.ids.numel(), len(batch.masked_ids)
+    precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+    predicted = activation_bytes(config, tokens, 64, predictions, precision)
+    predicted -= predictions * config.padded_vocab_size * dtype.itemsize  # the scores themselves: not by autograd
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()), predicted
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"hidden_dropout": 0.1, "attention_dropout": 0.1},
+        {"norm": "pre"},
+        {"ffn": (64, 256, 128), "heads": (4, 2, 4)},
+    ],
+    ids=["plain", "dropout", "pre", "ragged"],
+)
+def test_activations_are_what_autograd_keeps(changes, dtype):
+    quiet = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+    kept, predicted = kept_bytes(BertConfig(**{**SHAPE, **quiet, "head_dim": 16, **changes}), dtype)
+    assert predicted == pytest.approx(kept, rel=0.03)
+
+
+def test_tensor_parallelism_cuts_what_lies_between_entry_and_exit():
+    config = BertConfig(**SHAPE, hidden_dropout=0, attention_dropout=0)
+    whole, cut = (activation_bytes(config, 1000, 64, 150, "bf16", size) for size in (1, 2))
+    replicated = 1000 * 2 * 64 * (1 + 3 * 4)
+    assert cut - replicated == (whole - replicated) // 2
+
+
+def test_buffers_shrink_with_the_ranks():
+    config = BertConfig(**SHAPE)
+    count = parameters_per_tensor_rank(config, 1)
+    assert buffer_bytes(config, 0, "bf16", 1, 4) == 4 * count
+    assert buffer_bytes(config, 0, "fp32", 1, 4) == 0
+    assert buffer_bytes(config, 1, "bf16", 1, 1) == (2 + 2 + 4) * count
+    assert buffer_bytes(config, 1, "bf16", 1, 4) < buffer_bytes(config, 1, "bf16", 1, 1)
+    assert buffer_bytes(config, 1, "bf16", 1, 4, bucket_elements=1000) < buffer_bytes(config, 1, "bf16", 1, 4)
+    assert buffer_bytes(config, 1, "bf16", 1, 1, accumulation=2) == (2 + 2 + 4 + 2) * count
+
+
+def test_the_peak_is_the_sum():
+    held, step = StateBytes(10, 20, 30, host=5), StepBytes(1000, 200)
+    assert peak_bytes(held, step, on_cpu=False) == 1260
+    assert peak_bytes(held, step, on_cpu=True) == 1265 + 1000 * HEAP_SHARE + PROCESS_BYTES
