@@ -3,15 +3,15 @@
 import math
 from collections.abc import Iterator
 
+import torch
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pretrain.memory import num_parameters, state_bytes
+from pretrain.memory import num_parameters, peak_bytes, stage_bytes
 from pretrain.optim import notes
 from pretrain.recipe import Run
-from pretrain.recipe.engine_file import offloads_optimizer
 from pretrain.saving import saves, saving, stage_flops, target_shape
 from pretrain.until.words import length_in_words, split_in_words
 
@@ -120,21 +120,20 @@ def _lengths(run: Run) -> list[int]:
 
 
 def _memory_table(run: Run) -> Table:
-    table = Table(title="bytes on each rank (training state; activations come on top)", **_STYLE)
+    on_cpu = not torch.cuda.is_available()
+    table = Table(title=f"bytes on each rank (peak: at most in a step, on a {'CPU' if on_cpu else 'GPU'})", **_STYLE)
     for heading in ("stage", "TP x DP", "ZeRO"):
         table.add_column(heading)
-    for heading in ("weights", "gradients", "optimizer", "sum", "in host memory"):
+    for heading in ("weights", "gradients", "optimizer", "activations", "buffers", "peak", "in host memory"):
         table.add_column(heading, justify="right")
     for stage in run.stages:
-        offload = offloads_optimizer(stage.deepspeed)
-        held = state_bytes(
-            stage.config, stage.zero_stage, stage.precision, stage.tensor_parallel, stage.data_parallel, offload
-        )
+        held, step = stage_bytes(stage, run.recipe.data.mask_rate, on_cpu)
+        parts = (held.weights, held.gradients, held.optimizer, step.activations, step.buffers)
         table.add_row(
             stage.name,
             f"{stage.tensor_parallel} x {stage.data_parallel}",
-            f"{stage.zero_stage}{' + offload' if offload else ''}",
-            *(_bytes(count) for count in (held.weights, held.gradients, held.optimizer, held.device)),
+            f"{stage.zero_stage}{' + offload' if held.host else ''}",
+            *(_bytes(count) for count in (*parts, peak_bytes(held, step, on_cpu))),
             _bytes(held.host) if held.host else "-",
         )
     return table
