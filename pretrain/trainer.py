@@ -23,6 +23,7 @@ from pretrain.engine.build import PRECISIONS, EngineSettings
 from pretrain.engine.correlation import gradient_correlation
 from pretrain.engine.distributed import data_parallel_sum, device, device_clock
 from pretrain.engine.exchange import fetch_from
+from pretrain.engine.fast_fp32 import fast_fp32
 from pretrain.engine.host_memory import return_freed_memory
 from pretrain.engine.move import move, restore_loss_scaler, start_engine
 from pretrain.engine.norm import gradient_norm_before_step, skip_step
@@ -63,6 +64,7 @@ class Trainer:
         self.data: TrainingData
         self.phase = Phase(0, "start", time.monotonic())
 
+    @fast_fp32()
     def fit(self) -> None:
         """All steps that are left, stage by stage. A run resumed between two stages begins with the change of shape."""
         first = index = self.progress.stage

@@ -1,0 +1,42 @@
+"""fp32 matrix products through oneDNN on a CPU: as precise, and twice as fast where MKL is slow (AMD)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+
+from pretrain.engine.distributed import device
+
+LARGEST_ERROR = 1e-5
+"""Relative to the largest entry. True fp32 is at 1e-6, a product of bf16 numbers above 1e-3."""
+
+
+@contextmanager
+def fast_fp32() -> Iterator[None]:
+    """Inside, torch may take oneDNN's fp32, if this machine's keeps to the error of fp32.
+
+    The setting that chooses it also allows bf16 arithmetic, which some processors (Intel's with AMX) then do: there
+    nothing changes. A precision that the caller has lowered already stays as it is.
+    """
+    before = torch.get_float32_matmul_precision()
+    if device().type == "cpu" and before == "highest" and error_with("medium") < LARGEST_ERROR:
+        torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@cache
+def error_with(precision: str) -> float:
+    """Largest error of a product [512, 512] under a setting, relative to its largest entry in float64."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(2, 512, 512, generator=generator)
+    exact = left.double() @ right.double()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        return ((left @ right - exact).abs().max() / exact.abs().max()).item()
+    finally:
+        torch.set_float32_matmul_precision(before)

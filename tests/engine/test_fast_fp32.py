@@ -1,0 +1,37 @@
+"""fp32 through oneDNN only where it is fp32, and only inside."""
+
+import pytest
+import torch
+
+from pretrain.engine import fast_fp32 as module
+from pretrain.engine.fast_fp32 import LARGEST_ERROR, error_with, fast_fp32
+
+
+def test_products_inside_have_the_error_of_fp32():
+    left, right = torch.randn(2, 300, 300)
+    exact = left.double() @ right.double()
+    with fast_fp32():
+        inside = left @ right
+    assert (inside - exact).abs().max() / exact.abs().max() < LARGEST_ERROR
+    assert error_with("highest") < LARGEST_ERROR
+
+
+def test_the_setting_comes_back_after_an_error():
+    assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(KeyError), fast_fp32():
+        raise KeyError
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize(("error", "setting"), [(1e-3, "highest"), (1e-6, "medium")])
+def test_the_probe_decides(error, setting, monkeypatch):
+    monkeypatch.setattr(module, "error_with", lambda precision: error)
+    with fast_fp32():
+        assert torch.get_float32_matmul_precision() == setting
+
+
+def test_the_probe_sees_products_of_bf16(monkeypatch):
+    left, right = torch.randn(2, 512, 512, generator=torch.Generator().manual_seed(0))
+    exact = left.double() @ right.double()
+    rounded = left.bfloat16().float() @ right.bfloat16().float()
+    assert (rounded - exact).abs().max() / exact.abs().max() > 10 * LARGEST_ERROR
