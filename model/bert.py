@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.attention import Attention
 from model.batch import Batch
@@ -48,6 +49,8 @@ class BertForPreTraining(nn.Module):
         self.embeddings = Embeddings(config, tp)
         blocks = [Block(config, block, tp) for block in range(config.num_blocks)]
         self.blocks = nn.ModuleList(blocks)
+        self.recompute = False
+        """Keep only the inputs of the layers, and compute them again in the backward pass."""
         self.layers = make_layers(config, [blocks[config.block_of(layer)] for layer in range(config.layers)])
         self.attention_mask = make_mask(config)
         self.final_norm = LayerNorm(config.hidden, config.norm_eps) if config.norm == "pre" else nn.Identity()
@@ -84,7 +87,7 @@ class BertForPreTraining(nn.Module):
         x = self.embeddings(batch)
         mask = self.attention_mask(batch)
         for layer in self.layers:
-            x = layer(x, mask)
+            x = checkpoint(layer, x, mask, use_reentrant=False) if self.recompute else layer(x, mask)
         return self.final_norm(x)
 
     def begin_step(self, step: int, steps_masked: int, seed: int = 0) -> None:

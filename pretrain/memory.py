@@ -120,7 +120,9 @@ def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[S
     predictions = round(tokens * mask_rate)
     bucket = zero.get("reduce_bucket_size", DEFAULT_BUCKET)
     return held, StepBytes(
-        activation_bytes(config, tokens, stage.sequence, predictions, stage.precision, tensor_parallel, on_cpu),
+        activation_bytes(
+            config, tokens, stage.sequence, predictions, stage.precision, tensor_parallel, on_cpu, stage.recompute
+        ),
         buffer_bytes(
             config, stage.zero_stage, stage.precision, tensor_parallel, data_parallel, stage.accumulation, bucket
         ),
@@ -135,6 +137,7 @@ def activation_bytes(
     precision: str,
     tensor_parallel: int = 1,
     keeps_maps: bool = True,
+    recompute: bool = False,
 ) -> int:
     """Of one micro-batch of `tokens` tokens in rows of `sequence`, `num_predictions` of them masked. Softmax attention.
 
@@ -142,16 +145,19 @@ def activation_bytes(
     context; the feed-forward network's inner units before and after the activation; and, where the attention map is
     computed as a whole (`keeps_maps`: on a CPU), a map row for each head. Dropout adds a mask to each tensor that it
     touches, and the map before it. The head keeps a probability of every word in fp32, beside the scores themselves.
+    `recompute`: of each layer only its input, and all of the one that is being computed again.
     """
     element = FP32_BYTES if precision == "fp32" else 2
     drops_hidden, drops_maps = config.hidden_dropout > 0, config.attention_dropout > 0
-    elements = config.embedding_width * (1 + drops_hidden)
+    layers = []
     for layer in range(config.layers):
         block = config.block_of(layer)
         heads = config.block_heads(block)
         cut = 4 * heads * config.head_dim + 2 * config.block_ffn(block)
         cut += keeps_maps * heads * sequence * (3 if drops_maps else 1)
-        elements += (4 + 2 * drops_hidden) * config.hidden + cut // tensor_parallel
+        layers.append((4 + 2 * drops_hidden) * config.hidden + cut // tensor_parallel)
+    elements = config.embedding_width * (1 + drops_hidden)
+    elements += config.layers * config.hidden + max(layers) if recompute else sum(layers)
     scores = num_predictions * config.padded_vocab_size // tensor_parallel
     return tokens * elements * element + scores * (FP32_BYTES + element)
 

@@ -329,6 +329,7 @@ class Trainer:
             make_optimizer=make_optimizer(recipe.optimizer),
             groups=group_rules(recipe.optimizer),
             grad_clip=recipe.optimizer.grad_clip,
+            recompute=recipe.recompute,
             deepspeed=stage.deepspeed,
         )
 

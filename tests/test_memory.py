@@ -70,6 +70,16 @@ def test_tensor_parallelism_cuts_what_lies_between_entry_and_exit():
     assert cut - replicated == (whole - replicated) // 2
 
 
+def test_computing_layers_again_leaves_their_inputs_and_one_layer():
+    config = BertConfig(**SHAPE, hidden_dropout=0, attention_dropout=0)
+    one, all_, again = (
+        activation_bytes(config.replace(layers=layers), 1000, 64, 0, "bf16", recompute=recompute)
+        for layers, recompute in ((1, False), (3, False), (3, True))
+    )
+    assert again == one + 3 * 1000 * 2 * 64
+    assert again < all_
+
+
 def test_buffers_shrink_with_the_ranks():
     config = BertConfig(**SHAPE)
     count = parameters_per_tensor_rank(config, 1)

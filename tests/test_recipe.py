@@ -231,6 +231,12 @@ def test_a_bad_override_is_named(recipe_file, override, message):
     assert message in str(caught.value)
 
 
+def test_layers_that_are_drawn_are_not_computed_again(recipe_file):
+    overrides = ["recompute=true", "model.norm=pre", "model.layer_drop={keep: 0.5, gamma: 0.01}"]
+    with pytest.raises(UserError, match="stage tied: recompute true computes layers again"):
+        resolve(load_recipe(recipe_file(), overrides), None, 4)
+
+
 def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="binary.yaml cannot be read"):

@@ -35,6 +35,8 @@ class EngineSettings:
     make_optimizer: MakeOptimizer
     groups: GroupRules = field(default_factory=GroupRules)
     grad_clip: float = 1.0
+    recompute: bool = False
+    """Layers are computed again in the backward pass; only their inputs are kept."""
     deepspeed: Mapping[str, Any] = field(default_factory=dict)
     """The DeepSpeed JSON: ZeRO stage, offload, communication. What the recipe owns is filled in here."""
 
@@ -47,6 +49,7 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     """
     tp = settings.layout.install()
     model = build_model(config, tp, PRECISIONS[settings.precision])
+    model.recompute = settings.recompute
     gather_whole_blocks(model)
     optimizer = settings.make_optimizer(parameter_groups(model, steps, settings.groups))
     engine, *_ = deepspeed.initialize(
@@ -77,12 +80,13 @@ def gather_whole_blocks(model: BertForPreTraining) -> None:
     """ZeRO 3 gathers and reduces a plain block in one message instead of one for each of its parts.
 
     DeepSpeed does so around a block's forward and backward pass, so each has to have exactly one, whole: not where
-    layers share a block or call parts of it, and not where a frozen one has no backward pass.
+    layers share a block or call parts of it, not where a frozen one has no backward pass or all run twice.
     """
     config = model.config
     if (
         config.num_blocks == config.layers
         and not config.frozen_layers
+        and not model.recompute
         and all(isinstance(layer, Block) for layer in model.layers)
     ):
         set_z3_leaf_modules(model, [Block])

@@ -54,6 +54,7 @@ class ResolvedStage:
     """The DeepSpeed JSON as it stands in the file, "auto" values included."""
     zero_stage: int
     precision: Precision
+    recompute: bool
     rewarm: float
     lr_scale: float
     restart: Restart | None
@@ -131,6 +132,8 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
             micro, accumulation = _micro_batches(batch.rows, batch.micro, data_parallel)
             deepspeed = load_engine_file(engine_file)
             check_exactness(deepspeed, recipe.precision, engine_file)
+            if recipe.recompute and config.layer_drop:
+                raise UserError("recompute true computes layers again, and layer_drop would draw others; leave one out")
         stages.append(
             ResolvedStage(
                 index=index,
@@ -149,6 +152,7 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
                 deepspeed=deepspeed,
                 zero_stage=deepspeed["zero_optimization"]["stage"],
                 precision=recipe.precision,
+                recompute=recipe.recompute,
                 rewarm=_measure(stage.schedule.rewarm, starts[-1], unit),
                 lr_scale=stage.schedule.lr_scale,
                 restart=stage.schedule.restart,

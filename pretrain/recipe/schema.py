@@ -234,6 +234,9 @@ class Recipe(Section):
     schedule: Schedule = Schedule()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of weights and activations; bf16 and fp16 keep fp32 master weights and moments."""
+    recompute: bool = False
+    """Keep only the input of every layer and compute the layer again in the backward pass: the same numbers from much
+    less memory and a third more work."""
     sequence: Positive = 128
     """Tokens in a row."""
     batch: Batch

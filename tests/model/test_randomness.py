@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch.utils.checkpoint import checkpoint
 
 from model import attention
 from model.dropout import Dropout, dropout
@@ -49,17 +48,15 @@ def test_masks_agree_where_activations_are_replicated_and_differ_where_they_are_
     assert not np.array_equal(hidden_0[1], hidden_0[2])
 
 
-def replayed_gradients(config, size, checkpointed):
+def replayed_gradients(config, size, recompute):
     model = build(config, ParallelLayout.of_world(size, dist.get_world_size()).install()).train()
-    if checkpointed:
-        for block in model.blocks:
-            block.forward = lambda *inputs, forward=block.forward: checkpoint(forward, *inputs, use_reentrant=False)
+    model.recompute = recompute
     torch.manual_seed(5)
     model(random_batch(config)).loss.backward()
     return {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
 
 
-def test_activation_checkpointing_replays_the_masks():
+def test_computing_layers_again_replays_the_masks():
     config = small_config(hidden_dropout=0.3, attention_dropout=0.3)
     plain = pool(2).run(replayed_gradients, config, 2, False)
     replayed = pool(2).run(replayed_gradients, config, 2, True)
