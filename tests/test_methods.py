@@ -29,7 +29,7 @@ def shrunk(recipe: Recipe, corpus: str) -> Recipe:
     values = json.loads(recipe.model_dump_json(by_alias=True, exclude_defaults=True))
     few = laid_over(values, {
         "steps": None if recipe.hours else STEPS,
-        "hours": 3 / 3600 if recipe.hours else None,
+        "hours": 1 / 3600 if recipe.hours else None,
         "model": {"layers": 4, "hidden": 32, "heads": 2, "ffn": 64, "max_positions": 32},
         "data": {"corpus": corpus},
         "sequence": 32,

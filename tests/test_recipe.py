@@ -6,6 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from model.errors import UserError
+from pretrain.plan import plan_tables
 from pretrain.recipe import Recipe, load_recipe, resolve
 from pretrain.recipe.library import shipped_names
 from pretrain.recipe.resolve import _timeline
@@ -116,13 +117,14 @@ def test_a_budget_in_hours_puts_stages_and_schedule_on_the_clock(recipe_file):
 
 
 @pytest.mark.parametrize("name", shipped_names())
-def test_shipped_recipes_resolve(name):
+def test_shipped_recipes_resolve_and_plan(name):
     recipe = load_recipe(name)
     assert recipe.name == name
     assert Recipe.model_validate_json(recipe.model_dump_json(by_alias=True)) == recipe, "a saved recipe is the same"
     for num_ranks in (2, 8):
         run = resolve(recipe, corpus_vocab_size=None, num_ranks=num_ranks)
         assert all(run.learning_rate(tick) > 0 for stage in run.stages for tick in (stage.start, stage.end - 1))
+    plan_tables(run)
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=8), st.integers(100, 100_000))
