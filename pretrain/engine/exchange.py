@@ -1,52 +1,77 @@
 """Moves state between an engine's fragments and the ranks that own the logical tensors, one parameter at a time."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import Tensor
 
-from growth.state import Fetch, Record, TrainingState, assign_owners
+from growth.state import TENSORS, Fetch, Record, TrainingState, assign_owners
 from model.bert import BertForPreTraining
+from model.config import BertConfig
 from model.parallel import ParallelLayout, local_shape, unshard
 from model.parameters import ParameterSpec, parameter_table
 from pretrain.engine.distributed import device
+from pretrain.engine.host_memory import return_freed_memory
 from pretrain.engine.zero import Fragment, current_steps, fragments, write_model_weight
 
 Span = tuple[int, int, int]
 """Tensor-parallel rank, start and number of elements of a fragment in its flattened shard."""
 
 
-def read_state(engine: DeepSpeedEngine) -> TrainingState:
-    """The engine's state in logical form, each record on its owner, on the CPU. Collective.
+@dataclass
+class EngineParts:
+    """What the ranks hold of an engine's state between them, in its partitions. Outlives the engine."""
 
-    Fragments go straight to the owner: no rank ever holds more than its own records and one more.
-    """
-    model: BertForPreTraining = engine.module
-    table = parameter_table(model.config)
-    rank, world_size = dist.get_rank(), dist.get_world_size()
+    config: BertConfig
+    steps: dict[str, int]
+    spans: dict[str, dict[int, Span]]
+    """Who holds which elements of each parameter: {name: {rank: span}}."""
+    columns: dict[str, dict[str, Tensor]]
+    """This rank's parts, [numel] each: {"weight": {name: part}, "exp_avg": ...}."""
+    frozen: dict[str, Record]
+    """Records of parameters that are not trained, on their owners."""
+
+
+def read_state(engine: DeepSpeedEngine) -> TrainingState:
+    """The engine's state in logical form, each record on its owner, on the CPU. Collective."""
+    return assemble(engine_parts(engine))
+
+
+def engine_parts(engine: DeepSpeedEngine) -> EngineParts:
+    """Views of the engine's tensors, not copies: valid until its next step. Collective."""
+    config = engine.module.config
     local = fragments(engine)
-    spans = _gather_spans(local, model)  # spans[name] = {rank: span}
     frozen = frozen_records(engine)
     steps = current_steps(engine) | {name: record.step for name, record in frozen.items()}
-    state = TrainingState(model.config, assign_owners(model.config, world_size), {name: steps[name] for name in table})
-    for name, spec in table.items():
-        owner = state.owners[name]
-        if not spec.trainable:
-            if rank == owner:
-                state.records[name] = frozen[name]
-            continue
-        contributors = {source: span for source, span in spans[name].items() if source != owner}
-        if rank == owner:
-            shards = _empty_shards(spec, model.tp.size)
-            if rank in spans[name]:
-                _place(shards, spans[name][rank], _packed(local[name]))
-            for source, span in contributors.items():
-                message = torch.empty(3, span[2], device=device())
-                dist.recv(message, source)
-                _place(shards, span, message)
-            state.records[name] = _assemble(spec, shards, state.steps[name])
-        elif rank in contributors:
-            dist.send(_packed(local[name]).to(device()), owner)
+    columns = {kind: {name: getattr(fragment, kind) for name, fragment in local.items()} for kind in TENSORS}
+    return EngineParts(config, steps, _gather_spans(local, engine.module), columns, frozen)
+
+
+def assemble(parts: EngineParts) -> TrainingState:
+    """The logical state, each record on its owner, on the CPU. Collective; empties `parts`.
+
+    Parts go straight to the owner: no rank ever holds more than its own records and one more. One kind of tensor is
+    read after another, so where nothing else holds the engine's partitions, they are freed on the way.
+    """
+    rank, num_ranks = dist.get_rank(), dist.get_world_size()
+    owners = assign_owners(parts.config, num_ranks)
+    table = parameter_table(parts.config)
+    state = TrainingState(parts.config, owners, {name: parts.steps[name] for name in table})
+    read: dict[str, list[Tensor]] = {name: [] for name, spec in table.items() if spec.trainable}
+    for kind in TENSORS:
+        local = parts.columns.pop(kind)
+        for name, tensors in read.items():
+            whole = _collect(table[name], parts.spans[name], local.get(name), owners[name])
+            if whole is not None:
+                tensors.append(whole)
+        del local
+        return_freed_memory()
+    for name, owner in owners.items():
+        if owner == rank:
+            trained = name in read
+            state.records[name] = Record.of(read[name], state.steps[name]) if trained else parts.frozen[name]
     return state
 
 
@@ -116,23 +141,19 @@ def _gather_spans(local: dict[str, Fragment], model: BertForPreTraining) -> dict
 _NOTHING = (torch.empty(0),) * 3
 
 
-def _packed(fragment: Fragment) -> Tensor:  # [3, numel]
-    return torch.stack(fragment.tensors())
-
-
-def _empty_shards(spec: ParameterSpec, tp_size: int) -> Tensor:
-    """[tensor-parallel ranks (1 if not cut), 3, elements of a shard]"""
-    num_shards = 1 if spec.tensor_parallel_axis is None else tp_size
-    return torch.empty(num_shards, 3, torch.Size(local_shape(spec, tp_size)).numel())
-
-
-def _place(shards: Tensor, span: Span, message: Tensor) -> None:
-    tp_rank, start, numel = span
-    shards[tp_rank, :, start : start + numel].copy_(message)
-
-
-def _assemble(spec: ParameterSpec, shards: Tensor, step: int) -> Record:
-    shape = local_shape(spec, len(shards))
-    return Record(
-        *(unshard(spec, [part.view(shape) for part in shards[:, kind]]).clone() for kind in range(3)), step=step
-    )
+def _collect(spec: ParameterSpec, spans: dict[int, Span], part: Tensor | None, owner: int) -> Tensor | None:
+    """On the owner the whole tensor from the parts that the ranks in `spans` hold of it. Collective."""
+    if dist.get_rank() != owner:
+        if dist.get_rank() in spans:
+            assert part is not None
+            dist.send(part.to(device()), owner)
+        return None
+    tp_size = 1 + max(tp_rank for tp_rank, _, _ in spans.values())
+    shards = [torch.empty(local_shape(spec, tp_size)) for _ in range(tp_size)]
+    for source, (tp_rank, start, numel) in spans.items():
+        received = part if source == owner else torch.empty(numel, device=device())
+        assert received is not None
+        if source != owner:
+            dist.recv(received, source)
+        shards[tp_rank].view(-1)[start : start + numel].copy_(received)
+    return unshard(spec, shards)

@@ -12,7 +12,8 @@ from growth.change import ShapeChange, identity
 from growth.state import Fetch, Record, TrainingState
 from model.parameters import parameter_table
 from pretrain.engine.build import EngineSettings, build_engine
-from pretrain.engine.exchange import fetch_from, read_state, write_record
+from pretrain.engine.exchange import assemble, engine_parts, fetch_from, write_record
+from pretrain.engine.host_memory import return_freed_memory
 from pretrain.engine.zero import destroy, fragments
 
 MakeChange = Callable[[Fetch], ShapeChange]
@@ -23,15 +24,15 @@ MakeChange = Callable[[Fetch], ShapeChange]
 class MoveTimes:
     """Seconds of each part of a move."""
 
-    read: float = 0.0
     destroy: float = 0.0
+    read: float = 0.0
     measure: float = 0.0
     build: float = 0.0
     write: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.read + self.destroy + self.measure + self.build + self.write
+        return self.destroy + self.read + self.measure + self.build + self.write
 
 
 def move(
@@ -43,12 +44,14 @@ def move(
     """
     times, clock = MoveTimes(), _Clock()
     scaler = loss_scaler_state(engine)
-    state = read_state(engine)
-    times.read = clock.lap()
+    parts = engine_parts(engine)
     destroy(engine)
     del engine
     gc.collect()  # engine and module refer to each other
+    return_freed_memory()
     times.destroy = clock.lap()
+    state = assemble(parts)
+    times.read = clock.lap()
     change = make_change(fetch_from(state)) if make_change else identity(state.config)
     times.measure = clock.lap()
     steps = new_steps(change, state)

@@ -1,7 +1,5 @@
 """What a move takes: at most the old shards, the new ones and two of the largest record; and nothing stays behind."""
 
-import contextlib
-import ctypes
 import gc
 import os
 import re
@@ -15,6 +13,7 @@ from growth.operators import make_operator, shape_change
 from growth.state import TENSORS
 from model.config import BertConfig
 from model.parameters import parameter_table
+from pretrain.engine.host_memory import return_freed_memory
 from pretrain.engine.move import move
 from pretrain.engine.zero import destroy
 from tests.engine.harness import LENGTH, settings, start, train
@@ -33,6 +32,7 @@ WIDE = BertConfig(
     attention_dropout=0,
 )
 SMALL = WIDE.replace(vocab_size=2000, layers=2)
+DEEP = WIDE.replace(vocab_size=2000, layers=16)
 
 
 def resident(field: str = "VmRSS") -> int:
@@ -51,22 +51,25 @@ def shard_bytes(config: BertConfig, num_ranks: int) -> int:
     return 4 * num_parameters * 2 + 4 * num_parameters * len(TENSORS) // num_ranks
 
 
-def peak_of_a_move() -> tuple[int, int]:
+def peak_of_a_move(source: BertConfig, operator: str, wanted: dict) -> tuple[int, int]:
     """The most bytes above what the process held before its old engine, and the limit."""
     chosen = settings(1, 1)
     destroy(start(SMALL, chosen))
     gc.collect()
+    return_freed_memory()
     empty = resident()
-    engines = [start(WIDE, chosen)]
+    engines = [start(source, chosen)]
     train(engines[0], 0, 1)
+    return_freed_memory()
+    old = resident() - empty
     forget_peak()
-    widen = make_operator("widen", {"axis": "ffn"})
-    engine, _ = move(engines.pop(), chosen, lambda fetch: shape_change(WIDE, [widen], {"ffn": 1280}))
+    made = make_operator(operator, {})
+    engine, _ = move(engines.pop(), chosen, lambda fetch: shape_change(source, [made], wanted))
     peak = resident("VmHWM") - empty
-    old, new = (shard_bytes(config, dist.get_world_size()) for config in (WIDE, engine.module.config))
+    new = shard_bytes(engine.module.config, dist.get_world_size())
     largest = max(
         4 * spec.numel * len(TENSORS)
-        for config in (WIDE, engine.module.config)
+        for config in (source, engine.module.config)
         for spec in parameter_table(config).values()
     )
     destroy(engine)
@@ -74,16 +77,17 @@ def peak_of_a_move() -> tuple[int, int]:
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the kernel does not reset peaks")
-def test_peak_of_a_move():
-    for peak, limit in pool(2).run(peak_of_a_move):
+@pytest.mark.parametrize(
+    ("source", "operator", "wanted"),
+    [
+        pytest.param(WIDE, "widen", {"ffn": 1280}, id="growing"),
+        # What was read of the old engine is larger here than the new one and two records.
+        pytest.param(DEEP, "coalesce", {"layers": 4, "ffn": 512}, id="shrinking"),
+    ],
+)
+def test_peak_of_a_move(source, operator, wanted):
+    for peak, limit in pool(2).run(peak_of_a_move, source, operator, wanted):
         assert peak < limit, f"{peak / MIB:.0f} MiB of {limit / MIB:.0f}"
-
-
-def return_free_memory() -> None:
-    """Gives what malloc keeps for later back to the system: how much that is depends on the machine and the moment."""
-    gc.collect()
-    with contextlib.suppress(AttributeError, OSError):  # a libc without it keeps less
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def growth_over_three_moves(stage: int) -> tuple[float, int]:
@@ -101,7 +105,8 @@ def growth_over_three_moves(stage: int) -> tuple[float, int]:
         engine, _ = move(held.pop(), chosen)
         held.append(engine)
         del engine
-        return_free_memory()
+        gc.collect()
+        return_freed_memory()  # or what malloc keeps would pass for a leak
         sizes.append(resident())
     destroy(held.pop())
     left = [later - earlier for earlier, later in zip(sizes, sizes[3:], strict=False)]
