@@ -1,7 +1,7 @@
 """Bytes on each rank: what ZeRO, tensor parallelism and precision make of the parameter table, and what a step adds.
 
     peak = weights + gradients + optimizer + buffers + activations                                  on a GPU
-    peak = the same, with HEAP_SHARE more for activations, + PROCESS_BYTES                          on a CPU
+    peak = the same, with HEAP_SHARE more for activations, and what the process itself takes        on a CPU
 
 How far that is from what was measured stands in docs/results/speed.md.
 """
@@ -28,7 +28,10 @@ DEFAULT_BUCKET = 500_000_000
 """Elements: DeepSpeed's, where its file does not say."""
 
 PROCESS_BYTES = 50 * 2**20
-"""What a CPU process grows by from DeepSpeed's, gloo's and oneDNN's own needs once it trains (measured)."""
+"""What a CPU process grows by from DeepSpeed's and oneDNN's own needs once it trains (measured)."""
+
+GLOO_BYTES = 20 * 2**20
+"""And from gloo's threads and buffers, where there are several ranks (measured)."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,14 @@ class StepBytes:
     """Kept from the forward for the backward pass, the scores over the vocabulary included."""
     buffers: int
     """DeepSpeed's copies of gradients (and, under ZeRO 3, the weights it gathers)."""
+    process: int = 0
+    """On a CPU: the libraries' own."""
 
 
 def peak_bytes(held: StateBytes, step: StepBytes, on_cpu: bool) -> int:
     """The most that a rank holds at one time beyond what Python and its libraries take, by the formula above."""
-    device = held.device + step.activations + step.buffers
-    return device + held.host + round(HEAP_SHARE * step.activations) + PROCESS_BYTES if on_cpu else device
+    total = held.device + step.activations + step.buffers + step.process
+    return total + held.host + round(HEAP_SHARE * step.activations) if on_cpu else total
 
 
 def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[StateBytes, StepBytes]:
@@ -126,6 +131,7 @@ def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[S
         buffer_bytes(
             config, stage.zero_stage, stage.precision, tensor_parallel, data_parallel, stage.accumulation, bucket
         ),
+        on_cpu * (PROCESS_BYTES + GLOO_BYTES * (tensor_parallel * data_parallel > 1)),
     )
 
 

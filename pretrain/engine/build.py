@@ -17,6 +17,7 @@ from pretrain.engine.bind import bind_optimizer
 from pretrain.engine.distributed import device
 from pretrain.engine.norm import mark_cut_gradients
 from pretrain.engine.zero import prime_optimizer
+from pretrain.memory import DEFAULT_BUCKET
 from pretrain.optim import GroupRules, Lamb, Lans, MakeOptimizer, parameter_groups
 
 ZERO_SUPPORTED_OPTIMIZERS.extend((Lamb, Lans))  # or DeepSpeed warns that they are untested
@@ -55,7 +56,7 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
-        config=deepspeed_config(settings),
+        config=deepspeed_config(settings, sum(p.numel() for p in model.parameters() if p.requires_grad)),
         mpu=ModelParallelUnit(),
         dist_init_required=False,
     )
@@ -92,10 +93,13 @@ def gather_whole_blocks(model: BertForPreTraining) -> None:
         set_z3_leaf_modules(model, [Block])
 
 
-def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
-    """The user's JSON with every value filled in that the recipe owns."""
+def deepspeed_config(settings: EngineSettings, num_trained: int) -> dict[str, Any]:
+    """The user's JSON with every value filled in that the recipe owns, and no bucket larger than the model."""
     config = {key: value for key, value in settings.deepspeed.items() if value != "auto"}
+    zero = dict(config.get("zero_optimization", {}))
+    zero["reduce_bucket_size"] = min(zero.get("reduce_bucket_size", DEFAULT_BUCKET), num_trained)
     return config | {
+        "zero_optimization": zero,
         "train_micro_batch_size_per_gpu": settings.micro_batch,
         "gradient_accumulation_steps": settings.accumulation,
         "train_batch_size": settings.micro_batch * settings.accumulation * settings.layout.data_parallel,
