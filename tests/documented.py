@@ -24,6 +24,7 @@ from pathlib import Path
 
 import yaml
 
+from pretrain.export import export
 from tests.finetune.test_glue import sentences, write
 from tests.finetune.test_squad import write_squad
 from tests.run_on_disk import make_corpus, make_run
@@ -107,6 +108,7 @@ def make_place(folder: Path, commands: list[Command]) -> None:
     runs = {word for command in commands for word in command.words if re.fullmatch(r"runs/[\w-]+", word)}
     for run in runs - {f"runs/{recipe['name']}" for recipe in recipes.values()}:
         make_run(folder / run, corpus)
+    export(folder / "runs" / "demo", folder / "all-MiniLM-L6-v2")
     for name, recipe in recipes.items():
         model = {**recipe.get("model", {}), **NARROW}
         data = {"corpus": "corpora/small", "sentence_pairs": "none"}
