@@ -1,0 +1,19 @@
+"""The peak is of what was held since the last reset."""
+
+import pytest
+import torch
+
+from pretrain.profile.peak_memory import CLEAR, peak_bytes, reset_peak, resident_bytes
+
+MIB = 2**20
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="host memory is measured where there is no GPU")
+@pytest.mark.skipif(not CLEAR.exists(), reason="the system keeps no peak to reset")
+def test_the_peak_falls_after_a_reset_only():
+    held = resident_bytes()
+    tensor = torch.ones(64 * MIB // 4)
+    del tensor
+    assert peak_bytes() >= held + 60 * MIB
+    reset_peak()
+    assert peak_bytes() < held + 30 * MIB
