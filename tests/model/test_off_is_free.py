@@ -1,4 +1,4 @@
-"""A plain BERT pays nothing for the variants: it runs exactly the operations listed here, written down before them."""
+"""A plain BERT pays nothing for the variants: it runs exactly the operations listed here, counted in a model that had none."""
 
 from collections import Counter
 
@@ -17,13 +17,14 @@ ONE_LAYER = {
     "aten.native_layer_norm_backward.default": 2,
     "aten.gelu.default": 1,
     "aten.gelu_backward.default": 1,
-    "aten.bernoulli_.float": 3,
-    "aten.div_.Scalar": 3,
+    "aten.random_.from": 3,  # dropout: random words, the mask out of them, its scale
+    "aten.ge.Scalar_out": 3,
+    "aten.mul_.Tensor": 3,
+    "aten.empty.memory_format": 6,
     "aten.mul.Tensor": 8,
     "aten.add.Tensor": 6,
     "aten.sum.dim_IntList": 6,
     "aten.clone.default": 8,
-    "aten.empty_like.default": 3,
 }
 """Forward and backward pass of one layer in training mode, without views."""
 
@@ -39,9 +40,10 @@ OUTSIDE_THE_LAYERS = {
     "aten.gelu_backward.default": 1,
     "aten.tanh.default": 1,
     "aten.tanh_backward.default": 1,
-    "aten.bernoulli_.float": 1,
-    "aten.div_.Scalar": 1,
-    "aten.mul.Tensor": 7,
+    "aten.random_.from": 1,
+    "aten.ge.Scalar_out": 1,
+    "aten.mul_.Tensor": 2,
+    "aten.mul.Tensor": 6,
     "aten.add.Tensor": 5,
     "aten.sum.dim_IntList": 6,
     "aten.sum.default": 3,
@@ -49,7 +51,7 @@ OUTSIDE_THE_LAYERS = {
     "aten.index.Tensor": 2,
     "aten.index_put.default": 2,
 }
-NUM_OUTSIDE_THE_LAYERS = 88
+NUM_OUTSIDE_THE_LAYERS = 90
 VIEWS = ("view", "transpose", ".t.", "expand", "detach", "slice.Tensor", "select", "unsqueeze", "squeeze", "alias")
 
 
