@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model.errors import UserError
+from pretrain.data import Corpus
 from pretrain.profile.measure import Measurement, load_measurement
 from pretrain.profile.page import write_page
 from pretrain.recipe import load_recipe, resolve
@@ -41,7 +42,7 @@ class Profile:
         """One configuration in processes of its own. Raises UserError when the recipe does not allow it."""
         nproc = nproc or self.nproc
         overrides = (*self.overrides, *overrides)
-        resolve(load_recipe(self.recipe, overrides), None, nproc)
+        resolve(load_recipe(self.recipe, overrides), self._vocab_size(), nproc)
         file = self.out / f"{label}.json"
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
         command = [*torchrun, "-m", "pretrain.profile.measure", self.recipe, "--out", str(file)]
@@ -56,11 +57,16 @@ class Profile:
             raise UserError(f"profile of {label} failed (exit code {done.returncode}); its output is in {log}")
         return load_measurement(file)
 
+    def _vocab_size(self) -> int:
+        """Of the recipe's corpus. Raises UserError where there is none."""
+        return Corpus.open(load_recipe(self.recipe, self.overrides).data.corpus).vocab_size
+
     def sweep(self, axes: Sequence[str]) -> dict[str, Measurement]:
         """Every combination that the recipe and the number of ranks allow, fastest first."""
         for axis in axes:
             if axis not in AXES:
                 raise UserError(f"--sweep {axis!r} is unknown; choose from {', '.join(AXES)}, separated by commas")
+        self._vocab_size()  # what no combination could do without is no reason to leave one out
         found: dict[str, Measurement] = {}
         for values in product(*(SWEPT[axis] for axis in axes)):
             label = " ".join(f"{axis} {value}" for axis, value in zip(axes, values, strict=True))
@@ -73,6 +79,8 @@ class Profile:
                 found[label] = self.run(label.replace(" ", "-"), settings)
             except UserError as error:
                 print(f"{label}: left out: {error}", file=sys.stderr)
+        if not found:
+            raise UserError(f"--sweep {','.join(axes)}: no combination ran; why stands in the lines above")
         return dict(sorted(found.items(), key=lambda item: -item[1].tokens_per_second))
 
     def scaling(self, counts: Sequence[int]) -> dict[str, Measurement]:
