@@ -11,6 +11,7 @@ from pretrain.agreement import raise_together
 from pretrain.data import Corpus
 from pretrain.data.prepare import file_sha256
 from pretrain.recipe import Recipe, Run, resolve
+from pretrain.recipe.kept import check_saved
 from pretrain.run_folder import RunFolder
 
 
@@ -22,6 +23,8 @@ def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus
         raise UserError("precision fp16 needs a GPU; choose bf16 or fp32")
     run_folder = RunFolder(folder)
     run_folder.check(recipe)
+    if not run_folder.recipe.is_file():  # a run that goes on may be past what it went back to
+        check_saved(run.stages)
     return run, corpus, run_folder
 
 

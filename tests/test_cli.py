@@ -86,6 +86,10 @@ def corpus(tmp_path_factory):
         ("batch.global=7", "batch.global 7 does not divide by the 2 data-parallel ranks"),
         ("sequence=64", "sequence 64 is longer than model.max_positions 32"),
         ("stages.deep.shape.hidden=48", "hidden 32 -> 48 is not reached by grow"),
+        (
+            "stages.deep.grow=[stack, {rewind: {checkpoint: intial}}]",
+            "no stage keeps 'intial' (did you mean 'initial'",
+        ),
         ("deepspeed=mine.json", "mine.json sets gradient_clipping to 3, but the recipe owns it"),
         ("precision=fp8", "precision is 'fp8'"),
     ],

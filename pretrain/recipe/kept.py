@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from growth.operators import shapes
 from growth.operators.interpolate import Interpolate, check_same_tensors
 from growth.operators.rewind import INITIAL, Rewind
-from model.errors import UserError
+from model.errors import UserError, nearest
+from pretrain.checkpoint import find_checkpoint
+from pretrain.checkpoint.files import INDEX
 
 if TYPE_CHECKING:
     from pretrain.recipe.resolve import ResolvedStage
@@ -22,21 +25,46 @@ def kept_names(stages: Sequence[ResolvedStage]) -> list[str]:
 
 
 def check_kept(stages: Sequence[ResolvedStage]) -> None:
-    """Raises UserError where a stage goes back to a state that is not kept yet, or that has another shape.
+    """Raises UserError where a stage goes back to a state that is not kept yet, or that has or may have another shape.
 
     A name that no stage keeps is taken for a path.
     """
-    kept = {INITIAL: stages[0].config}
+    kept, may_have_split = {INITIAL: stages[0].config}, False
+    kept_as_split: list[str] = []
     for before, stage in pairwise(stages):
+        may_have_split = before.split is not None or (may_have_split and not before.grow)
         if before.keep:
             kept[before.keep] = before.config
+            kept_as_split += [before.keep] if may_have_split else []
         for operator, shape in zip(stage.grow, shapes(before.config, stage.grow, stage.shape), strict=False):
             if not _goes_back(operator):
                 continue
+            if operator.checkpoint in kept_as_split:
+                raise UserError(
+                    f"stage {stage.name}: grow {operator.name}: {operator.checkpoint} is kept when its groups may have "
+                    "split, so its shape is not known beforehand; keep it before the stage with split, or once unshared"
+                )
             if operator.checkpoint in kept:
                 check_same_tensors(operator.name, operator.checkpoint, kept[operator.checkpoint], shape)
             elif operator.checkpoint in kept_names(stages):
                 raise UserError(f"stage {stage.name}: {operator.checkpoint!r} is kept only after it; keep it earlier")
+
+
+def check_saved(stages: Sequence[ResolvedStage]) -> None:
+    """Raises UserError where a stage goes back to what no stage keeps and what is no checkpoint on disk either."""
+    kept = dict.fromkeys([INITIAL, *kept_names(stages)])
+    for stage in stages:
+        for operator in filter(_goes_back, stage.grow):
+            name = operator.checkpoint
+            if name not in kept and not _is_checkpoint(Path(name)):
+                raise UserError(
+                    f"stage {stage.name}: grow {operator.name}: no stage keeps {name!r}{nearest(name, kept)}, and no "
+                    f"checkpoint has that path; kept are: {', '.join(kept)}"
+                )
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.is_dir() and (find_checkpoint(path) / INDEX).is_file()
 
 
 def _goes_back(operator: object) -> bool:

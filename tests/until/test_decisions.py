@@ -11,6 +11,7 @@ from pretrain.plan import plan_tables
 from pretrain.progress import Progress
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.decisions import Decision, decided
+from pretrain.recipe.kept import check_saved
 from pretrain.recipe.load import explained
 
 SHARED = dict(preset="tiny", layers=4, sharing=1)
@@ -151,6 +152,38 @@ def test_a_run_keeps_what_its_stages_go_back_to():
         resolved([CYCLE[0], small, {"name": "end"}], WHOLE)
     elsewhere = {"name": "b", "grow": {"interpolate": {"checkpoint": "runs/other"}}}
     assert resolved([CYCLE[0], elsewhere], WHOLE).kept == ["large"]
+
+
+def test_a_misspelt_state_is_found_before_the_run_begins(tmp_path):
+    def checked(name: str) -> None:
+        grow = ["decoalesce", {"interpolate": {"checkpoint": name}}]
+        check_saved(resolved([*CYCLE[:2], CYCLE[2] | {"grow": grow}], WHOLE).stages)
+
+    checked("large")
+    with pytest.raises(UserError, match=r"stage large: grow interpolate: no stage keeps 'larg' \(did you mean 'large'"):
+        checked("larg")
+    with pytest.raises(UserError, match=r"no checkpoint has that path; kept are: initial, large"):
+        checked(str(tmp_path))
+    (tmp_path / "index.json").touch()
+    checked(str(tmp_path))
+
+
+def test_a_state_that_may_have_split_is_no_state_to_go_back_to():
+    stages = [
+        {"name": "tied", "steps": 20, "keep": "whole"},
+        {"name": "groups", "steps": 20, "split": {}, "keep": "groups"},
+        {"name": "longer", "steps": 20, "keep": "longer"},
+        {"name": "untied", "steps": 20, "grow": "unshare", "keep": "untied"},
+    ]
+
+    def back_to(name: str) -> dict:
+        return {"name": "back", "grow": ["share", {"rewind": {"checkpoint": name}}], "shape": {"sharing": 1}}
+
+    assert resolved([*stages, back_to("whole")])
+    assert resolved([*stages, {"name": "back", "grow": {"rewind": {"checkpoint": "untied"}}}])
+    for name in ("groups", "longer"):
+        with pytest.raises(UserError, match=f"stage back: grow rewind: {name} is kept when its groups may have split"):
+            resolved([*stages, back_to(name)])
 
 
 def test_widths_that_the_state_decides_need_a_multiple_under_tensor_parallelism():
