@@ -12,6 +12,7 @@ from typing import Any
 from growth.operators import shapes
 from growth.operators.unshare import Unshare
 from pretrain.recipe.resolve import ResolvedStage, Run, learning_rate
+from pretrain.schedule import LearningRate
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def _decide(run: Run, decision: Decision) -> Run:
     else:
         stages = [*before, replace(stage, end=decision.end), *_brought_forward(after, stage.end - decision.end)]
     stages = _in_sequence(stages)
-    return replace(run, stages=tuple(stages), learning_rate=learning_rate(run.recipe, stages, run.unit))
+    return replace(run, stages=tuple(stages), learning_rate=_carried_on(run, stages))
 
 
 def _brought_forward(stages: Sequence[ResolvedStage], ticks: float) -> list[ResolvedStage]:
@@ -62,6 +63,19 @@ def _divided(stage: ResolvedStage, tick: float, shape: dict[str, Any]) -> tuple[
         stage, name=f"{name}/{int(number or 1) + 1}", start=tick, grow=(Unshare(),), shape=shape, rewarm=0, restart=None
     )
     return replace(stage, end=tick, keep=None), rest
+
+
+def _carried_on(run: Run, stages: Sequence[ResolvedStage]) -> LearningRate:
+    """The learning rate over the stages that were decided.
+
+    A phase is as long as planned: a restart that comes earlier cuts its curve off and does not bend it. Only the last
+    one lasts to the end of the run. A divided stage is one stage here, so that its climb goes on.
+    """
+    rate = learning_rate(run.recipe, stages, run.unit)
+    pairs = zip(run.learning_rate.phases, rate.phases, strict=True)
+    moved = [replace(planned, start=phase.start) for planned, phase in pairs]
+    begun = {stage.start for stage in stages if "/" not in stage.name}
+    return LearningRate((*moved[:-1], rate.phases[-1]), tuple(each for each in rate.stages if each.start in begun))
 
 
 def _in_sequence(stages: Sequence[ResolvedStage]) -> list[ResolvedStage]:

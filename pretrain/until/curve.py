@@ -84,8 +84,9 @@ class CurveRule(Rule):
 
 def warm_at(run: Run, stage: ResolvedStage) -> float:
     """The tick up to which the learning rate climbs in a stage."""
-    phase = [phase for phase in run.learning_rate.phases if phase.start <= stage.start][-1]
-    return max(stage.start + stage.rewarm, phase.start + phase.warmup)
+    rate = run.learning_rate
+    phase, climb = ([part for part in parts if part.start <= stage.start][-1] for parts in (rate.phases, rate.stages))
+    return max(phase.start + phase.warmup, climb.start + climb.rewarm)
 
 
 def fall_per_efold(points: Sequence[Point], window: int) -> float:

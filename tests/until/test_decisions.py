@@ -13,6 +13,7 @@ from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.decisions import Decision, decided
 from pretrain.recipe.kept import check_saved
 from pretrain.recipe.load import explained
+from pretrain.until.curve import warm_at
 
 SHARED = dict(preset="tiny", layers=4, sharing=1)
 
@@ -80,6 +81,38 @@ def test_a_restart_begins_with_its_stage():
     assert run.learning_rate(19) == pytest.approx(1e-3 * 20 / 30)
     assert run.learning_rate(24) == pytest.approx(4e-3)
     assert run.learning_rate(99) == pytest.approx(4e-3 / 75)
+
+
+def test_an_early_end_does_not_bend_the_curve_that_a_later_restart_cuts_off():
+    stages = [
+        {"name": "search", "steps": 30, "until": {"tokens": 10}},
+        {"name": "between", "steps": 20, "until": {"tokens": 10}},
+        {"name": "train", "steps": 20, "schedule": {"restart": {"warmup": "25%"}}},
+        {"name": "again", "schedule": {"restart": {"warmup": "10%"}}},
+    ]
+    planned = resolved(stages, schedule={"warmup": "20%", "shape": "cosine"})
+    run = decided(planned, [Decision(0, end=20), Decision(1, end=35)])
+    assert times(run) == [("search", 0, 20), ("between", 20, 35), ("train", 35, 55), ("again", 55, 100)]
+    assert [run.learning_rate(tick) for tick in range(35)] == [planned.learning_rate(tick) for tick in range(35)]
+    assert [run.learning_rate(35 + tick) for tick in range(20)] == [
+        planned.learning_rate(50 + tick) for tick in range(20)
+    ]
+    assert run.learning_rate(58) == pytest.approx(1e-3 * 4 / 4.0), "a tenth of the 45 steps that are left, rounded"
+    assert run.learning_rate(99) == pytest.approx(1e-3 / 41)
+
+
+@pytest.mark.parametrize("ticks", [(12,), (12, 14), (30,)], ids=str)
+def test_a_split_leaves_the_learning_rate_alone(ticks):
+    stages = [
+        {"name": "begin", "steps": 10},
+        {"name": "tied", "steps": 30, "split": {}, "schedule": {"rewarm": 8, "lr_scale": 0.5}},
+        {"name": "untied", "grow": "unshare", "schedule": {"rewarm": 5}},
+    ]
+    planned = resolved(stages)
+    groups = ([0, 0, 1, 1], [0, 0, 1, 2])
+    run = decided(planned, [Decision(1 + index, tick, {"sharing": groups[index]}) for index, tick in enumerate(ticks)])
+    assert [run.learning_rate(tick) for tick in range(100)] == [planned.learning_rate(tick) for tick in range(100)]
+    assert warm_at(run, run.stages[2]) == 18, "rules of the rest wait for the climb, too"
 
 
 def test_a_divided_stage_goes_on_under_its_name():
