@@ -39,7 +39,7 @@ BERT_VOCABULARY = 30_522
 class PlainBert(BaseModel):
     """The fields of BertConfig that a plain BERT needs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     layers: Count
     hidden: Count
@@ -127,17 +127,22 @@ class BertConfig(PlainBert):
 
     @classmethod
     def preset(cls, name: str, **overrides) -> "BertConfig":
-        if name not in PRESETS:
+        if name not in list(PRESETS):  # a recipe may hold anything there, a list for example
             raise UserError(
-                f"model.preset {name!r} is unknown{nearest(name, PRESETS)}; choose one of {', '.join(PRESETS)}"
+                f"model.preset {name!r} is unknown{nearest(str(name), PRESETS)}; choose one of {', '.join(PRESETS)}"
             )
         return cls(**{"vocab_size": BERT_VOCABULARY, **PRESETS[name], **overrides})
 
     @model_validator(mode="before")
     @classmethod
-    def _canonical(cls, values: dict) -> dict:
-        if not isinstance(values, dict):
+    def _equal_models_are_equal(cls, values: Any) -> Any:
+        try:
+            return cls._canonical(values) if isinstance(values, dict) else values
+        except TypeError:  # words where numbers belong: the fields say which
             return values
+
+    @staticmethod
+    def _canonical(values: dict[str, Any]) -> dict[str, Any]:
         values = dict(values)
         for field in ("heads", "ffn", "sharing"):
             if isinstance(values.get(field), list):

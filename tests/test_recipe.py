@@ -298,7 +298,7 @@ def test_a_method_is_laid_over_a_scale_and_its_settings_hold_where_it_says():
         ("extends: compound-base\nstages: {fulll: {steps: 1}}", "stages.fulll: the recipe below has"),
         ("extends: base\nstages: [{name: a, shape: {norm: 5%}}]", "shape.norm is '5%'; shares are for layers"),
         ("extends: base\nmodel: {heads: [12, 12]}\nstages: [{name: a, shape: {heads: 5%}}]", "is [12, 12], no number"),
-        ("extends: base\nstages: [{name: a, sequence: 0}]", "stages.0.sequence is 0"),
+        ("extends: base\nstages: [{name: a, sequence: 0}]", "stages.0.sequence: 0 is neither a count from 1"),
         ("extend: base", "unknown key extend (did you mean 'extends'?)"),
     ],
 )  # fmt: skip

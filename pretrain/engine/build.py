@@ -95,7 +95,7 @@ def gather_whole_blocks(model: BertForPreTraining) -> None:
 
 def deepspeed_config(settings: EngineSettings, num_trained: int) -> dict[str, Any]:
     """The user's JSON with every value filled in that the recipe owns, and no bucket larger than the model."""
-    config = {key: value for key, value in settings.deepspeed.items() if value != "auto"}
+    config = dict(settings.deepspeed)
     zero = dict(config.get("zero_optimization", {}))
     zero["reduce_bucket_size"] = min(zero.get("reduce_bucket_size", DEFAULT_BUCKET), num_trained)
     return config | {

@@ -28,6 +28,8 @@ def load_engine_file(path: str) -> dict[str, Any]:
         raise UserError(f"deepspeed: {path} does not exist; the files that come with Espalier are ds_configs/*.json")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} line {error.lineno} is not JSON: {error.msg}") from None
     if not isinstance(config, dict):
@@ -40,10 +42,27 @@ def load_engine_file(path: str) -> dict[str, Any]:
             raise UserError(
                 f'{path} sets {key} to {shown}, but the recipe owns it ({owner}); make it "auto" or remove it'
             )
+    config = _said(config)
     stage = value_at(config, "zero_optimization.stage")
     if stage not in (0, 1, 2, 3) or isinstance(stage, bool):
         raise UserError(f"{path} sets zero_optimization.stage to {json.dumps(stage)}; choose 0, 1, 2 or 3")
+    bucket = value_at(config, "zero_optimization.reduce_bucket_size")
+    if bucket is not None and (not isinstance(bucket, int | float) or isinstance(bucket, bool) or not bucket >= 1):
+        raise UserError(
+            f"{path} sets zero_optimization.reduce_bucket_size to {json.dumps(bucket)}; give a number of elements"
+        )
+    if not isinstance(scaler := config.get("fp16", {}), dict):
+        raise UserError(f"{path} sets fp16 to {json.dumps(scaler)}; make it a section, or remove it")
     return config
+
+
+def _said(config: dict[str, Any]) -> dict[str, Any]:
+    """Without what is left open, as null or "auto": DeepSpeed's defaults and the recipe fill that in."""
+    return {
+        key: _said(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if value not in (None, "auto")
+    }
 
 
 def offloads_optimizer(config: dict[str, Any]) -> bool:

@@ -17,21 +17,21 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 SCALES, METHODS = RECIPES / "scales", RECIPES / "methods"
 
 
-def read_values(path: str) -> dict[str, Any]:
+def read_values(path: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """What a recipe file says, or the recipe of a name, with all it extends; the name is the file's if none is given.
 
-    Raises UserError naming what cannot be found or read.
+    `above` are the files that extend it. Raises UserError naming what cannot be found or read.
     """
-    if Path(path).is_dir():
-        raise UserError(f"recipe {path!r} is a folder; name the YAML file in it")
     if Path(path).parent.resolve() == METHODS:
         raise UserError(f"{path} is a method; name it with a scale, for example {Path(path).stem}-base")
     for file in (Path(path), RECIPES / f"{path}.yaml", SCALES / f"{path}.yaml"):
         if file.is_file():
-            return {"name": file.stem} | _read(file)
+            return {"name": file.stem} | _read(file, above)
     method, _, scale = path.rpartition("-")
     if method in _stems(METHODS) and scale in _stems(SCALES):
         return {"name": path} | _at_scale(method, scale)
+    if path and Path(path).is_dir():
+        raise UserError(f"recipe {path!r} is a folder; name the YAML file in it")
     whole = ", ".join([*_stems(RECIPES), *_stems(SCALES)])
     raise UserError(
         f"recipe {path!r} is neither a file nor a recipe that comes with Espalier{nearest(path, shipped_names())}: "
@@ -62,11 +62,16 @@ def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
-def _changed_stages(stages: list[dict[str, Any]], changes: dict[str, Any]) -> list[dict[str, Any]]:
+def _changed_stages(stages: list[Any], changes: dict[str, Any]) -> list[dict[str, Any]]:
+    for stage in stages:
+        if not isinstance(stage, dict):
+            raise UserError(f"stages: {stage!r} in the recipe below is no stage; write a mapping with a name there")
     names = [stage.get("name") for stage in stages]
-    for name in changes:
+    for name, change in changes.items():
         if name not in names:
             raise UserError(f"stages.{name}: the recipe below has no such stage; it has {', '.join(map(str, names))}")
+        if not isinstance(change, dict | None):
+            raise UserError(f"stages.{name} is {change!r}; write the keys that change, for example {{steps: 10%}}")
     return [laid_over(stage, changes.get(name) or {}) for name, stage in zip(names, stages, strict=True)]
 
 
@@ -81,8 +86,8 @@ def _at_scale(method: str, scale: str) -> dict[str, Any]:
 
 
 def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A file's values, laid over those of the recipe that it extends; `above` are the files that extend this one."""
-    if file in above:
+    """A file's values, laid over those of the recipe that it extends: a file beside it, or a recipe by its name."""
+    if file.resolve() in above:
         raise UserError(f"recipe {file} extends itself; name another recipe there")
     try:
         text = file.read_text(encoding="utf-8")
@@ -94,12 +99,14 @@ def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     below = values.pop("extends", None)
     if below is None:
         return values
-    if file.parent == METHODS:
-        inherited = _read(METHODS / f"{below}.yaml")
-    elif str(below).endswith(".yaml"):
-        inherited = _read((file.parent / str(below)).resolve(), (*above, file.resolve()))
+    if not isinstance(below, str) or not below:
+        raise UserError(f"{file}: extends is {below!r}; name a recipe there, or remove it")
+    above = (*above, file.resolve())
+    beside = file.parent / (f"{below}.yaml" if file.parent == METHODS else below)
+    if beside.is_file() or below.endswith(".yaml"):
+        inherited = _read(beside, above)
     else:
-        inherited = read_values(str(below))
+        inherited = read_values(below, above)
     inherited.pop("name", None)
     return laid_over(inherited, values)
 

@@ -51,7 +51,11 @@ def _explain(schema: type[BaseModel], error: ValidationError, section: str) -> s
         return f"{key} is missing"
     if fault["type"] == "value_error":
         return f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
-    return f"{key} is {fault['input']!r}: {_lower_first(fault['msg'])}"
+    if fault["type"] == "model_type":
+        return f"{key} is {fault['input']!r}; write a mapping of keys: {', '.join(_keys_at(schema, path))}"
+    choices = re.findall(r"'([^']*)'", fault["ctx"]["expected"]) if fault["type"] == "literal_error" else []
+    hint = nearest(str(fault["input"]), choices) if len(choices) > 3 else ""  # fewer are seen at a glance
+    return f"{key} is {fault['input']!r}{hint}: {_lower_first(fault['msg'])}"
 
 
 def _is_type_tag(part: int | str) -> bool:

@@ -51,7 +51,7 @@ class ResolvedStage:
     shape: dict[str, Any]
     """The fields of the model that this stage asks for: what the operators are to reach."""
     deepspeed: dict[str, Any]
-    """The DeepSpeed JSON as it stands in the file, "auto" values included."""
+    """The DeepSpeed JSON as it stands in the file, but for what that leaves open."""
     zero_stage: int
     precision: Precision
     recompute: bool
@@ -134,33 +134,33 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
             check_exactness(deepspeed, recipe.precision, engine_file)
             if recipe.recompute and config.layer_drop:
                 raise UserError("recompute true computes layers again, and layer_drop would draw others; leave one out")
-        stages.append(
-            ResolvedStage(
-                index=index,
-                name=stage.name,
-                start=starts[index],
-                end=starts[index + 1],
-                config=config,
-                sequence=sequence,
-                global_batch=batch.rows,
-                micro_batch=micro,
-                accumulation=accumulation,
-                tensor_parallel=layout.tensor_parallel,
-                data_parallel=data_parallel,
-                grow=grow,
-                shape=shape,
-                deepspeed=deepspeed,
-                zero_stage=deepspeed["zero_optimization"]["stage"],
-                precision=recipe.precision,
-                recompute=recipe.recompute,
-                rewarm=_measure(stage.schedule.rewarm, starts[-1], unit),
-                lr_scale=stage.schedule.lr_scale,
-                restart=stage.schedule.restart,
-                until=rules_of(recipe.stages, index, in_steps),
-                split=stage.split and rule_in_steps(stage.split, in_steps),
-                keep=stage.keep,
+            stages.append(
+                ResolvedStage(
+                    index=index,
+                    name=stage.name,
+                    start=starts[index],
+                    end=starts[index + 1],
+                    config=config,
+                    sequence=sequence,
+                    global_batch=batch.rows,
+                    micro_batch=micro,
+                    accumulation=accumulation,
+                    tensor_parallel=layout.tensor_parallel,
+                    data_parallel=data_parallel,
+                    grow=grow,
+                    shape=shape,
+                    deepspeed=deepspeed,
+                    zero_stage=deepspeed["zero_optimization"]["stage"],
+                    precision=recipe.precision,
+                    recompute=recipe.recompute,
+                    rewarm=_measure(stage.schedule.rewarm, starts[-1], unit, "schedule.rewarm"),
+                    lr_scale=stage.schedule.lr_scale,
+                    restart=stage.schedule.restart,
+                    until=rules_of(recipe.stages, index, partial(in_steps, key="until")),
+                    split=stage.split and rule_in_steps(stage.split, partial(in_steps, key="split")),
+                    keep=stage.keep,
+                )
             )
-        )
     check_ends(stages)
     check_kept(stages)
     rate = learning_rate(recipe, stages, unit)
@@ -179,21 +179,24 @@ def _naming(stage: Stage) -> Iterator[None]:
 # --- steps ----------------------------------------------------------------------------------------------------------
 
 
-def _measure(amount: float | Share, total: float, unit: Unit) -> float:
+def _measure(amount: float | Share, total: float, unit: Unit, key: str) -> float:
     """An amount in ticks of the run's clock: whole steps, or seconds."""
     if isinstance(amount, Share):
         ticks = amount.percent / 100 * total
         return round(ticks) if unit == "steps" else ticks
     if unit == "seconds" and amount:
-        raise UserError(f"schedule: {amount} steps have no place in a run measured in hours; write a share such as 5%")
+        raise UserError(f"{key}: {amount} steps have no place in a run measured in hours; write a share such as 5%")
     return amount
 
 
-def _in_steps(amount: Amount, total: float, unit: Unit) -> int:
+def _in_steps(amount: Amount, total: float, unit: Unit, key: str) -> int:
     """Steps, which the rules that end a stage count in every run."""
     if isinstance(amount, Share) and unit == "seconds":
-        raise UserError(f"{amount} of a run measured in hours is no number of steps, as every and least have to be")
-    return int(_measure(amount, total, "steps"))
+        raise UserError(
+            f"{key}: {amount} of a run measured in hours is no number of steps; give every (and least, where it is a "
+            "share) as a count, such as every: 100"
+        )
+    return int(_measure(amount, total, "steps", key))
 
 
 def _timeline(recipe: Recipe) -> tuple[Unit, list[float]]:
@@ -260,7 +263,7 @@ def _first_shape(recipe: Recipe, stage: Stage, values: dict[str, Any], corpus_vo
     values.setdefault("sentence_head", recipe.data.sentence_pairs != "none")
     if recipe.data.sentence_pairs != "none" and not values["sentence_head"]:
         raise UserError(f"data.sentence_pairs {recipe.data.sentence_pairs} needs model.sentence_head; leave that out")
-    values["vocab_size"] = vocab_size or BERT_VOCABULARY
+    values["vocab_size"] = BERT_VOCABULARY if vocab_size is None else vocab_size
     with explained(BertConfig, section="model"):
         return BertConfig.model_validate(values)
 
@@ -326,13 +329,16 @@ def _check_quota(grow: Sequence[Operator], config: BertConfig, tensor_parallel: 
 
 
 def learning_rate(recipe: Recipe, stages: Sequence[ResolvedStage], unit: Unit) -> LearningRate:
-    restarts = [(stage.start, stage.restart) for stage in stages if stage.restart is not None]
-    starts = [(0, recipe.schedule), *restarts] if not restarts or restarts[0][0] else restarts
-    ends = [start for start, _ in starts[1:]] + [stages[-1].end]
+    restarts = [
+        (stage.start, stage.restart, f"stage {stage.name}: schedule.restart") for stage in stages if stage.restart
+    ]
+    starts = [(0, recipe.schedule, "schedule"), *restarts] if not restarts or restarts[0][0] else restarts
+    ends = [start for start, *_ in starts[1:]] + [stages[-1].end]
     phases = []
-    for (start, schedule), end in zip(starts, ends, strict=True):
+    for (start, schedule, key), end in zip(starts, ends, strict=True):
         length = end - start
-        warmup, hold = (_measure(amount, length, unit) for amount in (schedule.warmup, schedule.hold))
+        warmup = _measure(schedule.warmup, length, unit, f"{key}.warmup")
+        hold = _measure(schedule.hold, length, unit, f"{key}.hold")
         peak = getattr(schedule, "lr", None) or recipe.optimizer.lr
         phases.append(Phase(start, length, peak, warmup, hold, schedule.shape, schedule.end, schedule.power))
     return LearningRate(tuple(phases), tuple(StageRate(stage.start, stage.rewarm, stage.lr_scale) for stage in stages))

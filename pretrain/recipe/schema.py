@@ -7,13 +7,13 @@ from pydantic import BeforeValidator, Field, model_validator
 from model.errors import UserError
 from pretrain.data import Masking, Sampling
 from pretrain.recipe.stage_ends import GradientCorrelation, Until
-from pretrain.recipe.values import Amount, Hours, Length, Positive, Rate, Section
+from pretrain.recipe.values import Amount, Hours, Number, Positive, PositiveAmount, Rate, Section
 
 
 class Data(Section):
     corpus: str
     """Folder that `prepare` wrote, or a YAML file that mixes several: lines of folder and weight."""
-    mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    mask_rate: Annotated[Number, Field(gt=0, lt=1)] = 0.15
     """Share of the tokens that the model has to predict."""
     whole_word: bool = False
     """Mask all pieces of a word together."""
@@ -23,7 +23,7 @@ class Data(Section):
     """How probable a span of n is: as 1/n (ALBERT) or as 0.8^n (SpanBERT, with max_span 10)."""
     sentence_pairs: Literal["none", "nsp", "sop"] = "none"
     """The sentence objective: none, next-sentence prediction (BERT), or sentence order (ALBERT)."""
-    short_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    short_probability: Annotated[Number, Field(ge=0, le=1)] = 0.0
     """Share of the sequences cut to a random shorter length (0.1 in BERT)."""
     pack: bool = False
     """Several sequences in a row, blind to each other, instead of padding."""
@@ -39,23 +39,23 @@ class Data(Section):
 
 class Optimizer(Section):
     name: Literal["adamw", "lamb", "lans"] = "adamw"
-    lr: Annotated[float, Field(gt=0)]
+    lr: Annotated[Number, Field(gt=0)]
     """Peak learning rate."""
     betas: tuple[Rate, Rate] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0, lt=1)] = 1e-6
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    eps: Annotated[Number, Field(gt=0, lt=1)] = 1e-6
+    weight_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.01
     """Decoupled."""
     decayed: Literal["matrices", "all"] = "matrices"
     """What weight decay is for: `matrices` leaves biases and LayerNorms out."""
-    grad_clip: Annotated[float, Field(ge=0)] = 1.0
+    grad_clip: Annotated[Number, Field(ge=0)] = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """The learning rate of a layer as a part of that of the layer above it (fine-tuning)."""
     adapted: Literal["matrices", "all"] = "matrices"
     """LAMB and LANS: what the trust ratio is for; the rest takes Adam's step."""
     bias_correction: bool = True
     """LAMB and LANS: undo the moments' start from zero."""
-    trust_bounds: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]] | None = None
+    trust_bounds: tuple[Annotated[Number, Field(ge=0)], Annotated[Number, Field(gt=0)]] | None = None
     """LAMB: smallest and largest trust ratio."""
     prenormalize: Literal["never", "above_one", "always"] = "never"
     """LAMB: divide the gradients by their global norm first (NVLAMB)."""
@@ -91,23 +91,23 @@ class Schedule(Section):
     """Steps from zero up to the peak."""
     hold: Amount = 0
     """Steps at the peak between warm-up and decay (LANS)."""
-    end: Annotated[float, Field(ge=0, le=1)] = 0.0
+    end: Annotated[Number, Field(ge=0, le=1)] = 0.0
     """The last learning rate, as a part of the peak."""
-    power: Annotated[float, Field(gt=0)] = 1.0
+    power: Annotated[Number, Field(gt=0)] = 1.0
     """Exponent of the polynomial decay."""
 
 
 class Restart(Schedule):
     """A new schedule from a stage on, to the next restart or the end (two-phase BERT)."""
 
-    lr: Annotated[float, Field(gt=0)] | None = None
+    lr: Annotated[Number, Field(gt=0)] | None = None
     """Peak of the new schedule. Left out: optimizer.lr."""
 
 
 class StageSchedule(Section):
     rewarm: Amount = 0
     """Steps over which the rate climbs from zero back to the schedule after a change of shape."""
-    lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    lr_scale: Annotated[Number, Field(gt=0)] = 1.0
     """Factor on the learning rate during this stage."""
     restart: Restart | None = None
 
@@ -152,7 +152,7 @@ class Faults(Section):
 
     signals: list[Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"]] = Field(["SIGTERM", "SIGUSR1"])
     """On one of these the run saves itself at the next step and exits, ready to be started again."""
-    timeout_minutes: Annotated[float, Field(gt=0)] = 20
+    timeout_minutes: Annotated[Number, Field(gt=0)] = 20
     """A rank that makes no progress for so long is named, and the run ends."""
     non_finite_steps: Positive = 3
     """Steps in a row with a gradient that is not finite: each is skipped, after so many the run rolls back."""
@@ -172,7 +172,7 @@ class Stage(Section):
     """Fields of the model that change here."""
     grow: Annotated[list[dict[str, dict[str, Any]]], BeforeValidator(lambda value: _parse_grow(value))] = Field([])
     """The operators that lead from the stage before to this shape, in order."""
-    sequence: Length | None = None
+    sequence: PositiveAmount | None = None
     """Tokens in a row, or a share of the run's, from here on; as are the next ones."""
     batch: StageBatch = StageBatch()
     layout: Layout | None = None
@@ -192,7 +192,7 @@ class Stage(Section):
 def _parse_grow(value: Any) -> Any:
     """`stack`, `{widen: {axis: ffn}}` or a list of these -> [{operator: options}]."""
     if isinstance(value, dict) and len(value) > 1:
-        raise UserError(f"names {len(value)} operators in one mapping; write a list: [{', '.join(value)}]")
+        raise UserError(f"names {len(value)} operators in one mapping; write a list: [{', '.join(map(str, value))}]")
     operators = value if isinstance(value, list) else [value]
     return [{operator: {}} if isinstance(operator, str) else operator for operator in operators]
 
@@ -202,9 +202,9 @@ class Paper(Section):
 
     source: str
     """Which paper, and how its figures are known."""
-    flop_speedup: float | None = None
+    flop_speedup: Number | None = None
     """Cost of the target from scratch over that of the method, minus 1, at equal steps."""
-    wall_speedup: float | None = None
+    wall_speedup: Number | None = None
     """The same in time."""
     claim: str = ""
     """What it claims in other terms."""
@@ -220,7 +220,7 @@ class Recipe(Section):
     paper: Paper | None = None
     steps: Positive | None = None
     """Optimizer steps of the whole run. Left out: the sum of the stages' counts."""
-    hours: Annotated[float, Field(gt=0)] | None = None
+    hours: Annotated[Number, Field(gt=0)] | None = None
     """A budget instead of steps: hours of training, on which stages and schedule go by the clock."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of weights, order of the data, masks and dropout."""

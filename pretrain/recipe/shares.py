@@ -6,7 +6,7 @@ from typing import Any
 
 from model.config import PRESETS, BertConfig
 from model.errors import UserError
-from pretrain.recipe.values import parse_share
+from pretrain.recipe.values import Share, parse_share
 
 WHOLE = {
     "layers": "layers",
@@ -28,30 +28,36 @@ def whole_model(model: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(model)
     if (preset := values.pop("preset", None)) is not None:
         values = {**BertConfig.preset(preset).model_dump(include=set(PRESETS[preset])), **values}
-    return counted(values, values)
+    return counted(values, values, section="model")
 
 
-def counted(shape: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
-    """A shape with every share replaced by a count. `model` is the whole one.
+def counted(shape: Mapping[str, Any], model: Mapping[str, Any], section: str = "shape") -> dict[str, Any]:
+    """A shape with every share replaced by a count. `model` is the whole one, `section` where the shape stands.
 
     Halves are rounded up, and nothing below 1. A share of `light_layers` is spread evenly: 50% is every other layer.
     """
-    return {field: _count(field, value, model) for field, value in shape.items()}
+    return {field: _count(field, value, model, f"{section}.{field}") for field, value in shape.items()}
 
 
-def _count(field: str, value: Any, model: Mapping[str, Any]) -> Any:
+def _count(field: str, value: Any, model: Mapping[str, Any], key: str) -> Any:
     if isinstance(value, Mapping) and field in WHOLE:
-        return {name: _count(field, part, model) for name, part in value.items()}
-    share = parse_share(value)
+        return {name: _count(field, part, model, f"{key}.{name}") for name, part in value.items()}
+    share = _share(value, key)
     if share is None:
         return value
     if field not in WHOLE:
-        raise UserError(f"shape.{field} is {value!r}; shares are for {', '.join(WHOLE)}; give a value of its own")
+        raise UserError(f"{key} is {value!r}; shares are for {', '.join(WHOLE)}; give a value of its own")
     whole = model.get(WHOLE[field])
     if not isinstance(whole, int):
-        raise UserError(f"shape.{field} is {value!r}, but model.{WHOLE[field]} is {whole!r}, no number; give a count")
+        raise UserError(
+            f"{key} is {value!r}, a share of model.{WHOLE[field]}, which is {whole!r}, no number; give a count"
+        )
     part = share.percent / 100
     if field == "light_layers":
+        if part == 1:
+            raise UserError(
+                f"{key} is {value!r}, but the lowest layer has no map below it to take; give a smaller share"
+            )
         return [layer for layer in range(whole) if math.floor((layer + 1) * part) > math.floor(layer * part)]
     return max(math.floor(part * whole + 0.5), 1)
 
@@ -59,8 +65,8 @@ def _count(field: str, value: Any, model: Mapping[str, Any]) -> Any:
 def counted_steps(grow: Sequence[Mapping[str, Mapping[str, Any]]], steps: float | None) -> list[dict[str, Any]]:
     """Operators with an option `steps` that is a share of the run as a count. `steps` None: the run has none."""
 
-    def option(name: str, value: Any) -> Any:
-        share = parse_share(value) if name == "steps" else None
+    def option(operator: str, name: str, value: Any) -> Any:
+        share = _share(value, f"grow.{operator}.steps") if name == "steps" else None
         if share is None:
             return value
         if steps is None:
@@ -68,7 +74,15 @@ def counted_steps(grow: Sequence[Mapping[str, Mapping[str, Any]]], steps: float 
         return max(round(share.percent / 100 * steps), 1)
 
     return [
-        {operator: {name: option(name, value) for name, value in (options or {}).items()}}
+        {operator: {name: option(operator, name, value) for name, value in (options or {}).items()}}
         for mapping in grow
         for operator, options in mapping.items()
     ]
+
+
+def _share(value: Any, key: str) -> Share | None:
+    """None for what is no share; UserError for one that there cannot be."""
+    share = parse_share(value)
+    if share is None and isinstance(value, str) and value.strip().endswith("%"):
+        raise UserError(f"{key} is {value!r}, no share from 0% to 100%")
+    return share

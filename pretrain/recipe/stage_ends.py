@@ -5,20 +5,20 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from model.errors import UserError
-from pretrain.recipe.values import Amount, Positive, Section, Share
+from pretrain.recipe.values import Amount, Number, Positive, PositiveAmount, Section, Share
 
 
 class Check(Section):
     """A rule that looks at the run now and then, and holds when it held so many times in a row."""
 
-    every: Amount = Share(1)
+    every: PositiveAmount = Share(1)
     """Steps between two checks."""
     checks: Positive = 1
     """So many in a row have to agree."""
 
 
 class Loss(Check):
-    below: float
+    below: Number
     """Ends the stage when the mean training loss since the last check is below this."""
 
 
@@ -31,35 +31,35 @@ class LossCurveRule(Check):
     """So many points, or the last third of them if that is more, give the slope."""
     least: Amount = 0
     """Steps of the stage, after its (re-)warm-up, before which it does not end."""
-    loss_below: float | None = None
+    loss_below: Number | None = None
     """Nor does it end at a loss above this: a slope is small on the bag-of-words plateau, too."""
 
 
 class LossSlope(LossCurveRule):
-    below: Annotated[float, Field(gt=0)] = 0.052
+    below: Annotated[Number, Field(gt=0)] = 0.052
     """Ends the stage when the loss falls by less than so many nats while the run's FLOPs grow by a factor of e (Shen et
     al. 2022: 0.052 is their optimum for GPT-2, 0.0575 before doubling the depth, 0.0475 before doubling the width)."""
 
 
 class Auto(LossCurveRule):
-    gain: Annotated[float, Field(gt=0)] = 1.0
+    gain: Annotated[Number, Field(gt=0)] = 1.0
     """What a token is expected to bring in the next stage, as a part of what it brought in this one on average."""
 
 
 class GradientCorrelation(Check):
-    below: Annotated[float, Field(gt=0, le=1)] = 0.5
+    below: Annotated[Number, Field(gt=0, le=1)] = 0.5
     """A pair of neighbouring uses of a block is apart when their gradients correlate less than this."""
-    every: Amount = 1000
+    every: PositiveAmount = 1000
     """Steps between two checks."""
     checks: Positive = 3
     """So many in a row have to agree."""
 
 
 class TicketDistance(Check):
-    below: Annotated[float, Field(gt=0, le=1)] = 0.02
+    below: Annotated[Number, Field(gt=0, le=1)] = 0.02
     """Ends the stage when the heads and neurons that would be pruned now differ from those at the check before in less
     than this part of all."""
-    every: Amount = 20
+    every: PositiveAmount = 20
     """Steps between two checks."""
     checks: Positive = 3
     """So many in a row have to agree."""
@@ -70,7 +70,7 @@ class Until(Section):
 
     tokens: Positive | None = None
     """Tokens read in the stage, padding not counted."""
-    hours: Annotated[float, Field(gt=0)] | None = None
+    hours: Annotated[Number, Field(gt=0)] | None = None
     """Hours of training in the stage, in a run that is measured in steps."""
     loss: Loss | None = None
     loss_slope: LossSlope | None = None

@@ -2,6 +2,7 @@
 
 import re
 import typing
+from collections.abc import Hashable
 from typing import Any
 
 import yaml
@@ -18,10 +19,16 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise _fault(f"a key has to be a plain word, not {key!r}", key_node)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+                raise _fault(f"key {key!r} is given twice", key_node)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _fault(problem: str, node: yaml.Node) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 _DIGITS = r"[0-9](?:_?[0-9])*"
@@ -40,7 +47,8 @@ _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(no
 def parse(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: `!!int soon`
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"{source}{where}: {getattr(error, 'problem', None) or error}") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UserError(f"{source}{where}: {problem}") from None

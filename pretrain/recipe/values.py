@@ -46,12 +46,20 @@ def _as_written(value: Any) -> Any:
 Amount = Annotated[int | Share, BeforeValidator(_parse_amount), PlainSerializer(_as_written)]
 """Steps, as a count or as a share of the whole run."""
 
-Length = Annotated[Annotated[int, Field(ge=1)] | Share, BeforeValidator(_parse_amount), PlainSerializer(_as_written)]
-"""Tokens in a row, as a count or as a share of the run's."""
+
+def _parse_positive_amount(value: Any) -> Any:
+    amount = _parse_amount(value)
+    if amount in (0, Share(0)):
+        raise UserError(f"{value!r} is neither a count from 1 nor a share above 0%")
+    return amount
+
+
+PositiveAmount = Annotated[int | Share, BeforeValidator(_parse_positive_amount), PlainSerializer(_as_written)]
+"""Steps or tokens in a row, at least one, as a count or as a share of the run's."""
 
 
 def _parse_hours(value: Any) -> Any:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
         return float(value)
     if isinstance(value, (str, Share)):
         return _parse_amount(value)
@@ -62,7 +70,11 @@ Hours = Annotated[float | Share, BeforeValidator(_parse_hours), PlainSerializer(
 """Hours of training, as a number or as a share of the run's budget."""
 
 Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""No text or `true` that could be read as one."""
+
+Rate = Annotated[Number, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
