@@ -52,22 +52,25 @@ def neighbour_correlation(
 ) -> dict[str, float]:
     """{"3-4": correlation of the gradients of layers 3 and 4}, for uses of a block that follow each other. Collective.
 
-    Measured as in `gradient_correlation`, over all parameters of a layer together; from -1 to 1.
+    Measured as in `gradient_correlation`, over all parameters of a layer together; from -1 to 1. Blocks that do not
+    train have none; where no other has several uses nothing is computed.
     """
+    uses_of_blocks = [config.layers_of(block) for block in range(config.num_blocks) if not config.is_frozen(block)]
+    shared = [layers for layers in uses_of_blocks if len(layers) > 1]
+    if not shared:
+        return {}
     tp = layout.install()
     gradients = _gradients_of_uses(config, fetch, tp, dtype, batches)
     untied = parameter_table(config.replace(sharing=None))
     correlation = {}
-    for block in range(config.num_blocks):
-        layers = config.layers_of(block)
-        if len(layers) > 1 and not config.is_frozen(block):
-            products = torch.zeros(len(layers), len(layers), dtype=torch.float64, device=device())
-            for spec in untied.values():
-                if spec.block == layers[0]:
-                    uses = torch.stack([gradients[f"blocks.{layer}.{spec.local_name}"].flatten() for layer in layers])
-                    products += _products(uses, tp, spec.tensor_parallel_axis is not None)
-            cosines = _cosines(products).diagonal(1).tolist()
-            correlation |= {f"{low}-{up}": cosine for (low, up), cosine in zip(pairwise(layers), cosines, strict=True)}
+    for layers in shared:
+        products = torch.zeros(len(layers), len(layers), dtype=torch.float64, device=device())
+        for spec in untied.values():
+            if spec.block == layers[0]:
+                uses = torch.stack([gradients[f"blocks.{layer}.{spec.local_name}"].flatten() for layer in layers])
+                products += _products(uses, tp, spec.tensor_parallel_axis is not None)
+        cosines = _cosines(products).diagonal(1).tolist()
+        correlation |= {f"{low}-{up}": cosine for (low, up), cosine in zip(pairwise(layers), cosines, strict=True)}
     return correlation
 
 

@@ -9,6 +9,7 @@ from growth.operators.prune import Prune
 from growth.operators.rewind import INITIAL
 from growth.operators.unshare import Unshare
 from model.errors import UserError
+from pretrain.checkpoint.store import DAMAGED, LATEST, PARTIAL
 from pretrain.recipe.schema import Stage
 from pretrain.recipe.stage_ends import Check, LossCurveRule, Until
 from pretrain.recipe.values import Amount
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
 InSteps = Callable[[Amount], int]
 
-RESERVED = ("latest", INITIAL)
+RESERVED = (LATEST, INITIAL)
 """Names under `checkpoints/` that a stage cannot keep its state under."""
+RESERVED_ENDINGS = (PARTIAL, DAMAGED)
+"""Of folders there that the next start may remove."""
 
 
 def rules_of(stages: Sequence[Stage], index: int, in_steps: InSteps) -> Until | None:
@@ -62,6 +65,8 @@ def check_keys(stages: Sequence[Stage], unit: str) -> None:
     for name in names:
         if name in RESERVED or name.startswith("step-") or names.count(name) > 1:
             raise UserError(f"keep {name!r} is the name of another checkpoint; choose a different one")
+        if name.endswith(RESERVED_ENDINGS):
+            raise UserError(f"keep {name!r} ends like an unfinished or damaged checkpoint; choose another name")
 
 
 def _fault_of_until(stage: ResolvedStage, following: ResolvedStage | None) -> str | None:

@@ -40,6 +40,6 @@ def rules_of(run: Run, stage: ResolvedStage, progress: Progress) -> list[Rule]:
             rules.append(LayersDisagree("gradient_correlation", until.gradient_correlation))
         if until.ticket_distance:
             rules.append(TicketSettles("ticket_distance", until.ticket_distance, run, stage))
-    if stage.split:
+    if stage.split and stage.config.sharing is not None:  # groups that have split to the end are left alone
         rules.append(PairsDisagree("split", stage.split))
     return rules

@@ -76,6 +76,15 @@ def of_layers_to_share() -> tuple[dict[str, float], dict[str, float]]:
     return tied, gradient_correlation(untied, fetch, layout, dtype, batches, SHARED)
 
 
+@pytest.mark.parametrize("shape", [{"sharing": None}, {"sharing": (0, 0, 1, 2), "frozen_layers": 2}], ids=str)
+def test_nothing_is_computed_where_no_neighbours_share(shape):
+    def fetch(name: str):
+        pytest.fail(f"{name} is read")
+
+    config = SHARED.replace(**shape)
+    assert neighbour_correlation(config, fetch, ParallelLayout(1, 1), torch.float32, [global_batch(config, 0)]) == {}
+
+
 def test_correlation_before_sharing():
     [(tied, about_to_be)] = pool(1).run(of_layers_to_share)
     assert tied == about_to_be

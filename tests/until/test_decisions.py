@@ -13,6 +13,7 @@ from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.decisions import Decision, decided
 from pretrain.recipe.kept import check_saved
 from pretrain.recipe.load import explained
+from pretrain.until import rules_of
 from pretrain.until.curve import warm_at
 
 SHARED = dict(preset="tiny", layers=4, sharing=1)
@@ -129,6 +130,8 @@ def test_a_divided_stage_goes_on_under_its_name():
     assert [[operator.name for operator in stage.grow] for stage in last] == [
         [], ["unshare"], ["unshare"], ["unshare"], [], ["stack"]
     ], "nothing is left to unshare"  # fmt: skip
+    assert [[rule.name for rule in rules_of(run, stage, Progress())] for stage in run.stages[:3]] == [["split"]] * 3
+    assert rules_of(run, last[3], Progress()) == [], "nor to split"
 
 
 def test_decisions_are_saved_with_the_progress():
@@ -154,6 +157,14 @@ def changed(index: int, **changes) -> list[dict]:
         (changed(0, until={}), "stages.0.until: names no rule; give one of tokens, hours, loss"),
         (changed(0, until={"loss_sloop": {}}), "unknown key stages.0.until.loss_sloop (did you mean 'loss_slope'?)"),
         (changed(0, keep="initial"), "keep 'initial' is the name of another checkpoint"),
+        (
+            changed(0, keep="small.partial"),
+            "keep 'small.partial' ends like an unfinished or damaged checkpoint",
+        ),
+        (
+            changed(0, keep="small.damaged"),
+            "keep 'small.damaged' ends like an unfinished or damaged checkpoint",
+        ),
         (
             [THREE[0] | {"until": None, "split": {}}, {"name": "deep", "grow": "stack", "shape": {"layers": 8}}],
             "stage tied: split: which groups there will be is not known beforehand, so stage deep can only begin",
