@@ -1,4 +1,4 @@
-"""A plain BERT pays nothing for the variants: it runs exactly the operations listed here, counted in a model that had none."""
+"""A plain BERT pays nothing for the variants: it runs exactly the operations listed here, counted in one without them."""
 
 from collections import Counter
 
