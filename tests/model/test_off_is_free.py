@@ -1,4 +1,4 @@
-"""A plain BERT pays nothing for the variants: it runs exactly the operations listed here, counted in one without them."""
+"""A plain BERT pays nothing for the variants: it runs exactly the operations listed here, which know none of them."""
 
 from collections import Counter
 
