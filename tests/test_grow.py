@@ -99,7 +99,9 @@ def test_correlation_is_measured_on_the_corpus_of_the_run(tmp_path):
     before = tmp_path / "run" / "checkpoints" / "step-00000002"
     [(after, run, shared)] = pool(1).run(unshared_offline, before, tmp_path / "new")
     found = run["grown"]["correlation"]
-    assert found == pytest.approx(in_memory, abs=0.02)  # its micro-batches were smaller
+    # Its micro-batches were smaller. The softmax cancels a bias of the keys: its gradient is nothing but rounding.
+    del found["blocks.0.attention.key.bias"], in_memory["blocks.0.attention.key.bias"]
+    assert found == pytest.approx(in_memory, abs=0.02)
     name = "attention.query.weight"
     factor = 2 / (1 + found[f"blocks.0.{name}"])
     expected = shared[f"blocks.0.{name}"].exp_avg_sq * factor
