@@ -30,7 +30,7 @@ a rule may end a stage early is left out."""
 GROUPS = {
     "From scratch": ("lamb", "lans", "academic", "albert", "pld"),
     "Depth": ("stack", "stackbert", "gstack", "stack-auto", "mslt"),
-    "Depth, width and length": ("compound", "espalier"),
+    "Depth, width and length": ("compound", "espalier", "fast"),
     "What CompoundGrow compares": ("pool", "truncate", "tile", "low-rank", "light-attention"),
     "Sharing, then not": ("swe-f", "swe-a", "swe-m", "swe-units"),
     "A relaxed model first": ("core",),
