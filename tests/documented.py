@@ -1,6 +1,7 @@
 """The commands of the pages, and a folder with small things under all the names that they use.
 
-Commands that a page marks with `# needs ...` (GPUs, a network, a cluster) and those of SLURM scripts are only parsed.
+Commands that a page marks with `# needs ...` (GPUs, a network, a cluster, a quiet machine) and those of SLURM scripts are
+only parsed.
 All others are executed in that folder, by one process, in the order of the pages:
 
 - runs, recipes, texts and GLUE's and SQuAD's files are small ones of the same names (`make_place`)
@@ -40,7 +41,7 @@ SMALLER = {
     "finetune": ["--seeds", "1", "--epochs", "1"],
     "profile": ["--steps=1", *(f"--set={value}" for value in TINY)],
 }
-INSTEAD = {"100:110": "3:4"}
+INSTEAD = {"100:110": "3:4", "30:60": "3:4"}
 
 
 @dataclass(frozen=True)
