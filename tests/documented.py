@@ -1,7 +1,7 @@
 """The commands of the pages, and a folder with small things under all the names that they use.
 
-Commands that a page marks with `# needs ...` (GPUs, a network, a cluster, a quiet machine) and those of SLURM scripts are
-only parsed.
+Commands that a page marks with `# needs ...` (GPUs, a network, a cluster, a quiet machine) and those of SLURM scripts
+are only parsed.
 All others are executed in that folder, by one process, in the order of the pages:
 
 - runs, recipes, texts and GLUE's and SQuAD's files are small ones of the same names (`make_place`)
