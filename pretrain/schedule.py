@@ -84,6 +84,11 @@ class LearningRate:
         rate = _current(self.phases, now)(now)
         return rate * _current(self.stages, now)(now) if self.stages else rate
 
+    def warm_at(self, now: float) -> float:
+        """The tick up to which the rate climbs, in the phase and the stage of a moment."""
+        phase, stage = _current(self.phases, now), _current(self.stages, now)
+        return max(phase.start + phase.warmup, stage.start + stage.rewarm)
+
     @property
     def corners(self) -> list[float]:
         """The ticks at which the curve bends or jumps: enough to print or draw it."""

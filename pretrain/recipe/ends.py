@@ -13,6 +13,7 @@ from pretrain.checkpoint.store import DAMAGED, LATEST, PARTIAL
 from pretrain.recipe.schema import Stage
 from pretrain.recipe.stage_ends import Check, LossCurveRule, Until
 from pretrain.recipe.values import Amount
+from pretrain.schedule import LearningRate
 
 if TYPE_CHECKING:
     from pretrain.recipe.resolve import ResolvedStage
@@ -52,6 +53,21 @@ def check_ends(stages: Sequence[ResolvedStage]) -> None:
         for fault in (_fault_of_until(stage, following), _fault_of_split(stage, stages)):
             if fault is not None:
                 raise UserError(f"stage {stage.name}: {fault}")
+
+
+def check_lengths(stages: Sequence[ResolvedStage], rate: LearningRate) -> None:
+    """Raises UserError for a rule that needs more steps than its stage has, in a run that is measured in steps."""
+    for stage in stages:
+        rules = {f"until.{name}": rule for name, rule in stage.until or () if isinstance(rule, Check)}
+        rules |= {"split": stage.split} if stage.split else {}
+        for key, rule in rules.items():
+            climb = max(rate.warm_at(stage.start) - stage.start, 0) if isinstance(rule, LossCurveRule) else 0
+            earliest = climb + rule.least_steps
+            if earliest >= stage.length:
+                raise UserError(
+                    f"stage {stage.name}: {key}, checked every {rule.every:,} steps, can hold after {earliest:,.0f} "
+                    f"at the earliest, and the stage has {stage.length:,.0f}; lower every, or give the stage more steps"
+                )
 
 
 def check_keys(stages: Sequence[Stage], unit: str) -> None:

@@ -1,5 +1,6 @@
 """What may end a stage before its time: the rules of `until`, and of `split`. `pretrain/until/` carries them out."""
 
+import math
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -15,6 +16,11 @@ class Check(Section):
     """Steps between two checks."""
     checks: Positive = 1
     """So many in a row have to agree."""
+
+    @property
+    def least_steps(self) -> int:
+        """Steps that it has to see before it can hold, once `every` is a count."""
+        return self.every * self.checks
 
 
 class Loss(Check):
@@ -33,6 +39,12 @@ class LossCurveRule(Check):
     """Steps of the stage, after its (re-)warm-up, before which it does not end."""
     loss_below: Number | None = None
     """Nor does it end at a loss above this: a slope is small on the bag-of-words plateau, too."""
+
+    @property
+    def least_steps(self) -> int:
+        """After the (re-)warm-up: the first check has more than `window` points."""
+        first = max(self.window + 1, math.ceil(self.least / self.every))
+        return self.every * (first + self.checks - 1)
 
 
 class LossSlope(LossCurveRule):
@@ -63,6 +75,11 @@ class TicketDistance(Check):
     """Steps between two checks."""
     checks: Positive = 3
     """So many in a row have to agree."""
+
+    @property
+    def least_steps(self) -> int:
+        """The first check has none before it to differ from."""
+        return self.every * (self.checks + 1)
 
 
 class Until(Section):

@@ -53,7 +53,7 @@ class CurveRule(Rule):
         super().__init__(name, settings.every, settings.checks)
         self.settings = settings
         self.curve = LossCurve(settings.every)
-        self.warm_at = warm_at(run, stage)
+        self.warm_at = run.learning_rate.warm_at(stage.start)
 
     def see(self, trainer: Trainer, result: StepResult) -> None:
         if trainer.now > self.warm_at:
@@ -80,13 +80,6 @@ class CurveRule(Rule):
     def restore(self, state: Mapping[str, Any]) -> None:
         super().restore(state)
         self.curve.restore(state["curve"])
-
-
-def warm_at(run: Run, stage: ResolvedStage) -> float:
-    """The tick up to which the learning rate climbs in a stage."""
-    rate = run.learning_rate
-    phase, climb = ([part for part in parts if part.start <= stage.start][-1] for parts in (rate.phases, rate.stages))
-    return max(phase.start + phase.warmup, climb.start + climb.rewarm)
 
 
 def fall_per_efold(points: Sequence[Point], window: int) -> float:

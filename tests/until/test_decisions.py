@@ -14,7 +14,6 @@ from pretrain.recipe.decisions import Decision, decided
 from pretrain.recipe.kept import check_saved
 from pretrain.recipe.load import explained
 from pretrain.until import rules_of
-from pretrain.until.curve import warm_at
 
 SHARED = dict(preset="tiny", layers=4, sharing=1)
 
@@ -106,18 +105,18 @@ def test_an_early_end_does_not_bend_the_curve_that_a_later_restart_cuts_off():
 def test_a_split_leaves_the_learning_rate_alone(ticks):
     stages = [
         {"name": "begin", "steps": 10},
-        {"name": "tied", "steps": 30, "split": {}, "schedule": {"rewarm": 8, "lr_scale": 0.5}},
+        {"name": "tied", "steps": 30, "split": {"every": 5}, "schedule": {"rewarm": 8, "lr_scale": 0.5}},
         {"name": "untied", "grow": "unshare", "schedule": {"rewarm": 5}},
     ]
     planned = resolved(stages)
     groups = ([0, 0, 1, 1], [0, 0, 1, 2])
     run = decided(planned, [Decision(1 + index, tick, {"sharing": groups[index]}) for index, tick in enumerate(ticks)])
     assert [run.learning_rate(tick) for tick in range(100)] == [planned.learning_rate(tick) for tick in range(100)]
-    assert warm_at(run, run.stages[2]) == 18, "rules of the rest wait for the climb, too"
+    assert run.learning_rate.warm_at(run.stages[2].start) == 18, "rules of the rest wait for the climb, too"
 
 
 def test_a_divided_stage_goes_on_under_its_name():
-    stages = [{"name": "tied", "steps": 40, "split": {}, "keep": "small"}, *THREE[1:]]
+    stages = [{"name": "tied", "steps": 40, "split": {"every": 5}, "keep": "small"}, *THREE[1:]]
     decisions = [Decision(0, 12, {"sharing": [0, 0, 1, 1]}), Decision(1, 20, {"sharing": [0, 0, 1, 2]})]
     run = decided(resolved(stages), decisions)
     assert times(run) == [
@@ -177,6 +176,34 @@ def test_a_rule_without_a_meaning_is_refused(stages, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "rule", "earliest"),
+    [
+        ("loss", {"below": 2, "every": 10, "checks": 3}, 30),
+        ("gradient_correlation", {"every": 7}, 21),
+        ("loss_slope", {"every": 2}, 5 + 2 * (6 + 1)),  # the warm-up, then six points and one more
+        ("auto", {"every": 2, "least": 17, "checks": 1}, 5 + 18),
+        ("ticket_distance", {"every": 6}, 24),  # the first check has none before it to differ from
+        ("split", {"every": 8, "checks": 2}, 16),
+    ],
+)
+def test_a_rule_that_needs_more_steps_than_its_stage_has_is_refused(key, rule, earliest):
+    slim = SHARED | {"slimming": {"heads": 1e-4, "ffn": 1e-4}}
+    following = {"name": "on", "grow": ["unshare", "prune_heads", "fold_slimming"], "shape": {"heads": 1}}
+    asked = {"split": rule} if key == "split" else {"until": {key: rule}}
+
+    def of(length: int) -> Run:
+        return resolved([{"name": "first", "steps": length, **asked}, following], slim, schedule={"warmup": 5})
+
+    assert of(earliest + 1)
+    with pytest.raises(UserError) as caught:
+        of(earliest)
+    assert str(caught.value) == (
+        f"stage first: {key if key == 'split' else 'until.' + key}, checked every {rule['every']} steps, can hold "
+        f"after {earliest} at the earliest, and the stage has {earliest}; lower every, or give the stage more steps"
+    )
+
+
 CYCLE = [
     {"name": "begin", "steps": 10, "keep": "large"},
     {"name": "small", "steps": 50, "grow": "coalesce", "shape": {"layers": 2}},
@@ -215,7 +242,7 @@ def test_a_misspelt_state_is_found_before_the_run_begins(tmp_path):
 def test_a_state_that_may_have_split_is_no_state_to_go_back_to():
     stages = [
         {"name": "tied", "steps": 20, "keep": "whole"},
-        {"name": "groups", "steps": 20, "split": {}, "keep": "groups"},
+        {"name": "groups", "steps": 20, "split": {"every": 5}, "keep": "groups"},
         {"name": "longer", "steps": 20, "keep": "longer"},
         {"name": "untied", "steps": 20, "grow": "unshare", "keep": "untied"},
     ]
