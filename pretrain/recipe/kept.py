@@ -51,16 +51,24 @@ def check_kept(stages: Sequence[ResolvedStage]) -> None:
 
 
 def check_saved(stages: Sequence[ResolvedStage]) -> None:
-    """Raises UserError where a stage goes back to what no stage keeps and what is no checkpoint on disk either."""
-    kept = dict.fromkeys([INITIAL, *kept_names(stages)])
+    """Raises UserError where a stage goes back to what no stage keeps and what is no checkpoint on disk either, or
+    where one keeps what no later stage goes back to."""
+    kept, used = dict.fromkeys([INITIAL, *kept_names(stages)]), set()
     for stage in stages:
         for operator in filter(_goes_back, stage.grow):
             name = operator.checkpoint
+            used.add(name)
             if name not in kept and not _is_checkpoint(Path(name)):
                 raise UserError(
                     f"stage {stage.name}: grow {operator.name}: no stage keeps {name!r}{nearest(name, kept)}, and no "
                     f"checkpoint has that path; kept are: {', '.join(kept)}"
                 )
+    for stage in stages:
+        if stage.keep and stage.keep not in used:
+            raise UserError(
+                f"stage {stage.name}: keep {stage.keep!r}: no later stage goes back to it; remove it, or name it in a "
+                "later interpolate or rewind"
+            )
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -226,9 +226,9 @@ def test_a_run_keeps_what_its_stages_go_back_to():
 
 
 def test_a_misspelt_state_is_found_before_the_run_begins(tmp_path):
-    def checked(name: str) -> None:
+    def checked(name: str, keep: str | None = "large") -> None:
         grow = ["decoalesce", {"interpolate": {"checkpoint": name}}]
-        check_saved(resolved([*CYCLE[:2], CYCLE[2] | {"grow": grow}], WHOLE).stages)
+        check_saved(resolved([CYCLE[0] | {"keep": keep}, CYCLE[1], CYCLE[2] | {"grow": grow}], WHOLE).stages)
 
     checked("large")
     with pytest.raises(UserError, match=r"stage large: grow interpolate: no stage keeps 'larg' \(did you mean 'large'"):
@@ -236,7 +236,14 @@ def test_a_misspelt_state_is_found_before_the_run_begins(tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint has that path; kept are: initial, large"):
         checked(str(tmp_path))
     (tmp_path / "index.json").touch()
-    checked(str(tmp_path))
+    checked(str(tmp_path), keep=None)
+
+
+def test_a_state_that_no_stage_goes_back_to_is_found_before_the_run_begins():
+    check_saved(resolved(CYCLE, WHOLE).stages)
+    unused = [CYCLE[0], CYCLE[1] | {"keep": "small"}, CYCLE[2]]
+    with pytest.raises(UserError, match=r"^stage small: keep 'small': no later stage goes back to it; remove it"):
+        check_saved(resolved(unused, WHOLE).stages)
 
 
 def test_a_state_that_may_have_split_is_no_state_to_go_back_to():

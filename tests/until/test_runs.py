@@ -122,14 +122,14 @@ def test_a_v_cycle_is_one_run(corpus, tmp_path):
             "steps": 4,
             "grow": ["decoalesce", {"interpolate": {"checkpoint": "large", "alpha": 0.0}}],
             "shape": {"layers": 4, "ffn": 64},
-            "keep": "mixed",
         },
     ]
     model = SHARED | {"sharing": None}
     recipe = little_recipe(corpus, model=model, stages=stages, validation={"rows": 16}, optimizer={"lr": 1e-12})
     pool(2).run(train_until, recipe, tmp_path / "run", 6)
     pool(2).run(train, recipe, tmp_path / "run")
-    kept, mixed = (load_checkpoint(tmp_path / "run" / "checkpoints" / name)[0] for name in ("large", "mixed"))
+    folders = (tmp_path / "run" / "checkpoints" / "large", find_checkpoint(tmp_path / "run"))
+    kept, mixed = (load_checkpoint(folder)[0] for folder in folders)
     for name, record in kept.records.items():
         assert torch.allclose(record.weight, mixed.records[name].weight, atol=1e-9), name
         assert mixed.steps[name] == 12, "the moments are those of the state that went on"
