@@ -28,8 +28,7 @@ class Attention(nn.Module):
         self.norm = LayerNorm(config.hidden, config.norm_eps)  # applied by the block, before or after this branch
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.tp.enter(x)
-        query, key, value = (self.heads(projection(x)) for projection in (self.query, self.key, self.value))
+        query, key, value = map(self.heads, self.tp.enter_through(x, self.query, self.key, self.value))
         context = self.attend(query, key, value, mask)  # [B, n, S, d]
         return self.output(context.transpose(1, 2).flatten(2))
 

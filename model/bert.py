@@ -1,6 +1,7 @@
 """BERT for pretraining, read from the top: the losses, the encoder, one block."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -61,6 +62,8 @@ class BertForPreTraining(nn.Module):
         self.timed_parts = timed_parts(self)
         self._mark_parameters()
         self._average_shared_gradients()
+        if tp.sequence_parallel:
+            self._sum_gradients_of_parts()
 
     def forward(self, batch: Batch, mlm_scale: float = 1.0, sentence_scale: float = 1.0) -> PretrainingOutput:
         """The scales weigh the summed losses: 1 / (masked tokens or segments of the global batch) gives its mean."""
@@ -84,11 +87,17 @@ class BertForPreTraining(nn.Module):
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states of the last layer, [B, S, H]."""
-        x = self.embeddings(batch)
         mask = self.attention_mask(batch)
-        for layer in self.layers:
-            x = checkpoint(layer, x, mask, use_reentrant=False) if self.recompute else layer(x, mask)
-        return self.final_norm(x)
+        with self.token_randomness(batch.ids.device):
+            x = self.embeddings(batch)  # with sequence parallelism [B, S / tp, H] from here on
+            for layer in self.layers:
+                x = checkpoint(layer, x, mask, use_reentrant=False) if self.recompute else layer(x, mask)
+        return self.tp.all_tokens(self.final_norm(x))
+
+    def token_randomness(self, device: torch.device) -> AbstractContextManager[None]:
+        """For dropout between the tensor-parallel regions: of each rank's own where its tokens are."""
+        own = self.tp.sequence_parallel and self.training
+        return self.tp.sharded_randomness(device) if own else nullcontext()
 
     def begin_step(self, step: int, steps_masked: int, seed: int = 0) -> None:
         """Tells the parts that change while training where it stands: `step` optimizer steps into the run, and
@@ -125,6 +134,13 @@ class BertForPreTraining(nn.Module):
             if num_uses > 1:
                 for parameter in filter(lambda parameter: parameter.requires_grad, block.parameters()):
                     parameter.register_hook(lambda gradient, n=num_uses: gradient / n)
+
+    def _sum_gradients_of_parts(self) -> None:
+        """Sequence parallelism: parameters that see a part of the tokens on each rank get the gradient of all."""
+        table = parameter_table(self.config)
+        for name, parameter in self.named_parameters():
+            if table[name].between_regions and parameter.requires_grad:
+                parameter.register_hook(self.tp.summed)
 
 
 class Block(nn.Module):

@@ -13,10 +13,11 @@ from model.parallel import TensorParallel
 
 
 class Embeddings(nn.Module):
-    """Batch -> [B, S, H]. With pre-LN there is no norm here (as in Megatron)."""
+    """Batch -> [B, S, H], or this rank's part of the tokens. With pre-LN there is no norm here (as in Megatron)."""
 
     def __init__(self, config: BertConfig, tp: TensorParallel):
         super().__init__()
+        self.tp = tp
         width = config.embedding_width
         self.word = VocabParallelTable(config.padded_vocab_size, width, tp)
         self.position = Table(config.max_positions, width)
@@ -26,11 +27,18 @@ class Embeddings(nn.Module):
         self.projection = Linear(width, config.hidden) if config.embedding_size else nn.Identity()
 
     def forward(self, batch: Batch) -> Tensor:
-        length = batch.ids.shape[1]
         x = self.word(batch.ids)
-        x = x + self.position(slice(length) if batch.positions is None else batch.positions)
-        x = x + self.token_type(0 if batch.types is None else batch.types)
+        x = x + self.position(self.positions(batch))
+        x = x + self.token_type(0 if batch.types is None else self.tp.own_tokens(batch.types))
         return self.projection(self.dropout(self.norm(x)))
+
+    def positions(self, batch: Batch) -> Tensor | slice:
+        length = batch.ids.shape[1]
+        if batch.positions is not None:
+            return self.tp.own_tokens(batch.positions)
+        if not self.tp.sequence_parallel:
+            return slice(length)
+        return self.tp.own_tokens(torch.arange(length, device=batch.ids.device).expand_as(batch.ids))
 
 
 class Table(nn.Module):

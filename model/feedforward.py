@@ -31,4 +31,5 @@ class FeedForward(nn.Module):
         self.norm = LayerNorm(config.hidden, config.norm_eps)  # applied by the block, before or after this branch
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.output(self.activation(self.input(self.tp.enter(x))))
+        (inner,) = self.tp.enter_through(x, self.input)  # [B, S, this rank's part of the inner units]
+        return self.output(self.activation(inner))

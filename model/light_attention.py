@@ -25,12 +25,13 @@ class MappedAttention(Attention):
             del self.query, self.key
 
     def map(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.tp.enter(x)
-        return attention_map(self.heads(self.query(x)), self.heads(self.key(x)), mask)
+        query, key = map(self.heads, self.tp.enter_through(x, self.query, self.key))
+        return attention_map(query, key, mask)
 
     def forward(self, x: Tensor, probabilities: Tensor | None) -> Tensor:
         assert probabilities is not None
-        context = self.mix(probabilities, self.heads(self.value(self.tp.enter(x))))
+        (value,) = map(self.heads, self.tp.enter_through(x, self.value))
+        context = self.mix(probabilities, value)
         return self.output(context.transpose(1, 2).flatten(2))
 
 

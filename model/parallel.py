@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
+from model import sequence_parallel
 from model.errors import UserError
 from model.parameters import ParameterSpec
 
@@ -31,14 +32,54 @@ class TensorParallel:
     rank: int = 0
     size: int = 1
     group: dist.ProcessGroup | None = None
+    sequence_parallel: bool = False
+    """Between two regions each rank holds its part of the tokens, [B, S / tp, H], instead of all."""
+    gathers_again: bool = True
+    """With sequence parallelism: what enters a region is gathered a second time in the backward pass, not kept."""
 
-    def enter(self, activations: Tensor) -> Tensor:
-        """Identity forward, sum over ranks backward: before a weight whose output axis is cut."""
-        return copy_to_tensor_model_parallel_region(activations, group=self.group) if self.size > 1 else activations
+    def enter(self, tensor: Tensor) -> Tensor:
+        """Identity forward, sum over ranks backward: what every rank holds whole, before a weight whose output axis is
+        cut."""
+        return copy_to_tensor_model_parallel_region(tensor, group=self.group) if self.size > 1 else tensor
 
-    def leave(self, activations: Tensor) -> Tensor:
-        """Sum over ranks forward, identity backward: after a weight whose input axis is cut."""
-        return reduce_from_tensor_model_parallel_region(activations, group=self.group) if self.size > 1 else activations
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks forward, identity backward."""
+        return reduce_from_tensor_model_parallel_region(tensor, group=self.group) if self.size > 1 else tensor
+
+    def enter_through(self, x: Tensor, *linears: nn.Module) -> list[Tensor]:
+        """Hidden states into a region, through linear layers whose output axis is cut.
+
+        x: all tokens [B, S, H], or this rank's part of them -> of each layer [B, S, this rank's part of its outputs].
+        """
+        if not self.sequence_parallel:
+            x = self.enter(x)
+            return [linear(x) for linear in linears]
+        whole = sequence_parallel.gather(x, self.group)
+        if not self.gathers_again:
+            return [linear(whole) for linear in linears]
+        with sequence_parallel.gathered_again(x, whole, self.group):
+            return [linear(whole) for linear in linears]
+
+    def leave(self, terms: Tensor) -> Tensor:
+        """Hidden states out of a region, after a weight whose input axis is cut: summed over ranks.
+
+        terms [B, S, H] -> the sum, all tokens of it or this rank's part.
+        """
+        return sequence_parallel.reduce_scatter(terms, self.group) if self.sequence_parallel else self.sum(terms)
+
+    def own_tokens(self, whole: Tensor) -> Tensor:
+        """What this rank holds between regions of a tensor of all tokens [B, S, ...]."""
+        return sequence_parallel.part_of_tokens(whole, self.rank, self.size) if self.sequence_parallel else whole
+
+    def all_tokens(self, x: Tensor) -> Tensor:
+        """The other way, for what every rank computes alike: [B, S, H]."""
+        return sequence_parallel.collect(x, self.group) if self.sequence_parallel else x
+
+    def summed(self, gradient: Tensor) -> Tensor:
+        """The sum over ranks of what each has of a gradient."""
+        total = gradient.clone()
+        dist.all_reduce(total, group=self.group)
+        return total
 
     def shard(self, spec: ParameterSpec, tensor: Tensor) -> Tensor:
         """This rank's part of a logical tensor (`spec.shape`), vocabulary padding added as zeros."""

@@ -55,6 +55,13 @@ class ParameterSpec:
         return tuple(-(-axis.size // (m := multiple.get(axis.name, 1))) * m for axis in self.axes)
 
     @property
+    def between_regions(self) -> bool:
+        """Whether it works on tokens between the tensor-parallel regions: where these are divided among the ranks
+        (sequence parallelism), each rank has a part of its gradient."""
+        in_a_head = self.name.startswith(("mlm.", "pooler.", "sentence."))
+        return self.tensor_parallel_axis is None and not in_a_head and not self.name.endswith(".down")
+
+    @property
     def local_name(self) -> str:
         """The name inside its block (`attention.query.weight`), or the whole name outside the blocks."""
         return self.name if self.block is None else self.name.split(".", 2)[2]

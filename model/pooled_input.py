@@ -112,9 +112,10 @@ class TwoStreamAttention(Attention):
     """Attention whose keys and values may come from another stream than its queries."""
 
     def forward(self, x: Tensor, mask: Tensor | None, source: Tensor | None = None) -> Tensor:
-        x = self.tp.enter(x)
-        source = x if source is None else self.tp.enter(source)
-        query, key, value = self.heads(self.query(x)), self.heads(self.key(source)), self.heads(self.value(source))
+        if source is None:
+            return super().forward(x, mask)
+        (query,) = map(self.heads, self.tp.enter_through(x, self.query))
+        key, value = map(self.heads, self.tp.enter_through(source, self.key, self.value))
         return self.output(self.attend(query, key, value, mask).transpose(1, 2).flatten(2))
 
 

@@ -35,7 +35,7 @@ def penalty(model: "BertForPreTraining") -> Tensor:
         block = f"blocks.{config.block_of(layer)}"
         total = total + config.slimming.heads * model.get_parameter(f"{block}.attention.coefficients").abs().sum()
         total = total + config.slimming.ffn * model.get_parameter(f"{block}.feedforward.coefficients").abs().sum()
-    return model.tp.leave(total)
+    return model.tp.sum(total)
 
 
 def coefficients(model: "BertForPreTraining") -> dict[str, Tensor]:

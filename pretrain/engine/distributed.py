@@ -28,8 +28,9 @@ def start_process_group() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     _skip_shared_memory_kernel()
-    # DeepSpeed 0.19.8 calls it every step; torch renames it.
-    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
+    # Called every step, by DeepSpeed 0.19.8 and for sequence parallelism; torch 2.13 renames them.
+    for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
+        warnings.filterwarnings("ignore", message=f".*{name}.*", category=FutureWarning)
     deepspeed.init_distributed(
         dist_backend="nccl" if torch.cuda.is_available() else "gloo",
         timeout=COLLECTIVE_TIMEOUT,

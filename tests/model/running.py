@@ -1,6 +1,6 @@
 """Runs a model on one rank or on several tensor-parallel ranks and returns logical losses and gradients."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -84,9 +84,10 @@ def run(
     tensor_parallel: int = 1,
     dtype: torch.dtype = torch.float64,
     training: bool = False,
+    sequence_parallel: bool = False,
 ) -> Result:
     """Loss and logical gradients. Asserts that all ranks agree on whatever is replicated."""
-    arguments = (config, batch, tensor_parallel, dtype, training)
+    arguments = (config, batch, tensor_parallel, dtype, training, sequence_parallel)
     ranks = [run_rank(*arguments)] if tensor_parallel == 1 else pool(tensor_parallel).run(run_rank, *arguments)
     outputs, gradients = zip(*ranks, strict=True)
     assert all(other == outputs[0] for other in outputs), outputs
@@ -101,8 +102,16 @@ def run(
     return Result(outputs[0], logical)
 
 
-def run_rank(config: BertConfig, batch: Batch, tensor_parallel: int, dtype: torch.dtype, training: bool) -> tuple:
+def run_rank(
+    config: BertConfig,
+    batch: Batch,
+    tensor_parallel: int,
+    dtype: torch.dtype,
+    training: bool,
+    sequence_parallel: bool = False,
+) -> tuple:
     tp = ParallelLayout.of_world(tensor_parallel, dist.get_world_size()).install() if tensor_parallel > 1 else ALONE
+    tp = replace(tp, sequence_parallel=sequence_parallel)
     model = build(config, tp, dtype).train(training)
     model.begin_step(step=300, steps_masked=2000, seed=1)
     output = model(batch, mlm_scale=0.25, sentence_scale=0.5)
