@@ -126,7 +126,15 @@ def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[S
     bucket = zero.get("reduce_bucket_size", DEFAULT_BUCKET)
     return held, StepBytes(
         activation_bytes(
-            config, tokens, stage.sequence, predictions, stage.precision, tensor_parallel, on_cpu, stage.recompute
+            config,
+            tokens,
+            stage.sequence,
+            predictions,
+            stage.precision,
+            tensor_parallel,
+            on_cpu,
+            stage.recompute,
+            stage.sequence_parallel,
         ),
         buffer_bytes(
             config, stage.zero_stage, stage.precision, tensor_parallel, data_parallel, stage.accumulation, bucket
@@ -144,6 +152,7 @@ def activation_bytes(
     tensor_parallel: int = 1,
     keeps_maps: bool = True,
     recompute: bool = False,
+    sequence_parallel: bool = False,
 ) -> int:
     """Of one micro-batch of `tokens` tokens in rows of `sequence`, `num_predictions` of them masked. Softmax attention.
 
@@ -151,9 +160,11 @@ def activation_bytes(
     context; the feed-forward network's inner units before and after the activation; and, where the attention map is
     computed as a whole (`keeps_maps`: on a CPU), a map row for each head. Dropout adds a mask to each tensor that it
     touches, and the map before it. The head keeps a probability of every word in fp32, beside the scores themselves.
-    `recompute`: of each layer only its input, and all of the one that is being computed again.
+    `recompute`: of each layer only its input, and all of the one that is being computed again. Tensor parallelism
+    divides what lies inside its regions, `sequence_parallel` the hidden vectors between them as well.
     """
     element = FP32_BYTES if precision == "fp32" else 2
+    parts = tensor_parallel if sequence_parallel else 1
     drops_hidden, drops_maps = config.hidden_dropout > 0, config.attention_dropout > 0
     layers = []
     for layer in range(config.layers):
@@ -161,9 +172,9 @@ def activation_bytes(
         heads = config.block_heads(block)
         cut = 4 * heads * config.head_dim + 2 * config.block_ffn(block)
         cut += keeps_maps * heads * sequence * (3 if drops_maps else 1)
-        layers.append((4 + 2 * drops_hidden) * config.hidden + cut // tensor_parallel)
-    elements = config.embedding_width * (1 + drops_hidden)
-    elements += config.layers * config.hidden + max(layers) if recompute else sum(layers)
+        layers.append((4 + 2 * drops_hidden) * config.hidden // parts + cut // tensor_parallel)
+    elements = config.embedding_width * (1 + drops_hidden) // parts
+    elements += config.layers * config.hidden // parts + max(layers) if recompute else sum(layers)
     scores = num_predictions * config.padded_vocab_size // tensor_parallel
     return tokens * elements * element + scores * (FP32_BYTES + element)
 

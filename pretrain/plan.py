@@ -131,7 +131,7 @@ def _memory_table(run: Run) -> Table:
         parts = (held.weights, held.gradients, held.optimizer, step.activations, step.buffers)
         table.add_row(
             stage.name,
-            f"{stage.tensor_parallel} x {stage.data_parallel}",
+            f"{stage.tensor_parallel} x {stage.data_parallel}{', sequence' * stage.sequence_parallel}",
             f"{stage.zero_stage}{' + offload' if held.host else ''}",
             *(_bytes(count) for count in (*parts, peak_bytes(held, step, on_cpu))),
             _bytes(held.host) if held.host else "-",

@@ -323,6 +323,7 @@ class Trainer:
         recipe = self.run.recipe
         return EngineSettings(
             layout=self.layout(stage),
+            sequence_parallel=stage.sequence_parallel,
             micro_batch=stage.micro_batch,
             accumulation=stage.accumulation,
             precision=stage.precision,
@@ -359,5 +360,5 @@ class Trainer:
 
 def _needs_move(previous: ResolvedStage, stage: ResolvedStage) -> bool:
     """Whether anything changed that an engine is built for; length, rows and the learning rate are not."""
-    fields = ("config", "tensor_parallel", "micro_batch", "accumulation", "deepspeed", "grow")
+    fields = ("config", "tensor_parallel", "sequence_parallel", "micro_batch", "accumulation", "deepspeed", "grow")
     return any(getattr(previous, field) != getattr(stage, field) for field in fields if field != "grow" or stage.grow)

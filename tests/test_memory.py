@@ -1,11 +1,17 @@
 """What `plan` says of a step's memory, beside what autograd keeps and what a rank holds."""
 
+from dataclasses import replace
+from unittest.mock import patch
+
 import pytest
 import torch
+import torch.distributed as dist
+from torch.autograd.graph import saved_tensors_hooks
 
 from growth.state import fresh_state
+from model import sequence_parallel
 from model.config import BertConfig
-from model.parallel import TensorParallel
+from model.parallel import ParallelLayout, TensorParallel
 from pretrain.engine.build import build_model
 from pretrain.memory import (
     HEAP_SHARE,
@@ -17,15 +23,17 @@ from pretrain.memory import (
     peak_bytes,
 )
 from pretrain.profile.against import Workload, packed_batches
+from tests.model.running import ALONE
+from tests.workers import pool
 
 SHAPE = dict(layers=3, hidden=64, heads=4, ffn=256, vocab_size=512, max_positions=64)
 
 
-def kept_bytes(config: BertConfig, dtype: torch.dtype) -> tuple[int, int]:
+def kept_bytes(config: BertConfig, dtype: torch.dtype, tp: TensorParallel = ALONE) -> tuple[int, int]:
     """Distinct storages that autograd keeps of one forward pass, parameters left out; and the prediction."""
     workload = Workload.full(config, 64, 16)
     (batch,) = packed_batches(workload, 1)
-    model = build_model(config, TensorParallel(), dtype).train()
+    model = build_model(config, tp, dtype).train()
     state = fresh_state(config, seed=0)
     model.load_weights(lambda name: state.records[name].weight)
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -36,12 +44,25 @@ def kept_bytes(config: BertConfig, dtype: torch.dtype) -> tuple[int, int]:
             kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    original = sequence_parallel.gathered_again
+
+    def gathered_again(part: torch.Tensor, *arguments) -> saved_tensors_hooks:
+        """What such hooks keep, those around them do not see."""
+        hooks = original(keep(part), *arguments)
+        pack = hooks.pack_hook
+        hooks.pack_hook = lambda tensor: keep(packed) if isinstance(packed := pack(tensor), torch.Tensor) else packed
+        return hooks
+
+    watching = patch.object(sequence_parallel, "gathered_again", gathered_again)
+    with saved_tensors_hooks(keep, lambda tensor: tensor), watching:
         model(batch)
     tokens, predictions = batch.ids.numel(), len(batch.masked_ids)
     precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-    predicted = activation_bytes(config, tokens, 64, predictions, precision)
-    predicted -= predictions * config.padded_vocab_size * dtype.itemsize  # the scores themselves: not by autograd
+    predicted = activation_bytes(
+        config, tokens, 64, predictions, precision, tp.size, sequence_parallel=tp.sequence_parallel
+    )
+    scores = predictions * config.padded_vocab_size // tp.size  # not by autograd
+    predicted -= scores * dtype.itemsize
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()), predicted
 
 
@@ -60,6 +81,19 @@ def test_activations_are_what_autograd_keeps(changes, dtype):
     quiet = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
     kept, predicted = kept_bytes(BertConfig(**{**SHAPE, **quiet, "head_dim": 16, **changes}), dtype)
     assert predicted == pytest.approx(kept, rel=0.03)
+
+
+def kept_by_a_rank(config: BertConfig, divided: bool) -> tuple[int, int]:
+    tp = ParallelLayout.of_world(2, dist.get_world_size()).install()
+    return kept_bytes(config, torch.float32, replace(tp, sequence_parallel=divided))
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_sequence_parallelism_keeps_half_of_everything(norm):
+    config = BertConfig(**SHAPE, norm=norm, hidden_dropout=0.1, attention_dropout=0)
+    for divided in (False, True):
+        for kept, predicted in pool(2).run(kept_by_a_rank, config, divided):
+            assert predicted == pytest.approx(kept, rel=0.03)
 
 
 def test_tensor_parallelism_cuts_what_lies_between_entry_and_exit():

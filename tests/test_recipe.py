@@ -58,6 +58,9 @@ def test_stages_inherit_what_they_do_not_say(recipe_file):
         (1, 1, 4),
         (3, 2, 2),
     ]
+    file = recipe_file("{lr: 1e-3}", "{lr: 1e-3}\nlayout: {sequence_parallel: true}")
+    stages = resolve(load_recipe(file), corpus_vocab_size=1000, num_ranks=4).stages
+    assert [stage.sequence_parallel for stage in stages] == [False, False, True], "one rank alone divides nothing"
     assert [[operator.name for operator in stage.grow] for stage in run.stages] == [[], ["unshare"], ["stack"]]
     assert (run.unit, run.end) == ("steps", 100)
 
@@ -199,6 +202,16 @@ def test_numbers_are_numbers_and_words_are_words(text, value):
         ("global: 32", "global: 34", "batch.global 34 does not divide by the 4 data-parallel ranks"),
         ("tensor_parallel: 2", "tensor_parallel: 3", "layout.tensor_parallel 3 does not divide"),
         ("tensor_parallel: 2", "tensor_parallel: 4", "layout.tensor_parallel 4 does not divide heads of block 0 (2)"),
+        (
+            "tensor_parallel: 2}}",
+            "tensor_parallel: 2, sequence_parallel: true}, sequence: 63}",
+            "stage deep: sequence 63 does not divide over layout.tensor_parallel 2, as sequence_parallel asks",
+        ),
+        (
+            "max_positions: 64}",
+            "max_positions: 64, pool_window: 2}\nlayout: {tensor_parallel: 2, sequence_parallel: true}",
+            "layout.sequence_parallel divides rows whose length is known, and that of slots under pool_window 2",
+        ),
         (
             "deepspeed: ds_configs/zero3.json",
             "deepspeed: zero3.json",

@@ -67,7 +67,8 @@ def runs(corpus, tmp_path_factory) -> dict[str, Path]:
         pool(ranks).run(train, recipe(corpus, **changes), folders[name])
     stages = [stage.model_dump(by_alias=True, exclude_none=True) for stage in recipe(corpus).stages]
     for stage, tp, zero in zip(stages, (1, 2, 1, 2), (0, 3, 1, 2), strict=True):
-        stage |= {"layout": {"tensor_parallel": tp}, "deepspeed": f"ds_configs/zero{zero}.json"}
+        layout = {"tensor_parallel": tp, "sequence_parallel": zero == 3}
+        stage |= {"layout": layout, "deepspeed": f"ds_configs/zero{zero}.json"}
     folders["a layout a stage"] = tmp_path_factory.mktemp("runs") / "run"
     pool(2).run(train, recipe(corpus, stages=stages), folders["a layout a stage"])
     return folders

@@ -1,7 +1,7 @@
 """Builds a DeepSpeed engine for one stage: model, parameter groups, optimizer, configuration."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import deepspeed
@@ -36,6 +36,8 @@ class EngineSettings:
     make_optimizer: MakeOptimizer
     groups: GroupRules = field(default_factory=GroupRules)
     grad_clip: float = 1.0
+    sequence_parallel: bool = False
+    """Tensor-parallel ranks divide the tokens between their regions."""
     recompute: bool = False
     """Layers are computed again in the backward pass; only their inputs are kept."""
     deepspeed: Mapping[str, Any] = field(default_factory=dict)
@@ -48,7 +50,11 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     `steps` says how many optimizer steps each parameter has taken: parameters with different steps go into different
     groups, because DeepSpeed flattens a group and keeps one step for it.
     """
-    tp = settings.layout.install()
+    tp = replace(
+        settings.layout.install(),
+        sequence_parallel=settings.sequence_parallel,
+        gathers_again=not settings.recompute,  # which gathers again anyway
+    )
     model = build_model(config, tp, PRECISIONS[settings.precision])
     model.recompute = settings.recompute
     gather_whole_blocks(model)

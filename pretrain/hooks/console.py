@@ -46,6 +46,7 @@ class ConsoleDisplay(Hook):
         self.console.print(
             f"stage {stage.name}: {stage.config.summary()}, {stage.global_batch} x {stage.sequence} tokens a step, "
             f"ZeRO {stage.zero_stage}, TP {stage.tensor_parallel} x DP {stage.data_parallel}, "
+            f"{'sequence parallel, ' * stage.sequence_parallel}"
             f"{length_in_words(trainer.run.moment(stage.length), stage)}"
         )
 

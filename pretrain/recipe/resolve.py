@@ -45,6 +45,7 @@ class ResolvedStage:
     """Rows that one rank computes at a time."""
     accumulation: int
     tensor_parallel: int
+    sequence_parallel: bool
     data_parallel: int
     grow: tuple[Operator, ...]
     """The operators that lead here from the stage before, options and moment policies included."""
@@ -113,7 +114,7 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
         with _naming(stage):
             sequence = _row_length(recipe, stage) or sequence
             batch = batch.model_copy(update=stage.batch.model_dump(exclude_none=True))
-            layout = stage.layout or layout
+            layout = layout.model_copy(update=stage.layout.model_dump(exclude_none=True))
             engine_file = stage.deepspeed or engine_file
             shape = counted(stage.shape, whole)
             if config is None:
@@ -128,6 +129,9 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
                 )
             config.check_tensor_parallel(layout.tensor_parallel)
             _check_quota(grow, config, layout.tensor_parallel)
+            sequence_parallel = layout.sequence_parallel and layout.tensor_parallel > 1
+            if sequence_parallel:
+                _check_sequence_parallel(config, layout.tensor_parallel, sequence, stages)
             data_parallel = _data_parallel(layout.tensor_parallel, num_ranks)
             micro, accumulation = _micro_batches(batch.rows, batch.micro, data_parallel)
             deepspeed = load_engine_file(engine_file)
@@ -146,6 +150,7 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
                     micro_batch=micro,
                     accumulation=accumulation,
                     tensor_parallel=layout.tensor_parallel,
+                    sequence_parallel=sequence_parallel,
                     data_parallel=data_parallel,
                     grow=grow,
                     shape=shape,
@@ -316,6 +321,24 @@ def _micro_batches(rows: int, micro: int | None, data_parallel: int) -> tuple[in
             f"which does not divide by batch.micro {micro}; choose a divisor of {per_rank}"
         )
     return micro, per_rank // micro
+
+
+def _check_sequence_parallel(
+    config: BertConfig, tensor_parallel: int, sequence: int, before: Sequence[ResolvedStage]
+) -> None:
+    if config.pool_window > 1:
+        raise UserError(
+            "layout.sequence_parallel divides rows whose length is known, and that of slots under pool_window "
+            f"{config.pool_window} is each batch's own; leave one of them out"
+        )
+    # The loss just after a change of shape is that of rows as the stage before had them.
+    lengths = {"sequence": sequence} | {f"sequence of stage {stage.name}": stage.sequence for stage in before[-1:]}
+    for key, length in lengths.items():
+        if length % tensor_parallel:
+            raise UserError(
+                f"{key} {length} does not divide over layout.tensor_parallel {tensor_parallel}, as sequence_parallel "
+                f"asks; choose a multiple of {tensor_parallel}, or leave sequence_parallel out"
+            )
 
 
 def _check_quota(grow: Sequence[Operator], config: BertConfig, tensor_parallel: int) -> None:

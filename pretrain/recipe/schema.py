@@ -127,6 +127,14 @@ class StageBatch(Section):
 class Layout(Section):
     tensor_parallel: Positive = 1
     """Ranks that hold one copy of the model between them; data parallelism takes the rest."""
+    sequence_parallel: bool = False
+    """With tensor_parallel above 1: between the cut products each rank keeps its part of the tokens, too, which divides
+    all activations (Korthikanti et al. 2022)."""
+
+
+class StageLayout(Section):
+    tensor_parallel: Positive | None = None
+    sequence_parallel: bool | None = None
 
 
 class Validation(Section):
@@ -175,7 +183,7 @@ class Stage(Section):
     sequence: PositiveAmount | None = None
     """Tokens in a row, or a share of the run's, from here on; as are the next ones."""
     batch: StageBatch = StageBatch()
-    layout: Layout | None = None
+    layout: StageLayout = StageLayout()
     deepspeed: str | None = None
     schedule: StageSchedule = StageSchedule()
     until: Until | None = None

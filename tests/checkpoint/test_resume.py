@@ -19,10 +19,14 @@ NO_DROPOUT = dict(
 )
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_20_steps_and_20_more_are_40(corpus, tmp_path, zero):
+@pytest.mark.parametrize(
+    ("zero", "layout"),
+    [(0, {}), (1, {}), (2, {}), (3, {}), (1, {"tensor_parallel": 2, "sequence_parallel": True})],
+)
+def test_20_steps_and_20_more_are_40(corpus, tmp_path, zero, layout):
     """Dropout on, two micro-batches a step, the stop in the second epoch."""
-    recipe = little_recipe(corpus, stages=PLAIN, deepspeed=f"ds_configs/zero{zero}.json", seed=zero)
+    deepspeed = f"ds_configs/zero{zero}.json"
+    recipe = little_recipe(corpus, stages=PLAIN, deepspeed=deepspeed, layout=layout, seed=zero)
     pool(2).run(train, recipe, tmp_path / "whole")
     pool(2).run(train_until, recipe, tmp_path / "parts", 25)
     stopped = read_index(find_checkpoint(tmp_path / "parts"))["run"]
@@ -55,7 +59,7 @@ LAYOUTS = {
     "1 rank, ZeRO 0": (1, 1, 0),
     "tensor parallel 2, ZeRO 3": (2, 2, 3),
     "4 ranks, ZeRO 2": (4, 1, 2),
-    "tensor parallel 2 x data parallel 2, ZeRO 1": (4, 2, 1),
+    "tensor and sequence parallel 2 x data parallel 2, ZeRO 1": (4, 2, 1),
 }
 
 
@@ -64,7 +68,7 @@ def laid_out(corpus: Path, tensor_parallel: int, zero: int) -> Recipe:
         corpus,
         model=NO_DROPOUT,
         stages=PLAIN,
-        layout={"tensor_parallel": tensor_parallel},
+        layout={"tensor_parallel": tensor_parallel, "sequence_parallel": zero == 1},
         deepspeed=f"ds_configs/zero{zero}.json",
     )
 

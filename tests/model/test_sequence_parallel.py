@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from model.batch import Batch
 from model.config import BertConfig
 from model.dropout import Dropout
 from model.parallel import ParallelLayout, TensorParallel
@@ -75,5 +74,3 @@ def test_gathering_and_computing_again_change_nothing(recompute, gathers_again):
     for rank in range(2):
         for name, gradient in plain[rank].items():
             assert np.array_equal(gradient, other[rank][name]), name
-
-
