@@ -58,6 +58,17 @@ def _low_rank(config: "BertConfig") -> Iterator[str]:
 
 
 def _attention(config: "BertConfig") -> Iterator[str]:
+    if config.attention_init == "neighbours":
+        if config.position_init != "sinusoidal":
+            yield (
+                f"attention_init neighbours finds them by sinusoids; set position_init sinusoidal "
+                f"(it is {config.position_init})"
+            )
+        if config.embedding_size or config.hidden % 2:
+            yield (
+                "attention_init neighbours needs positions of the model's own width, an even one, not "
+                f"{config.embedding_width}; leave out embedding_size, or take aligned"
+            )
     if config.attention != "softmax":
         if config.attention_dropout:
             yield (

@@ -64,8 +64,10 @@ class PlainBert(BaseModel):
     """Standard deviation of fresh weights. Left out: 0.02 at hidden 768, scaled by 1/sqrt(hidden)."""
     position_init: Literal["normal", "sinusoidal"] = "normal"
     """`sinusoidal`: the learned position table starts as sinusoids, which shortens the bag-of-words plateau."""
-    attention_init: Literal["independent", "aligned"] = "independent"
-    """`aligned`: each key projection starts equal to its query projection, so that attention starts by similarity."""
+    attention_init: Literal["independent", "aligned", "neighbours"] = "independent"
+    """`aligned`: each key projection starts equal to its query projection, so that attention starts by similarity.
+    `neighbours`: besides, each head starts by looking one token to the left, one to the right, two to the left, ...
+    (by sinusoidal positions): no bag-of-words plateau, and seeds differ much less."""
     output_init: Literal["equal", "scaled"] = "equal"
     """`scaled`: what each layer adds to the sum starts smaller, by 1/sqrt(2 layers), as in Megatron-LM; without it a
     small model of several layers learns more slowly than one layer alone."""

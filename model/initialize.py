@@ -21,9 +21,11 @@ def initial_weight(config: BertConfig, name: str, seed: int) -> Tensor:
         return torch.full(spec.shape, 1.0 if spec.init == "ones" else 0.0)
     if name == "embeddings.position.weight" and config.position_init == "sinusoidal":
         return _sinusoids(spec, rms=2 * config.std)
-    if config.attention_init == "aligned" and spec.local_name in ("attention.query.weight", "attention.key.weight"):
+    if config.attention_init != "independent" and spec.local_name in ("attention.query.weight", "attention.key.weight"):
         # Equal query and key projections, half again as large: attention starts by similarity, positions included.
-        return 1.5 * _normal(spec, f"blocks.{spec.block}.attention.query.weight", config.std, seed)
+        query = 1.5 * _normal(spec, f"blocks.{spec.block}.attention.query.weight", config.std, seed)
+        turned = config.attention_init == "neighbours" and spec.local_name == "attention.key.weight"
+        return _keys_of_neighbours(query) if turned else query
     std = config.std
     if config.output_init == "scaled" and spec.local_name.startswith(("attention.output.", "feedforward.output.")):
         # Shoeybi et al. 2019 (Megatron-LM, arXiv 1909.08053), after GPT-2: the sum over all layers keeps its size.
@@ -41,11 +43,30 @@ def _normal(spec: ParameterSpec, stream: str, std: float, seed: int) -> Tensor:
     return torch.nn.init.trunc_normal_(torch.empty(spec.shape), std=std, a=-2 * std, b=2 * std, generator=generator)
 
 
+def _keys_of_neighbours(query: Tensor) -> Tensor:
+    """Key projections under which each head finds a query's match at one place beside it: head 0 one token to the left,
+    head 1 one to the right, head 2 two to the left, and so on. [heads, head_dim, H]
+
+    A step along the sinusoids turns each of their pairs by a fixed angle (Vaswani et al. 2017, section 3.5), so the
+    key projection is the query's with its columns turned by as much.
+    """
+    num_heads, _, hidden = query.shape
+    head = torch.arange(num_heads)
+    steps_to_query = (head // 2 + 1) * (1 - 2 * (head % 2))  # 1, -1, 2, -2, ...
+    turns = torch.polar(torch.ones(()), steps_to_query[:, None, None] * _angles(hidden))  # [heads, 1, H/2]
+    pairs = torch.view_as_complex(query.unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * turns).flatten(-2)
+
+
 def _sinusoids(spec: ParameterSpec, rms: float) -> Tensor:
     """Vaswani et al. 2017, section 3.5, with a small base and the given root mean square. [positions, H]"""
     num_positions, hidden = spec.shape
-    wavelengths = SINUSOID_BASE ** (torch.arange(0, hidden, 2) / hidden)
-    angles = torch.arange(num_positions).unsqueeze(1) / wavelengths * (math.pi / 2)
+    angles = torch.arange(num_positions).unsqueeze(1) * _angles(hidden)
     return (
         torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :hidden] * (rms * math.sqrt(2))
     ).contiguous()
+
+
+def _angles(hidden: int) -> Tensor:
+    """By how much each pair of sine and cosine turns from one position to the next. [ceil(H/2)]"""
+    return (math.pi / 2) / SINUSOID_BASE ** (torch.arange(0, hidden, 2) / hidden)

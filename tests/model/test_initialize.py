@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from model.config import BertConfig
+from model.errors import UserError
 from model.initialize import initial_weight
 from model.parameters import parameter_table
 from tests.model.running import small_config
@@ -73,3 +74,23 @@ def test_aligned_attention():
     assert torch.equal(query, initial_weight(config, "blocks.1.attention.key.weight", seed=0))
     assert torch.equal(query, 1.5 * initial_weight(small_config(), "blocks.1.attention.query.weight", seed=0))
     assert not torch.equal(query, initial_weight(config, "blocks.1.attention.value.weight", seed=0))
+
+
+def test_attention_to_neighbours():
+    """By positions alone, each head looks where its number says. Wide heads: a random projection blurs less."""
+    config = small_config(head_dim=512, attention_init="neighbours", position_init="sinusoidal")
+    positions = initial_weight(config, "embeddings.position.weight", seed=0)  # [P, H]
+    query, key = (
+        torch.einsum("ndh,ph->npd", initial_weight(config, f"blocks.0.attention.{part}.weight", seed=0), positions)
+        for part in ("query", "key")
+    )
+    seen = (query @ key.transpose(-2, -1)).argmax(-1)  # [heads, P]
+    for head, offset in enumerate((-1, 1, -2, 2)):
+        inner = torch.arange(2, 14)
+        assert torch.equal(seen[head, inner], inner + offset)
+
+
+@pytest.mark.parametrize("changes", [{"position_init": "normal"}, {"embedding_size": 8}, {"hidden": 25, "heads": 5}])
+def test_neighbours_need_sinusoids_of_the_models_width(changes):
+    with pytest.raises(UserError, match="attention_init neighbours"):
+        small_config(**{"attention_init": "neighbours", "position_init": "sinusoidal", **changes})
