@@ -321,6 +321,7 @@ def compare(
     runs: Path = Path("runs"),
     nproc: int = 1,
     scale: str = "mini",
+    baseline: str = "",
     out: Path = Path("compare"),
 ) -> None:
     """Compare finished runs: what each method costs beside from-scratch runs that reach the same loss.
@@ -334,14 +335,15 @@ def compare(
         runs: Where the folders of runs are.
         nproc: Number of processes for each run.
         scale: A word for the size of the models, kept in the JSON.
+        baseline: Recipes to measure against, by their names, separated by commas. Left out: the target in one stage.
         out: Folder for table, picture, page and JSON.
     """
+    from pretrain.compare.training import train_missing
     from pretrain.compare.verb import compare as compare_runs
-    from pretrain.compare.verb import train_missing
 
     if recipes:
         folders = tuple(train_missing(recipes.split(","), seeds, overrides, minutes, runs, nproc))
-    compare_runs(folders, out, scale)
+    compare_runs(folders, out, scale, baseline.split(",") if baseline else ())
 
 
 VERBS = {

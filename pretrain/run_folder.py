@@ -5,8 +5,9 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
@@ -49,10 +50,7 @@ class RunFolder:
     def check(self, recipe: Recipe) -> None:
         """Raises UserError when the folder holds a run of another recipe, a finished one, or one that is going on."""
         if self.recipe.is_file():
-            held, ours = yaml.safe_load(self.recipe.read_text("utf-8")), _as_json(recipe)
-            for path in FREE_KEYS:
-                _drop(held, path)
-                _drop(ours, path)
+            held, ours = without(yaml.safe_load(self.recipe.read_text("utf-8")), FREE_KEYS), lasting(recipe)
             different = sorted(key for key in held.keys() | ours.keys() if held.get(key) != ours.get(key))
             if different:
                 raise UserError(
@@ -116,8 +114,20 @@ def _as_json(recipe: Recipe) -> dict[str, Any]:
     return json.loads(recipe.model_dump_json(by_alias=True))
 
 
+def lasting(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe has to stay while a run goes on, as JSON."""
+    return without(_as_json(recipe), FREE_KEYS)
+
+
+def without(values: dict[str, Any], paths: Iterable[Sequence[str]]) -> dict[str, Any]:
+    """`values` less what lies at `paths` in its nested mappings and lists of them."""
+    kept = deepcopy(values)
+    for path in paths:
+        _drop(kept, path)
+    return kept
+
+
 def _drop(values: Any, path: Sequence[str]) -> None:
-    """Takes the value at `path` out of nested mappings and lists, where it is there."""
     for holder in values if isinstance(values, list) else [values]:
         if isinstance(holder, dict) and path[0] in holder:
             if len(path) == 1:

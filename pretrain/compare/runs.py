@@ -1,17 +1,20 @@
-"""Finished runs, grouped: one recipe under several seeds is a method; the target shape from scratch is the baseline."""
+"""Finished runs, and the seeds of one recipe at one budget as one contender."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from model.errors import UserError
-from pretrain.run_folder import RunFolder
+from pretrain.recipe import Recipe
+from pretrain.recipe.load import explained
+from pretrain.run_folder import RunFolder, lasting
 
 COSTS = ("flops", "tokens", "seconds", "device_seconds")
-Role = Literal["from scratch", "grown", "small"]
 
 
 @dataclass(frozen=True)
@@ -19,13 +22,9 @@ class FinishedRun:
     """One folder under runs/."""
 
     path: Path
-    name: str
-    seed: int
-    recipe: dict[str, Any]
-    """Without name and seed: what makes two runs the same method at the same budget."""
+    recipe: Recipe
     shape: str
     """Of the last stage."""
-    grows: bool
     valid_loss: float
     valid_accuracy: float
     costs: dict[str, float]
@@ -41,15 +40,15 @@ class FinishedRun:
                 f"{path} holds no finished run (no summary.json); name folders under runs/ that are finished"
             )
         summary = json.loads(folder.summary.read_text("utf-8"))
-        recipe = yaml.safe_load(folder.recipe.read_text("utf-8"))
+        values = yaml.safe_load(folder.recipe.read_text("utf-8"))
+        values["stages"] = [_without_nulls(stage) for stage in values["stages"]]
+        with explained(Recipe, str(folder.recipe)):
+            recipe = Recipe.model_validate(values)
         growing_seconds = sum(event["seconds"] for event in summary["growth"])
         return cls(
             path=path,
-            name=recipe["name"],
-            seed=recipe.get("seed", 0),
-            recipe={key: value for key, value in recipe.items() if key not in ("name", "seed")},
+            recipe=recipe,
             shape=summary["stages"][-1]["shape"],
-            grows=bool(summary["growth"]),
             valid_loss=summary["valid_loss"],
             valid_accuracy=summary["valid_accuracy"],
             costs={
@@ -61,54 +60,50 @@ class FinishedRun:
             growth=tuple(summary["growth"]),
         )
 
-
-@dataclass(frozen=True)
-class Method:
-    """The same recipe under several seeds."""
-
-    name: str
-    role: Role
-    runs: tuple[FinishedRun, ...]
+    @property
+    def name(self) -> str:
+        return self.recipe.name
 
     @property
-    def losses(self) -> list[float]:
-        return [run.valid_loss for run in self.runs]
+    def seed(self) -> int:
+        return self.recipe.seed
+
+    @property
+    def budget(self) -> str:
+        if self.recipe.hours:
+            return f"{self.recipe.hours:g} hours"
+        return f"{self.recipe.steps or sum(stage.steps for stage in self.recipe.stages):,} steps"
 
 
-def methods(runs: list[FinishedRun]) -> list[Method]:
-    """Groups runs by recipe. The target is the shape that grown runs end in and that some run trains from scratch.
+def _without_nulls(stage: dict[str, Any]) -> dict[str, Any]:
+    """What a stage leaves out is null in the file, for keys that were sections later, too."""
+    return {key: value for key, value in stage.items() if value is not None}
 
-    With no grown runs it is the most costly run's. A grown run may end elsewhere (pruned, say): it is measured against
-    the same baseline. Raises UserError when no run trains a shape of the grown ones from scratch, or several do.
+
+def by_recipe(runs: Sequence[FinishedRun]) -> list[tuple[FinishedRun, ...]]:
+    """The runs of each recipe (by its name) and budget, in the order of their seeds.
+
+    Raises UserError where two of them are no seeds of one recipe: the same seed twice, or settings that differ.
     """
-    if not runs:
-        raise UserError("compare needs runs; name folders under runs/")
-    target = _target(runs)
-    groups: dict[str, list[FinishedRun]] = {}
+    groups: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in runs:
-        groups.setdefault(json.dumps(run.recipe, sort_keys=True), []).append(run)
-
-    def role(run: FinishedRun) -> Role:
-        if run.grows:
-            return "grown"
-        return "from scratch" if run.shape == target else "small"
-
-    return [
-        Method(group[0].name, role(group[0]), tuple(sorted(group, key=lambda run: run.seed)))
-        for group in groups.values()
-    ]
+        groups.setdefault((run.name, run.budget), []).append(run)
+    for group in groups.values():
+        group.sort(key=lambda run: run.seed)
+        for one, other in pairwise(group):
+            _check_alike(one, other)
+    return [tuple(group) for group in groups.values()]
 
 
-def _target(runs: list[FinishedRun]) -> str:
-    grown = {run.shape for run in runs if run.grows}
-    if not grown:
-        return max(runs, key=lambda run: run.costs["flops"]).shape
-    targets = sorted(grown & {run.shape for run in runs if not run.grows})
-    if not targets:
+def _check_alike(one: FinishedRun, other: FinishedRun) -> None:
+    if one.seed == other.seed:
         raise UserError(
-            f"no run trains the target shape ({'; '.join(sorted(grown))}) from scratch; add one, "
-            "at several budgets if you can"
+            f"{one.path} and {other.path} are both seed {one.seed} of {one.name} at {one.budget}; leave one out"
         )
-    if len(targets) > 1:
-        raise UserError(f"the grown runs end in different shapes ({'; '.join(targets)}); compare them one by one")
-    return targets[0]
+    settings = [lasting(run.recipe) for run in (one, other)]
+    different = [key for key in settings[0] if key != "seed" and settings[0][key] != settings[1][key]]
+    if different:
+        raise UserError(
+            f"{one.path} and {other.path} are both {one.name} at {one.budget}, but their {', '.join(different)} "
+            "differ; train one of them under another name (--set name=...)"
+        )

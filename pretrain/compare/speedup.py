@@ -3,6 +3,10 @@
 From-scratch runs at several budgets, each decayed to its own end, give a curve of loss against cost; between two of
 them loss is interpolated in the logarithm of cost, beyond them nothing is invented: the answer is a bound.
 (Kaddour et al. 2023, arXiv 2307.06440, on why the baseline needs its own full decay.)
+
+The verdict is that of the medians, and has to exceed the range of the seeds. Paired readings stand beside it: a seed
+gives the method and the baseline the same data, and the same weights as far as the shapes agree, so that what is good
+or bad luck for both cancels.
 """
 
 import itertools
@@ -11,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from pretrain.compare.runs import Method
+from pretrain.compare.roles import Contender
 
 Point = tuple[float, float]
 """Cost and final validation loss of one budget."""
@@ -30,6 +34,24 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Paired:
+    """Every run of a method over the from-scratch curve of its own seed."""
+
+    readings: dict[int, Reading]
+    """By seed."""
+
+    @property
+    def factors(self) -> list[float]:
+        return [reading.factor for reading in self.readings.values()]
+
+    @property
+    def significant(self) -> bool:
+        """Three seeds or more, and a gain with every one. (By luck alone three agree one time in eight.)"""
+        gains = [reading.factor > 1 and reading.bound != "<=" for reading in self.readings.values()]
+        return len(gains) >= 3 and all(gains)
+
+
+@dataclass(frozen=True)
 class Speedup:
     """Of one method in one currency, over its seeds."""
 
@@ -38,9 +60,11 @@ class Speedup:
     high: float
     significant: bool
     """The gap in loss to the baseline at equal cost is larger than the range of either's seeds."""
+    paired: Paired
+    """Empty where no seed is the baseline's, too."""
 
 
-def speedup(method: Method, baseline: Sequence[Method], cost: str) -> Speedup:
+def speedup(method: Contender, baseline: Sequence[Contender], cost: str) -> Speedup:
     """Against the baseline's median curve; low and high over every pairing of a seed here with a seed's curve there."""
     curve = [_median_point(budget, cost) for budget in baseline]
     own_cost = median(run.costs[cost] for run in method.runs)
@@ -53,7 +77,13 @@ def speedup(method: Method, baseline: Sequence[Method], cost: str) -> Speedup:
     gap = abs(loss_at(curve, own_cost) - median(method.losses))
     noise = max(_range(method.losses), *(_range(budget.losses) for budget in baseline))
     enough = len(method.runs) > 1 and all(len(budget.runs) > 1 for budget in baseline)
-    return Speedup(reading, min(readings), max(readings), significant=enough and gap > noise)
+    return Speedup(reading, min(readings), max(readings), enough and gap > noise, paired(method, baseline, cost))
+
+
+def paired(method: Contender, baseline: Sequence[Contender], cost: str) -> Paired:
+    """Each run of the method against the curve of the from-scratch runs with its seed, where there are any."""
+    curves = ((run, _seed_curve(baseline, run.seed, cost)) for run in method.runs)
+    return Paired({run.seed: read_off(curve, run.valid_loss, run.costs[cost]) for run, curve in curves if curve})
 
 
 def read_off(curve: Sequence[Point], loss: float, cost: float) -> Reading:
@@ -66,7 +96,7 @@ def read_off(curve: Sequence[Point], loss: float, cost: float) -> Reading:
     for (cheap, high), (dear, low) in itertools.pairwise(points):
         if low <= loss <= high:
             share = (high - loss) / (high - low)
-            return Reading(math.exp(math.log(cheap) + share * (math.log(dear) - math.log(cheap))) / cost)
+            return Reading(cheap ** (1 - share) * dear**share / cost)
     raise AssertionError("the frontier has no gap")
 
 
@@ -91,11 +121,11 @@ def _frontier(curve: Sequence[Point]) -> list[Point]:
     return points
 
 
-def _median_point(budget: Method, cost: str) -> Point:
+def _median_point(budget: Contender, cost: str) -> Point:
     return median(run.costs[cost] for run in budget.runs), median(budget.losses)
 
 
-def _seed_curve(baseline: Sequence[Method], seed: int, cost: str) -> list[Point]:
+def _seed_curve(baseline: Sequence[Contender], seed: int, cost: str) -> list[Point]:
     return [(run.costs[cost], run.valid_loss) for budget in baseline for run in budget.runs if run.seed == seed]
 
 

@@ -18,7 +18,7 @@ from pretrain.recipe.kept import check_kept, kept_names
 from pretrain.recipe.load import explained
 from pretrain.recipe.operators import read_operators
 from pretrain.recipe.schema import Recipe, Restart, Stage
-from pretrain.recipe.shares import counted, counted_steps, whole_model
+from pretrain.recipe.shares import counted, counted_steps, row_length, whole_model
 from pretrain.recipe.stage_ends import GradientCorrelation, Until
 from pretrain.recipe.values import Amount, Share
 from pretrain.schedule import LearningRate, Phase, StageRate
@@ -112,7 +112,7 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
     whole = whole_model(recipe.model)
     for index, stage in enumerate(recipe.stages):
         with _naming(stage):
-            sequence = _row_length(recipe, stage) or sequence
+            sequence = row_length(stage.sequence, recipe.sequence) or sequence
             batch = batch.model_copy(update=stage.batch.model_dump(exclude_none=True))
             layout = layout.model_copy(update=stage.layout.model_dump(exclude_none=True))
             engine_file = stage.deepspeed or engine_file
@@ -284,13 +284,6 @@ def _next_shape(
         before.replace(**shape)
     operators = read_operators(grow, before, shape)
     return operators, shapes(before, operators, shape)[-1]
-
-
-def _row_length(recipe: Recipe, stage: Stage) -> int | None:
-    """Tokens in a row, where the stage says it."""
-    if not isinstance(stage.sequence, Share):
-        return stage.sequence
-    return max(round(stage.sequence.percent / 100 * recipe.sequence), 1)
 
 
 # --- layout and batch -----------------------------------------------------------------------------------------------

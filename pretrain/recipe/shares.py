@@ -1,4 +1,4 @@
-"""Shares in a recipe as counts: of the run's model in shapes (`layers: 25%`), of its steps in operators' options."""
+"""Shares in a recipe as counts: of the run's model in shapes (`layers: 25%`), of its rows, of its steps in options."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -60,6 +60,11 @@ def _count(field: str, value: Any, model: Mapping[str, Any], key: str) -> Any:
             )
         return [layer for layer in range(whole) if math.floor((layer + 1) * part) > math.floor(layer * part)]
     return max(math.floor(part * whole + 0.5), 1)
+
+
+def row_length(asked: int | Share | None, whole: int) -> int | None:
+    """Tokens in a row where a stage asks for some, as a count or as a share of the run's."""
+    return max(round(asked.percent / 100 * whole), 1) if isinstance(asked, Share) else asked
 
 
 def counted_steps(grow: Sequence[Mapping[str, Mapping[str, Any]]], steps: float | None) -> list[dict[str, Any]]:

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.errors import UserError
-from pretrain.compare.runs import FinishedRun, methods
-from pretrain.compare.speedup import Reading, read_off, speedup
+from pretrain.compare.roles import contenders
+from pretrain.compare.runs import FinishedRun
+from pretrain.compare.speedup import Reading, Speedup, read_off, speedup
+from tests.compare.made_up import made_up_recipe
 
 
 def law(flops: float, noise: float = 0.0) -> float:
@@ -17,12 +18,13 @@ def law(flops: float, noise: float = 0.0) -> float:
     return 10 - math.log(flops) + noise
 
 
-def run(
-    name: str, flops: float, loss: float, *, seed: int = 0, shape: str = "deep", grows: bool = False
-) -> FinishedRun:
+def run(name: str, flops: int, loss: float, *, seed: int = 0, grows: bool = False) -> FinishedRun:
+    """The target from scratch for as many steps as FLOPs, or grown."""
     costs = {"flops": flops, "tokens": flops, "seconds": flops / 2, "device_seconds": flops}
-    growth = ({"operator": "stack"},) if grows else ()
-    return FinishedRun(Path(name), name, seed, {"budget": name}, shape, grows, loss, 0.5, costs, growth)
+    half = {"name": "half", "steps": "50%", "shape": {"layers": 2}}
+    stages = [*([half] if grows else []), {"name": "full", "grow": ["stack"] if grows else [], "shape": {"layers": 4}}]
+    recipe = made_up_recipe(name, flops, seed, stages=stages)
+    return FinishedRun(Path(f"{name}-{seed}"), recipe, "deep", loss, 0.5, costs, ())
 
 
 NOISE = {0: -0.05, 1: 0.0, 2: 0.05}
@@ -32,10 +34,10 @@ def scratch() -> list[FinishedRun]:
     return [run(f"base-{b}", b, law(b, NOISE[s]), seed=s) for b in (100, 200, 400) for s in NOISE]
 
 
-def judge(runs: list[FinishedRun], name: str, cost: str = "flops"):
-    found = methods(scratch() + runs)
-    baseline = [method for method in found if method.role == "from scratch"]
-    return speedup(next(method for method in found if method.name == name), baseline, cost)
+def judge(runs: list[FinishedRun], name: str, cost: str = "flops") -> Speedup:
+    found = contenders(scratch() + runs)
+    baseline = [contender for contender in found if contender.role == "from scratch"]
+    return speedup(next(contender for contender in found if contender.name == name), baseline, cost)
 
 
 def test_a_method_at_half_the_cost_is_twice_as_fast():
@@ -74,31 +76,39 @@ def test_interpolation_follows_the_law(equal_cost, cost):
     assert read_off(curve, law(equal_cost), cost).factor == pytest.approx(equal_cost / cost, rel=1e-6)
 
 
-def test_roles():
-    runs = [*scratch(), run("grown", 100, 5, grows=True), run("half", 100, 5, shape="shallow")]
-    roles = {method.name: method.role for method in methods(runs)}
-    assert roles["grown"] == "grown"
-    assert roles["half"] == "small"
-    assert roles["base-100"] == "from scratch"
-    assert len(next(method for method in methods(runs) if method.name == "base-100").runs) == 3
+def test_paired_by_seed_a_method_that_does_nothing_scores_exactly_one():
+    nothing = [run("nothing", 200, law(200, NOISE[s]), seed=s, grows=True) for s in NOISE]
+    paired = judge(nothing, "nothing").paired
+    assert paired.readings == {0: Reading(1.0), 1: Reading(1.0), 2: Reading(1.0)}
+    assert not paired.significant
 
 
-def test_bad_input(tmp_path):
-    with pytest.raises(UserError, match="no finished run"):
-        FinishedRun.read(tmp_path)
-    with pytest.raises(UserError, match="from scratch"):
-        methods([run("grown", 1, 1, grows=True)])
-    with pytest.raises(UserError, match="different shapes"):
-        methods(
-            [
-                run("a", 1, 1, grows=True),
-                run("b", 1, 1, grows=True, shape="other"),
-                run("c", 1, 1, shape="other"),
-                *scratch(),
-            ]
-        )
+def test_paired_by_seed_a_gain_smaller_than_the_noise_is_seen():
+    result = judge([run("grown", 200, law(220, NOISE[s]), seed=s, grows=True) for s in NOISE], "grown")
+    assert result.paired.factors == [pytest.approx(1.1)] * 3
+    assert result.paired.significant
+    assert not result.significant, "the rule of medians decides"
+    assert result.low < 1
 
 
-def test_a_run_that_ends_pruned_is_measured_against_the_full_model():
-    found = methods([*scratch(), run("grown", 100, 5, grows=True), run("pruned", 100, 5, grows=True, shape="ragged")])
-    assert {method.name: method.role for method in found}["pruned"] == "grown"
+@pytest.mark.parametrize(
+    ("steps", "seeds"),
+    [
+        ({0: 220, 1: 220}, [0, 1]),  # two seeds
+        ({0: 220, 1: 220, 7: 220}, [0, 1]),  # the baseline has no seed 7
+        ({0: 220, 1: 220, 2: 190}, [0, 1, 2]),  # one does not gain
+    ],
+)
+def test_paired_by_seed_three_have_to_gain(steps, seeds):
+    paired = judge(
+        [run("grown", 200, law(b, NOISE.get(s, 0)), seed=s, grows=True) for s, b in steps.items()], "grown"
+    ).paired
+    assert list(paired.readings) == seeds
+    assert not paired.significant
+
+
+def test_paired_by_seed_an_upper_bound_is_no_gain():
+    worse = [run("grown", 50, law(90, NOISE[s]), seed=s, grows=True) for s in NOISE]
+    paired = judge(worse, "grown").paired
+    assert [str(reading) for reading in paired.readings.values()] == ["<=2.00"] * 3
+    assert not paired.significant

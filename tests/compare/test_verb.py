@@ -8,11 +8,12 @@ import yaml
 
 from model.errors import UserError
 from pretrain.compare.verb import compare
+from tests.compare.made_up import made_up_recipe
 
 
-def write_run(folder, name: str, seed: int, flops: float, loss: float, growth: bool = False, shape="4x128") -> None:
+def write_run(folder, name: str, seed: int, flops: int, loss: float, growth: bool = False, layers: int = 4) -> None:
     folder.mkdir(parents=True)
-    stages = [{"name": "only", "shape": shape}]
+    stages = [{"name": "only", "shape": f"{layers}x128"}]
     events = [
         {"event": "growth", "operator": "stack", "step": 5, "loss_before": 3.0, "loss_after": 3.1, "seconds": 0}
     ] * growth
@@ -26,9 +27,12 @@ def write_run(folder, name: str, seed: int, flops: float, loss: float, growth: b
         valid_accuracy=0.4,
     )
     (folder / "summary.json").write_text(json.dumps(summary | {"stages": stages, "growth": events}))
-    (folder / "recipe.yaml").write_text(
-        yaml.safe_dump({"name": name, "seed": seed, "steps": flops, "shape": shape, "grow": growth})
-    )
+    half = {"name": "half", "steps": "50%", "shape": {"layers": 2}}
+    grown = {"stages": [half, {"name": "full", "grow": "stack", "shape": {"layers": 4}}]} if growth else {}
+    recipe = made_up_recipe(name, flops, seed, {"layers": layers}, **grown)
+    values = json.loads(recipe.model_dump_json(by_alias=True))
+    values["stages"][0]["layout"] = None  # so older versions wrote what a stage leaves out
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
     steps = [
         {"step": s, "mlm_loss": 5 - s / 10, "flops": s * flops / 10, "seconds": s * flops / 100} for s in range(1, 11)
     ]
@@ -39,13 +43,13 @@ def write_run(folder, name: str, seed: int, flops: float, loss: float, growth: b
 def folders(tmp_path):
     made = []
     for seed in (0, 1, 2):
-        for budget in (100.0, 200.0, 400.0):
+        for budget in (100, 200, 400):
             made.append(tmp_path / f"base-{budget}-{seed}")
-            write_run(made[-1], f"base-{budget:.0f}", seed, budget, 9 - math.log(budget) + seed / 100)
+            write_run(made[-1], f"base-{budget}", seed, budget, 9 - math.log(budget) + seed / 100)
         made.append(tmp_path / f"small-{seed}")
-        write_run(made[-1], "small", seed, 100.0, 9 - math.log(160) + seed / 100, shape="2x128")
+        write_run(made[-1], "small", seed, 100, 9 - math.log(160) + seed / 100, layers=2)
         made.append(tmp_path / f"grown-{seed}")
-        write_run(made[-1], "grown", seed, 100.0, 9 - math.log(200) + seed / 100, growth=True)
+        write_run(made[-1], "grown", seed, 100, 9 - math.log(200) + seed / 100, growth=True)
     return made
 
 
@@ -59,6 +63,10 @@ def test_table_page_picture_and_json(folders, tmp_path, capsys):
     assert line["wall_speedup"] == pytest.approx(2.0)
     assert line["low"] < 2 < line["high"]
     assert line["significant"]
+    assert line["paired"] == {
+        "seeds": [0, 1, 2], "values": [pytest.approx(2.0)] * 3, "bounds": [""] * 3, "median": pytest.approx(2.0),
+        "low": pytest.approx(2.0), "high": pytest.approx(2.0), "significant": True,
+    }  # fmt: skip
     assert line["seeds"] == 3
     assert line["scale"] == "mini"
     printed = capsys.readouterr().out
@@ -66,6 +74,7 @@ def test_table_page_picture_and_json(folders, tmp_path, capsys):
     assert "significant" in printed
     page = (tmp_path / "out" / "compare.html").read_text()
     assert page.count("<td>stack</td>") == 3
+    assert "<td>2.00 2.00 2.00, significant</td>" in page
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 

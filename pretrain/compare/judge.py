@@ -1,0 +1,66 @@
+"""What is found of one contender: its speedup in every currency, and whether it means anything."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from pretrain.compare.roles import Contender
+from pretrain.compare.runs import COSTS
+from pretrain.compare.speedup import Paired, Speedup, speedup
+
+
+@dataclass(frozen=True)
+class Line:
+    """One contender, judged."""
+
+    contender: Contender
+    speedups: dict[str, Speedup]
+    """By currency, over the full model from scratch; empty for the baseline itself."""
+    over_best: Speedup | None
+    """In FLOPs, over the better of the full model and the small one from scratch; for methods only."""
+
+    def to_json(self, scale: str) -> dict[str, Any]:
+        flops, wall = self.speedups["flops"], self.speedups["seconds"]
+        return {
+            "method": self.contender.name,
+            "role": self.contender.role,
+            "scale": scale,
+            "flop_speedup": flops.reading.factor,
+            "bound": flops.reading.bound,
+            "wall_speedup": wall.reading.factor,
+            "device_speedup": self.speedups["device_seconds"].reading.factor,
+            "flop_speedup_over_best": self.over_best.reading.factor if self.over_best else None,
+            "significant_over_best": self.over_best.significant if self.over_best else None,
+            "low": flops.low,
+            "high": flops.high,
+            "significant": flops.significant,
+            "paired": _paired_to_json(flops.paired),
+            "seeds": len(self.contender.runs),
+            "valid_loss": median(self.contender.losses),
+        }
+
+
+def judge(contender: Contender, found: Sequence[Contender]) -> Line:
+    full = [other for other in found if other.role == "from scratch"]
+    plain = [other for other in found if other.role != "method"]
+    return Line(
+        contender,
+        {} if contender in full else {cost: speedup(contender, full, cost) for cost in COSTS},
+        speedup(contender, plain, "flops") if contender.role == "method" else None,
+    )
+
+
+def _paired_to_json(paired: Paired) -> dict[str, Any] | None:
+    """FLOP speedups, one for each of `seeds`."""
+    if not paired.readings:
+        return None
+    return {
+        "seeds": list(paired.readings),
+        "values": paired.factors,
+        "bounds": [reading.bound for reading in paired.readings.values()],
+        "median": median(paired.factors),
+        "low": min(paired.factors),
+        "high": max(paired.factors),
+        "significant": paired.significant,
+    }

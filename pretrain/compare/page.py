@@ -1,0 +1,38 @@
+"""The comparison as one HTML page."""
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from pretrain.compare.judge import Line
+from pretrain.compare.table import HEADINGS, cells
+
+
+def write_page(lines: Sequence[Line], out: Path) -> None:
+    """compare.html, with compare.png in it."""
+    head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(line))}</tr>" for line in lines)
+    growth = "".join(
+        f"<tr><td>{escape(run.path.name)}</td><td>{escape(event['operator'])}</td><td>{event['step']}</td>"
+        f"<td>{event['loss_before']:.4f}</td><td>{event['loss_after']:.4f}</td></tr>"
+        for line in lines
+        for run in line.contender.runs
+        for event in run.growth
+    )
+    picture = base64.b64encode((out / "compare.png").read_bytes()).decode()
+    page = f"""<!doctype html><meta charset=utf-8><title>Does it pay?</title>
+<style>body{{font:15px system-ui;margin:2rem auto;max-width:75rem}}td,th{{padding:.3rem .7rem;text-align:left}}</style>
+<h1>Does it pay?</h1>
+<p>Speedup: cost of the from-scratch run that ends at the same validation loss, interpolated over budgets with a full
+decay of their own, over the method's cost. In brackets: over all pairings of seeds. &gt;= and &lt;= mark methods beyond
+every budget; nothing is extrapolated. Device speedup counts processor seconds on a CPU, which other users of the
+machine do not stretch. "Over small too": against the better of the full and the small model from scratch.</p>
+<p>The verdict is that of the medians: the gap in loss at equal cost has to exceed the range of either's seeds. "Paired
+by seed" gives, seed by seed, the FLOP speedup over the from-scratch runs of the same seed, which saw the same data; it
+is significant when three seeds or more all gain.</p>
+<table><tr>{head}</tr>{body}</table><img alt="loss against cost" src="data:image/png;base64,{picture}">
+<h2>Changes of shape</h2>
+<table><tr><th>run</th><th>operator</th><th>step</th><th>loss before</th><th>after</th></tr>{growth}</table>
+"""
+    (out / "compare.html").write_text(page, "utf-8")

@@ -1,0 +1,139 @@
+"""What each run is in a comparison: the target from scratch, a small model alone, or a method.
+
+From scratch means that nothing is done on the way: one stage, so one shape and one length of rows, from random weights.
+Short rows first, a shared block, layers that are dropped: all these are methods, whether a shape changes or not.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from model.errors import UserError, nearest
+from pretrain.compare.runs import FinishedRun, by_recipe
+from pretrain.recipe.shares import counted, row_length, whole_model
+from pretrain.run_folder import lasting, without
+
+Role = Literal["from scratch", "method", "small"]
+ROLES: tuple[Role, ...] = get_args(Role)
+SIZES = ("layers", "hidden", "heads", "head_dim", "ffn")
+"""In which a small model may differ from the target."""
+NAME_SEED_AND_BUDGET = (
+    *(("name",), ("seed",), ("steps",), ("hours",)),
+    *(("stages", "name"), ("stages", "steps"), ("stages", "hours")),
+)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One recipe at one budget, under several seeds."""
+
+    name: str
+    """The recipe's, and its budget where it has several here."""
+    role: Role
+    runs: tuple[FinishedRun, ...]
+
+    @property
+    def losses(self) -> list[float]:
+        return [run.valid_loss for run in self.runs]
+
+
+def contenders(runs: Sequence[FinishedRun], baseline: Sequence[str] = ()) -> list[Contender]:
+    """Groups runs by recipe and budget, and tells what each is.
+
+    `baseline` names the recipes to measure against. Left out, they are the runs of one stage whose shape and rows are
+    those that other runs end in; where all runs have one stage, those of the dearest model. A small model does what the
+    baseline does, in another size. The rest are methods; one may end elsewhere (pruned, say).
+
+    Raises UserError when no run is the target from scratch, or it is not clear which.
+    """
+    if not runs:
+        raise UserError("compare needs runs; name folders under runs/")
+    full = _named(runs, baseline) if baseline else _from_scratch(runs)
+    shapes, ways = {run.shape for run in full}, [_way(run) for run in full]
+
+    def role(run: FinishedRun) -> Role:
+        if run in full:
+            return "from scratch"
+        return "small" if run.shape not in shapes and _way(run) in ways else "method"
+
+    groups = by_recipe(runs)
+    names = [group[0].name for group in groups]
+
+    def label(run: FinishedRun) -> str:
+        return run.name if names.count(run.name) == 1 else f"{run.name}, {run.budget}"
+
+    return [Contender(label(group[0]), role(group[0]), group) for group in groups]
+
+
+def _named(runs: Sequence[FinishedRun], baseline: Sequence[str]) -> list[FinishedRun]:
+    names = sorted({run.name for run in runs})
+    for name in baseline:
+        if name not in names:
+            raise UserError(
+                f"baseline {name!r}: no run of that recipe{nearest(name, names)}; there are {_listed(names)}"
+            )
+    return [run for run in runs if run.name in baseline]
+
+
+def _from_scratch(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    plain = [run for run in runs if _is_plain(run)]
+    ends = {_end(run) for run in runs if not _is_plain(run)} or {
+        _end(max(plain, key=lambda run: run.costs["flops"] / run.costs["tokens"]))
+    }
+    targets = sorted(ends & {_end(run) for run in plain})
+    if not targets:
+        raise UserError(
+            f"no run trains the target ({_listed(map(_in_words, ends))}) from scratch, in one stage; add one, at "
+            "several budgets if you can, or name the recipe to measure against by --baseline"
+        )
+    if len(targets) > 1:
+        raise UserError(
+            f"the runs end in different targets ({_listed(map(_in_words, targets))}); compare them one by one"
+        )
+    full = [run for run in plain if _end(run) == targets[0]]
+    if len({_recipe_at_any_budget(run) for run in full}) > 1:
+        raise UserError(
+            f"different recipes train the target from scratch ({_listed({run.name for run in full})}); name the one to "
+            "measure against by --baseline"
+        )
+    return full
+
+
+def _is_plain(run: FinishedRun) -> bool:
+    recipe = run.recipe
+    return len(recipe.stages) == 1 and recipe.stages[0].split is None and recipe.start is None
+
+
+def _end(run: FinishedRun) -> tuple[str, int]:
+    """The shape and the tokens in a row that a run ends with."""
+    return run.shape, _row_lengths(run)[-1]
+
+
+def _row_lengths(run: FinishedRun) -> list[int]:
+    """Of every stage."""
+    lengths = [run.recipe.sequence]
+    for stage in run.recipe.stages:
+        lengths.append(row_length(stage.sequence, run.recipe.sequence) or lengths[-1])
+    return lengths[1:]
+
+
+def _way(run: FinishedRun) -> dict[str, Any]:
+    """What a run does, but for sizes, budget and rates."""
+    first, *later = run.recipe.stages
+    whole = whole_model(run.recipe.model)
+    model = {field: value for field, value in (whole | counted(first.shape, whole)).items() if field not in SIZES}
+    changes = [(stage.shape, stage.grow) for stage in later]
+    return {"model": model, "rows": _row_lengths(run), "changes": changes, "start": run.recipe.start}
+
+
+def _recipe_at_any_budget(run: FinishedRun) -> str:
+    return json.dumps(without(lasting(run.recipe), NAME_SEED_AND_BUDGET), sort_keys=True)
+
+
+def _in_words(end: tuple[str, int]) -> str:
+    return f"{end[0]}, rows of {end[1]}"
+
+
+def _listed(words: Any) -> str:
+    return "; ".join(sorted(words))
