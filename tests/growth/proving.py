@@ -23,6 +23,9 @@ def tiny(**changes) -> BertConfig:
     return BertConfig(**{**fields, "hidden_dropout": 0.0, "attention_dropout": 0.0, **changes})
 
 
+POST, PRE = tiny(), tiny(norm="pre")
+
+
 def random_state(config: BertConfig, seed: int = 0, step: int = 3000) -> State:
     """Weights, moments and a step, all float64 and generic: no bias is 0, no norm weight 1."""
     generator = torch.Generator().manual_seed(seed)
@@ -64,6 +67,17 @@ def loss_and_gradients(config: BertConfig, state: Mapping[str, Record], length: 
             gradient = gradient[: config.vocab_size]
         gradients[name] = gradient.reshape(table[name].shape)
     return output.loss.item(), gradients
+
+
+def loss(config: BertConfig, state: State) -> float:
+    return loss_and_gradients(config, state)[0]
+
+
+def train_sgd(config: BertConfig, state: State, steps: int, lr: float = 0.05) -> State:
+    for _ in range(steps):
+        _, gradients = loss_and_gradients(config, state)
+        state = {name: Record(r.weight - lr * gradients[name], *r.tensors()[1:]) for name, r in state.items()}
+    return state
 
 
 def summed_over_uses(config: BertConfig, gradients: Gradients) -> Gradients:
@@ -108,6 +122,18 @@ def adam_moments(state: Mapping[str, Record], gradients: Gradients, betas=(0.9, 
         )
         for name, record in state.items()
     }
+
+
+def same_block(left: State, left_block: int, right: State, right_block: int) -> bool:
+    """Whether two blocks are equal bitwise, moments and steps included."""
+    mine, other = f"blocks.{left_block}.", f"blocks.{right_block}."
+    names = [name.removeprefix(mine) for name in left if name.startswith(mine)]
+    return bool(names) and all(same_record(left[mine + name], right[other + name]) for name in names)
+
+
+def same_record(left: Record, right: Record) -> bool:
+    tensors = zip(left.tensors(), right.tensors(), strict=True)
+    return left.step == right.step and all(torch.equal(a, b) for a, b in tensors)
 
 
 def worst(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float:

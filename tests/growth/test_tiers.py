@@ -9,6 +9,8 @@ import torch
 
 from growth.state import Record
 from tests.growth.proving import (
+    POST,
+    PRE,
     adam_moments,
     change_of,
     grown,
@@ -21,7 +23,6 @@ from tests.growth.proving import (
     worst,
 )
 
-POST, PRE = tiny(), tiny(norm="pre")
 SHARED = tiny(layers=4, sharing=2)
 RAGGED = tiny(heads=(3, 2), ffn=(10, 7))
 ALBERT = tiny(embedding_size=6)

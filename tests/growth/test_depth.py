@@ -1,0 +1,64 @@
+"""Operators on depth: which layers are copied, and what the added ones start with."""
+
+import pytest
+import torch
+
+from growth.operators import make_operator, shapes
+from tests.growth.proving import POST, PRE, change_of, grown, loss, random_state, same_block, tiny
+
+
+@pytest.mark.parametrize(
+    ("operator", "layers", "sources"),
+    [
+        ("stack", 6, [0, 1, 2, 0, 1, 2]),
+        ("stack", 5, [0, 1, 2, 0, 1]),
+        ("interleave", 6, [0, 0, 1, 1, 2, 2]),
+        ("interleave", 4, [0, 0, 1, 2]),
+        ("append_top", 5, [0, 1, 2, 1, 2]),
+        ("append_top", 6, [0, 1, 2, 0, 1, 2]),
+        ("append_top", 4, [0, 1, 2, 2]),
+        ("decoalesce", 6, [0, 0, 1, 1, 2, 2]),
+    ],
+)
+def test_depth_copies_layers(operator, layers, sources):
+    """CompoundGrow and StackBERT: layer i == layer i mod L; MSLT: new layer j == layer 2 L0 - L1 + j. The loss
+    changes."""
+    source = tiny(layers=3)
+    state = random_state(source)
+    change = change_of(source, {operator: {}}, {"layers": layers})
+    after = grown(change, state)
+    assert [next(old for old in range(3) if same_block(after, new, state, old)) for new in range(layers)] == sources
+    assert abs(loss(change.target, after) - loss(source, state)) > 1e-6
+    outside = [name for name in state if not name.startswith("blocks.")]
+    assert all(torch.equal(after[name].exp_avg_sq, state[name].exp_avg_sq) for name in outside)
+
+
+def test_depth_follows_ragged_and_shared_layers():
+    source = tiny(layers=3, heads=(1, 2, 3), sharing=None)
+    assert shapes(source, [make_operator("stack", {})], {"layers": 5})[-1].heads == (1, 2, 3, 1, 2)
+    assert shapes(source, [make_operator("append_top", {})], {"layers": 5})[-1].heads == (1, 2, 3, 2, 3)
+    shared = tiny(layers=4, sharing=2)
+    assert shapes(shared, [make_operator("stack", {})], {"layers": 8})[-1].sharing == 2
+    assert shapes(shared, [make_operator("interleave", {})], {"layers": 8})[-1].sharing == (0, 0, 1, 1, 0, 0, 1, 1)
+
+
+def test_doubled_layers_start_over_where_asked():
+    """StackBERT's default is a reset: step, m and v are 0 after doubling; its other mode copies the slots."""
+    state = random_state(POST)
+    after = grown(change_of(POST, {"stack": {"moments": "reset"}}, {}), state)
+    assert all(r.step == 0 and not r.exp_avg.any() and not r.exp_avg_sq.any() for r in after.values())
+
+
+def test_identity_layers_put_out_zero_only_in_what_is_added():
+    state = random_state(PRE)
+    after = grown(change_of(PRE, {"identity_layers": {}}, {}), state)
+    for added, old in ((1, 0), (3, 1)):
+        assert same_block(after, added - 1, state, old)
+        for kind in ("attention.output.weight", "attention.output.bias", "feedforward.output.weight"):
+            assert not after[f"blocks.{added}.{kind}"].weight.any()
+        assert after[f"blocks.{added}.feedforward.input.weight"].weight.any()
+        kind = "attention.output.weight"
+        for moment, neighbour in zip(
+            after[f"blocks.{added}.{kind}"].tensors()[1:], state[f"blocks.{old}.{kind}"].tensors()[1:], strict=True
+        ):
+            assert torch.equal(moment, neighbour)
