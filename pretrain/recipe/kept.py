@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from growth.operators import shapes
-from growth.operators.interpolate import Interpolate, check_same_tensors
-from growth.operators.rewind import INITIAL, Rewind
+from growth.operators.going_back import GoingBack
+from growth.operators.rewind import INITIAL
 from model.errors import UserError, nearest
 from pretrain.checkpoint import find_checkpoint
 from pretrain.checkpoint.files import INDEX
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def kept_names(stages: Sequence[ResolvedStage]) -> list[str]:
     """Under `checkpoints/`: what stages keep, and the state before the first step where some stage goes back to it."""
-    asked = [operator.checkpoint for stage in stages for operator in stage.grow if _goes_back(operator)]
+    asked = [operator.checkpoint for _, operator in _going_back(stages)]
     return [*([INITIAL] if INITIAL in asked else []), *(stage.keep for stage in stages if stage.keep)]
 
 
@@ -37,7 +37,7 @@ def check_kept(stages: Sequence[ResolvedStage]) -> None:
             kept[before.keep] = before.config
             kept_as_split += [before.keep] if may_have_split else []
         for operator, shape in zip(stage.grow, shapes(before.config, stage.grow, stage.shape), strict=False):
-            if not _goes_back(operator):
+            if not isinstance(operator, GoingBack):
                 continue
             if operator.checkpoint in kept_as_split:
                 raise UserError(
@@ -45,7 +45,7 @@ def check_kept(stages: Sequence[ResolvedStage]) -> None:
                     "split, so its shape is not known beforehand; keep it before the stage with split, or once unshared"
                 )
             if operator.checkpoint in kept:
-                check_same_tensors(operator.name, operator.checkpoint, kept[operator.checkpoint], shape)
+                operator.check(kept[operator.checkpoint], shape)
             elif operator.checkpoint in kept_names(stages):
                 raise UserError(f"stage {stage.name}: {operator.checkpoint!r} is kept only after it; keep it earlier")
 
@@ -53,16 +53,15 @@ def check_kept(stages: Sequence[ResolvedStage]) -> None:
 def check_saved(stages: Sequence[ResolvedStage]) -> None:
     """Raises UserError where a stage goes back to what no stage keeps and what is no checkpoint on disk either, or
     where one keeps what no later stage goes back to."""
-    kept, used = dict.fromkeys([INITIAL, *kept_names(stages)]), set()
-    for stage in stages:
-        for operator in filter(_goes_back, stage.grow):
-            name = operator.checkpoint
-            used.add(name)
-            if name not in kept and not _is_checkpoint(Path(name)):
-                raise UserError(
-                    f"stage {stage.name}: grow {operator.name}: no stage keeps {name!r}{nearest(name, kept)}, and no "
-                    f"checkpoint has that path; kept are: {', '.join(kept)}"
-                )
+    kept = dict.fromkeys([INITIAL, *kept_names(stages)])
+    for stage, operator in _going_back(stages):
+        name = operator.checkpoint
+        if name not in kept and not _is_checkpoint(Path(name)):
+            raise UserError(
+                f"stage {stage.name}: grow {operator.name}: no stage keeps {name!r}{nearest(name, kept)}, and no "
+                f"checkpoint has that path; kept are: {', '.join(kept)}"
+            )
+    used = [operator.checkpoint for _, operator in _going_back(stages)]
     for stage in stages:
         if stage.keep and stage.keep not in used:
             raise UserError(
@@ -71,9 +70,9 @@ def check_saved(stages: Sequence[ResolvedStage]) -> None:
             )
 
 
+def _going_back(stages: Sequence[ResolvedStage]) -> list[tuple[ResolvedStage, GoingBack]]:
+    return [(stage, operator) for stage in stages for operator in stage.grow if isinstance(operator, GoingBack)]
+
+
 def _is_checkpoint(path: Path) -> bool:
     return path.is_dir() and (find_checkpoint(path) / INDEX).is_file()
-
-
-def _goes_back(operator: object) -> bool:
-    return isinstance(operator, Interpolate | Rewind)
