@@ -24,6 +24,14 @@ def test_commands_and_links_lead_somewhere(page):
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_can_be_read_without_scrolling(page):
+    """Tables aside, and pages that are written from the code."""
+    text = page.read_text(encoding="utf-8")
+    if "This page is written by" not in text:
+        assert [line for line in text.splitlines() if len(line) > 131 and not line.startswith("|")] == []
+
+
 def test_the_readme_leads_to_every_page():
     readme = (HOME / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in sorted(HOME.glob("docs/*.md")) if f"(docs/{page.name})" not in readme] == []
