@@ -16,6 +16,8 @@ from model.config import BertConfig
 PROJECTIONS = ("attention.query", "attention.key", "attention.value")
 OVER_KEYS = ("attention.key", "attention.value")
 """The linear layers that read the sequence that is looked at; all others read the one that looks."""
+MIXING = "attention.mixing"
+"""The products of tokens with each other: the attention map and its use, or what a kernel has in their place."""
 
 
 def encoder_flops(config: BertConfig, sequence: int, num_predictions: float = 0) -> int:
@@ -72,16 +74,21 @@ def _decoder_flops(config: BertConfig) -> int:
     return 2 * config.embedding_width * config.vocab_size
 
 
-def _layer_flops(config: BertConfig, layer: int, sequence: int, num_predictions: float) -> int:
-    """One row through one layer: linear layers and the mixing of tokens; as often as it is kept where layers drop."""
+def layer_terms(config: BertConfig, layer: int, sequence: int, num_predictions: float = 0) -> dict[str, float]:
+    """Forward pass of one row through one layer, by what computes it: its linear layers, and what mixes tokens."""
     block = config.block_of(layer)
     queries, keys = _lengths(config, layer, sequence, num_predictions)
-    linears = {*PROJECTIONS, "attention.output", "feedforward.input", "feedforward.output"}
+    linears = [*PROJECTIONS, "attention.output", "feedforward.input", "feedforward.output"]
     if config.is_light(block):
-        linears -= {"attention.query", "attention.key"}
-    total = sum((keys if name in OVER_KEYS else queries) * _linear_flops(config, name, block) for name in linears)
-    total += _mixing_flops(config, block, queries, keys)
-    return round(total * _part_run(config, layer))
+        linears = linears[2:]  # without query and key
+    terms = {name: (keys if name in OVER_KEYS else queries) * _linear_flops(config, name, block) for name in linears}
+    return terms | {MIXING: _mixing_flops(config, block, queries, keys)}
+
+
+def _layer_flops(config: BertConfig, layer: int, sequence: int, num_predictions: float) -> int:
+    """One row through one layer, as often as that runs."""
+    terms = layer_terms(config, layer, sequence, num_predictions)
+    return round(sum(terms.values()) * _part_run(config, layer))
 
 
 def _part_run(config: BertConfig, layer: int) -> float:
