@@ -266,6 +266,7 @@ def finetune(
     max_length: int | None = None,
     num_examples: int | None = None,
     from_scratch: bool = False,
+    pooling: Literal["cls", "mean"] = "cls",
     precision: Literal["fp32", "bf16"] | None = None,
     output: Path | None = None,
 ) -> None:
@@ -283,6 +284,7 @@ def finetune(
         max_length: Tokens of an example; 128, or 384 for SQuAD, when left out.
         num_examples: Train on so many examples only.
         from_scratch: Start from random weights instead, to compare.
+        pooling: What a sentence is told by: the state of [CLS], or the mean of all its tokens' states.
         precision: bf16 where a GPU has it, else fp32, when left out.
         output: A JSON file for the results.
     """
@@ -293,9 +295,13 @@ def finetune(
     if grid is not None and grid not in GRIDS:
         raise UserError(f"grid {grid!r} is unknown{nearest(grid, GRIDS)}; choose one of {', '.join(GRIDS)}")
     settings = (GRIDS[grid] if grid else Grid(lr, batch, epochs)).settings()
-    about = {"checkpoint": str(checkpoint), "task": task, "from_scratch": from_scratch, "num_examples": num_examples}
+    about = {
+        **{"checkpoint": str(checkpoint), "task": task, "pooling": pooling},
+        **{"from_scratch": from_scratch, "num_examples": num_examples},
+    }
+    options = (data, max_length, num_examples, from_scratch, precision, pooling)
     results = []
-    runs = run_task(checkpoint, task, settings, range(seeds), data, max_length, num_examples, from_scratch, precision)
+    runs = run_task(checkpoint, task, settings, range(seeds), *options)
     for result in runs:
         results.append(result)
         print(f"{result.settings}: {result.seconds:.0f} s", file=sys.stderr)

@@ -17,6 +17,7 @@ from model.errors import UserError, nearest
 from pretrain.export import export
 from pretrain.finetune.fit import fit, predict
 from pretrain.finetune.glue import Glue
+from pretrain.finetune.pooling import MeanPooled
 from pretrain.finetune.squad import Squad
 from pretrain.finetune.tasks import TASKS, GlueTask, Settings
 
@@ -58,13 +59,17 @@ def finetune(
     num_examples: int | None = None,
     from_scratch: bool = False,
     precision: str | None = None,
+    pooling: str = "cls",
 ) -> Iterator[Result]:
     """Fine-tunes a checkpoint (of ours, or a folder of transformers) with all seeds of one settings after the other.
 
     `num_examples`: only so many of the training examples, the same for every seed. `from_scratch`: the same shape with
-    random weights, for comparison. `precision`: bf16 or fp32; left out, bf16 where a GPU has it.
+    random weights, for comparison. `precision`: bf16 or fp32; left out, bf16 where a GPU has it. `pooling`: what a
+    sentence is told by, the state of [CLS] or the mean of all.
     """
     problem = open_task(task, data, max_length)
+    if pooling == "mean" and isinstance(problem, Squad):
+        raise UserError(f"pooling mean is for tasks of whole sentences, and {task} looks for a span; leave it out")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bf16 = precision == "bf16" if precision else device.type == "cuda" and torch.cuda.is_bf16_supported()
     with model_folder(checkpoint) as folder, _quiet():
@@ -80,7 +85,7 @@ def finetune(
             start = time.perf_counter()
             scores = []
             for seed in seeds:
-                model = _model(problem, folder, seed, from_scratch).to(device)
+                model = _model(problem, folder, seed, from_scratch, pooling).to(device)
                 fit(model, features, one, seed, tokenizer.pad_token_id, bf16)
                 score = partial(predict, model, batch=PREDICT_BATCH, pad_id=tokenizer.pad_token_id)
                 scores.append(problem.score(tokenizer, score))
@@ -107,15 +112,20 @@ def model_folder(checkpoint: Path) -> Iterator[Path]:
             yield export(checkpoint, Path(exported))
 
 
-def _model(problem: Glue | Squad, folder: Path, seed: int, from_scratch: bool) -> torch.nn.Module:
+def _model(problem: Glue | Squad, folder: Path, seed: int, from_scratch: bool, pooling: str) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    if pooling == "mean":
+        return MeanPooled(_load("AutoModel", folder, from_scratch), problem.num_outputs)
+    return _load(problem.architecture, folder, from_scratch, num_labels=problem.num_outputs)
+
+
+def _load(architecture: str, folder: Path, from_scratch: bool, **settings: Any) -> torch.nn.Module:
     import transformers
 
-    architecture = getattr(transformers, problem.architecture)
-    torch.manual_seed(seed)
+    auto = getattr(transformers, architecture)
     if from_scratch:
-        config = transformers.AutoConfig.from_pretrained(folder, num_labels=problem.num_outputs, local_files_only=True)
-        return architecture.from_config(config)
-    return architecture.from_pretrained(folder, num_labels=problem.num_outputs, local_files_only=True)
+        return auto.from_config(transformers.AutoConfig.from_pretrained(folder, **settings, local_files_only=True))
+    return auto.from_pretrained(folder, **settings, local_files_only=True)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import torch
 from model.errors import UserError
 from pretrain.finetune.fit import fit, shuffled_batches
 from pretrain.finetune.glue import Glue
+from pretrain.finetune.pooling import MeanPooled
 from pretrain.finetune.run import finetune, open_task, table, write_results
 from pretrain.finetune.tasks import TASKS, Settings
 from tests.run_on_disk import make_corpus, make_run
@@ -56,6 +57,28 @@ def test_a_checkpoint_learns_a_task_and_results_are_written(corpus, tmp_path, sh
     assert written["accuracy"] == {"median": 1.0, "low": 1.0, "high": 1.0}
     assert written["settings"]["lr"] == 3e-3
     assert "accuracy 1 (1 to 1)" in table([result], 2)
+
+
+def test_the_mean_of_all_states_tells_sentences_apart(corpus, tmp_path):
+    make_run(tmp_path / "run", corpus, sentence_head=False)
+    (result,) = finetune(tmp_path / "run", "sst2", [QUICK], [0], sentences(tmp_path), pooling="mean")
+    assert result.values("accuracy") == [1.0]
+
+
+def test_padding_has_no_part_in_the_mean():
+    class Encoder(torch.nn.Embedding):
+        config = SimpleNamespace(hidden_size=4, hidden_dropout_prob=0.0)
+
+        def forward(self, input_ids, attention_mask):
+            return SimpleNamespace(last_hidden_state=super().forward(input_ids))
+
+    encoder = Encoder(9, 4)
+    model = MeanPooled(encoder, 1)
+    ids, mask = torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([[1, 1, 0], [1, 1, 1]])
+    means = torch.stack([encoder.weight[[1, 2]].mean(0), encoder.weight[[3, 4, 5]].mean(0)])
+    out = model(input_ids=ids, attention_mask=mask, labels=torch.tensor([1.0, 2.0]))
+    assert torch.allclose(out.logits, means @ model.output.weight.T)
+    assert out.loss.item() == pytest.approx(((out.logits[:, 0] - torch.tensor([1.0, 2.0])) ** 2).mean().item())
 
 
 def test_the_same_seed_gives_the_same_scores_and_scratch_differs(corpus, tmp_path):

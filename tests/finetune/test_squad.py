@@ -85,3 +85,8 @@ def test_a_broken_file_is_one_line(tmp_path):
     (folder / "dev-v1.1.json").write_text("[]")
     with pytest.raises(UserError, match="dev-v1.1.json is not a file of SQuAD"):
         open_task("squad", folder, None)
+
+
+def test_a_span_has_no_mean_to_be_told_by(tmp_path, run):
+    with pytest.raises(UserError, match="pooling mean is for tasks of whole sentences, and squad looks for a span"):
+        next(finetune(run, "squad", [], [0], write_squad(tmp_path / "squad"), pooling="mean"))
