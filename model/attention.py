@@ -46,14 +46,21 @@ class Attention(nn.Module):
     def mix(self, probabilities: Tensor, value: Tensor) -> Tensor:
         """Dropout on the map [B, n, S, S], then the weighted sum of the values [B, n, S, d]."""
         if self.training and self.dropout:
-            with self.tp.sharded_randomness(value.device):
-                probabilities = dropout(probabilities, self.dropout)
+            drop = dropout if self.tp.size == 1 else self.drop_own
+            probabilities = drop(probabilities, self.dropout)
         return probabilities @ value
+
+    @torch.compiler.disable  # it sets the generator
+    def drop_own(self, probabilities: Tensor, probability: float) -> Tensor:
+        """Dropout that differs between tensor-parallel ranks, as their heads do."""
+        with self.tp.sharded_randomness(probabilities.device):
+            return dropout(probabilities, probability)
 
 
 def attention_map(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(d)): q, k [B, n, S, d] -> [B, n, S, S]."""
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    # A contiguous key is a view when transposed; from [B, S, n, d] torch would gather it element by element.
+    scores = (query * query.shape[-1] ** -0.5) @ key.contiguous().transpose(-2, -1)
     if mask is not None:
         scores = scores + penalty(mask, scores.dtype)
     return scores.softmax(-1)

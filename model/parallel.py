@@ -54,11 +54,7 @@ class TensorParallel:
         if not self.sequence_parallel:
             x = self.enter(x)
             return [linear(x) for linear in linears]
-        whole = sequence_parallel.gather(x, self.group)
-        if not self.gathers_again:
-            return [linear(whole) for linear in linears]
-        with sequence_parallel.gathered_again(x, whole, self.group):
-            return [linear(whole) for linear in linears]
+        return sequence_parallel.gather_through(x, linears, self.group, self.gathers_again)
 
     def leave(self, terms: Tensor) -> Tensor:
         """Hidden states out of a region, after a weight whose input axis is cut: summed over ranks.

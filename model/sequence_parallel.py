@@ -8,11 +8,12 @@ Of the B * S tokens of a micro-batch, counted through, rank r keeps the r-th par
 of memory, so nothing is copied before it is sent. megatron-core's mappings do the same on CUDA alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 
@@ -35,6 +36,17 @@ def reduce_scatter(terms: Tensor, group: dist.ProcessGroup) -> Tensor:
 def collect(part: Tensor, group: dist.ProcessGroup) -> Tensor:
     """[B, S / tp, H] -> [B, S, H] for what every rank then computes alike. Backward: this rank's part."""
     return _Collect.apply(part, group)
+
+
+@torch.compiler.disable  # there is nothing to fuse, and its hooks would be traced
+def gather_through(part: Tensor, linears: Sequence[nn.Module], group: dist.ProcessGroup, again: bool) -> list[Tensor]:
+    """Into a region through linear layers that read the same: [B, S / tp, H] -> of each [B, S, outputs].
+
+    again: their input is gathered a second time in the backward pass instead of being kept.
+    """
+    whole = gather(part, group)
+    with gathered_again(part, whole, group) if again else nullcontext():
+        return [linear(whole) for linear in linears]
 
 
 def gathered_again(part: Tensor, whole: Tensor, group: dist.ProcessGroup) -> saved_tensors_hooks:
