@@ -14,7 +14,9 @@ from model.bert import BertForPreTraining, Block
 from model.config import BertConfig
 from model.parallel import ModelParallelUnit, ParallelLayout, TensorParallel
 from pretrain.engine.bind import bind_optimizer
+from pretrain.engine.compilation import compile_blocks
 from pretrain.engine.distributed import device
+from pretrain.engine.needless import leave_out_needless_work
 from pretrain.engine.norm import mark_cut_gradients
 from pretrain.engine.zero import prime_optimizer
 from pretrain.memory import DEFAULT_BUCKET
@@ -40,6 +42,8 @@ class EngineSettings:
     """Tensor-parallel ranks divide the tokens between their regions."""
     recompute: bool = False
     """Layers are computed again in the backward pass; only their inputs are kept."""
+    compile: bool = False
+    """Blocks run through torch.compile."""
     deepspeed: Mapping[str, Any] = field(default_factory=dict)
     """The DeepSpeed JSON: ZeRO stage, offload, communication. What the recipe owns is filled in here."""
 
@@ -58,6 +62,8 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     model = build_model(config, tp, PRECISIONS[settings.precision])
     model.recompute = settings.recompute
     gather_whole_blocks(model)
+    if settings.compile:
+        compile_blocks(model)
     optimizer = settings.make_optimizer(parameter_groups(model, steps, settings.groups))
     engine, *_ = deepspeed.initialize(
         model=model,
@@ -69,6 +75,7 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     prime_optimizer(engine)
     bind_optimizer(engine)
     mark_cut_gradients(engine)
+    leave_out_needless_work(engine)
     return engine
 
 
