@@ -10,6 +10,8 @@ from model.errors import UserError
 from pretrain.agreement import raise_together
 from pretrain.data import Corpus
 from pretrain.data.prepare import file_sha256
+from pretrain.engine.compilation import compiles
+from pretrain.engine.distributed import device
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.kept import check_saved
 from pretrain.run_folder import RunFolder
@@ -21,6 +23,7 @@ def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus
     run = resolve(recipe, corpus.vocab_size, num_ranks)
     if run.stages[0].precision == "fp16" and not torch.cuda.is_available():
         raise UserError("precision fp16 needs a GPU; choose bf16 or fp32")
+    compiles(recipe.compile, device())
     run_folder = RunFolder(folder)
     run_folder.check(recipe)
     if not run_folder.recipe.is_file():  # a run that goes on may be past what it went back to

@@ -26,7 +26,7 @@ PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "tokenizers")
 # What may change while a run goes on: where and how it is computed, watched and saved; not what it learns.
 FREE_KEYS = (
     *(("checkpoint",), ("faults",), ("validation",), ("layout",), ("deepspeed",), ("batch", "micro"), ("paper",)),
-    *(("data", "corpus"), ("stages", "layout"), ("stages", "deepspeed"), ("stages", "batch", "micro")),
+    *(("compile",), ("data", "corpus"), ("stages", "layout"), ("stages", "deepspeed"), ("stages", "batch", "micro")),
 )
 
 

@@ -20,6 +20,7 @@ from model.parallel import ParallelLayout
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.data import Corpus, TrainingData
 from pretrain.engine.build import PRECISIONS, EngineSettings
+from pretrain.engine.compilation import compiles
 from pretrain.engine.correlation import gradient_correlation
 from pretrain.engine.distributed import data_parallel_sum, device, device_clock
 from pretrain.engine.exchange import fetch_from
@@ -331,6 +332,7 @@ class Trainer:
             groups=group_rules(recipe.optimizer),
             grad_clip=recipe.optimizer.grad_clip,
             recompute=recipe.recompute,
+            compile=compiles(recipe.compile, device()),
             deepspeed=stage.deepspeed,
         )
 

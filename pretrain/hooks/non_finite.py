@@ -90,7 +90,8 @@ def _first_non_finite(module: nn.Module, repeat: Callable[[], Any]) -> str:
     for name, parameter in module.named_parameters():
         handles.append(parameter.register_hook(watch(f"the gradient of {name}")))
     try:
-        repeat()
+        with torch.compiler.set_stance("force_eager"):  # compiled blocks do not show their parts
+            repeat()
     finally:
         for handle in handles:
             handle.remove()

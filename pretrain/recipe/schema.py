@@ -245,6 +245,8 @@ class Recipe(Section):
     recompute: bool = False
     """Keep only the input of every layer and compute the layer again in the backward pass: the same numbers from much
     less memory and a third more work."""
+    compile: Literal["auto"] | bool = "auto"
+    """Run the model's blocks through torch.compile. `auto`: on a GPU, where its compilers are found."""
     sequence: Positive = 128
     """Tokens in a row."""
     batch: Batch

@@ -1,0 +1,51 @@
+"""torch.compile of the model's blocks: norms, activations, dropout and sums are fused into their neighbours.
+
+It pays on a GPU, where each of these is otherwise a kernel of its own that reads and writes its tensors. On a CPU a step
+takes as long as before, and compiling takes its time at every change of shape.
+"""
+
+import os
+import shutil
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+
+from model.bert import BertForPreTraining
+from model.errors import UserError
+from pretrain.optim.passes import can_compile
+
+Choice = bool | Literal["auto"]
+
+GRAPHS_PER_BLOCK = 8
+"""Of one shape: training, evaluation, rows of another number or length; torch's own limit for all shapes together."""
+
+
+def compiles(choice: Choice, device: torch.device) -> bool:
+    """Whether blocks are compiled on this device; `auto`: on a GPU, where torch has what it needs.
+
+    Raises UserError where `true` asks for what cannot be had.
+    """
+    missing = missing_for(device.type)
+    if choice is True and missing:
+        raise UserError(f"compile true needs {missing}, which is not here; install it, or set compile to auto")
+    return choice is True or (choice == "auto" and device.type == "cuda" and missing is None)
+
+
+def missing_for(device_type: str) -> str | None:
+    """What torch.compile lacks on a kind of device; None: nothing."""
+    if device_type == "cpu":
+        return None if can_compile() else "a C++ compiler (CXX, or g++)"
+    if find_spec("triton") is None:
+        return "the package triton"
+    has_c_compiler = any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang"))))
+    return None if has_c_compiler else "a C compiler (CC, gcc or clang)"
+
+
+def compile_blocks(model: BertForPreTraining) -> None:
+    """Each block's forward pass, in place: parameters keep their names. What a variant calls of a block in parts is not
+    compiled."""
+    torch.compiler.reset()  # what was compiled for the shape before
+    torch._dynamo.config.recompile_limit = GRAPHS_PER_BLOCK * len(model.blocks)
+    for block in model.blocks:
+        block.forward = torch.compile(block.forward)
