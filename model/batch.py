@@ -7,6 +7,27 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Runs:
+    """The B * S places of a micro-batch, row after row, as runs that see only themselves: segments, and the padding at
+    the end of a row."""
+
+    starts: Tensor  # [N + 1] int32, the first place of each, and B * S
+    longest: int
+
+    @classmethod
+    def of(cls, segments: Tensor) -> "Runs":
+        """segments [B, S], see `Batch`. Waits for their device."""
+        begins = torch.ones_like(segments, dtype=torch.bool)
+        begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+        starts = begins.flatten().nonzero().squeeze(1)
+        starts = torch.cat([starts, starts.new_tensor([segments.numel()])])
+        return cls(starts.int(), int(starts.diff().max()))
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Runs":
+        return Runs(self.starts.to(device, non_blocking=non_blocking), self.longest)
+
+
+@dataclass(frozen=True)
 class Batch:
     """B rows of S tokens, M of them masked. A row holds one sequence, or several *segments* blind to each other."""
 
@@ -16,6 +37,7 @@ class Batch:
     types: Tensor | None = None  # [B, S] int64; None: all 0
     positions: Tensor | None = None  # [B, S] int64; None: 0 .. S-1
     segments: Tensor | None = None  # [B, S] int64, 1, 2, ... within a row, 0 for padding; None: no padding, one segment
+    runs: Runs | None = None  # of the segments, on a GPU, for `model.attention_kernels`
     sentence_positions: Tensor | None = None  # [N] int64, flat index of each segment's [CLS]
     sentence_labels: Tensor | None = None  # [N] int64, 0: the second sentence really follows the first
 
@@ -29,5 +51,8 @@ class Batch:
         return self.ids.numel() if self.segments is None else int(torch.count_nonzero(self.segments))
 
     def to(self, device: torch.device | str) -> "Batch":
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None})
+        """On the way to a GPU the runs of packed rows are found: there is nothing to wait for yet."""
+        goes_to_gpu = torch.device(device).type == "cuda"
+        batch = replace(self, runs=Runs.of(self.segments)) if goes_to_gpu and self.segments is not None else self
+        parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        return replace(batch, **{name: x.to(device, non_blocking=True) for name, x in parts.items() if x is not None})

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.attention import Attention
+from model.attention_kernels import PackedRows, packed_rows
 from model.batch import Batch
 from model.config import BertConfig
 from model.dropout import Dropout
@@ -23,7 +24,7 @@ from model.parallel import TensorParallel, local_shape
 from model.parameters import parameter_table
 from model.pooled_input import split_targets
 from model.slimming import add_coefficients, penalty
-from model.variants import make_attention, make_layers, make_mask, timed_parts
+from model.variants import attends_over_runs, make_attention, make_layers, make_mask, timed_parts
 
 
 class PretrainingOutput(NamedTuple):
@@ -87,12 +88,19 @@ class BertForPreTraining(nn.Module):
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states of the last layer, [B, S, H]."""
-        mask = self.attention_mask(batch)
+        mask = self.packed_rows(batch) or self.attention_mask(batch)
         with self.token_randomness(batch.ids.device):
             x = self.embeddings(batch)  # with sequence parallelism [B, S / tp, H] from here on
             for layer in self.layers:
                 x = checkpoint(layer, x, mask, use_reentrant=False) if self.recompute else layer(x, mask)
         return self.tp.all_tokens(self.final_norm(x))
+
+    def packed_rows(self, batch: Batch) -> PackedRows | None:
+        """What plain attention takes instead of a mask, where there is a kernel for it."""
+        config, dropout = self.config, self.config.attention_dropout if self.training else 0.0
+        if batch.runs is None or not attends_over_runs(config):
+            return None
+        return packed_rows(batch, self.mlm.bias.dtype, config.head_dim, dropout)
 
     def token_randomness(self, device: torch.device) -> AbstractContextManager[None]:
         """For dropout between the tensor-parallel regions: of each rank's own where its tokens are."""

@@ -5,7 +5,7 @@ and each gloo group is a thread that wakes a hundred times a second. Its mapping
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -102,6 +102,12 @@ class TensorParallel:
             yield
         finally:
             generator.set_state(outer)
+
+    @torch.compiler.disable  # it sets a generator
+    def draw_own(self, function: Callable[..., Tensor], *arguments) -> Tensor:
+        """function(tensor, ...) with random numbers of this rank's own."""
+        with self.sharded_randomness(arguments[0].device):
+            return function(*arguments)
 
 
 def shard(spec: ParameterSpec, tensor: Tensor, rank: int, size: int) -> Tensor:

@@ -45,6 +45,13 @@ def make_mask(config: BertConfig) -> Callable[[Batch], Mask]:
     return lambda batch: attention_mask(batch.segments)
 
 
+def attends_over_runs(config: BertConfig) -> bool:
+    """Whether attention is one function of query, key and value whose rows are never divided: it needs no mask then,
+    given a kernel that knows where segments begin."""
+    variants = ("light_layers", "layer_drop", "sub_models")
+    return config.attention == "softmax" and config.pool_window == 1 and not config.variants.keys() & set(variants)
+
+
 def make_layers(config: BertConfig, blocks: "Sequence[Block]") -> Sequence[Layer]:
     """What the encoder runs, from the bottom up, given the block of each layer."""
     if config.pool_window > 1:

@@ -166,18 +166,32 @@ def _torch() -> Iterator[Row]:
 def _kernels() -> Iterator[Row]:
     has_apex = _has("apex", "apex.normalization.fused_layer_norm")
     found = "NVIDIA's" if has_apex else "an unrelated package" if installed_version("apex") else "-"
-    yield Row("apex", found, "optional", "ok" if has_apex else "-", "faster LayerNorm and norms on GPUs, equal results")
-    flash = installed_version("flash-attn")
-    yield Row("flash-attn", flash or "-", "not needed", "ok" if flash else "-", "nothing: torch's own kernels are used")
-    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
-    changes = "LAMB and LANS on a CPU (2.5 x slower), offload"
+    changes = "on GPUs LayerNorm (not compiled), LAMB's norms"
+    yield Row("apex", found, "optional", "ok" if has_apex else "-", changes)
+    flash = installed_version("flash-attn") if _has("flash_attn", "flash_attn.flash_attn_interface") else None
+    changes = "on GPUs packed rows with attention dropout"
+    yield Row("flash-attn", flash or "-", "optional", "ok" if flash else "-", changes)
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    changes = "LAMB, LANS on a CPU (else 2.5 x slower), offload"
     yield Row("C++ compiler", compiler or "-", "optional", "ok" if compiler else "-", changes)
+    triton, c_compiler = installed_version("triton"), _first_found(os.environ.get("CC"), "gcc", "clang")
+    found = f"triton {triton or '-'}, {c_compiler or 'no C compiler'}"
+    verdict = "ok" if triton and c_compiler else "-"
+    yield Row("torch.compile on GPUs", found, "optional", verdict, "fused norms, GELU, dropout (compile: auto)")
     ninja = shutil.which("ninja")
     yield Row("ninja", ninja or "-", "optional", "ok" if ninja else "-", "DeepSpeed's optimizer offload")
 
 
 def _has(package: str, module: str) -> bool:
-    return importlib.util.find_spec(package) is not None and importlib.util.find_spec(module) is not None
+    """Looking for the module imports the package, and one that was built for another torch fails at that."""
+    try:
+        return importlib.util.find_spec(package) is not None and importlib.util.find_spec(module) is not None
+    except Exception:
+        return False
+
+
+def _first_found(*programs: str | None) -> str | None:
+    return next((path for program in programs if program and (path := shutil.which(program))), None)
 
 
 def _machine() -> Iterator[Row]:

@@ -1,0 +1,91 @@
+"""Which kernel computes softmax attention on a GPU. (On a CPU plain matrix products do: see `model.attention`.)
+
+| rows | precision | kernel |
+|---|---|---|
+| one segment each, no padding | any | torch's scaled_dot_product_attention, which needs no mask then |
+| packed or padded | 16 bit | that of the package flash-attn; without it torch's varlen_attn, which cannot drop out |
+| packed or padded | otherwise | scaled_dot_product_attention with a mask: all S x S products of a row |
+
+The kernels for runs of tokens compute only what a segment may see of itself (Dao et al. 2022, arXiv 2205.14135).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.batch import Batch, Runs
+
+try:
+    from flash_attn import flash_attn_varlen_func
+except ImportError:
+    flash_attn_varlen_func = None
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Runs, float], Tensor]
+"""query, key, value [T, n, d], the runs of the T tokens, probability of dropout -> context [T, n, d]."""
+
+LARGEST_HEAD, HEAD_MULTIPLE = 256, 8
+"""Widths of a head that the kernels for runs take."""
+OLDEST_DEVICE = (8, 0)
+"""Compute capability they begin at (Ampere)."""
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """What stands in the place of a mask where a kernel for runs of tokens is used."""
+
+    runs: Runs
+    kernel: Kernel
+
+
+def packed_rows(batch: Batch, dtype: torch.dtype, head_dim: int, dropout: float) -> PackedRows | None:
+    """None: attention needs a mask. `dropout` is 0 in evaluation."""
+    kernel = kernel_for_runs(batch.ids.device, dtype, head_dim, dropout) if batch.runs is not None else None
+    return None if kernel is None else PackedRows(batch.runs, kernel)
+
+
+def kernel_for_runs(device: torch.device, dtype: torch.dtype, head_dim: int, dropout: float) -> Kernel | None:
+    """The fastest there is for this; None: none can do it."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return None
+    if head_dim > LARGEST_HEAD or head_dim % HEAD_MULTIPLE or capability(device) < OLDEST_DEVICE:
+        return None
+    if flash_attn_varlen_func is not None:
+        return flash_attn
+    return None if dropout else torch_varlen
+
+
+@cache
+def capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def flash_attn(query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float) -> Tensor:
+    starts, longest = runs.starts, runs.longest
+    return flash_attn_varlen_func(query, key, value, starts, starts, longest, longest, dropout_p=dropout)
+
+
+def torch_varlen(query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    assert not dropout
+    return varlen_attn(query, key, value, runs.starts, runs.starts, runs.longest, runs.longest)
+
+
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | PackedRows | None, dropout: float
+) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, with dropout on the probabilities. All [B, n, S, d], a mask bool [B, 1, S, S]."""
+    if isinstance(mask, PackedRows):
+        return _over_runs(query, key, value, mask, dropout)
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout)
+
+
+@torch.compiler.disable  # the number of runs and the longest are others in every batch
+def _over_runs(query: Tensor, key: Tensor, value: Tensor, packed: PackedRows, dropout: float) -> Tensor:
+    tokens = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # [B, n, S, d] -> [B * S, n, d], no copies
+    context = packed.kernel(*tokens, packed.runs, dropout)
+    return context.unflatten(0, (len(query), -1)).transpose(1, 2)

@@ -1,0 +1,122 @@
+"""Kernels for runs of tokens: chosen where they can do it, and given what makes them equal to attention with a mask."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model import attention_kernels
+from model.attention_kernels import flash_attn, kernel_for_runs, torch_varlen
+from model.batch import Batch, Runs
+from model.config import BertConfig
+from model.variants import attends_over_runs
+from tests.model.running import build, random_batch, small_config
+from tests.model.test_variants import VARIANTS
+
+GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
+BF16, FP32 = torch.bfloat16, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("installed", "device", "dtype", "head_dim", "dropout", "compute", "expected"),
+    [
+        (True, GPU, BF16, 64, 0.1, (9, 0), flash_attn),
+        (True, GPU, torch.float16, 64, 0.0, (8, 0), flash_attn),
+        (False, GPU, BF16, 64, 0.0, (9, 0), torch_varlen),
+        (False, GPU, BF16, 64, 0.1, (9, 0), None),
+        (True, GPU, FP32, 64, 0.0, (9, 0), None),
+        (True, GPU, BF16, 512, 0.0, (9, 0), None),
+        (True, GPU, BF16, 36, 0.0, (9, 0), None),
+        (True, GPU, BF16, 64, 0.0, (7, 5), None),
+        (True, CPU, BF16, 64, 0.0, (9, 0), None),
+    ],
+)
+def test_choice(monkeypatch, installed, device, dtype, head_dim, dropout, compute, expected):
+    monkeypatch.setattr(attention_kernels, "flash_attn_varlen_func", (lambda: None) if installed else None)
+    monkeypatch.setattr(attention_kernels, "capability", lambda device: compute)
+    assert kernel_for_runs(device, dtype, head_dim, dropout) is expected
+
+
+def test_runs_are_the_segments_and_the_padding_of_each_row():
+    segments = torch.tensor([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1], [1, 2, 3, 0, 0, 0]])
+    runs = Runs.of(segments)
+    assert runs.starts.tolist() == [0, 2, 5, 6, 12, 13, 14, 15, 18]
+    assert runs.starts.dtype == torch.int32
+    assert runs.longest == 6
+
+
+def one_by_one(query, key, value, runs: Runs, dropout: float) -> torch.Tensor:
+    """What such a kernel computes, run after run. [T, n, d]"""
+    assert dropout == 0
+    assert runs.longest == max(runs.starts.diff().tolist())
+    context = []
+    for start, end in zip(runs.starts[:-1].tolist(), runs.starts[1:].tolist(), strict=True):
+        q, k, v = (x[start:end].transpose(0, 1) for x in (query, key, value))  # [n, t, d]
+        probabilities = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1)
+        context.append((probabilities @ v).transpose(0, 1))
+    return torch.cat(context)
+
+
+def loss_and_gradients(config: BertConfig, batch: Batch) -> dict[str, torch.Tensor]:
+    model = build(config).train()
+    model.begin_step(step=300, steps_masked=2000, seed=1)
+    loss = model(batch).loss
+    loss.backward()
+    return {"loss": loss.detach()} | {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+CASES = {"plain": {}, "pre": {"norm": "pre"}, **VARIANTS}
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+def test_runs_give_what_a_mask_gives(monkeypatch, changes, layout):
+    config = small_config(**changes)
+    batch = random_batch(config, layout)
+    expected = loss_and_gradients(config, batch)
+    calls = []
+
+    def kernel(*arguments):
+        calls.append(arguments)
+        return one_by_one(*arguments)
+
+    monkeypatch.setattr(attention_kernels, "kernel_for_runs", lambda *arguments: kernel)
+    found = loss_and_gradients(config, replace(batch, runs=Runs.of(batch.segments)))
+    assert len(calls) == (config.layers if attends_over_runs(config) else 0)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-9)
+
+
+def test_only_what_needs_a_map_or_divides_rows_keeps_the_mask():
+    reasons = {"light_layers", "pool_window", "attention", "layer_drop", "sub_models"}
+    for changes in CASES.values():
+        assert attends_over_runs(small_config(**changes)) != bool(reasons & changes.keys()), changes
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernel", [torch_varlen, flash_attn])
+@pytest.mark.parametrize("layout", ["packed", "padded", "full"])
+def test_on_a_gpu(monkeypatch, kernel, layout):
+    """In bf16 beside the mask in fp32, to what bf16 rounds away."""
+    if kernel is flash_attn and attention_kernels.flash_attn_varlen_func is None:
+        pytest.skip("flash-attn is not installed")
+    config = small_config(hidden=64, heads=4, ffn=128)
+    batch = random_batch(config, layout).to("cuda")
+    assert (batch.runs is None) == (layout == "full")
+    expected = build(config, dtype=torch.float32).to("cuda")(batch).loss
+    monkeypatch.setattr(attention_kernels, "kernel_for_runs", lambda *arguments: kernel)
+    loss = build(config, dtype=torch.bfloat16).to("cuda").train()(batch).loss
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=0.03)
+
+
+@pytest.mark.gpu
+def test_attention_dropout_stays_correct_on_a_gpu():
+    """By flash-attn, or with a mask: torch's kernel for runs has none."""
+    config = small_config(hidden=64, heads=4, ffn=128, attention_dropout=0.5)
+    model = build(config, dtype=torch.bfloat16).to("cuda").train()
+    batch = random_batch(config, "packed").to("cuda")
+    torch.manual_seed(1)
+    first, second = model(batch).loss.item(), model(batch).loss.item()
+    torch.manual_seed(1)
+    assert model(batch).loss.item() == first != second
