@@ -107,10 +107,12 @@ def gather_whole_blocks(model: BertForPreTraining) -> None:
 
 
 def deepspeed_config(settings: EngineSettings, num_trained: int) -> dict[str, Any]:
-    """The user's JSON with every value filled in that the recipe owns, and no bucket larger than the model."""
+    """The user's JSON with every value filled in that the recipe or the device decides, and no bucket larger than the
+    model."""
     config = dict(settings.deepspeed)
     zero = dict(config.get("zero_optimization", {}))
     zero["reduce_bucket_size"] = min(zero.get("reduce_bucket_size", DEFAULT_BUCKET), num_trained)
+    zero.setdefault("overlap_comm", device().type == "cuda")  # on a CPU it would be a second bucket for nothing
     return config | {
         "zero_optimization": zero,
         "train_micro_batch_size_per_gpu": settings.micro_batch,
