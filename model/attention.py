@@ -42,7 +42,9 @@ class Attention(nn.Module):
         if query.device.type == "cpu" and not isinstance(mask, PackedRows):
             # Plain matrix products are 2.7 to 4.8 times faster in bf16 than torch's fused kernel.
             return self.mix(attention_map(query, key, mask), value)
-        return self.randomly(fused_attention, query, key, value, mask, self.dropout if self.training else 0.0)
+        if not (self.training and self.dropout):
+            return fused_attention(query, key, value, mask, 0.0)
+        return self.randomly(fused_attention, query, key, value, mask, self.dropout)
 
     def mix(self, probabilities: Tensor, value: Tensor) -> Tensor:
         """Dropout on the map [B, n, S, S], then the weighted sum of the values [B, n, S, d]."""
