@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pretrain.engine.fast_fp32 import fast_fp32
 from pretrain.finetune.tasks import Settings
 from pretrain.optim import adamw, matrices_decay, set_learning_rate
 from pretrain.schedule import Phase
@@ -24,6 +25,7 @@ POOL = 50
 """Batches are sorted by length within pools of so many, so that little is padding and the order stays random."""
 
 
+@fast_fp32()
 def fit(model: nn.Module, features: Sequence[Features], settings: Settings, seed: int, pad_id: int, bf16: bool) -> None:
     """Trains `model` in place. The order of the data and dropout follow from `seed`."""
     device = next(model.parameters()).device
@@ -47,6 +49,7 @@ def fit(model: nn.Module, features: Sequence[Features], settings: Settings, seed
             step += 1
 
 
+@fast_fp32()
 def predict(model: nn.Module, features: Sequence[Features], batch: int, pad_id: int) -> tuple[np.ndarray, ...]:
     """The model's logits for all features, in their order."""
     device = next(model.parameters()).device
