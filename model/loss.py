@@ -1,10 +1,15 @@
 """Cross entropy over a vocabulary that is cut across tensor-parallel ranks, in any precision."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from model.parallel import TensorParallel
+
+CHUNK = {"cpu": 2**18, "cuda": 2**26}
+"""So many scores become probabilities at a time: in a CPU's cache, in little of a GPU's memory."""
 
 
 def vocab_parallel_cross_entropy(
@@ -20,40 +25,64 @@ def vocab_parallel_cross_entropy(
 
 
 class _VocabParallelCrossEntropy(torch.autograd.Function):
+    """Keeps the logits and computes their probabilities again in the backward pass, which is faster on a CPU than to
+    write all of them to memory and to read them again, and takes half the memory."""
+
     @staticmethod
     def forward(ctx, logits: Tensor, targets: Tensor, vocab_size: int, tp: TensorParallel) -> tuple[Tensor, Tensor]:
         num_columns = logits.shape[1]
         first_column = tp.rank * num_columns
-        scores = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits.clone()
-        scores[:, max(0, vocab_size - first_column) :] = -torch.inf
+        num_words = max(0, vocab_size - first_column)
+        own_highest, own_likeliest = logits.new_empty(2, len(logits), dtype=_precision(logits))
+        for rows, scores, probabilities in _softmax(logits, num_words):
+            torch.amax(scores, 1, out=own_highest[rows])
+            torch.amax(probabilities, 1, out=own_likeliest[rows])
 
-        highest = scores.amax(dim=1) if num_columns else scores.new_full((len(scores),), -torch.inf)
-        _all_reduce(highest, dist.ReduceOp.MAX, tp)
-        scores -= highest.unsqueeze(1)
+        highest = _all_reduce(own_highest.clone(), dist.ReduceOp.MAX, tp)
         local = targets - first_column
         here = (local >= 0) & (local < num_columns)
         columns = torch.where(here, local, 0)
-        target_score = scores.gather(1, columns.unsqueeze(1)).squeeze(1).masked_fill(~here, 0.0)
-        exponentials = scores.exp_()
-        total = exponentials.sum(dim=1)
-        sums = torch.stack([target_score, total])
-        _all_reduce(sums, dist.ReduceOp.SUM, tp)
-        target_score, total = sums
+        target_score = torch.where(here, logits.gather(1, columns.unsqueeze(1)).squeeze(1) - highest, 0.0)
+        own_total = (own_highest - highest).exp() / own_likeliest  # exponentials of this rank's scores - highest
+        target_score, total = _all_reduce(torch.stack([target_score, own_total]), dist.ReduceOp.SUM, tp)
 
-        ctx.save_for_backward(exponentials.div_(total.unsqueeze(1)), columns, here)
-        ctx.dtype = logits.dtype
+        ctx.save_for_backward(logits, own_total / total, columns, here)
+        ctx.num_words = num_words
         correct = target_score == 0  # scores are relative to the highest
         ctx.mark_non_differentiable(correct)
         return total.log() - target_score, correct
 
     @staticmethod
     def backward(ctx, gradient: Tensor, _correct: None) -> tuple[Tensor, None, None, None]:
-        probabilities, columns, here = ctx.saved_tensors
-        result = probabilities.mul_(gradient.unsqueeze(1))  # in place: a second backward pass is refused
-        result.scatter_add_(1, columns.unsqueeze(1), torch.where(here, -gradient, 0.0).unsqueeze(1))
-        return result.to(ctx.dtype), None, None, None
+        logits, share, columns, here = ctx.saved_tensors
+        scale = (gradient * share).unsqueeze(1)  # from this rank's probabilities to those of all words
+        at_target = torch.where(here, -gradient, 0.0).unsqueeze(1)
+        result = torch.empty_like(logits)
+        for rows, _, probabilities in _softmax(logits, ctx.num_words):
+            result[rows] = probabilities.mul_(scale[rows]).scatter_add_(1, columns[rows].unsqueeze(1), at_target[rows])
+        return result, None, None, None
 
 
-def _all_reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType, tp: TensorParallel) -> None:
+def _softmax(logits: Tensor, num_words: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Rows of logits, their scores and probabilities over this rank's columns, in buffers for one chunk after another.
+
+    The columns from `num_words` on are padding.
+    """
+    num_columns = logits.shape[1]
+    num_rows = min(max(1, CHUNK[logits.device.type] // num_columns), len(logits))
+    score_buffer, probability_buffer = logits.new_empty(2, num_rows, num_columns, dtype=_precision(logits))
+    for start in range(0, len(logits), num_rows or 1):
+        rows = slice(start, start + num_rows)
+        scores = score_buffer[: len(logits[rows])].copy_(logits[rows])
+        scores[:, num_words:] = torch.finfo(scores.dtype).min  # not -inf: a rank may have nothing but padding
+        yield rows, scores, torch.softmax(scores, 1, out=probability_buffer[: len(scores)])
+
+
+def _precision(logits: Tensor) -> torch.dtype:
+    return torch.float32 if logits.dtype in (torch.float16, torch.bfloat16) else logits.dtype
+
+
+def _all_reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType, tp: TensorParallel) -> Tensor:
     if tp.size > 1:
         dist.all_reduce(tensor, operation, group=tp.group)
+    return tensor
