@@ -1,6 +1,6 @@
 """Bytes on each rank: what ZeRO, tensor parallelism and precision make of the parameter table, and what a step adds.
 
-    peak = weights + gradients + optimizer + buffers + activations                                  on a GPU
+    peak = weights + gradients + optimizer + buffers + activations (or what takes their place)      on a GPU
     peak = the same, with HEAP_SHARE more for activations, and what the process itself takes        on a CPU
 
 How far that is from what was measured stands in docs/results/speed.md.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FP32_BYTES = 4
 
-HEAP_SHARE = 0.3
+HEAP_SHARE = 0.35
 """glibc's heap on a CPU: what tensors of many sizes, freed and allocated anew, take beyond their bytes (measured)."""
 
 DEFAULT_BUCKET = 500_000_000
@@ -104,15 +104,18 @@ class StepBytes:
     activations: int
     """Kept from the forward for the backward pass, the scores over the vocabulary included."""
     buffers: int
-    """DeepSpeed's copies of gradients (and, under ZeRO 3, the weights it gathers)."""
+    """Copies of gradients (and, under ZeRO 3, the weights that DeepSpeed gathers)."""
+    afterwards: int = 0
+    """What takes the place of the activations when they have gone."""
     process: int = 0
     """On a CPU: the libraries' own."""
 
 
 def peak_bytes(held: StateBytes, step: StepBytes, on_cpu: bool) -> int:
     """The most that a rank holds at one time beyond what Python and its libraries take, by the formula above."""
-    total = held.device + step.activations + step.buffers + step.process
-    return total + held.host + round(HEAP_SHARE * step.activations) if on_cpu else total
+    activations = round((1 + HEAP_SHARE * on_cpu) * step.activations)
+    total = held.device + max(activations, step.afterwards) + step.buffers + step.process
+    return total + held.host if on_cpu else total
 
 
 def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[StateBytes, StepBytes]:
@@ -139,6 +142,7 @@ def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[S
         buffer_bytes(
             config, stage.zero_stage, stage.precision, tensor_parallel, data_parallel, stage.accumulation, bucket
         ),
+        fp32_gradient_bytes(config, stage.zero_stage, stage.precision, tensor_parallel),
         on_cpu * (PROCESS_BYTES + GLOO_BYTES * (tensor_parallel * data_parallel > 1)),
     )
 
@@ -159,7 +163,7 @@ def activation_bytes(
     A layer keeps of every token 4 hidden vectors (the inputs of both branches and of both norms); query, key, value and
     context; the feed-forward network's inner units before and after the activation; and, where the attention map is
     computed as a whole (`keeps_maps`: on a CPU), a map row for each head. Dropout adds a mask to each tensor that it
-    touches, and the map before it. The head keeps a probability of every word in fp32, beside the scores themselves.
+    touches, and the map before it. The head keeps a score of every word, beside which comes its gradient.
     `recompute`: of each layer only its input, and all of the one that is being computed again. Tensor parallelism
     divides what lies inside its regions, `sequence_parallel` the hidden vectors between them as well.
     """
@@ -176,7 +180,7 @@ def activation_bytes(
     elements = config.embedding_width * (1 + drops_hidden) // parts
     elements += config.layers * config.hidden // parts + max(layers) if recompute else sum(layers)
     scores = num_predictions * config.padded_vocab_size // tensor_parallel
-    return tokens * elements * element + scores * (FP32_BYTES + element)
+    return tokens * elements * element + 2 * scores * element
 
 
 def buffer_bytes(
@@ -188,20 +192,34 @@ def buffer_bytes(
     accumulation: int = 1,
     bucket_elements: int = DEFAULT_BUCKET,
 ) -> int:
-    """DeepSpeed's own: what it reduces gradients in, and what the optimizer steps from."""
+    """What gradients are made and reduced in, and what the optimizer steps from."""
     trained = parameters_per_tensor_rank(config, tensor_parallel, trained_only=True)
     share = -(-trained // data_parallel)
     element = FP32_BYTES if precision == "fp32" else 2
     as_fp32 = FP32_BYTES if precision != "fp32" else 0  # the gradients once more, for the masters
-    accumulated = element * trained if accumulation > 1 else 0  # beside the sum of those before
+    made = element * config.padded_vocab_size * config.embedding_width // tensor_parallel  # a gradient for each use
+    if accumulation > 1:
+        made += element * trained  # beside the sum of those before
     bucket = element * min(bucket_elements, trained)
     exchanges = data_parallel > 1
     if zero_stage == 0:
-        return accumulated + as_fp32 * trained
+        return made
+    if zero_stage == 1 and not exchanges:
+        return made + (element + as_fp32) * share  # flattened, then in fp32
     if zero_stage < 3:
         # This rank's part once reduced, then flattened, then in fp32. What is sent is copied first.
         reducing, stepping = bucket * (1 + exchanges), (element + as_fp32) * share
-        return accumulated + element * share + max(reducing, stepping)
+        return made + element * share + max(reducing, stepping)
     # The weights as they are gathered and as they are used: they stay from the forward to the backward pass.
     gathered = 2 * element * parameters_per_tensor_rank(config, tensor_parallel)
-    return accumulated + gathered + bucket * (1 + 2 * exchanges) + (element * exchanges + as_fp32) * share
+    return made + gathered + bucket * (1 + 2 * exchanges) + (element * exchanges + as_fp32) * share
+
+
+def fp32_gradient_bytes(config: BertConfig, zero_stage: int, precision: str, tensor_parallel: int) -> int:
+    """For the masters of 16-bit weights at ZeRO 0, made tensor by tensor in the memory that activations have left.
+
+    The other stages make theirs in one piece, which glibc's heap has no room for between what lives on.
+    """
+    if zero_stage > 0 or precision == "fp32":
+        return 0
+    return FP32_BYTES * parameters_per_tensor_rank(config, tensor_parallel, trained_only=True)

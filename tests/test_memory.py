@@ -19,6 +19,7 @@ from pretrain.memory import (
     StepBytes,
     activation_bytes,
     buffer_bytes,
+    fp32_gradient_bytes,
     parameters_per_tensor_rank,
     peak_bytes,
 )
@@ -116,15 +117,23 @@ def test_computing_layers_again_leaves_their_inputs_and_one_layer():
 def test_buffers_shrink_with_the_ranks():
     config = BertConfig(**SHAPE)
     count = parameters_per_tensor_rank(config, 1)
-    assert buffer_bytes(config, 0, "bf16", 1, 4) == 4 * count
-    assert buffer_bytes(config, 0, "fp32", 1, 4) == 0
-    assert buffer_bytes(config, 1, "bf16", 1, 1) == (2 + 2 + 4) * count
-    assert buffer_bytes(config, 1, "bf16", 1, 4) < buffer_bytes(config, 1, "bf16", 1, 1)
+    table = config.padded_vocab_size * config.hidden
+    assert buffer_bytes(config, 0, "bf16", 1, 4) == 2 * table
+    assert buffer_bytes(config, 0, "fp32", 1, 4) == 4 * table
+    assert buffer_bytes(config, 1, "bf16", 1, 1) == 2 * table + (2 + 4) * count
+    assert buffer_bytes(config, 1, "bf16", 1, 16) < buffer_bytes(config, 1, "bf16", 1, 4)
     assert buffer_bytes(config, 1, "bf16", 1, 4, bucket_elements=1000) < buffer_bytes(config, 1, "bf16", 1, 4)
-    assert buffer_bytes(config, 1, "bf16", 1, 1, accumulation=2) == (2 + 2 + 4 + 2) * count
+    assert buffer_bytes(config, 1, "bf16", 1, 1, accumulation=2) == 2 * table + (2 + 4 + 2) * count
+
+
+def test_only_whole_masters_need_gradients_of_their_own_at_once():
+    config = BertConfig(**SHAPE)
+    assert fp32_gradient_bytes(config, 0, "bf16", 1) == 4 * parameters_per_tensor_rank(config, 1)
+    assert fp32_gradient_bytes(config, 0, "fp32", 1) == fp32_gradient_bytes(config, 1, "bf16", 1) == 0
 
 
 def test_the_peak_is_the_sum():
-    held, step = StateBytes(10, 20, 30, host=5), StepBytes(1000, 200, 7)
+    held, step = StateBytes(10, 20, 30, host=5), StepBytes(1000, 200, afterwards=900, process=7)
     assert peak_bytes(held, step, on_cpu=False) == 1267
     assert peak_bytes(held, step, on_cpu=True) == 1272 + 1000 * HEAP_SHARE
+    assert peak_bytes(held, StepBytes(1000, 200, afterwards=3000), on_cpu=True) == 3265
