@@ -127,6 +127,7 @@ def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[S
     tokens = stage.micro_batch * stage.sequence
     predictions = round(tokens * mask_rate)
     bucket = zero.get("reduce_bucket_size", DEFAULT_BUCKET)
+    overlaps = zero.get("overlap_comm", not on_cpu and data_parallel > 1)
     return held, StepBytes(
         activation_bytes(
             config,
@@ -140,7 +141,14 @@ def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[S
             stage.sequence_parallel,
         ),
         buffer_bytes(
-            config, stage.zero_stage, stage.precision, tensor_parallel, data_parallel, stage.accumulation, bucket
+            config,
+            stage.zero_stage,
+            stage.precision,
+            tensor_parallel,
+            data_parallel,
+            stage.accumulation,
+            bucket,
+            overlaps,
         ),
         fp32_gradient_bytes(config, stage.zero_stage, stage.precision, tensor_parallel),
         on_cpu * (PROCESS_BYTES + GLOO_BYTES * (tensor_parallel * data_parallel > 1)),
@@ -191,8 +199,12 @@ def buffer_bytes(
     data_parallel: int,
     accumulation: int = 1,
     bucket_elements: int = DEFAULT_BUCKET,
+    overlaps: bool = False,
 ) -> int:
-    """What gradients are made and reduced in, and what the optimizer steps from."""
+    """What gradients are made and reduced in, and what the optimizer steps from.
+
+    overlaps: DeepSpeed's `overlap_comm`, by which one bucket fills while the other is reduced.
+    """
     trained = parameters_per_tensor_rank(config, tensor_parallel, trained_only=True)
     share = -(-trained // data_parallel)
     element = FP32_BYTES if precision == "fp32" else 2
@@ -208,7 +220,7 @@ def buffer_bytes(
         return made + (element + as_fp32) * share  # flattened, then in fp32
     if zero_stage < 3:
         # This rank's part once reduced, then flattened, then in fp32. What is sent is copied first.
-        reducing, stepping = bucket * (1 + exchanges), (element + as_fp32) * share
+        reducing, stepping = bucket * (1 + exchanges + overlaps), (element + as_fp32) * share
         return made + element * share + max(reducing, stepping)
     # The weights as they are gathered and as they are used: they stay from the forward to the backward pass.
     gathered = 2 * element * parameters_per_tensor_rank(config, tensor_parallel)

@@ -123,6 +123,7 @@ def test_buffers_shrink_with_the_ranks():
     assert buffer_bytes(config, 1, "bf16", 1, 1) == 2 * table + (2 + 4) * count
     assert buffer_bytes(config, 1, "bf16", 1, 16) < buffer_bytes(config, 1, "bf16", 1, 4)
     assert buffer_bytes(config, 1, "bf16", 1, 4, bucket_elements=1000) < buffer_bytes(config, 1, "bf16", 1, 4)
+    assert buffer_bytes(config, 1, "bf16", 1, 4, overlaps=True) > buffer_bytes(config, 1, "bf16", 1, 4)
     assert buffer_bytes(config, 1, "bf16", 1, 1, accumulation=2) == 2 * table + (2 + 4 + 2) * count
 
 

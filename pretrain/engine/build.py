@@ -112,7 +112,8 @@ def deepspeed_config(settings: EngineSettings, num_trained: int) -> dict[str, An
     config = dict(settings.deepspeed)
     zero = dict(config.get("zero_optimization", {}))
     zero["reduce_bucket_size"] = min(zero.get("reduce_bucket_size", DEFAULT_BUCKET), num_trained)
-    zero.setdefault("overlap_comm", device().type == "cuda")  # on a CPU it would be a second bucket for nothing
+    # On a CPU, or alone, it would be a second bucket for nothing.
+    zero.setdefault("overlap_comm", device().type == "cuda" and settings.layout.data_parallel > 1)
     return config | {
         "zero_optimization": zero,
         "train_micro_batch_size_per_gpu": settings.micro_batch,

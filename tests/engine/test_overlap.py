@@ -1,5 +1,7 @@
 """Communication beside the backward pass: on where there is a GPU, and harmless where there is none."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -19,12 +21,8 @@ def test_the_shipped_files_leave_it_to_the_device(monkeypatch, device, stage):
     monkeypatch.setattr(build, "device", lambda: torch.device(device))
     file = load_engine_file(f"ds_configs/zero{stage}.json")
     own = {"zero_optimization": {"stage": stage, "overlap_comm": False}}
-    filled, said = (
-        deepspeed_config(
-            EngineSettings(ParallelLayout(), 4, 1, "bf16", adamw((0.9, 0.999), 1e-6), deepspeed=config), 10
-        )
-        for config in (file, own)
-    )
+    plain = EngineSettings(ParallelLayout(data_parallel=2), 4, 1, "bf16", adamw((0.9, 0.999), 1e-6))
+    filled, said = (deepspeed_config(replace(plain, deepspeed=config), 10) for config in (file, own))
     assert filled["zero_optimization"]["overlap_comm"] is (device == "cuda")
     assert said["zero_optimization"]["overlap_comm"] is False
 
