@@ -1,7 +1,7 @@
 """torch.compile of the model's blocks: norms, activations, dropout and sums are fused into their neighbours.
 
-It pays on a GPU, where each of these is otherwise a kernel of its own that reads and writes its tensors. On a CPU a step
-takes as long as before, and compiling takes its time at every change of shape.
+It pays on a GPU, where each of these is otherwise a kernel of its own that reads and writes its tensors. On a CPU a
+step takes as long as before, and compiling takes its time at every change of shape.
 """
 
 import os
