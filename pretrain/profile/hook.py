@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from pretrain.recipe import ResolvedStage
     from pretrain.trainer import Trainer
 
-MODULES = ("embeddings", "attention", "feedforward", "mlm", "pooler", "sentence")
-"""Parts of the model that get a line of their own, by the last part of their name."""
+MODULES = ("embeddings", "attention", "feedforward", "block", "mlm", "pooler", "sentence")
+"""Parts of the model that get a line of their own, by the last part of their name; `block`: one that is compiled, which
+hides its parts."""
 
 
 class Profiler(Hook):
@@ -44,7 +45,7 @@ class Profiler(Hook):
     def _start_before(self, trainer: Trainer, step: int) -> None:
         if step != self.first or self.recorder is not None:
             return
-        self.spans = [span for module in _parts(trainer.engine.module) for span in _record_forward(*module)]
+        self.spans = [span for module in parts(trainer.engine.module) for span in _record_forward(*module)]
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
         self.recorder = profile(activities=activities)
         self.recorder.start()
@@ -62,8 +63,16 @@ class Profiler(Hook):
         self.recorder, self.first = None, -1
 
 
-def _parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    named = ((name.rpartition(".")[2], module) for name, module in model.named_modules())
+def parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules that get a line, and its name."""
+    modules = dict(model.named_modules())
+    compiled = {name for name, module in modules.items() if "forward" in vars(module)}
+    inside = tuple(f"{name}." for name in compiled)
+    named = (
+        ("block" if name in compiled else name.rpartition(".")[2], module)
+        for name, module in modules.items()
+        if not name.startswith(inside)
+    )
     return [(name, module) for name, module in named if name in MODULES]
 
 

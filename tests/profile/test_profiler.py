@@ -6,10 +6,12 @@ import pytest
 
 from model.errors import UserError
 from pretrain.__main__ import _span
-from pretrain.profile.hook import Profiler
+from pretrain.engine.compilation import compile_blocks
+from pretrain.profile.hook import Profiler, parts
 from pretrain.profile.measure import single_stage
 from pretrain.recipe import resolve
 from pretrain.trainer import Trainer
+from tests.model.running import build, small_config
 from tests.test_trainer import corpus, recipe  # noqa: F401 (fixture)
 from tests.workers import pool
 
@@ -35,6 +37,12 @@ def test_a_profile_says_where_the_time_goes(corpus, tmp_path):  # noqa: F811
     trace = json.loads((tmp_path / "rank-00001.trace.json").read_text())
     names = {event.get("name") for event in trace["traceEvents"]}
     assert {"forward", "module.attention"} <= names
+
+
+def test_a_compiled_block_has_one_line_for_all_its_parts():
+    model = build(small_config(layers=2))
+    compile_blocks(model)
+    assert [name for name, _ in parts(model)] == ["embeddings", "block", "block", "mlm", "pooler", "sentence"]
 
 
 def test_a_span_of_steps():
