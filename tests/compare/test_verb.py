@@ -58,7 +58,8 @@ def test_table_page_picture_and_json(folders, tmp_path, capsys):
     line, small = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert (line["method"], small["method"]) == ("grown", "small")
     assert small["flop_speedup"] == pytest.approx(1.6)
-    assert line["flop_speedup_over_best"] == pytest.approx(2.0)  # the full model at 200 ends there
+    assert line["bound_over_best"] == ">="  # it ends below the one small run, which cost as much
+    assert line["flop_speedup_over_best"] == pytest.approx(1.0)
     assert line["flop_speedup"] == pytest.approx(2.0)
     assert line["wall_speedup"] == pytest.approx(2.0)
     assert line["low"] < 2 < line["high"]
@@ -83,3 +84,15 @@ def test_an_unfinished_run_is_named(folders, tmp_path):
     with pytest.raises(UserError, match=folders[0].name):
         compare(folders, tmp_path / "out", "mini")
     assert not (tmp_path / "out").exists()
+
+
+def test_over_the_small_model_by_its_own_curve(folders, tmp_path):
+    """Between the budgets of one model, never between a full and a small one."""
+    for seed in (0, 1, 2):
+        for budget in (40, 80):  # far better than the full model: 9 - ln(5 budget)
+            folders.append(tmp_path / f"tiny-{budget}-{seed}")
+            write_run(folders[-1], "tiny", seed, budget, 9 - math.log(5 * budget) + seed / 100, layers=1)
+    lines = compare(folders, tmp_path / "out", "mini")
+    (grown,) = (line for line in lines if line.contender.name == "grown")
+    assert grown.speedups["flops"].reading.factor == pytest.approx(2.0)
+    assert str(grown.over_best.reading) == "0.40"  # tiny at 40 ends where grown does, at 100
