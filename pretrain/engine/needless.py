@@ -1,6 +1,6 @@
 """What DeepSpeed 0.19.8 does under ZeRO 1 and 2 that changes nothing: left out of one engine, with equal results.
 
-Together 4% of a small model's step on a CPU. `tests/engine/test_needless.py` fails when a DeepSpeed release no longer
+Together 2.5% of a small model's step on a CPU. `tests/engine/test_needless.py` fails when a DeepSpeed release no longer
 needs this.
 """
 
