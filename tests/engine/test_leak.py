@@ -1,7 +1,9 @@
 """Moves leave nothing behind, and DeepSpeed's own leak is still there to be worked around."""
 
 import gc
+import os
 import weakref
+from collections import Counter
 
 import pytest
 import torch
@@ -25,6 +27,33 @@ def engine_survives_move(stage: int) -> bool:
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_move_frees_the_old_engine(stage):
     assert not any(pool(2).run(engine_survives_move, stage))
+
+
+def census() -> Counter[str]:
+    """What there is in this process of things that a move makes."""
+    gc.collect()
+    kinds = {"tensors": torch.Tensor, "modules": torch.nn.Module, "optimizers": torch.optim.Optimizer}
+    objects = [type(each) for each in gc.get_objects()]
+    counts = {name: sum(issubclass(each, kind) for each in objects) for name, kind in kinds.items()}
+    groups = len(torch.distributed.distributed_c10d._world.pg_map)
+    return Counter(counts | {"process groups": groups, "open files": len(os.listdir("/proc/self/fd"))})
+
+
+def left_by_moves(stage: int) -> Counter[str]:
+    """What three moves leave, once two have made what is made once."""
+    held = [start(CONFIG, settings(1, stage))]
+    train(held[0], 0, 1)
+    counts = []
+    for times in (2, 3):
+        for _ in range(times):
+            held.append(move(held.pop(), settings(1, stage))[0])
+        counts.append(census())
+    zero.destroy(held.pop())
+    return counts[1] - counts[0]
+
+
+def test_moves_leave_no_objects_and_no_handles():
+    assert pool(2).run(left_by_moves, 1) == [Counter()] * 2
 
 
 def deepspeed_leaks() -> tuple[bool, bool, bool]:
