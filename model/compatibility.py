@@ -69,6 +69,11 @@ def _attention(config: "BertConfig") -> Iterator[str]:
                 "attention_init neighbours needs positions of the model's own width, an even one, not "
                 f"{config.embedding_width}; leave out embedding_size, or take aligned"
             )
+    if config.attention_init != "independent" and (config.rank("attention.query") or config.rank("attention.key")):
+        yield (
+            f"attention_init {config.attention_init} sets whole query and key projections, and low_rank cuts them into "
+            "factors; take independent, or leave these two out of low_rank"
+        )
     if config.attention != "softmax":
         if config.attention_dropout:
             yield (

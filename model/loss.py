@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model.parallel import TensorParallel
 
-CHUNK = {"cpu": 2**18, "cuda": 2**26}
+CHUNK = {"cpu": 2**18, "cuda": 2**24}
 """So many scores become probabilities at a time: in a CPU's cache, in little of a GPU's memory."""
 
 

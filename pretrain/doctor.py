@@ -174,7 +174,9 @@ def _kernels() -> Iterator[Row]:
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     changes = "LAMB, LANS on a CPU (else 2.5 x slower), offload"
     yield Row("C++ compiler", compiler or "-", "optional", "ok" if compiler else "-", changes)
-    triton, c_compiler = installed_version("triton"), _first_found(os.environ.get("CC"), "gcc", "clang")
+    # by module, since its distribution has other names for nightly and ROCm builds
+    triton = (installed_version("triton") or "found") if importlib.util.find_spec("triton") else None
+    c_compiler = _first_found(os.environ.get("CC"), "gcc", "clang")
     found = f"triton {triton or '-'}, {c_compiler or 'no C compiler'}"
     verdict = "ok" if triton and c_compiler else "-"
     yield Row("torch.compile on GPUs", found, "optional", verdict, "fused norms, GELU, dropout (compile: auto)")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from model.config import BertConfig
 from model.parameters import ParameterSpec, parameter_table
-from pretrain.recipe.engine_file import offloads_optimizer
+from pretrain.recipe.engine_file import offloads_optimizer, overlaps_messages
 
 if TYPE_CHECKING:
     from pretrain.recipe import ResolvedStage
@@ -127,7 +127,7 @@ def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[S
     tokens = stage.micro_batch * stage.sequence
     predictions = round(tokens * mask_rate)
     bucket = zero.get("reduce_bucket_size", DEFAULT_BUCKET)
-    overlaps = zero.get("overlap_comm", not on_cpu and data_parallel > 1)
+    overlaps = overlaps_messages(stage.deepspeed, not on_cpu, data_parallel)
     return held, StepBytes(
         activation_bytes(
             config,

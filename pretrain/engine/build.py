@@ -21,6 +21,7 @@ from pretrain.engine.norm import mark_cut_gradients
 from pretrain.engine.zero import prime_optimizer
 from pretrain.memory import DEFAULT_BUCKET
 from pretrain.optim import GroupRules, Lamb, Lans, MakeOptimizer, parameter_groups
+from pretrain.recipe.engine_file import overlaps_messages
 
 ZERO_SUPPORTED_OPTIMIZERS.extend((Lamb, Lans))  # or DeepSpeed warns that they are untested
 
@@ -112,8 +113,8 @@ def deepspeed_config(settings: EngineSettings, num_trained: int) -> dict[str, An
     config = dict(settings.deepspeed)
     zero = dict(config.get("zero_optimization", {}))
     zero["reduce_bucket_size"] = min(zero.get("reduce_bucket_size", DEFAULT_BUCKET), num_trained)
-    # On a CPU, or alone, it would be a second bucket for nothing.
-    zero.setdefault("overlap_comm", device().type == "cuda" and settings.layout.data_parallel > 1)
+    on_gpu = device().type == "cuda"
+    zero["overlap_comm"] = overlaps_messages(settings.deepspeed, on_gpu, settings.layout.data_parallel)
     return config | {
         "zero_optimization": zero,
         "train_micro_batch_size_per_gpu": settings.micro_batch,

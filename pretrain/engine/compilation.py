@@ -43,9 +43,10 @@ def missing_for(device_type: str) -> str | None:
 
 
 def compile_blocks(model: BertForPreTraining) -> None:
-    """Each block's forward pass, in place: parameters keep their names. What a variant calls of a block in parts is not
-    compiled."""
+    """Each block's forward pass, in place: parameters keep their names. A block of which a variant calls the parts
+    (layers that drop out, say) is not compiled."""
     torch.compiler.reset()  # what was compiled for the shape before
     torch._dynamo.config.recompile_limit = GRAPHS_PER_BLOCK * len(model.blocks)
-    for block in model.blocks:
+    whole = [block for block in model.blocks if any(layer is block for layer in model.layers)]
+    for block in whole:
         block.forward = torch.compile(block.forward)

@@ -69,6 +69,13 @@ def offloads_optimizer(config: dict[str, Any]) -> bool:
     return value_at(config, "zero_optimization.offload_optimizer.device") not in (None, "none")
 
 
+def overlaps_messages(config: dict[str, Any], on_gpu: bool, data_parallel: int) -> bool:
+    """Whether gradients are reduced while the backward pass goes on. Left out: where there are several GPUs; on a CPU,
+    or alone, it would be a second bucket for nothing."""
+    said = value_at(config, "zero_optimization.overlap_comm")
+    return on_gpu and data_parallel > 1 if said is None else said
+
+
 def value_at(config: Any, key: str) -> Any:
     """The value under a dotted key; None where there is none."""
     for part in key.split("."):

@@ -47,6 +47,13 @@ def test_true_without_a_compiler_is_one_line(monkeypatch):
         compiles(True, CPU)
 
 
+def test_blocks_that_are_called_in_parts_are_not_compiled():
+    for changes, count in (({}, 2), ({"norm": "pre", "layer_drop": {"keep": 0.5}}, 0), ({"sharing": 1}, 1)):
+        model = build(small_config(**changes))
+        compile_blocks(model)
+        assert sum("forward" in vars(block) for block in model.blocks) == count
+
+
 def gradients(model) -> dict[str, torch.Tensor]:
     output = model(random_batch(model.config, "packed").to(model.mlm.bias.device))
     output.loss.backward()

@@ -94,3 +94,8 @@ def test_attention_to_neighbours():
 def test_neighbours_need_sinusoids_of_the_models_width(changes):
     with pytest.raises(UserError, match="attention_init neighbours"):
         small_config(**{"attention_init": "neighbours", "position_init": "sinusoidal", **changes})
+
+
+def test_factors_of_attention_cannot_be_aligned():
+    with pytest.raises(UserError, match=r"attention_init aligned .* low_rank"):
+        small_config(attention_init="aligned", low_rank={"attention.key": 4})
