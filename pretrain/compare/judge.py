@@ -1,7 +1,7 @@
 """What is found of one contender: its speedup in every currency, and whether it means anything."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -32,10 +32,10 @@ class Line:
             "device_speedup": self.speedups["device_seconds"].reading.factor,
             "flop_speedup_over_best": self.over_best.reading.factor if self.over_best else None,
             "bound_over_best": self.over_best.reading.bound if self.over_best else None,
-            "significant_over_best": self.over_best.significant if self.over_best else None,
+            "significant_over_best": self.over_best.verdict == "significant" if self.over_best else None,
             "low": flops.low,
             "high": flops.high,
-            "significant": flops.significant,
+            "significant": flops.verdict == "significant",
             "paired": _paired_to_json(flops.paired),
             "seeds": len(self.contender.runs),
             "valid_loss": median(self.contender.losses),
@@ -53,10 +53,19 @@ def judge(contender: Contender, found: Sequence[Contender]) -> Line:
 
 
 def over_best(method: Contender, plain: Sequence[Contender]) -> Speedup:
-    """In FLOPs, over that plain model which leaves least of a speedup: each shape has a curve of its own."""
+    """In FLOPs, over that plain model which leaves least of a speedup: each shape has a curve of its own.
+
+    A model that never reached the method's loss (`>=`) offers no cheaper run, so it counts only where none reached it.
+    One whose cheapest run is better already (`<=`) may reach it for less than any: the least is then a bound, too.
+    """
     shapes = sorted({contender.runs[0].shape for contender in plain})
     curves = ([contender for contender in plain if contender.runs[0].shape == shape] for shape in shapes)
-    return min((speedup(method, curve, "flops") for curve in curves), key=lambda found: found.reading.factor)
+    every = [speedup(method, curve, "flops") for curve in curves]
+    reached = [found for found in every if found.reading.bound != ">="]
+    least = min(reached or every, key=lambda found: found.reading.factor)
+    if any(found.reading.bound == "<=" for found in reached):
+        return replace(least, reading=replace(least.reading, bound="<="))
+    return least
 
 
 def _paired_to_json(paired: Paired) -> dict[str, Any] | None:

@@ -27,10 +27,11 @@ def write_page(lines: Sequence[Line], out: Path) -> None:
 <p>Speedup: cost of the from-scratch run that ends at the same validation loss, interpolated over budgets with a full
 decay of their own, over the method's cost. In brackets: over all pairings of seeds. &gt;= and &lt;= mark methods beyond
 every budget; nothing is extrapolated. Device speedup counts processor seconds on a CPU, which other users of the
-machine do not stretch. "Over small too": against the better of the full and the small model from scratch.</p>
-<p>The verdict is that of the medians: the gap in loss at equal cost has to exceed the range of either's seeds. "Paired
-by seed" gives, seed by seed, the FLOP speedup over the from-scratch runs of the same seed, which saw the same data; it
-is significant when three seeds or more all gain.</p>
+machine do not stretch. "Over small too": against the better of the full and the small model from scratch; a
+model that never reached the method's loss is left out of it.</p>
+<p>The verdict is that of the medians: the gap in loss at equal cost has to exceed the range of either's seeds, upwards
+(significantly worse) or downwards (significant). "Paired by seed" gives, seed by seed, the FLOP speedup over the
+from-scratch runs of the same seed, which saw the same data; it is significant when three seeds or more all gain.</p>
 <table><tr>{head}</tr>{body}</table><img alt="loss against cost" src="data:image/png;base64,{picture}">
 <h2>Changes of shape</h2>
 <table><tr><th>run</th><th>operator</th><th>step</th><th>loss before</th><th>after</th></tr>{growth}</table>

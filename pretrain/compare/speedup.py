@@ -14,9 +14,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal
 
 from pretrain.compare.roles import Contender
 
+Verdict = Literal["significant", "significantly worse", "not significant"]
 Point = tuple[float, float]
 """Cost and final validation loss of one budget."""
 
@@ -28,6 +30,11 @@ class Reading:
     factor: float
     bound: str = ""
     """`>=`: better than every from-scratch run; `<=`: worse than every one."""
+
+    @property
+    def is_open(self) -> bool:
+        """At most a factor above 1, or at least one below it: better and worse are both possible."""
+        return (self.bound == "<=" and self.factor > 1) or (self.bound == ">=" and self.factor < 1)
 
     def __str__(self) -> str:
         return f"{self.bound}{self.factor:.2f}"
@@ -58,10 +65,16 @@ class Speedup:
     reading: Reading
     low: float
     high: float
-    significant: bool
-    """The gap in loss to the baseline at equal cost is larger than the range of either's seeds."""
+    gap: float
+    """By how much loss is below the baseline's at equal cost; 0 where that is within the range of either's seeds."""
     paired: Paired
     """Empty where no seed is the baseline's, too."""
+
+    @property
+    def verdict(self) -> Verdict:
+        if not self.gap or self.reading.is_open:
+            return "not significant"
+        return "significant" if self.gap > 0 else "significantly worse"
 
 
 def speedup(method: Contender, baseline: Sequence[Contender], cost: str) -> Speedup:
@@ -74,10 +87,11 @@ def speedup(method: Contender, baseline: Sequence[Contender], cost: str) -> Spee
     readings = [
         read_off(points, run.valid_loss, run.costs[cost]).factor for points in curves if points for run in method.runs
     ]
-    gap = abs(loss_at(curve, own_cost) - median(method.losses))
+    gap = loss_at(curve, own_cost) - median(method.losses)
     noise = max(_range(method.losses), *(_range(budget.losses) for budget in baseline))
     enough = len(method.runs) > 1 and all(len(budget.runs) > 1 for budget in baseline)
-    return Speedup(reading, min(readings), max(readings), enough and gap > noise, paired(method, baseline, cost))
+    clear_gap = gap if enough and abs(gap) > noise else 0.0
+    return Speedup(reading, min(readings), max(readings), clear_gap, paired(method, baseline, cost))
 
 
 def paired(method: Contender, baseline: Sequence[Contender], cost: str) -> Paired:

@@ -43,14 +43,13 @@ def cells(line: Line) -> list[str]:
         return [*values, *["1 by definition"] * 3, "", "baseline", ""]
     flops, wall, device = (line.speedups[cost] for cost in ("flops", "seconds", "device_seconds"))
     values += [f"{flops.reading} ({flops.low:.2f}..{flops.high:.2f})", str(wall.reading), str(device.reading)]
-    verdict = "significant" if flops.significant else "not significant"
-    return [*values, _over_best(line.over_best), verdict, _paired(flops.paired)]
+    return [*values, _over_best(line.over_best), flops.verdict, _paired(flops.paired)]
 
 
 def _over_best(over_best: Speedup | None) -> str:
     if over_best is None:
         return ""
-    return f"{over_best.reading}" + ("" if over_best.significant else ", not significant")
+    return f"{over_best.reading}" + ("" if over_best.verdict == "significant" else f", {over_best.verdict}")
 
 
 def _paired(paired: Paired) -> str:

@@ -1,13 +1,15 @@
 """Speedups on made-up runs whose answer is known."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.compare.roles import contenders
+from pretrain.compare.judge import over_best
+from pretrain.compare.roles import Contender, contenders
 from pretrain.compare.runs import FinishedRun
 from pretrain.compare.speedup import Reading, Speedup, read_off, speedup
 from tests.compare.made_up import made_up_recipe
@@ -43,19 +45,36 @@ def judge(runs: list[FinishedRun], name: str, cost: str = "flops") -> Speedup:
 def test_a_method_at_half_the_cost_is_twice_as_fast():
     result = judge([run("grown", 100, law(200, NOISE[s]), seed=s, grows=True) for s in NOISE], "grown")
     assert result.reading.factor == pytest.approx(2.0)
-    assert result.significant
+    assert result.verdict == "significant"
     assert result.low < 2 < result.high
 
 
 def test_a_method_that_does_nothing_scores_one_and_is_not_significant():
     result = judge([run("nothing", 200, law(200, NOISE[s] + 0.01), seed=s, grows=True) for s in NOISE], "nothing")
     assert result.reading.factor == pytest.approx(1.0, abs=0.02)
-    assert not result.significant
+    assert result.verdict == "not significant"
     assert result.low < 1 < result.high
 
 
 def test_one_seed_is_never_significant():
-    assert not judge([run("lucky", 100, law(390), grows=True)], "lucky").significant
+    assert judge([run("lucky", 100, law(390), grows=True)], "lucky").verdict == "not significant"
+
+
+@pytest.mark.parametrize(
+    ("flops", "equal", "verdict"),
+    [
+        (400, 200, "significantly worse"),
+        (200, 50, "significantly worse"),  # <=0.50
+        (50, 60, "not significant"),  # <=2.00: no budget is as small
+        (800, 900, "not significant"),  # >=0.50: no budget is as large
+        (200, 800, "significant"),  # >=2.00
+    ],
+)
+def test_a_verdict_says_which_is_better_and_only_where_budgets_tell(flops, equal, verdict):
+    assert (
+        judge([run("grown", flops, law(equal, NOISE[s]), seed=s, grows=True) for s in NOISE], "grown").verdict
+        == verdict
+    )
 
 
 def test_nothing_is_invented_beyond_the_baseline():
@@ -87,7 +106,7 @@ def test_paired_by_seed_a_gain_smaller_than_the_noise_is_seen():
     result = judge([run("grown", 200, law(220, NOISE[s]), seed=s, grows=True) for s in NOISE], "grown")
     assert result.paired.factors == [pytest.approx(1.1)] * 3
     assert result.paired.significant
-    assert not result.significant, "the rule of medians decides"
+    assert result.verdict == "not significant", "the rule of medians decides"
     assert result.low < 1
 
 
@@ -112,3 +131,23 @@ def test_paired_by_seed_an_upper_bound_is_no_gain():
     paired = judge(worse, "grown").paired
     assert [str(reading) for reading in paired.readings.values()] == ["<=2.00"] * 3
     assert not paired.significant
+
+
+@pytest.mark.parametrize(
+    ("budgets", "reading"),
+    [
+        ([(100, 400), (150, 180)], "2.00"),  # the second never reached the loss: it offers no cheaper run
+        ([(100, 400), (300, 600)], "<=2.00"),  # the second had it by its first budget: a smaller one might have, too
+        ([(100, 400), (150, 180), (300, 600)], "<=2.00"),
+        ([(150, 180), (300, 600)], "<=3.00"),
+        ([(150, 180), (20, 160)], ">=1.60"),
+    ],
+)
+def test_over_the_best_of_several_models_what_is_not_known_is_a_bound(budgets, reading):
+    method = Contender("grown", "method", (run("grown", 100, law(200)),))
+    plain = [
+        Contender(f"{shape}-{flops}", "small", (replace(run("small", flops, law(flops)), shape=str(shape)),))
+        for shape, curve in enumerate(budgets)
+        for flops in curve
+    ]
+    assert str(over_best(method, plain).reading) == reading

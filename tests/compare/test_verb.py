@@ -58,8 +58,8 @@ def test_table_page_picture_and_json(folders, tmp_path, capsys):
     line, small = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert (line["method"], small["method"]) == ("grown", "small")
     assert small["flop_speedup"] == pytest.approx(1.6)
-    assert line["bound_over_best"] == ">="  # it ends below the one small run, which cost as much
-    assert line["flop_speedup_over_best"] == pytest.approx(1.0)
+    assert line["bound_over_best"] == ""  # the small model never got there
+    assert line["flop_speedup_over_best"] == pytest.approx(2.0)
     assert line["flop_speedup"] == pytest.approx(2.0)
     assert line["wall_speedup"] == pytest.approx(2.0)
     assert line["low"] < 2 < line["high"]
@@ -96,3 +96,10 @@ def test_over_the_small_model_by_its_own_curve(folders, tmp_path):
     (grown,) = (line for line in lines if line.contender.name == "grown")
     assert grown.speedups["flops"].reading.factor == pytest.approx(2.0)
     assert str(grown.over_best.reading) == "0.40"  # tiny at 40 ends where grown does, at 100
+    assert (grown.speedups["flops"].verdict, grown.over_best.verdict) == ("significant", "significantly worse")
+    printed = (tmp_path / "out" / "compare.html").read_text()
+    assert "<td>0.40, significantly worse</td><td>significant</td>" in printed
+    line = next(
+        line for line in json.loads((tmp_path / "out" / "compare.json").read_text()) if line["method"] == "grown"
+    )
+    assert (line["significant"], line["significant_over_best"]) == (True, False)
