@@ -32,11 +32,13 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> No
     from pretrain.data import Corpus
     from pretrain.plan import print_plan
     from pretrain.recipe import load_recipe, resolve
+    from pretrain.recipe.ends import check_lengths
     from pretrain.recipe.kept import check_saved
 
     loaded = load_recipe(recipe, overrides)
     vocab_size = Corpus.open(loaded.data.corpus).vocab_size if Path(loaded.data.corpus).exists() else None
     run = resolve(loaded, vocab_size, nproc)
+    check_lengths(run)
     check_saved(run.stages)
     print_plan(run)
     if vocab_size is None:

@@ -13,6 +13,7 @@ from pretrain.data.prepare import file_sha256
 from pretrain.engine.compilation import compiles
 from pretrain.engine.distributed import device
 from pretrain.recipe import Recipe, Run, resolve
+from pretrain.recipe.ends import check_lengths
 from pretrain.recipe.kept import check_saved
 from pretrain.run_folder import RunFolder
 
@@ -26,7 +27,8 @@ def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus
     compiles(recipe.compile, device())
     run_folder = RunFolder(folder)
     run_folder.check(recipe)
-    if not run_folder.recipe.is_file():  # a run that goes on may be past what it went back to
+    if not run_folder.recipe.is_file():  # a run that goes on may be past what is wrong here, and cannot change it
+        check_lengths(run)
         check_saved(run.stages)
     return run, corpus, run_folder
 

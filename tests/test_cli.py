@@ -3,8 +3,11 @@
 import inspect
 
 import pytest
+import yaml
 
 from pretrain.__main__ import VERBS, main
+from pretrain.recipe import load_recipe
+from pretrain.run_folder import lasting
 from tests.data.conftest import made_up_documents, prepared
 
 
@@ -103,3 +106,16 @@ def test_train_checks_everything_before_it_starts(tmp_path, monkeypatch, capsys,
     assert (code, printed.count("\n")) == ((2, 1) if message else (0, 0))
     assert (message or "") in printed
     assert not (tmp_path / "runs").exists()
+
+
+def test_only_a_new_run_is_refused_for_a_rule_that_can_never_hold(tmp_path, monkeypatch, capsys, corpus):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "little.yaml").write_text(LITTLE.replace("CORPUS", str(corpus)))
+    override = "stages.0.until={loss: {below: 2, every: 1000}}"
+    for verb in (["plan"], ["train", "--dry-run"]):
+        assert main([*verb, "little.yaml", "--set", override]) == 2
+        assert "until.loss" in capsys.readouterr().err
+    (tmp_path / "runs" / "little").mkdir(parents=True)
+    begun = yaml.safe_dump(lasting(load_recipe("little.yaml", [override])))
+    (tmp_path / "runs" / "little" / "recipe.yaml").write_text(begun)
+    assert main(["train", "--dry-run", "little.yaml", "--set", override]) == 0

@@ -15,6 +15,7 @@ import tyro
 from pretrain.__main__ import VERBS, main
 from pretrain.hooks.base import GrowthEvent, StepResult
 from pretrain.recipe import load_recipe, resolve
+from pretrain.recipe.ends import check_lengths
 from tests.documented import HOME, PAGES, Command, commands, execute_all, make_place
 from tests.run_on_disk import generic_weights, make_corpus, make_run
 
@@ -165,4 +166,4 @@ def test_recipes_of_results_are_valid(tmp_path):
     assert recipes
     for text in recipes:
         (tmp_path / "recipe.yaml").write_text(text)
-        resolve(load_recipe(tmp_path / "recipe.yaml"), 8192, 1)
+        check_lengths(resolve(load_recipe(tmp_path / "recipe.yaml"), 8192, 1))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from model.errors import UserError
 from pretrain.plan import plan_tables
 from pretrain.recipe import Recipe, load_recipe, resolve
+from pretrain.recipe.ends import check_lengths
 from pretrain.recipe.library import shipped_names
 from pretrain.recipe.resolve import _timeline
 from pretrain.recipe.shares import counted, counted_steps
@@ -126,6 +127,7 @@ def test_shipped_recipes_resolve_and_plan(name):
     assert Recipe.model_validate_json(recipe.model_dump_json(by_alias=True)) == recipe, "a saved recipe is the same"
     for num_ranks in (2, 8):
         run = resolve(recipe, corpus_vocab_size=None, num_ranks=num_ranks)
+        check_lengths(run)
         assert all(run.learning_rate(tick) > 0 for stage in run.stages for tick in (stage.start, stage.end - 1))
     plan_tables(run)
 

@@ -13,10 +13,9 @@ from pretrain.checkpoint.store import DAMAGED, LATEST, PARTIAL
 from pretrain.recipe.schema import Stage
 from pretrain.recipe.stage_ends import Check, LossCurveRule, Until
 from pretrain.recipe.values import Amount
-from pretrain.schedule import LearningRate
 
 if TYPE_CHECKING:
-    from pretrain.recipe.resolve import ResolvedStage
+    from pretrain.recipe.resolve import ResolvedStage, Run
 
 InSteps = Callable[[Amount], int]
 
@@ -55,13 +54,17 @@ def check_ends(stages: Sequence[ResolvedStage]) -> None:
                 raise UserError(f"stage {stage.name}: {fault}")
 
 
-def check_lengths(stages: Sequence[ResolvedStage], rate: LearningRate) -> None:
+def check_lengths(run: Run) -> None:
     """Raises UserError for a rule that needs more steps than its stage has, in a run that is measured in steps."""
-    for stage in stages:
+    if run.unit != "steps":
+        return
+    for stage in run.stages:
         rules = {f"until.{name}": rule for name, rule in stage.until or () if isinstance(rule, Check)}
         rules |= {"split": stage.split} if stage.split else {}
         for key, rule in rules.items():
-            climb = max(rate.warm_at(stage.start) - stage.start, 0) if isinstance(rule, LossCurveRule) else 0
+            climb = (
+                max(run.learning_rate.warm_at(stage.start) - stage.start, 0) if isinstance(rule, LossCurveRule) else 0
+            )
             earliest = climb + rule.least_steps
             if earliest >= stage.length:
                 raise UserError(

@@ -11,7 +11,7 @@ from growth.operators.base import Operator
 from growth.operators.prune import PruneNeurons
 from model.config import BERT_VOCABULARY, BertConfig
 from model.errors import UserError
-from pretrain.recipe.ends import check_ends, check_keys, check_lengths, rule_in_steps, rules_of
+from pretrain.recipe.ends import check_ends, check_keys, rule_in_steps, rules_of
 from pretrain.recipe.engine_file import load_engine_file
 from pretrain.recipe.exactness import check_exactness
 from pretrain.recipe.kept import check_kept, kept_names
@@ -170,8 +170,6 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
     check_kept(stages)
     rate = learning_rate(recipe, stages, unit)
     _check_phases(rate, stages, unit)
-    if unit == "steps":
-        check_lengths(stages, rate)
     return Run(recipe, num_ranks, unit, tuple(stages), rate)
 
 

@@ -11,6 +11,7 @@ from pretrain.plan import plan_tables
 from pretrain.progress import Progress
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.decisions import Decision, decided
+from pretrain.recipe.ends import check_lengths
 from pretrain.recipe.kept import check_saved
 from pretrain.recipe.load import explained
 from pretrain.until import rules_of
@@ -195,9 +196,9 @@ def test_a_rule_that_needs_more_steps_than_its_stage_has_is_refused(key, rule, e
     def of(length: int) -> Run:
         return resolved([{"name": "first", "steps": length, **asked}, following], slim, schedule={"warmup": 5})
 
-    assert of(earliest + 1)
+    check_lengths(of(earliest + 1))
     with pytest.raises(UserError) as caught:
-        of(earliest)
+        check_lengths(of(earliest))
     assert str(caught.value) == (
         f"stage first: {key if key == 'split' else 'until.' + key}, checked every {rule['every']} steps, can hold "
         f"after {earliest} at the earliest, and the stage has {earliest}; lower every, or give the stage more steps"
