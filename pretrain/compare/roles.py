@@ -22,6 +22,8 @@ NAME_SEED_AND_BUDGET = (
     *(("name",), ("seed",), ("steps",), ("hours",)),
     *(("stages", "name"), ("stages", "steps"), ("stages", "hours")),
 )
+RATES = (("optimizer", "lr"), ("schedule",), ("stages", "schedule"))
+"""Which every size needs of its own."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,19 @@ def contenders(runs: Sequence[FinishedRun], baseline: Sequence[str] = ()) -> lis
 
     `baseline` names the recipes to measure against. Left out, they are the runs of one stage whose shape and rows are
     those that other runs end in; where all runs have one stage, those of the dearest model. A small model does what the
-    baseline does, in another size. The rest are methods; one may end elsewhere (pruned, say).
+    baseline does, in fewer FLOPs a token. The rest are methods; one may end elsewhere (pruned, or larger).
 
     Raises UserError when no run is the target from scratch, or it is not clear which.
     """
     if not runs:
         raise UserError("compare needs runs; name folders under runs/")
     full = _named(runs, baseline) if baseline else _from_scratch(runs)
-    shapes, ways = {run.shape for run in full}, [_way(run) for run in full]
+    least, ways = min(map(_flops_a_token, full)), [_way(run) for run in full]
 
     def role(run: FinishedRun) -> Role:
         if run in full:
             return "from scratch"
-        return "small" if run.shape not in shapes and _way(run) in ways else "method"
+        return "small" if _flops_a_token(run) < least and _way(run) in ways else "method"
 
     groups = by_recipe(runs)
     names = [group[0].name for group in groups]
@@ -78,9 +80,7 @@ def _named(runs: Sequence[FinishedRun], baseline: Sequence[str]) -> list[Finishe
 
 def _from_scratch(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     plain = [run for run in runs if _is_plain(run)]
-    ends = {_end(run) for run in runs if not _is_plain(run)} or {
-        _end(max(plain, key=lambda run: run.costs["flops"] / run.costs["tokens"]))
-    }
+    ends = {_end(run) for run in runs if not _is_plain(run)} or {_end(max(plain, key=_flops_a_token))}
     targets = sorted(ends & {_end(run) for run in plain})
     if not targets:
         raise UserError(
@@ -118,13 +118,17 @@ def _row_lengths(run: FinishedRun) -> list[int]:
     return lengths[1:]
 
 
+def _flops_a_token(run: FinishedRun) -> float:
+    return run.costs["flops"] / run.costs["tokens"]
+
+
 def _way(run: FinishedRun) -> dict[str, Any]:
-    """What a run does, but for sizes, budget and rates."""
-    first, *later = run.recipe.stages
-    whole = whole_model(run.recipe.model)
-    model = {field: value for field, value in (whole | counted(first.shape, whole)).items() if field not in SIZES}
-    changes = [(stage.shape, stage.grow) for stage in later]
-    return {"model": model, "rows": _row_lengths(run), "changes": changes, "start": run.recipe.start}
+    """What a run does, but for sizes, budget and rates: its recipe, with the first shape and rows in counts."""
+    recipe = without(lasting(run.recipe), (*NAME_SEED_AND_BUDGET, *RATES, ("sequence",), ("stages", "sequence")))
+    whole = whole_model(recipe["model"])
+    first = whole | counted(recipe["stages"][0].pop("shape"), whole)
+    model = {field: value for field, value in first.items() if field not in SIZES}
+    return recipe | {"model": model, "rows": _row_lengths(run)}
 
 
 def _recipe_at_any_budget(run: FinishedRun) -> str:

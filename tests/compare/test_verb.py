@@ -22,7 +22,7 @@ def write_run(folder, name: str, seed: int, flops: int, loss: float, growth: boo
         device_seconds=flops,
         ranks=2,
         flops=flops,
-        tokens=flops,
+        tokens=4 * flops // layers,
         valid_loss=loss,
         valid_accuracy=0.4,
     )
