@@ -62,14 +62,14 @@ def check_lengths(run: Run) -> None:
         rules = {f"until.{name}": rule for name, rule in stage.until or () if isinstance(rule, Check)}
         rules |= {"split": stage.split} if stage.split else {}
         for key, rule in rules.items():
-            climb = (
-                max(run.learning_rate.warm_at(stage.start) - stage.start, 0) if isinstance(rule, LossCurveRule) else 0
-            )
+            warm_at = run.learning_rate.warm_at(stage.start)
+            climb = max(warm_at - stage.start, 0) if isinstance(rule, LossCurveRule) else 0
             earliest = climb + rule.least_steps
             if earliest >= stage.length:
+                lower = f"{'the warm-up or ' if climb else ''}{key}.{rule.longest}"
                 raise UserError(
-                    f"stage {stage.name}: {key}, checked every {rule.every:,} steps, can hold after {earliest:,.0f} "
-                    f"at the earliest, and the stage has {stage.length:,.0f}; lower every, or give the stage more steps"
+                    f"stage {stage.name}: {_as_asked(key, run, stage)} can hold only after {earliest:,.0f} steps, and "
+                    f"the stage has {stage.length:,.0f}; lower {lower}, or give the stage more steps"
                 )
 
 
@@ -86,6 +86,14 @@ def check_keys(stages: Sequence[Stage], unit: str) -> None:
             raise UserError(f"keep {name!r} is the name of another checkpoint; choose a different one")
         if name.endswith(RESERVED_ENDINGS):
             raise UserError(f"keep {name!r} ends like an unfinished or damaged checkpoint; choose another name")
+
+
+def _as_asked(key: str, run: Run, stage: ResolvedStage) -> str:
+    """`key`, or what stands for it in the recipe: `grow_when` of the stage after."""
+    until = run.recipe.stages[stage.index].until
+    if key == "until.auto" and (until is None or until.auto is None):
+        return f"grow_when of stage {run.stages[stage.index + 1].name}"
+    return key
 
 
 def _fault_of_until(stage: ResolvedStage, following: ResolvedStage | None) -> str | None:

@@ -22,6 +22,11 @@ class Check(Section):
         """Steps that it has to see before it can hold, once `every` is a count."""
         return self.every * self.checks
 
+    @property
+    def longest(self) -> str:
+        """The key that most of these steps come from."""
+        return "every"
+
 
 class Loss(Check):
     below: Number
@@ -45,6 +50,10 @@ class LossCurveRule(Check):
         """After the (re-)warm-up: the first check has more than `window` points."""
         first = max(self.window + 1, math.ceil(self.least / self.every))
         return self.every * (first + self.checks - 1)
+
+    @property
+    def longest(self) -> str:
+        return "least" if self.least > self.every * (self.window + 1) else "every"
 
 
 class LossSlope(LossCurveRule):

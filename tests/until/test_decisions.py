@@ -178,20 +178,22 @@ def test_a_rule_without_a_meaning_is_refused(stages, message):
 
 
 @pytest.mark.parametrize(
-    ("key", "rule", "earliest"),
+    ("key", "rule", "earliest", "lower"),
     [
-        ("loss", {"below": 2, "every": 10, "checks": 3}, 30),
-        ("gradient_correlation", {"every": 7}, 21),
-        ("loss_slope", {"every": 2}, 5 + 2 * (6 + 1)),  # the warm-up, then six points and one more
-        ("auto", {"every": 2, "least": 17, "checks": 1}, 5 + 18),
-        ("ticket_distance", {"every": 6}, 24),  # the first check has none before it to differ from
-        ("split", {"every": 8, "checks": 2}, 16),
+        ("until.loss", {"below": 2, "every": 10, "checks": 3}, 30, "until.loss.every"),
+        ("until.gradient_correlation", {"every": 7}, 21, "until.gradient_correlation.every"),
+        # the warm-up, then six points and one more
+        ("until.loss_slope", {"every": 2}, 5 + 2 * (6 + 1), "the warm-up or until.loss_slope.every"),
+        ("until.auto", {"every": 2, "least": 17, "checks": 1}, 5 + 18, "the warm-up or until.auto.least"),
+        # the first check has none before it to differ from
+        ("until.ticket_distance", {"every": 6}, 24, "until.ticket_distance.every"),
+        ("split", {"every": 8, "checks": 2}, 16, "split.every"),
     ],
 )
-def test_a_rule_that_needs_more_steps_than_its_stage_has_is_refused(key, rule, earliest):
+def test_a_rule_that_needs_more_steps_than_its_stage_has_is_refused(key, rule, earliest, lower):
     slim = SHARED | {"slimming": {"heads": 1e-4, "ffn": 1e-4}}
     following = {"name": "on", "grow": ["unshare", "prune_heads", "fold_slimming"], "shape": {"heads": 1}}
-    asked = {"split": rule} if key == "split" else {"until": {key: rule}}
+    asked = {"split": rule} if key == "split" else {"until": {key.removeprefix("until."): rule}}
 
     def of(length: int) -> Run:
         return resolved([{"name": "first", "steps": length, **asked}, following], slim, schedule={"warmup": 5})
@@ -200,9 +202,17 @@ def test_a_rule_that_needs_more_steps_than_its_stage_has_is_refused(key, rule, e
     with pytest.raises(UserError) as caught:
         check_lengths(of(earliest))
     assert str(caught.value) == (
-        f"stage first: {key if key == 'split' else 'until.' + key}, checked every {rule['every']} steps, can hold "
-        f"after {earliest} at the earliest, and the stage has {earliest}; lower every, or give the stage more steps"
+        f"stage first: {key} can hold only after {earliest} steps, and the stage has {earliest}; "
+        f"lower {lower}, or give the stage more steps"
     )
+
+
+def test_a_stage_too_short_for_the_grow_when_after_it_is_refused_by_that_name():
+    for until in ({}, {"until": {"tokens": 9}}):
+        stages = [{"name": "first", "steps": 7, **until}, {"name": "on", "grow_when": "auto"}]
+        with pytest.raises(UserError, match="^stage first: grow_when of stage on can hold only after 7 ") as caught:
+            check_lengths(resolved(stages, schedule={}))
+        assert "; lower until.auto.every, or" in str(caught.value)
 
 
 CYCLE = [
