@@ -106,6 +106,8 @@ def test_yaml(mistake, text, message):
             }.items()
         ),
         # words
+        ("steps: 1000", "steps: 1000\ncompile: Auto", "compile is 'Auto': input should be 'auto', true or false"),
+        ("steps: 1000", "steps: 1000\ncompile: [1]", "compile is [1]: input should be 'auto', true or false"),
         ("steps: 500", "steps: 500, split: true", "stages.0.split is True; write a mapping of keys: every, checks"),
         ("{name: b}", "{name: b, shape: {layers: 120%}}", "shape.layers is '120%', no share from 0% to 100%"),
         ("{name: b}", "{name: b, grow: {mask_growth: {steps: 500%}}}", "mask_growth.steps is '500%', no share from 0%"),

@@ -41,7 +41,8 @@ def explained(schema: type[BaseModel], source: str = "", section: str = "") -> I
 
 def _explain(schema: type[BaseModel], error: ValidationError, section: str) -> str:
     # An unknown key is the likeliest cause of everything else that is wrong (a misspelt key is missing, too).
-    fault = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    faults = error.errors()
+    fault = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
     path = [part for part in fault["loc"] if not _is_type_tag(part)]
     key = ".".join(str(part) for part in ([section] if section else []) + path)
     if fault["type"] == "extra_forbidden":
@@ -55,7 +56,9 @@ def _explain(schema: type[BaseModel], error: ValidationError, section: str) -> s
         return f"{key} is {fault['input']!r}; write a mapping of keys: {', '.join(_keys_at(schema, path))}"
     choices = re.findall(r"'([^']*)'", fault["ctx"]["expected"]) if fault["type"] == "literal_error" else []
     hint = nearest(str(fault["input"]), choices) if len(choices) > 3 else ""  # fewer are seen at a glance
-    return f"{key} is {fault['input']!r}{hint}: {_lower_first(fault['msg'])}"
+    is_also_bool = choices and any(other["loc"] == (*fault["loc"][:-1], "bool") for other in faults)  # Literal | bool
+    or_switch = ", true or false" if is_also_bool else ""
+    return f"{key} is {fault['input']!r}{hint}: {_lower_first(fault['msg'])}{or_switch}"
 
 
 def _is_type_tag(part: int | str) -> bool:
