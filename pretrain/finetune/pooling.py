@@ -5,6 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 
 INITIAL_STD = 0.02
+DROPOUT = 0.1
+"""Of an encoder whose config has it under another name than BERT's and DistilBERT's."""
 
 
 class MeanPooled(nn.Module):
@@ -17,8 +19,9 @@ class MeanPooled(nn.Module):
         """`num_outputs`: 1 is a regression."""
         super().__init__()
         self.encoder = encoder
-        self.dropout = nn.Dropout(encoder.config.hidden_dropout_prob)
-        self.output = nn.Linear(encoder.config.hidden_size, num_outputs)
+        config = encoder.config
+        self.dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", getattr(config, "dropout", DROPOUT)))
+        self.output = nn.Linear(config.hidden_size, num_outputs)
         nn.init.normal_(self.output.weight, std=INITIAL_STD)
         nn.init.zeros_(self.output.bias)
 

@@ -81,6 +81,16 @@ def test_padding_has_no_part_in_the_mean():
     assert out.loss.item() == pytest.approx(((out.logits[:, 0] - torch.tensor([1.0, 2.0])) ** 2).mean().item())
 
 
+def test_an_encoder_of_another_family_is_pooled():
+    from transformers import DistilBertConfig, DistilBertModel
+
+    encoder = DistilBertModel(DistilBertConfig(vocab_size=9, dim=8, n_layers=1, n_heads=2, hidden_dim=8, dropout=0.3))
+    model = MeanPooled(encoder, 2)
+    assert model.dropout.p == 0.3
+    ids = torch.tensor([[1, 2, 3]])
+    assert model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.shape == (1, 2)
+
+
 def test_the_same_seed_gives_the_same_scores_and_scratch_differs(corpus, tmp_path):
     make_run(tmp_path / "run", corpus)
     data = sentences(tmp_path, 24)
