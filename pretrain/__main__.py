@@ -290,12 +290,15 @@ def finetune(
         precision: bf16 where a GPU has it, else fp32, when left out.
         output: A JSON file for the results.
     """
+    from pretrain.finetune.run import check_counts, check_output, table, write_results
     from pretrain.finetune.run import finetune as run_task
-    from pretrain.finetune.run import table, write_results
     from pretrain.finetune.tasks import GRIDS, Grid
 
     if grid is not None and grid not in GRIDS:
         raise UserError(f"grid {grid!r} is unknown{nearest(grid, GRIDS)}; choose one of {', '.join(GRIDS)}")
+    check_counts(seeds=[seeds], num_examples=[num_examples], max_length=[max_length], batch=batch, epochs=epochs)
+    if output is not None:
+        check_output(output)
     settings = (GRIDS[grid] if grid else Grid(lr, batch, epochs)).settings()
     about = {
         **{"checkpoint": str(checkpoint), "task": task, "pooling": pooling},
@@ -347,8 +350,10 @@ def compare(
         out: Folder for table, picture, page and JSON.
     """
     from pretrain.compare.training import train_missing
+    from pretrain.compare.verb import check_out
     from pretrain.compare.verb import compare as compare_runs
 
+    check_out(out)
     if recipes:
         folders = tuple(train_missing(recipes.split(","), seeds, overrides, minutes, runs, nproc))
     compare_runs(folders, out, scale, baseline.split(",") if baseline else ())

@@ -14,8 +14,8 @@ def write_page(lines: Sequence[Line], out: Path) -> None:
     head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(line))}</tr>" for line in lines)
     growth = "".join(
-        f"<tr><td>{escape(run.path.name)}</td><td>{escape(event['operator'])}</td><td>{event['step']}</td>"
-        f"<td>{event['loss_before']:.4f}</td><td>{event['loss_after']:.4f}</td></tr>"
+        f"<tr><td>{escape(run.path.name)}</td><td>{escape(event.operator)}</td><td>{event.step}</td>"
+        f"<td>{event.loss_before:.4f}</td><td>{event.loss_after:.4f}</td></tr>"
         for line in lines
         for run in line.contender.runs
         for event in run.growth

@@ -1,8 +1,8 @@
 """Loss against cost, as a picture."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import matplotlib
 
@@ -36,13 +36,11 @@ def draw(contenders: Sequence[Contender], picture: Path) -> None:
 
 
 def _draw_curve(axes: Axes, run: FinishedRun, currency: str, colour: str) -> None:
-    text = (run.path / "metrics.jsonl").read_text("utf-8")
-    steps = [line for line in map(json.loads, text.splitlines()) if "event" not in line]
-    width = max(1, len(steps) // 50)
-    chunks = [steps[first : first + width] for first in range(0, len(steps), width)]
-    means = [sum(step["mlm_loss"] for step in chunk) / len(chunk) for chunk in chunks]
-    axes.plot([chunk[-1][currency] for chunk in chunks], means, color=colour, linewidth=1)
+    width = max(1, len(run.steps) // 50)
+    chunks = [run.steps[first : first + width] for first in range(0, len(run.steps), width)]
+    means = [fmean(step.mlm_loss for step in chunk) for chunk in chunks]
+    axes.plot([getattr(chunk[-1], currency) for chunk in chunks], means, color=colour, linewidth=1)
     for event in run.growth:
-        at = next((step[currency] for step in steps if step["step"] > event["step"]), None)
+        at = next((getattr(step, currency) for step in run.steps if step.step > event.step), None)
         if at is not None:
-            axes.plot(at, event["loss_after"], "v", color=colour, markersize=5)
+            axes.plot(at, event.loss_after, "v", color=colour, markersize=5)

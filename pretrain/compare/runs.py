@@ -1,17 +1,13 @@
 """Finished runs, and the seeds of one recipe at one budget as one contender."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from model.errors import UserError
+from pretrain.compare.run_files import Growth, Step, read_recipe, read_steps, read_summary
 from pretrain.recipe import Recipe
-from pretrain.recipe.load import explained
 from pretrain.run_folder import RunFolder, lasting
 
 COSTS = ("flops", "tokens", "seconds", "device_seconds")
@@ -29,35 +25,33 @@ class FinishedRun:
     valid_accuracy: float
     costs: dict[str, float]
     """By COSTS, of the whole run: training steps and changes of shape, not validation and checkpoints."""
-    growth: tuple[dict[str, Any], ...]
+    growth: tuple[Growth, ...]
+    steps: tuple[Step, ...]
 
     @classmethod
     def read(cls, path: Path) -> "FinishedRun":
-        """Raises UserError where the folder holds no finished run."""
+        """Raises UserError where the folder holds no finished run, or one of its files is damaged."""
         folder = RunFolder(path)
         if not folder.summary.is_file():
             raise UserError(
                 f"{path} holds no finished run (no summary.json); name folders under runs/ that are finished"
             )
-        summary = json.loads(folder.summary.read_text("utf-8"))
-        values = yaml.safe_load(folder.recipe.read_text("utf-8"))
-        values["stages"] = [_without_nulls(stage) for stage in values["stages"]]
-        with explained(Recipe, str(folder.recipe)):
-            recipe = Recipe.model_validate(values)
-        growing_seconds = sum(event["seconds"] for event in summary["growth"])
+        summary = read_summary(folder.summary)
+        growing_seconds = sum(event.seconds for event in summary.growth)
         return cls(
             path=path,
-            recipe=recipe,
-            shape=summary["stages"][-1]["shape"],
-            valid_loss=summary["valid_loss"],
-            valid_accuracy=summary["valid_accuracy"],
+            recipe=read_recipe(folder.recipe),
+            shape=summary.stages[-1].shape,
+            valid_loss=summary.valid_loss,
+            valid_accuracy=summary.valid_accuracy,
             costs={
-                "flops": summary["flops"],
-                "tokens": summary["tokens"],
-                "seconds": summary["seconds"] + growing_seconds,
-                "device_seconds": summary["device_seconds"] + growing_seconds * summary["ranks"],
+                "flops": summary.flops,
+                "tokens": summary.tokens,
+                "seconds": summary.seconds + growing_seconds,
+                "device_seconds": summary.device_seconds + growing_seconds * summary.ranks,
             },
-            growth=tuple(summary["growth"]),
+            growth=tuple(summary.growth),
+            steps=read_steps(folder.metrics),
         )
 
     @property
@@ -73,11 +67,6 @@ class FinishedRun:
         if self.recipe.hours:
             return f"{self.recipe.hours:g} hours"
         return f"{self.recipe.steps or sum(stage.steps for stage in self.recipe.stages):,} steps"
-
-
-def _without_nulls(stage: dict[str, Any]) -> dict[str, Any]:
-    """What a stage leaves out is null in the file, for keys that were sections later, too."""
-    return {key: value for key, value in stage.items() if value is not None}
 
 
 def by_recipe(runs: Sequence[FinishedRun]) -> list[tuple[FinishedRun, ...]]:

@@ -26,7 +26,7 @@ def run(name: str, flops: int, loss: float, *, seed: int = 0, grows: bool = Fals
     half = {"name": "half", "steps": "50%", "shape": {"layers": 2}}
     stages = [*([half] if grows else []), {"name": "full", "grow": ["stack"] if grows else [], "shape": {"layers": 4}}]
     recipe = made_up_recipe(name, flops, seed, stages=stages)
-    return FinishedRun(Path(f"{name}-{seed}"), recipe, "deep", loss, 0.5, costs, ())
+    return FinishedRun(Path(f"{name}-{seed}"), recipe, "deep", loss, 0.5, costs, (), ())
 
 
 NOISE = {0: -0.05, 1: 0.0, 2: 0.05}
@@ -71,10 +71,8 @@ def test_one_seed_is_never_significant():
     ],
 )
 def test_a_verdict_says_which_is_better_and_only_where_budgets_tell(flops, equal, verdict):
-    assert (
-        judge([run("grown", flops, law(equal, NOISE[s]), seed=s, grows=True) for s in NOISE], "grown").verdict
-        == verdict
-    )
+    runs = [run("grown", flops, law(equal, NOISE[s]), seed=s, grows=True) for s in NOISE]
+    assert judge(runs, "grown").verdict == verdict
 
 
 def test_nothing_is_invented_beyond_the_baseline():

@@ -2,11 +2,15 @@
 
 import json
 import math
+import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import yaml
 
 from model.errors import UserError
+from pretrain.__main__ import main
 from pretrain.compare.verb import compare
 from tests.compare.made_up import made_up_recipe
 
@@ -86,6 +90,52 @@ def test_an_unfinished_run_is_named(folders, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def with_summary(**changes: Any) -> Callable[[str], str]:
+    return lambda text: json.dumps(json.loads(text) | changes)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "problem"),
+    [
+        ("recipe.yaml", None, "No such file"),
+        ("recipe.yaml", lambda text: "", "write a mapping"),
+        ("recipe.yaml", lambda text: "a: [", "expected"),
+        ("recipe.yaml", lambda text: text.split("stages:")[0], "stages is missing"),
+        ("recipe.yaml", lambda text: text.split("stages:")[0] + "stages: 3", "stages is 3"),
+        ("summary.json", lambda text: text[: len(text) // 2], "line 1"),
+        ("summary.json", lambda text: text.replace("valid_loss", "other"), "valid_loss is missing"),
+        ("summary.json", with_summary(valid_loss=math.nan), "valid_loss is nan"),
+        ("summary.json", with_summary(valid_loss=None), "valid_loss is None"),
+        ("summary.json", with_summary(flops=0), "flops is 0"),
+        ("summary.json", with_summary(tokens=0), "tokens is 0"),
+        ("summary.json", with_summary(stages=[]), r"stages is \[\]"),
+        ("metrics.jsonl", None, "No such file"),
+        ("metrics.jsonl", lambda text: text[:-20], "column"),
+        ("metrics.jsonl", lambda text: "", "no step"),
+        ("metrics.jsonl", lambda text: "3", "write a mapping"),
+    ],
+)
+def test_a_damaged_file_is_named_before_anything_is_written(tmp_path, file, damage, problem):
+    write_run(tmp_path / "run", "full", 0, 100, 5.0)
+    path = tmp_path / "run" / file
+    text = path.read_text()
+    path.unlink()
+    if damage:
+        path.write_text(damage(text))
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))} is damaged .*\(.*{problem}.*leave it out$"):
+        compare([path.parent], tmp_path / "out", "mini")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("below", [".", "deep/er"])
+def test_a_file_where_the_output_goes_is_found_before_any_work(tmp_path, capsys, below):
+    (tmp_path / "taken").write_text("mine")
+    out = str(tmp_path / "taken" / below)
+    assert main(["compare", "--recipes", "mini", "--runs", str(tmp_path), "--out", out]) == 2
+    assert "taken is a file; name a folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
 def test_over_the_small_model_by_its_own_curve(folders, tmp_path):
     """Between the budgets of one model, never between a full and a small one."""
     for seed in (0, 1, 2):
@@ -99,7 +149,5 @@ def test_over_the_small_model_by_its_own_curve(folders, tmp_path):
     assert (grown.speedups["flops"].verdict, grown.over_best.verdict) == ("significant", "significantly worse")
     printed = (tmp_path / "out" / "compare.html").read_text()
     assert "<td>0.40, significantly worse</td><td>significant</td>" in printed
-    line = next(
-        line for line in json.loads((tmp_path / "out" / "compare.json").read_text()) if line["method"] == "grown"
-    )
-    assert (line["significant"], line["significant_over_best"]) == (True, False)
+    line = json.loads((tmp_path / "out" / "compare.json").read_text())[0]
+    assert (line["method"], line["significant"], line["significant_over_best"]) == ("grown", True, False)

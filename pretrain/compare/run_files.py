@@ -1,0 +1,97 @@
+"""What `compare` needs of a run's files; a damaged or half-copied one is named in one line."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, Field, FiniteFloat
+
+from model.errors import UserError
+from pretrain.recipe import Recipe
+from pretrain.recipe.load import explained
+
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+
+
+class Growth(BaseModel):
+    """One change of shape."""
+
+    operator: str
+    step: int
+    loss_before: float
+    loss_after: float
+    seconds: float
+
+
+class Stage(BaseModel):
+    shape: str
+
+
+class Summary(BaseModel):
+    """summary.json."""
+
+    flops: Positive
+    tokens: Positive
+    seconds: Positive
+    device_seconds: Positive
+    ranks: Positive
+    valid_loss: FiniteFloat
+    valid_accuracy: FiniteFloat
+    stages: Annotated[list[Stage], Field(min_length=1)]
+    growth: list[Growth]
+
+
+class Step(BaseModel):
+    """One step's line of metrics.jsonl."""
+
+    step: int
+    mlm_loss: float
+    flops: float
+    seconds: float
+
+
+def read_recipe(file: Path) -> Recipe:
+    with _named(file):
+        values = yaml.safe_load(file.read_text("utf-8"))
+        if isinstance(values, dict) and isinstance(values.get("stages"), list):
+            values["stages"] = [_without_nulls(stage) for stage in values["stages"]]
+        with explained(Recipe):
+            return Recipe.model_validate(values)
+
+
+def read_summary(file: Path) -> Summary:
+    with _named(file), explained(Summary):
+        return Summary.model_validate(json.loads(file.read_text("utf-8")))
+
+
+def read_steps(file: Path) -> tuple[Step, ...]:
+    with _named(file), explained(Step):
+        lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        steps = tuple(Step.model_validate(line) for line in lines if not _is_event(line))
+        if not steps:
+            raise ValueError("it holds no step")
+        return steps
+
+
+def _is_event(line: Any) -> bool:
+    return isinstance(line, dict) and "event" in line
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Inside, whatever is wrong with `file` becomes a UserError."""
+    try:
+        yield
+    except (OSError, ValueError, yaml.YAMLError) as fault:
+        problem = fault.strerror if isinstance(fault, OSError) else " ".join(str(fault).split())
+        raise UserError(
+            f"{file} is damaged or not all there ({problem}); copy the run's folder again, or leave it out"
+        ) from None
+
+
+def _without_nulls(stage: Any) -> Any:
+    """What a stage leaves out is null in the file, for keys that were sections later, too."""
+    return {key: value for key, value in stage.items() if value is not None} if isinstance(stage, dict) else stage
