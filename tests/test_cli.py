@@ -37,6 +37,30 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, message):
     assert message in printed.err
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--seeds", "0"], "--seeds 0 is too few; give at least 1"),
+        (["--num-examples", "0"], "--num-examples 0 is too few"),
+        (["--max-length", "-1"], "--max-length -1 is too few"),
+        (["--batch", "32", "0"], "--batch 0 is too few"),
+        (["--output", "."], "--output . is a folder; name a file, such as results.json"),
+        (["--output", "file/results.json"], "file, which is a file; name another"),
+        (["--output", "file/below/results.json"], "file, which is a file; name another"),
+        (["--output", "new/results.json"], "task 'none' is unknown"),
+    ],
+    ids=lambda value: "=".join(value) if isinstance(value, list) else "",
+)
+def test_finetune_finds_mistakes_before_it_trains(tmp_path, monkeypatch, capsys, option, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["finetune", "runs/none", "--task", "none", *option]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
 def test_help_names_every_verb(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])

@@ -142,6 +142,23 @@ def _quiet() -> Iterator[None]:
     logging.set_verbosity(verbosity)
 
 
+def check_counts(**options: Sequence[int | None]) -> None:
+    """Raises UserError for a number below 1; None is an option left out."""
+    for option, counts in options.items():
+        for count in counts:
+            if count is not None and count < 1:
+                raise UserError(f"--{option.replace('_', '-')} {count} is too few; give at least 1")
+
+
+def check_output(path: Path) -> None:
+    """Raises UserError where `write_results` could not write a file."""
+    if path.is_dir():
+        raise UserError(f"--output {path} is a folder; name a file, such as {path / 'results.json'}")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"--output {path} lies under {above}, which is a file; name another")
+
+
 def write_results(path: Path, about: dict[str, Any], results: Sequence[Result]) -> None:
     """Writes all results as JSON, the best settings first; `about`: what was fine-tuned, and on what."""
     ordered = sorted(results, key=lambda result: -result.score)
