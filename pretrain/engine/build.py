@@ -62,14 +62,16 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     )
     model = build_model(config, tp, PRECISIONS[settings.precision])
     model.recompute = settings.recompute
-    gather_whole_blocks(model)
+    in_whole_blocks = gather_whole_blocks(model)
     if settings.compile:
         compile_blocks(model)
     optimizer = settings.make_optimizer(parameter_groups(model, steps, settings.groups))
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
-        config=deepspeed_config(settings, sum(p.numel() for p in model.parameters() if p.requires_grad)),
+        config=deepspeed_config(
+            settings, sum(p.numel() for p in model.parameters() if p.requires_grad), in_whole_blocks
+        ),
         mpu=ModelParallelUnit(),
         dist_init_required=False,
     )
@@ -91,28 +93,37 @@ def build_model(config: BertConfig, tp: TensorParallel, dtype: torch.dtype) -> B
         torch.set_default_dtype(default)
 
 
-def gather_whole_blocks(model: BertForPreTraining) -> None:
-    """ZeRO 3 gathers and reduces a plain block in one message instead of one for each of its parts.
+def gather_whole_blocks(model: BertForPreTraining) -> bool:
+    """ZeRO 3 gathers and reduces a plain block in one message instead of one for each of its parts, where that is
+    possible; returns whether it is.
 
     DeepSpeed does so around a block's forward and backward pass, so each has to have exactly one, whole: not where
     layers share a block or call parts of it, not where a frozen one has no backward pass or all run twice.
     """
     config = model.config
-    if (
+    possible = (
         config.num_blocks == config.layers
         and not config.frozen_layers
         and not model.recompute
         and all(isinstance(layer, Block) for layer in model.layers)
-    ):
+    )
+    if possible:
         set_z3_leaf_modules(model, [Block])
+    return possible
 
 
-def deepspeed_config(settings: EngineSettings, num_trained: int) -> dict[str, Any]:
-    """The user's JSON with every value filled in that the recipe or the device decides, and no bucket larger than the
-    model."""
+def deepspeed_config(settings: EngineSettings, num_trained: int, in_whole_blocks: bool) -> dict[str, Any]:
+    """The user's JSON with every value filled in that the recipe, the device or the model decides, and no bucket larger
+    than the model.
+
+    in_whole_blocks: ZeRO 3 gathers a block in one message. Biases then travel with their block; else they stay whole on
+    every rank (DeepSpeed's default), which takes a message for each of them at the end of a step.
+    """
     config = dict(settings.deepspeed)
     zero = dict(config.get("zero_optimization", {}))
     zero["reduce_bucket_size"] = min(zero.get("reduce_bucket_size", DEFAULT_BUCKET), num_trained)
+    if in_whole_blocks:
+        zero.setdefault("stage3_param_persistence_threshold", 0)
     on_gpu = device().type == "cuda"
     zero["overlap_comm"] = overlaps_messages(settings.deepspeed, on_gpu, settings.layout.data_parallel)
     return config | {
