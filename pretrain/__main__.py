@@ -290,13 +290,14 @@ def finetune(
         precision: bf16 where a GPU has it, else fp32, when left out.
         output: A JSON file for the results.
     """
-    from pretrain.finetune.run import check_counts, check_output, table, write_results
+    from pretrain.finetune.run import check_counts, check_output, check_rates, table, write_results
     from pretrain.finetune.run import finetune as run_task
     from pretrain.finetune.tasks import GRIDS, Grid
 
     if grid is not None and grid not in GRIDS:
         raise UserError(f"grid {grid!r} is unknown{nearest(grid, GRIDS)}; choose one of {', '.join(GRIDS)}")
     check_counts(seeds=[seeds], num_examples=[num_examples], max_length=[max_length], batch=batch, epochs=epochs)
+    check_rates(lr)
     if output is not None:
         check_output(output)
     settings = (GRIDS[grid] if grid else Grid(lr, batch, epochs)).settings()

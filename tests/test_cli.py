@@ -1,6 +1,7 @@
 """The command line: verbs, help, and mistakes as one line with exit code 2."""
 
 import inspect
+import os
 
 import pytest
 import yaml
@@ -44,6 +45,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, message):
         (["--num-examples", "0"], "--num-examples 0 is too few"),
         (["--max-length", "-1"], "--max-length -1 is too few"),
         (["--batch", "32", "0"], "--batch 0 is too few"),
+        (["--lr", "3e-5", "0"], "--lr 0 is no learning rate; give a number above 0"),
+        (["--lr", "nan"], "--lr nan is no learning rate"),
         (["--output", "."], "--output . is a folder; name a file, such as results.json"),
         (["--output", "file/results.json"], "file, which is a file; name another"),
         (["--output", "file/below/results.json"], "file, which is a file; name another"),
@@ -59,6 +62,12 @@ def test_finetune_finds_mistakes_before_it_trains(tmp_path, monkeypatch, capsys,
     assert message in printed
     assert printed.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_finetune_finds_a_folder_that_it_may_not_write_to(monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)  # root may write everywhere
+    assert main(["finetune", "runs/none", "--task", "none", "--output", "results.json"]) == 2
+    assert "--output results.json: no right to write to" in capsys.readouterr().err
 
 
 def test_help_names_every_verb(capsys):

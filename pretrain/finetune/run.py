@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import math
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -150,6 +152,13 @@ def check_counts(**options: Sequence[int | None]) -> None:
                 raise UserError(f"--{option.replace('_', '-')} {count} is too few; give at least 1")
 
 
+def check_rates(rates: Sequence[float]) -> None:
+    """Raises UserError for a learning rate that is not a positive, finite number."""
+    for rate in rates:
+        if not 0 < rate < math.inf:
+            raise UserError(f"--lr {rate:g} is no learning rate; give a number above 0, such as 3e-5")
+
+
 def check_output(path: Path) -> None:
     """Raises UserError where `write_results` could not write a file."""
     if path.is_dir():
@@ -157,6 +166,9 @@ def check_output(path: Path) -> None:
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir():
         raise UserError(f"--output {path} lies under {above}, which is a file; name another")
+    nearest_there = path if path.exists() else above
+    if not os.access(nearest_there, os.W_OK):
+        raise UserError(f"--output {path}: no right to write to {nearest_there}; name another file")
 
 
 def write_results(path: Path, about: dict[str, Any], results: Sequence[Result]) -> None:
