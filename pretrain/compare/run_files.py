@@ -38,6 +38,8 @@ class Summary(BaseModel):
     seconds: Positive
     device_seconds: Positive
     ranks: Positive
+    validated_on: str
+    """Hash of the vocabulary and the tokens."""
     valid_loss: FiniteFloat
     valid_accuracy: FiniteFloat
     stages: Annotated[list[Stage], Field(min_length=1)]

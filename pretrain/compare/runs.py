@@ -21,6 +21,7 @@ class FinishedRun:
     recipe: Recipe
     shape: str
     """Of the last stage."""
+    validated_on: str
     valid_loss: float
     valid_accuracy: float
     costs: dict[str, float]
@@ -42,6 +43,7 @@ class FinishedRun:
             path=path,
             recipe=read_recipe(folder.recipe),
             shape=summary.stages[-1].shape,
+            validated_on=summary.validated_on,
             valid_loss=summary.valid_loss,
             valid_accuracy=summary.valid_accuracy,
             costs={
@@ -67,6 +69,16 @@ class FinishedRun:
         if self.recipe.hours:
             return f"{self.recipe.hours:g} hours"
         return f"{self.recipe.steps or sum(stage.steps for stage in self.recipe.stages):,} steps"
+
+
+def check_same_text(runs: Sequence[FinishedRun]) -> None:
+    """Raises UserError where validation losses say nothing of one another."""
+    for one, other in pairwise(runs):
+        if one.validated_on != other.validated_on:
+            raise UserError(
+                f"{one.path} and {other.path} were validated on different texts or vocabularies, so that their losses "
+                "cannot be compared; train one of them on the other's corpus"
+            )
 
 
 def by_recipe(runs: Sequence[FinishedRun]) -> list[tuple[FinishedRun, ...]]:

@@ -1,5 +1,6 @@
 """Prepared corpora, opened: their shards by split, their tokenizer, and what the manifests say of them."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,6 +68,12 @@ class Corpus:
     @property
     def tokenizer_hash(self) -> str:
         return self.manifest["tokenizer"]["hash"]
+
+    def split_hash(self, name: str) -> str:
+        """Where it is the same, a split holds the same tokens of the same vocabulary."""
+        shards = [manifest["splits"][name]["shards"] for manifest in self.manifests]
+        held = [self.tokenizer_hash, list(self.weights.values()), shards]
+        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def word_starts(self) -> np.ndarray:

@@ -18,7 +18,9 @@ def run(name: str, steps: int = 100, seed: int = 0, folder: str = "", **changes:
     recipe = made_up_recipe(name, steps, seed, **changes)
     shape: BertConfig = resolve(recipe, None, 1).stages[-1].config
     costs = {"flops": steps * shape.layers * shape.hidden, "tokens": steps, "seconds": steps, "device_seconds": steps}
-    return FinishedRun(Path(folder or f"{name}-{steps}-{seed}"), recipe, shape.summary(), 5.0, 0.5, costs, (), ())
+    return FinishedRun(
+        Path(folder or f"{name}-{steps}-{seed}"), recipe, shape.summary(), "text", 5.0, 0.5, costs, (), ()
+    )
 
 
 def roles(runs: list[FinishedRun], *baseline: str) -> dict[str, str]:

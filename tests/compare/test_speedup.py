@@ -26,7 +26,7 @@ def run(name: str, flops: int, loss: float, *, seed: int = 0, grows: bool = Fals
     half = {"name": "half", "steps": "50%", "shape": {"layers": 2}}
     stages = [*([half] if grows else []), {"name": "full", "grow": ["stack"] if grows else [], "shape": {"layers": 4}}]
     recipe = made_up_recipe(name, flops, seed, stages=stages)
-    return FinishedRun(Path(f"{name}-{seed}"), recipe, "deep", loss, 0.5, costs, (), ())
+    return FinishedRun(Path(f"{name}-{seed}"), recipe, "deep", "text", loss, 0.5, costs, (), ())
 
 
 NOISE = {0: -0.05, 1: 0.0, 2: 0.05}

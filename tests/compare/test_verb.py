@@ -27,6 +27,7 @@ def write_run(folder, name: str, seed: int, flops: int, loss: float, growth: boo
         ranks=2,
         flops=flops,
         tokens=4 * flops // layers,
+        validated_on="text",
         valid_loss=loss,
         valid_accuracy=0.4,
     )
@@ -124,6 +125,14 @@ def test_a_damaged_file_is_named_before_anything_is_written(tmp_path, file, dama
         path.write_text(damage(text))
     with pytest.raises(UserError, match=rf"^{re.escape(str(path))} is damaged .*\(.*{problem}.*leave it out$"):
         compare([path.parent], tmp_path / "out", "mini")
+    assert not (tmp_path / "out").exists()
+
+
+def test_losses_on_different_texts_are_not_compared(folders, tmp_path):
+    other = folders[4] / "summary.json"
+    other.write_text(with_summary(validated_on="other text")(other.read_text()))
+    with pytest.raises(UserError, match=f"{folders[3]} and {folders[4]} were validated on different texts"):
+        compare(folders, tmp_path / "out", "mini")
     assert not (tmp_path / "out").exists()
 
 

@@ -34,6 +34,16 @@ def test_token_tables_agree_with_the_tokenizer(corpus: Corpus) -> None:
     assert corpus.tokenizer.id_to_token(corpus.special.mask) == "[MASK]"
 
 
+def test_a_splits_hash_tells_its_text(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("again", 0), ("other", 1)):
+        (tmp_path / name).mkdir()
+        vocab = {} if name == "a" else {"vocab": tmp_path / "a/corpus/tokenizer.json"}
+        prepared(tmp_path / name, made_up_documents(30, seed=seed), **vocab)
+    a, again, other = (Corpus.open(tmp_path / name / "corpus") for name in ("a", "again", "other"))
+    assert a.split_hash("valid") == again.split_hash("valid")
+    assert len({a.split_hash("valid"), a.split_hash("train"), other.split_hash("valid")}) == 3
+
+
 def mixture(tmp_path: Path, weights: tuple[float, ...]) -> Corpus:
     """Corpora of 30, 31, ... documents with one vocabulary, all of them mixed."""
     for number in range(len(weights)):
