@@ -173,10 +173,12 @@ def activation_bytes(
     computed as a whole (`keeps_maps`: on a CPU), a map row for each head. Dropout adds a mask to each tensor that it
     touches, and the map before it. The head keeps a score of every word, beside which comes its gradient.
     `recompute`: of each layer only its input, and all of the one that is being computed again. Tensor parallelism
-    divides what lies inside its regions, `sequence_parallel` the hidden vectors between them as well.
+    divides what lies inside its regions, `sequence_parallel` the hidden vectors between them as well; of both
+    branches it gathers the inputs again in the backward pass, unless that is `recompute`, which keeps them whole.
     """
     element = FP32_BYTES if precision == "fp32" else 2
     parts = tensor_parallel if sequence_parallel else 1
+    branch_inputs = 2 * config.hidden // (1 if recompute else parts)
     drops_hidden, drops_maps = config.hidden_dropout > 0, config.attention_dropout > 0
     layers = []
     for layer in range(config.layers):
@@ -184,7 +186,7 @@ def activation_bytes(
         heads = config.block_heads(block)
         cut = 4 * heads * config.head_dim + 2 * config.block_ffn(block)
         cut += keeps_maps * heads * sequence * (3 if drops_maps else 1)
-        layers.append((4 + 2 * drops_hidden) * config.hidden // parts + cut // tensor_parallel)
+        layers.append(branch_inputs + (2 + 2 * drops_hidden) * config.hidden // parts + cut // tensor_parallel)
     elements = config.embedding_width * (1 + drops_hidden) // parts
     elements += config.layers * config.hidden // parts + max(layers) if recompute else sum(layers)
     scores = num_predictions * config.padded_vocab_size // tensor_parallel

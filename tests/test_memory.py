@@ -60,7 +60,14 @@ def kept_bytes(config: BertConfig, dtype: torch.dtype, tp: TensorParallel = ALON
     tokens, predictions = batch.ids.numel(), len(batch.masked_ids)
     precision = "bf16" if dtype == torch.bfloat16 else "fp32"
     predicted = activation_bytes(
-        config, tokens, 64, predictions, precision, tp.size, sequence_parallel=tp.sequence_parallel
+        config,
+        tokens,
+        64,
+        predictions,
+        precision,
+        tp.size,
+        recompute=not tp.gathers_again,
+        sequence_parallel=tp.sequence_parallel,
     )
     scores = predictions * config.padded_vocab_size // tp.size  # not by autograd
     predicted -= scores * dtype.itemsize
@@ -95,6 +102,22 @@ def test_sequence_parallelism_keeps_half_of_everything(norm):
     for divided in (False, True):
         for kept, predicted in pool(2).run(kept_by_a_rank, config, divided):
             assert predicted == pytest.approx(kept, rel=0.03)
+
+
+def kept_where_gathered(config: BertConfig, gathers_again: bool) -> tuple[int, int]:
+    tp = ParallelLayout.of_world(2, dist.get_world_size()).install()
+    return kept_bytes(config, torch.float32, replace(tp, sequence_parallel=True, gathers_again=gathers_again))
+
+
+def test_a_layer_that_does_not_gather_again_keeps_the_inputs_of_its_branches_whole():
+    """Such is the one that is being computed again, of which the formula counts the input a second time."""
+    config = BertConfig(**{**SHAPE, "layers": 1}, hidden_dropout=0.1, attention_dropout=0)
+    part_of_a_hidden_vector = 16 * 64 * 64 // 2 * 4
+    for divided, whole in zip(
+        *(pool(2).run(kept_where_gathered, config, again) for again in (True, False)), strict=True
+    ):
+        kept, predicted = (after - before for before, after in zip(divided, whole, strict=True))
+        assert kept == predicted - part_of_a_hidden_vector == 2 * part_of_a_hidden_vector
 
 
 def test_tensor_parallelism_cuts_what_lies_between_entry_and_exit():
