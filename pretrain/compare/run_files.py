@@ -30,6 +30,16 @@ class Stage(BaseModel):
     shape: str
 
 
+class Validation(BaseModel):
+    """What a run's last loss was measured on."""
+
+    rows: int
+    tokens: int
+    """Of a row."""
+    split_hash: str
+    """Of the vocabulary and the tokens."""
+
+
 class Summary(BaseModel):
     """summary.json."""
 
@@ -38,8 +48,7 @@ class Summary(BaseModel):
     seconds: Positive
     device_seconds: Positive
     ranks: Positive
-    validated_on: str
-    """Hash of the vocabulary and the tokens."""
+    validated_on: Validation
     valid_loss: FiniteFloat
     valid_accuracy: FiniteFloat
     stages: Annotated[list[Stage], Field(min_length=1)]

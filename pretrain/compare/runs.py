@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from model.errors import UserError
-from pretrain.compare.run_files import Growth, Step, read_recipe, read_steps, read_summary
+from pretrain.compare.run_files import Growth, Step, Validation, read_recipe, read_steps, read_summary
 from pretrain.recipe import Recipe
 from pretrain.run_folder import RunFolder, lasting
 
@@ -21,7 +21,7 @@ class FinishedRun:
     recipe: Recipe
     shape: str
     """Of the last stage."""
-    validated_on: str
+    validated_on: Validation
     valid_loss: float
     valid_accuracy: float
     costs: dict[str, float]
@@ -71,13 +71,20 @@ class FinishedRun:
         return f"{self.recipe.steps or sum(stage.steps for stage in self.recipe.stages):,} steps"
 
 
-def check_same_text(runs: Sequence[FinishedRun]) -> None:
+def check_validation(runs: Sequence[FinishedRun]) -> None:
     """Raises UserError where validation losses say nothing of one another."""
     for one, other in pairwise(runs):
-        if one.validated_on != other.validated_on:
+        held, theirs = one.validated_on, other.validated_on
+        if held.split_hash != theirs.split_hash:
             raise UserError(
                 f"{one.path} and {other.path} were validated on different texts or vocabularies, so that their losses "
                 "cannot be compared; train one of them on the other's corpus"
+            )
+        if held != theirs:
+            raise UserError(
+                f"{one.path} was validated on {held.rows} rows of {held.tokens} tokens, {other.path} on {theirs.rows} "
+                f"of {theirs.tokens}, so that their losses cannot be compared; give both recipes the same "
+                "validation.rows and, in their last stage, the same sequence"
             )
 
 

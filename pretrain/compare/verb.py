@@ -9,7 +9,7 @@ from pretrain.compare.judge import Line, judge
 from pretrain.compare.page import write_page
 from pretrain.compare.picture import draw
 from pretrain.compare.roles import ROLES, contenders
-from pretrain.compare.runs import FinishedRun, check_same_text
+from pretrain.compare.runs import FinishedRun, check_validation
 from pretrain.compare.table import print_table
 
 
@@ -19,7 +19,7 @@ def compare(paths: Sequence[Path], out: Path, scale: str, baseline: Sequence[str
     `baseline`: the recipes to measure against; left out, the target trained from scratch in one stage.
     """
     runs = [FinishedRun.read(path) for path in paths]
-    check_same_text(runs)
+    check_validation(runs)
     found = contenders(runs, baseline)
     found.sort(key=lambda contender: (ROLES.index(contender.role), contender.name))
     lines = [judge(contender, found) for contender in found]

@@ -111,7 +111,11 @@ def summarize(trainer: Trainer, lines: list[dict[str, Any]]) -> dict[str, Any]:
         "seconds": progress.train_seconds,
         "device_seconds": progress.device_seconds * trainer.run.num_ranks,
         "ranks": trainer.run.num_ranks,
-        "validated_on": trainer.corpus.split_hash("valid"),
+        "validated_on": {
+            "rows": trainer.run.recipe.validation.rows,
+            "tokens": trainer.stage.sequence,
+            "split_hash": trainer.corpus.split_hash("valid"),
+        },
         "initial_valid_loss": validations[0]["valid_loss"],
         "valid_loss": validations[-1]["valid_loss"],
         "valid_accuracy": validations[-1]["valid_accuracy"],

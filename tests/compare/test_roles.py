@@ -10,7 +10,7 @@ from model.errors import UserError
 from pretrain.compare.roles import Contender, contenders
 from pretrain.compare.runs import FinishedRun
 from pretrain.recipe import resolve
-from tests.compare.made_up import made_up_recipe
+from tests.compare.made_up import VALIDATION, made_up_recipe
 
 
 def run(name: str, steps: int = 100, seed: int = 0, folder: str = "", **changes: Any) -> FinishedRun:
@@ -19,7 +19,7 @@ def run(name: str, steps: int = 100, seed: int = 0, folder: str = "", **changes:
     shape: BertConfig = resolve(recipe, None, 1).stages[-1].config
     costs = {"flops": steps * shape.layers * shape.hidden, "tokens": steps, "seconds": steps, "device_seconds": steps}
     return FinishedRun(
-        Path(folder or f"{name}-{steps}-{seed}"), recipe, shape.summary(), "text", 5.0, 0.5, costs, (), ()
+        Path(folder or f"{name}-{steps}-{seed}"), recipe, shape.summary(), VALIDATION, 5.0, 0.5, costs, (), ()
     )
 
 

@@ -12,7 +12,7 @@ from pretrain.compare.judge import over_best
 from pretrain.compare.roles import Contender, contenders
 from pretrain.compare.runs import FinishedRun
 from pretrain.compare.speedup import Reading, Speedup, read_off, speedup
-from tests.compare.made_up import made_up_recipe
+from tests.compare.made_up import VALIDATION, made_up_recipe
 
 
 def law(flops: float, noise: float = 0.0) -> float:
@@ -26,7 +26,7 @@ def run(name: str, flops: int, loss: float, *, seed: int = 0, grows: bool = Fals
     half = {"name": "half", "steps": "50%", "shape": {"layers": 2}}
     stages = [*([half] if grows else []), {"name": "full", "grow": ["stack"] if grows else [], "shape": {"layers": 4}}]
     recipe = made_up_recipe(name, flops, seed, stages=stages)
-    return FinishedRun(Path(f"{name}-{seed}"), recipe, "deep", "text", loss, 0.5, costs, (), ())
+    return FinishedRun(Path(f"{name}-{seed}"), recipe, "deep", VALIDATION, loss, 0.5, costs, (), ())
 
 
 NOISE = {0: -0.05, 1: 0.0, 2: 0.05}

@@ -12,7 +12,7 @@ import yaml
 from model.errors import UserError
 from pretrain.__main__ import main
 from pretrain.compare.verb import compare
-from tests.compare.made_up import made_up_recipe
+from tests.compare.made_up import VALIDATION, made_up_recipe
 
 
 def write_run(folder, name: str, seed: int, flops: int, loss: float, growth: bool = False, layers: int = 4) -> None:
@@ -27,7 +27,7 @@ def write_run(folder, name: str, seed: int, flops: int, loss: float, growth: boo
         ranks=2,
         flops=flops,
         tokens=4 * flops // layers,
-        validated_on="text",
+        validated_on=VALIDATION.model_dump(),
         valid_loss=loss,
         valid_accuracy=0.4,
     )
@@ -128,10 +128,18 @@ def test_a_damaged_file_is_named_before_anything_is_written(tmp_path, file, dama
     assert not (tmp_path / "out").exists()
 
 
-def test_losses_on_different_texts_are_not_compared(folders, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split_hash": "other"}, "were validated on different texts or vocabularies"),
+        ({"tokens": 32}, "was validated on 8 rows of 128 tokens, .* on 8 of 32"),
+        ({"rows": 4}, "was validated on 8 rows of 128 tokens, .* on 4 of 128"),
+    ],
+)
+def test_losses_on_different_rows_are_not_compared(folders, tmp_path, change, message):
     other = folders[4] / "summary.json"
-    other.write_text(with_summary(validated_on="other text")(other.read_text()))
-    with pytest.raises(UserError, match=f"{folders[3]} and {folders[4]} were validated on different texts"):
+    other.write_text(with_summary(validated_on=VALIDATION.model_dump() | change)(other.read_text()))
+    with pytest.raises(UserError, match=f"^{folders[3]}.*{message}"):
         compare(folders, tmp_path / "out", "mini")
     assert not (tmp_path / "out").exists()
 
