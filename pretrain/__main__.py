@@ -350,12 +350,13 @@ def compare(
         baseline: Recipes to measure against, by their names, separated by commas. Left out: the target in one stage.
         out: Folder for table, picture, page and JSON.
     """
-    from pretrain.compare.training import train_missing
+    from pretrain.compare.training import check_comparable, train_missing
     from pretrain.compare.verb import check_out
     from pretrain.compare.verb import compare as compare_runs
 
     check_out(out)
     if recipes:
+        check_comparable(recipes.split(","), overrides, nproc)
         folders = tuple(train_missing(recipes.split(","), seeds, overrides, minutes, runs, nproc))
     compare_runs(folders, out, scale, baseline.split(",") if baseline else ())
 

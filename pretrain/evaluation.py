@@ -39,8 +39,12 @@ def validation_rows(
     corpus: Corpus, sequence: int, data: Data, num_rows: int, micro_batch: int, rank: int, num_ranks: int
 ) -> list[Batch]:
     """This rank's part of the validation rows, in the largest micro-batches up to `micro_batch` that divide it."""
-    per_rank = max(num_rows // num_ranks, 1)
+    num_rows = num_divisible_rows(num_rows, num_ranks)
+    per_rank = num_rows // num_ranks
     micro = max(size for size in range(1, micro_batch + 1) if per_rank % size == 0)
-    return validation_batches(
-        corpus, sequence, data.masking, per_rank * num_ranks, micro, rank, num_ranks, data.sampling
-    )
+    return validation_batches(corpus, sequence, data.masking, num_rows, micro, rank, num_ranks, data.sampling)
+
+
+def num_divisible_rows(num_rows: int, num_ranks: int) -> int:
+    """As many of the rows asked for as the data-parallel ranks share evenly, and one for each at least."""
+    return max(num_rows // num_ranks, 1) * num_ranks

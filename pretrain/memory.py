@@ -173,8 +173,8 @@ def activation_bytes(
     computed as a whole (`keeps_maps`: on a CPU), a map row for each head. Dropout adds a mask to each tensor that it
     touches, and the map before it. The head keeps a score of every word, beside which comes its gradient.
     `recompute`: of each layer only its input, and all of the one that is being computed again. Tensor parallelism
-    divides what lies inside its regions, `sequence_parallel` the hidden vectors between them as well; of both
-    branches it gathers the inputs again in the backward pass, unless that is `recompute`, which keeps them whole.
+    divides what lies inside its regions, `sequence_parallel` the hidden vectors between them as well. It gathers the
+    inputs of both branches anew in the backward pass; under `recompute` they stay whole.
     """
     element = FP32_BYTES if precision == "fp32" else 2
     parts = tensor_parallel if sequence_parallel else 1

@@ -1,7 +1,6 @@
 """The command line: verbs, help, and mistakes as one line with exit code 2."""
 
 import inspect
-import os
 
 import pytest
 import yaml
@@ -45,11 +44,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, message):
         (["--num-examples", "0"], "--num-examples 0 is too few"),
         (["--max-length", "-1"], "--max-length -1 is too few"),
         (["--batch", "32", "0"], "--batch 0 is too few"),
-        (["--lr", "3e-5", "0"], "--lr 0 is no learning rate; give a number above 0"),
+        (["--lr", "3e-5", "0"], "--lr 0 is no learning rate; give a finite number above 0"),
         (["--lr", "nan"], "--lr nan is no learning rate"),
         (["--output", "."], "--output . is a folder; name a file, such as results.json"),
         (["--output", "file/results.json"], "file, which is a file; name another"),
         (["--output", "file/below/results.json"], "file, which is a file; name another"),
+        (["--output", "n" * 300], "nn cannot be written: File name too long"),
         (["--output", "new/results.json"], "task 'none' is unknown"),
     ],
     ids=lambda value: "=".join(value) if isinstance(value, list) else "",
@@ -65,9 +65,12 @@ def test_finetune_finds_mistakes_before_it_trains(tmp_path, monkeypatch, capsys,
 
 
 def test_finetune_finds_a_folder_that_it_may_not_write_to(monkeypatch, capsys):
-    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)  # root may write everywhere
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")  # root may write everywhere
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     assert main(["finetune", "runs/none", "--task", "none", "--output", "results.json"]) == 2
-    assert "--output results.json: no right to write to" in capsys.readouterr().err
+    assert "--output results.json cannot be written: Permission denied" in capsys.readouterr().err
 
 
 def test_help_names_every_verb(capsys):

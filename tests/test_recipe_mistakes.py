@@ -150,6 +150,19 @@ def test_steps_in_a_run_of_hours(mistake, old, new, message):
         (b"\xff\xfe{", "ds.json cannot be read"),
         (b'{"zero_optimization": {"stage": 1, "reduce_bucket_size": "big"}}', 'reduce_bucket_size to "big"'),
         (b'{"zero_optimization": {"stage": 1, "reduce_bucket_size": 0}}', "reduce_bucket_size to 0"),
+        (
+            b'{"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": "AUTO"}}',
+            "zero_optimization.stage3_param_persistence_threshold to 'AUTO': Input should be a valid integer",
+        ),
+        (
+            b'{"zero_optimization": {"stage": 3, "stage3_param_persistance_threshold": 1}}',
+            "stage3_param_persistance_threshold, which DeepSpeed does not know (did you mean "
+            "'stage3_param_persistence_threshold'?)",
+        ),
+        (
+            b'{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "gpu"}}}',
+            "zero_optimization.offload_optimizer.device to 'gpu': Input should be 'none', 'cpu' or 'nvme'",
+        ),
         (b'{"zero_optimization": {"stage": 1}, "fp16": true}', "fp16 to true"),
     ],
 )

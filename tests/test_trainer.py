@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from model.errors import UserError
+from pretrain.compare.runs import FinishedRun
 from pretrain.data import Corpus
 from pretrain.recipe import Recipe
 from pretrain.run_folder import RunFolder
@@ -95,6 +96,10 @@ def test_metrics_and_summary(runs):
     assert summary["valid_loss"] < summary["initial_valid_loss"]
     assert [stage["name"] for stage in summary["stages"]] == ["tied", "untied", "deep", "long"]
     folder = runs["2 ranks, ZeRO 2"]
+    compared = FinishedRun.read(folder)
+    assert compared.validated_on.tokens == compared.recipe.sequence
+    assert compared.validated_on.rows == compared.recipe.validation.rows
+    assert compared.costs["flops"] == summary["flops"]
     assert list((folder / "tensorboard").iterdir())
     assert json.loads((folder / "versions.json").read_text())["deepspeed"]
 

@@ -30,11 +30,11 @@ class Stage(BaseModel):
     shape: str
 
 
-class Validation(BaseModel):
+class ValidationRows(BaseModel):
     """What a run's last loss was measured on."""
 
-    rows: int
-    tokens: int
+    rows: Annotated[int, Field(gt=0, strict=True)]
+    tokens: Annotated[int, Field(gt=0, strict=True)]
     """Of a row."""
     split_hash: str
     """Of the vocabulary and the tokens."""
@@ -48,7 +48,7 @@ class Summary(BaseModel):
     seconds: Positive
     device_seconds: Positive
     ranks: Positive
-    validated_on: Validation
+    validated_on: ValidationRows
     valid_loss: FiniteFloat
     valid_accuracy: FiniteFloat
     stages: Annotated[list[Stage], Field(min_length=1)]

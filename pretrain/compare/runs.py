@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from model.errors import UserError
-from pretrain.compare.run_files import Growth, Step, Validation, read_recipe, read_steps, read_summary
+from pretrain.compare.run_files import Growth, Step, ValidationRows, read_recipe, read_steps, read_summary
 from pretrain.recipe import Recipe
 from pretrain.run_folder import RunFolder, lasting
 
@@ -21,7 +21,7 @@ class FinishedRun:
     recipe: Recipe
     shape: str
     """Of the last stage."""
-    validated_on: Validation
+    validated_on: ValidationRows
     valid_loss: float
     valid_accuracy: float
     costs: dict[str, float]
@@ -74,18 +74,26 @@ class FinishedRun:
 def check_validation(runs: Sequence[FinishedRun]) -> None:
     """Raises UserError where validation losses say nothing of one another."""
     for one, other in pairwise(runs):
-        held, theirs = one.validated_on, other.validated_on
-        if held.split_hash != theirs.split_hash:
+        difference = _validation_difference(one, other)
+        if difference:
             raise UserError(
-                f"{one.path} and {other.path} were validated on different texts or vocabularies, so that their losses "
-                "cannot be compared; train one of them on the other's corpus"
+                f"{one.path} and {other.path} were validated on different {difference}, so that their losses cannot be "
+                "compared; leave one out, or train it on what the other was"
             )
-        if held != theirs:
-            raise UserError(
-                f"{one.path} was validated on {held.rows} rows of {held.tokens} tokens, {other.path} on {theirs.rows} "
-                f"of {theirs.tokens}, so that their losses cannot be compared; give both recipes the same "
-                "validation.rows and, in their last stage, the same sequence"
-            )
+
+
+def _validation_difference(one: FinishedRun, other: FinishedRun) -> str | None:
+    ours, theirs = one.validated_on, other.validated_on
+    if ours.split_hash != theirs.split_hash:
+        return f"texts or vocabularies ({one.recipe.data.corpus}, {other.recipe.data.corpus})"
+    if ours != theirs:
+        return (
+            f"rows ({ours.rows} of {ours.tokens} tokens, {theirs.rows} of {theirs.tokens}; validation.rows, and "
+            "sequence in the last stage)"
+        )
+    masks = [run.recipe.data.model_dump(exclude={"corpus"}) for run in (one, other)]
+    key = next((key for key in masks[0] if masks[0][key] != masks[1][key]), None)
+    return f"tasks (data.{key} {masks[0][key]}, {masks[1][key]})" if key else None
 
 
 def by_recipe(runs: Sequence[FinishedRun]) -> list[tuple[FinishedRun, ...]]:

@@ -7,6 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import UserError
+from pretrain.recipe import load_recipe, resolve
+
+
+def check_comparable(recipes: Sequence[str], overrides: Sequence[str], nproc: int) -> None:
+    """Raises UserError where the losses of two recipes could not be compared after hours of training."""
+    read = [load_recipe(recipe, overrides) for recipe in recipes]
+    tasks = [
+        {f"data.{key}": value for key, value in recipe.data}
+        | {"validation.rows": recipe.validation.rows}
+        | {"sequence in the last stage": resolve(recipe, None, nproc).stages[-1].sequence}
+        for recipe in read
+    ]
+    for name, task in zip(recipes, tasks, strict=True):
+        key = next((key for key in task if task[key] != tasks[0][key]), None)
+        if key:
+            raise UserError(
+                f"{recipes[0]} has {key} {tasks[0][key]} and {name} {task[key]}, so that their losses cannot be "
+                f"compared; leave one out, or --set {key.split()[0]}=..."
+            )
 
 
 def train_missing(

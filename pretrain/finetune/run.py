@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -156,19 +155,23 @@ def check_rates(rates: Sequence[float]) -> None:
     """Raises UserError for a learning rate that is not a positive, finite number."""
     for rate in rates:
         if not 0 < rate < math.inf:
-            raise UserError(f"--lr {rate:g} is no learning rate; give a number above 0, such as 3e-5")
+            raise UserError(f"--lr {rate:g} is no learning rate; give a finite number above 0, such as 3e-5")
 
 
 def check_output(path: Path) -> None:
     """Raises UserError where `write_results` could not write a file."""
-    if path.is_dir():
-        raise UserError(f"--output {path} is a folder; name a file, such as {path / 'results.json'}")
-    above = next(parent for parent in path.absolute().parents if parent.exists())
-    if not above.is_dir():
-        raise UserError(f"--output {path} lies under {above}, which is a file; name another")
-    nearest_there = path if path.exists() else above
-    if not os.access(nearest_there, os.W_OK):
-        raise UserError(f"--output {path}: no right to write to {nearest_there}; name another file")
+    try:
+        if path.is_dir():
+            raise UserError(f"--output {path} is a folder; name a file, such as {path / 'results.json'}")
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+        if not above.is_dir():
+            raise UserError(f"--output {path} lies under {above}, which is a file; name another")
+        if path.exists():
+            path.open("a").close()
+        else:
+            tempfile.TemporaryFile(dir=above).close()
+    except OSError as fault:
+        raise UserError(f"--output {path} cannot be written: {fault.strerror}; name another file") from None
 
 
 def write_results(path: Path, about: dict[str, Any], results: Sequence[Result]) -> None:

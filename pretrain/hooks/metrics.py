@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pretrain.evaluation import Evaluation
+from pretrain.evaluation import Evaluation, num_divisible_rows
 from pretrain.hooks.base import GrowthEvent, Hook, StepResult
 from pretrain.run_folder import RunFolder
 
@@ -112,7 +112,7 @@ def summarize(trainer: Trainer, lines: list[dict[str, Any]]) -> dict[str, Any]:
         "device_seconds": progress.device_seconds * trainer.run.num_ranks,
         "ranks": trainer.run.num_ranks,
         "validated_on": {
-            "rows": trainer.run.recipe.validation.rows,
+            "rows": num_divisible_rows(trainer.run.recipe.validation.rows, trainer.stage.data_parallel),
             "tokens": trainer.stage.sequence,
             "split_hash": trainer.corpus.split_hash("valid"),
         },

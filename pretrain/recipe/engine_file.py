@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from model.errors import UserError
+from pydantic import ValidationError
+
+from model.errors import UserError, nearest
 
 PROJECT = Path(__file__).parent.parent.parent
 
@@ -51,9 +53,28 @@ def load_engine_file(path: str) -> dict[str, Any]:
         raise UserError(
             f"{path} sets zero_optimization.reduce_bucket_size to {json.dumps(bucket)}; give a number of elements"
         )
+    _check_zero(path, config["zero_optimization"])
     if not isinstance(scaler := config.get("fp16", {}), dict):
         raise UserError(f"{path} sets fp16 to {json.dumps(scaler)}; make it a section, or remove it")
     return config
+
+
+def _check_zero(path: str, section: dict[str, Any]) -> None:
+    """What DeepSpeed would refuse when an engine is built, minutes later and in sixty lines."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # takes seconds to import
+
+    try:
+        DeepSpeedZeroConfig(**section)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(["zero_optimization", *map(str, fault["loc"])])
+        if fault["type"] == "extra_forbidden":
+            known = [field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items()]
+            hint = nearest(str(fault["loc"][-1]), known)
+            raise UserError(f"{path} sets {key}, which DeepSpeed does not know{hint}; correct or remove it") from None
+        raise UserError(
+            f'{path} sets {key} to {fault["input"]!r}: {fault["msg"]}; correct it, or leave it "auto"'
+        ) from None
 
 
 def _said(config: dict[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from pretrain.compare.run_files import Validation
+from pretrain.compare.run_files import ValidationRows
 from pretrain.recipe import Recipe
 
-VALIDATION = Validation(rows=8, tokens=128, split_hash="text")
+VALIDATION = ValidationRows(rows=8, tokens=128, split_hash="text")
 MODEL = {"layers": 4, "hidden": 128, "heads": 2, "ffn": 512}
 
 

@@ -107,6 +107,8 @@ def with_summary(**changes: Any) -> Callable[[str], str]:
         ("summary.json", lambda text: text.replace("valid_loss", "other"), "valid_loss is missing"),
         ("summary.json", with_summary(valid_loss=math.nan), "valid_loss is nan"),
         ("summary.json", with_summary(valid_loss=None), "valid_loss is None"),
+        ("summary.json", with_summary(validated_on=None), "validated_on is None"),
+        ("summary.json", with_summary(validated_on={"rows": True}), "validated_on.rows is True"),
         ("summary.json", with_summary(flops=0), "flops is 0"),
         ("summary.json", with_summary(tokens=0), "tokens is 0"),
         ("summary.json", with_summary(stages=[]), r"stages is \[\]"),
@@ -131,17 +133,34 @@ def test_a_damaged_file_is_named_before_anything_is_written(tmp_path, file, dama
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"split_hash": "other"}, "were validated on different texts or vocabularies"),
-        ({"tokens": 32}, "was validated on 8 rows of 128 tokens, .* on 8 of 32"),
-        ({"rows": 4}, "was validated on 8 rows of 128 tokens, .* on 4 of 128"),
+        ({"split_hash": "other"}, r"texts or vocabularies \(none, none\)"),
+        ({"tokens": 32}, r"rows \(8 of 128 tokens, 8 of 32; "),
+        ({"rows": 4}, r"rows \(8 of 128 tokens, 4 of 128; "),
     ],
 )
 def test_losses_on_different_rows_are_not_compared(folders, tmp_path, change, message):
     other = folders[4] / "summary.json"
     other.write_text(with_summary(validated_on=VALIDATION.model_dump() | change)(other.read_text()))
-    with pytest.raises(UserError, match=f"^{folders[3]}.*{message}"):
+    with pytest.raises(UserError, match=f"^{folders[3]} and {folders[4]} were validated on different {message}"):
         compare(folders, tmp_path / "out", "mini")
     assert not (tmp_path / "out").exists()
+
+
+def test_recipes_that_cannot_be_compared_are_not_trained(tmp_path, capsys):
+    arguments = ["--runs", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(["compare", "--recipes", "base,albert-base", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("espalier: base has data.whole_word False and albert-base True, ")
+    assert message.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_losses_under_different_masks_are_not_compared(folders, tmp_path):
+    other = folders[4] / "recipe.yaml"
+    values = yaml.safe_load(other.read_text())
+    other.write_text(yaml.safe_dump(values | {"data": values["data"] | {"whole_word": True}}))
+    with pytest.raises(UserError, match=r"different tasks \(data.whole_word False, True\)"):
+        compare(folders, tmp_path / "out", "mini")
 
 
 @pytest.mark.parametrize("below", [".", "deep/er"])

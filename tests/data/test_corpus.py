@@ -34,14 +34,20 @@ def test_token_tables_agree_with_the_tokenizer(corpus: Corpus) -> None:
     assert corpus.tokenizer.id_to_token(corpus.special.mask) == "[MASK]"
 
 
-def test_a_splits_hash_tells_its_text(tmp_path: Path) -> None:
-    for name, seed in (("a", 0), ("again", 0), ("other", 1)):
+def test_the_hash_of_a_split_changes_with_its_text_vocabulary_and_weights(tmp_path: Path) -> None:
+    def valid_hash(name: str, seed: int, **options) -> str:
         (tmp_path / name).mkdir()
-        vocab = {} if name == "a" else {"vocab": tmp_path / "a/corpus/tokenizer.json"}
-        prepared(tmp_path / name, made_up_documents(30, seed=seed), **vocab)
-    a, again, other = (Corpus.open(tmp_path / name / "corpus") for name in ("a", "again", "other"))
-    assert a.split_hash("valid") == again.split_hash("valid")
-    assert len({a.split_hash("valid"), a.split_hash("train"), other.split_hash("valid")}) == 3
+        return prepared(tmp_path / name, made_up_documents(30, seed=seed), **options).split_hash("valid")
+
+    first = valid_hash("first", 0)
+    vocab = {"vocab": tmp_path / "first/corpus/tokenizer.json"}
+    assert valid_hash("again", 0, **vocab) == first
+    changed = [valid_hash("text", 1, **vocab), valid_hash("vocabulary", 0, vocab_size=150)]
+    for weights in ((1, 1), (1, 2)):
+        lines = [f"{name}/corpus: {weight}\n" for name, weight in zip(("first", "text"), weights, strict=True)]
+        (tmp_path / "mixture.yaml").write_text("".join(lines))
+        changed.append(Corpus.open(tmp_path / "mixture.yaml").split_hash("valid"))
+    assert len({first, *changed}) == 5
 
 
 def mixture(tmp_path: Path, weights: tuple[float, ...]) -> Corpus:

@@ -22,7 +22,9 @@ def test_the_shipped_files_leave_it_to_the_device(monkeypatch, device, stage):
     file = load_engine_file(f"ds_configs/zero{stage}.json")
     own = {"zero_optimization": {"stage": stage, "overlap_comm": False}}
     plain = EngineSettings(ParallelLayout(data_parallel=2), 4, 1, "bf16", adamw((0.9, 0.999), 1e-6))
-    filled, said = (deepspeed_config(replace(plain, deepspeed=config), 10, True) for config in (file, own))
+    filled, said = (
+        deepspeed_config(replace(plain, deepspeed=config), 10, in_whole_blocks=True) for config in (file, own)
+    )
     assert filled["zero_optimization"]["overlap_comm"] is (device == "cuda")
     assert said["zero_optimization"]["overlap_comm"] is False
 
