@@ -97,7 +97,7 @@ def test_metrics_and_summary(runs):
     assert [stage["name"] for stage in summary["stages"]] == ["tied", "untied", "deep", "long"]
     folder = runs["2 ranks, ZeRO 2"]
     compared = FinishedRun.read(folder)
-    assert compared.validated_on.tokens == compared.recipe.sequence
+    assert compared.validated_on.tokens == 48  # those of the last stage
     assert compared.validated_on.rows == compared.recipe.validation.rows
     assert compared.costs["flops"] == summary["flops"]
     assert list((folder / "tensorboard").iterdir())
