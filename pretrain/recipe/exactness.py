@@ -47,11 +47,6 @@ REFUSALS = (
         "its groups ignore tensor parallelism and survive the engine; remove it",
     ),
     Refusal(
-        "zero_optimization.mics_shard_size",
-        lambda value: value not in (None, "auto", -1),
-        "MiCS keeps several copies of the optimizer's state, and norms of parameters would count each; remove it",
-    ),
-    Refusal(
         "bf16.bf16_master_weights_and_grads",
         _IS_SET,
         "master weights and moments stay fp32 in every precision; remove it",

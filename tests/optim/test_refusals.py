@@ -43,7 +43,7 @@ def test_bad_settings_are_named(values, message):
         ({"stage": 3, "offload_param": {"device": "nvme"}}, "bf16", "weights on disk"),
         ({"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}, "bf16", "an AdamW of its own"),
         ({"stage": 3, "zero_hpz_partition_size": 2}, "bf16", "ignore tensor parallelism"),
-        ({"stage": 3, "mics_shard_size": 2}, "bf16", "MiCS keeps several copies"),
+        ({"stage": 3, "mics_shard_size": 2}, "bf16", "mics_shard_size, which DeepSpeed does not know"),  # any more
         ({"stage": 2, "zenflow": {"topk_ratio": 0.1}}, "bf16", "to a section: ZenFlow"),
         ({"stage": 0}, "fp16", "a loss scale that it never multiplied"),
     ],
