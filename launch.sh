@@ -43,6 +43,8 @@ main() {
   esac
 }
 
+asks_help() { case " $* " in *" -h "* | *" --help "*) ;; *) return 1 ;; esac; }
+
 # --- set-up ---------------------------------------------------------------------------------------------------------
 
 # doctor: what .venv has, or the Python that it would be made from. Answers where nothing else would start.
@@ -257,11 +259,11 @@ network between them, or exclude one: sbatch --exclude=$1"
 }
 
 demo() {
-  case " $* " in *" -h "* | *" --help "*)
+  if asks_help "$@"; then
     echo "usage: ./launch.sh demo [--nproc N] [--set KEY=VALUE]"
     echo "Prepares the embedded corpus, trains the recipe 'demo' into a new folder under runs/ and shows what it learned."
-    return ;;
-  esac
+    return
+  fi
   cd "$home"                                             # the demo's corpus and runs live in the project's folder
   local name=demo number=1
   while [ -e "runs/$name" ]; do name=demo-$((number += 1)); done

@@ -153,6 +153,14 @@ def test_train_starts_no_ranks_for(clone, argument):
     assert len(clone.commands) == 1
 
 
+def test_finetune_installs_what_it_needs_and_help_does_not(clone):
+    clone.launch("plan")
+    helped = clone.launch("finetune", "--help")
+    assert helped.stderr == "" and clone.commands == ["-m pretrain finetune --help"]
+    clone.launch("finetune", "runs/x")
+    assert clone.commands[-1] == "-m pretrain finetune runs/x" and any("[finetune]" in one for one in clone.commands)
+
+
 def test_ones_own_python_is_used_as_it_is_and_nothing_is_installed(clone):
     own = clone.folder.parent / "own python"
     shutil.copy(clone.python, own)
