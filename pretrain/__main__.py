@@ -269,6 +269,7 @@ def finetune(
     num_examples: int | None = None,
     from_scratch: bool = False,
     pooling: Literal["cls", "mean"] = "cls",
+    dropout: float | None = None,
     precision: Literal["fp32", "bf16"] | None = None,
     output: Path | None = None,
 ) -> None:
@@ -287,33 +288,33 @@ def finetune(
         num_examples: Train on so many examples only.
         from_scratch: Start from random weights instead, to compare.
         pooling: What a sentence is told by: the state of [CLS], or the mean of all its tokens' states.
+        dropout: Share of states and attention dropped in training; the checkpoint's own when left out (BERT: 0.1).
         precision: bf16 where a GPU has it, else fp32, when left out.
         output: A JSON file for the results.
     """
-    from pretrain.finetune.run import check_counts, check_output, check_rates, table, write_results
-    from pretrain.finetune.run import finetune as run_task
+    from pretrain.finetune import run
     from pretrain.finetune.tasks import GRIDS, Grid
 
     if grid is not None and grid not in GRIDS:
         raise UserError(f"grid {grid!r} is unknown{nearest(grid, GRIDS)}; choose one of {', '.join(GRIDS)}")
-    check_counts(seeds=[seeds], num_examples=[num_examples], max_length=[max_length], batch=batch, epochs=epochs)
-    check_rates(lr)
+    run.check_counts(seeds=[seeds], num_examples=[num_examples], max_length=[max_length], batch=batch, epochs=epochs)
+    run.check_rates(lr)
+    run.check_dropout(dropout)
     if output is not None:
-        check_output(output)
+        run.check_output(output)
     settings = (GRIDS[grid] if grid else Grid(lr, batch, epochs)).settings()
     about = {
         **{"checkpoint": str(checkpoint), "task": task, "pooling": pooling},
-        **{"from_scratch": from_scratch, "num_examples": num_examples},
+        **{"from_scratch": from_scratch, "num_examples": num_examples, "dropout": dropout},
     }
-    options = (data, max_length, num_examples, from_scratch, precision, pooling)
+    options = (data, max_length, num_examples, from_scratch, precision, pooling, dropout)
     results = []
-    runs = run_task(checkpoint, task, settings, range(seeds), *options)
-    for result in runs:
+    for result in run.finetune(checkpoint, task, settings, range(seeds), *options):
         results.append(result)
         print(f"{result.settings}: {result.seconds:.0f} s", file=sys.stderr)
         if output is not None:
-            write_results(output, about, results)
-    print(table(results, seeds))
+            run.write_results(output, about, results)
+    print(run.table(results, seeds))
 
 
 def doctor() -> int:

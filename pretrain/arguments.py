@@ -40,12 +40,15 @@ def run_verb(verbs: dict[str, Callable], arguments: list[str], prog: str, descri
 
 
 def _one_line(box: str) -> str:
-    """The message inside a box, without its title and its hints."""
+    """The message inside a box, without its title and its hints, and what the argument takes."""
     lines = [line.strip(BOX + " ") for line in box.splitlines()[1:]]
     message = []
-    for line in lines:
-        if line.startswith(("Argument helptext", "For full helptext")):
+    for line, next_line in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("Argument helptext"):  # then the argument as the usage has it: --lr [FLOAT [FLOAT ...]]
+            message[-1] += f"; it takes {next_line.partition(' ')[2]}"
+            break
+        if line.startswith("For full helptext"):
             break
         if line:
             message.append(line)
-    return " ".join(message).removesuffix(" (required)")
+    return " ".join(message).removesuffix(" (required)").removesuffix(".")

@@ -17,7 +17,7 @@ from tests.data.conftest import made_up_documents, prepared
         (["plna"], "verb 'plna' is unknown (did you mean 'plan'?); choose one of demo, test,"),
         (
             ["plan", "base", "--nproc", "abc"],
-            "--nproc: invalid literal for int() with base 10: 'abc'; see ./launch.sh plan",
+            "--nproc: invalid literal for int() with base 10: 'abc'; it takes INT; see ./launch.sh plan",
         ),
         (["plan"], "Missing from ./launch.sh plan: RECIPE"),
         (["plan", "base", "--bogus"], "Unrecognized options: --bogus"),
@@ -46,6 +46,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, message):
         (["--batch", "32", "0"], "--batch 0 is too few"),
         (["--lr", "3e-5", "0"], "--lr 0 is no learning rate; give a finite number above 0"),
         (["--lr", "nan"], "--lr nan is no learning rate"),
+        (["--lr", "fast"], "['fast']; it takes [FLOAT [FLOAT ...]]; see ./launch.sh finetune --help"),
+        (["--dropout", "1"], "--dropout 1 is no share of states to drop; give 0 or more, below 1"),
         (["--output", "."], "--output . is a folder; name a file, such as results.json"),
         (["--output", "file/results.json"], "file, which is a file; name another"),
         (["--output", "file/below/results.json"], "file, which is a file; name another"),

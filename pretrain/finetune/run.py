@@ -23,6 +23,8 @@ from pretrain.finetune.squad import Squad
 from pretrain.finetune.tasks import TASKS, GlueTask, Settings
 
 PREDICT_BATCH = 64
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+"""What BERT's kin and DistilBERT's call them in their configs."""
 Scores = dict[str, float]
 
 
@@ -61,12 +63,13 @@ def finetune(
     from_scratch: bool = False,
     precision: str | None = None,
     pooling: str = "cls",
+    dropout: float | None = None,
 ) -> Iterator[Result]:
     """Fine-tunes a checkpoint (of ours, or a folder of transformers) with all seeds of one settings after the other.
 
     `num_examples`: only so many of the training examples, the same for every seed. `from_scratch`: the same shape with
     random weights, for comparison. `precision`: bf16 or fp32; left out, bf16 where a GPU has it. `pooling`: what a
-    sentence is told by, the state of [CLS] or the mean of all.
+    sentence is told by, the state of [CLS] or the mean of all. `dropout`: the checkpoint's own when left out.
     """
     problem = open_task(task, data, max_length)
     if pooling == "mean" and isinstance(problem, Squad):
@@ -86,7 +89,7 @@ def finetune(
             start = time.perf_counter()
             scores = []
             for seed in seeds:
-                model = _model(problem, folder, seed, from_scratch, pooling).to(device)
+                model = _model(problem, folder, seed, from_scratch, pooling, dropout).to(device)
                 fit(model, features, one, seed, tokenizer.pad_token_id, bf16)
                 score = partial(predict, model, batch=PREDICT_BATCH, pad_id=tokenizer.pad_token_id)
                 scores.append(problem.score(tokenizer, score))
@@ -113,20 +116,29 @@ def model_folder(checkpoint: Path) -> Iterator[Path]:
             yield export(checkpoint, Path(exported))
 
 
-def _model(problem: Glue | Squad, folder: Path, seed: int, from_scratch: bool, pooling: str) -> torch.nn.Module:
+def _model(
+    problem: Glue | Squad, folder: Path, seed: int, from_scratch: bool, pooling: str, dropout: float | None
+) -> torch.nn.Module:
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, num_labels=problem.num_outputs, local_files_only=True)
+    if dropout is not None:
+        for name in DROPOUTS:
+            if hasattr(config, name):
+                setattr(config, name, dropout)
     torch.manual_seed(seed)
     if pooling == "mean":
-        return MeanPooled(_load("AutoModel", folder, from_scratch), problem.num_outputs)
-    return _load(problem.architecture, folder, from_scratch, num_labels=problem.num_outputs)
+        return MeanPooled(_load("AutoModel", folder, config, from_scratch), problem.num_outputs)
+    return _load(problem.architecture, folder, config, from_scratch)
 
 
-def _load(architecture: str, folder: Path, from_scratch: bool, **settings: Any) -> torch.nn.Module:
+def _load(architecture: str, folder: Path, config: Any, from_scratch: bool) -> torch.nn.Module:
     import transformers
 
     auto = getattr(transformers, architecture)
     if from_scratch:
-        return auto.from_config(transformers.AutoConfig.from_pretrained(folder, **settings, local_files_only=True))
-    return auto.from_pretrained(folder, **settings, local_files_only=True)
+        return auto.from_config(config)
+    return auto.from_pretrained(folder, config=config, local_files_only=True)
 
 
 @contextlib.contextmanager
@@ -156,6 +168,12 @@ def check_rates(rates: Sequence[float]) -> None:
     for rate in rates:
         if not 0 < rate < math.inf:
             raise UserError(f"--lr {rate:g} is no learning rate; give a finite number above 0, such as 3e-5")
+
+
+def check_dropout(dropout: float | None) -> None:
+    """Raises UserError for what is no probability; None is the option left out."""
+    if dropout is not None and not 0 <= dropout < 1:
+        raise UserError(f"--dropout {dropout:g} is no share of states to drop; give 0 or more, below 1, such as 0.1")
 
 
 def check_output(path: Path) -> None:

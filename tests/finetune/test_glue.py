@@ -65,6 +65,16 @@ def test_the_mean_of_all_states_tells_sentences_apart(corpus, tmp_path):
     assert result.values("accuracy") == [1.0]
 
 
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_dropout_may_be_another_than_the_checkpoints(corpus, tmp_path, monkeypatch, pooling):
+    make_run(tmp_path / "run", corpus)
+    found = []
+    monkeypatch.setattr("pretrain.finetune.run.fit", lambda model, *rest: found.append(model))
+    next(finetune(tmp_path / "run", "sst2", [QUICK], [0], sentences(tmp_path), pooling=pooling, dropout=0.25))
+    drops = [layer.p for layer in found[0].modules() if isinstance(layer, torch.nn.Dropout)]
+    assert len(drops) > 4 and set(drops) == {0.25}
+
+
 def test_padding_has_no_part_in_the_mean():
     class Encoder(torch.nn.Embedding):
         config = SimpleNamespace(hidden_size=4, hidden_dropout_prob=0.0)
