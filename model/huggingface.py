@@ -13,6 +13,7 @@ no gradient and receives none. `config.json` also says which shape was exported,
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,8 +86,17 @@ def export_model(directory: str | Path, config: BertConfig, weights: dict[str, T
     settings = {**export_config(config), EXPORTED_SHAPE: config.model_dump(mode="json")}
     state = export_weights(config, weights)
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
     (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    shutil.copymode(directory / "config.json", directory / "model.safetensors")  # save_file lets only its owner read
+
+
+def is_exported(directory: str | Path) -> bool:
+    """Whether `export_model` wrote the model there, or it was trained on from one that it wrote."""
+    try:
+        return EXPORTED_SHAPE in json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
 
 
 def import_model(directory: str | Path, seed: int = 0, **overrides) -> tuple[BertConfig, dict[str, Tensor]]:

@@ -10,12 +10,15 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from model.errors import UserError
-from model.huggingface import export_model
+from model.huggingface import export_model, is_exported
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.data import Corpus
 from pretrain.history import History
 from pretrain.model_card import model_card
+from pretrain.outputs import check_folder, complete_folder
 from pretrain.trained import open_corpus
+
+FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
 
 
 def export(path: Path, output: Path | None = None, corpus: str | None = None) -> Path:
@@ -25,18 +28,35 @@ def export(path: Path, output: Path | None = None, corpus: str | None = None) ->
     UserError when transformers has no model of this shape, or `output` holds something else.
     """
     checkpoint = find_checkpoint(path)
-    run_folder = checkpoint.parent.parent
-    output = output or run_folder / "huggingface"
-    if output.is_dir() and any(output.iterdir()) and not (output / "config.json").is_file():
-        raise UserError(f"{output} is not empty and no exported model; choose another --output")
+    run_folder = run_of(checkpoint)
+    if output is None:
+        if run_folder is None:
+            raise UserError(f"{path} lies in no run's folder; say where to write by --output")
+        output = run_folder / "huggingface"
+    check_output(output)
     state, run = load_checkpoint(checkpoint)
     opened = open_corpus(run, corpus, path)
-    export_model(output, state.config, {name: record.weight for name, record in state.records.items()})
-    export_tokenizer(output, opened, state.config.max_positions, state.config.type_vocab)
-    has_history = (run_folder / "metrics.jsonl").is_file()
+    has_history = run_folder is not None and (run_folder / "metrics.jsonl").is_file()
     history = History.read(run_folder, run["progress"]["step"]) if has_history else None
-    (output / "README.md").write_text(model_card(state.config, run, opened, history), "utf-8")
+    with complete_folder(output) as folder:
+        export_model(folder, state.config, {name: record.weight for name, record in state.records.items()})
+        export_tokenizer(folder, opened, state.config.max_positions, state.config.type_vocab)
+        (folder / "README.md").write_text(model_card(state.config, run, opened, history), "utf-8")
     return output
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The folder of the run whose checkpoint this is; None of one that was copied or grown to somewhere else."""
+    beside = checkpoint.resolve().parent
+    return beside.parent if beside.name == "checkpoints" else None
+
+
+def check_output(output: Path) -> None:
+    """Raises UserError unless `output` can be written and what it holds, if anything, is an earlier export."""
+    check_folder("--output", output)
+    held = {file.name for file in output.iterdir()} if output.is_dir() else set()
+    if held and not (held <= FILES and is_exported(output)):
+        raise UserError(f"{output} is not empty and no exported model of Espalier's alone; choose another --output")
 
 
 def export_tokenizer(output: Path, corpus: Corpus, max_length: int, num_types: int) -> None:

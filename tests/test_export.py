@@ -4,6 +4,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
@@ -117,12 +119,69 @@ def test_the_model_card_tells_recipe_data_losses_stages_and_changes(corpus, tmp_
         assert expected in card, expected
 
 
+def copied_checkpoint(corpus, folder):
+    """A checkpoint outside its run, in a folder whose parent holds another run's metrics."""
+    make_run(folder / "run", corpus)
+    (folder / "metrics.jsonl").write_text((folder / "run" / "metrics.jsonl").read_text())
+    (folder / "copies").mkdir()
+    return (folder / "run" / "checkpoints" / "step-00000040").rename(folder / "copies" / "alone")
+
+
 def test_a_checkpoint_without_its_run_exports_without_curves(corpus, tmp_path):
-    make_run(tmp_path / "run", corpus)
-    checkpoint = (tmp_path / "run" / "checkpoints" / "step-00000040").rename(tmp_path / "alone")
-    card = (export(checkpoint, tmp_path / "out") / "README.md").read_text()
+    card = (export(copied_checkpoint(corpus, tmp_path), tmp_path / "out") / "README.md").read_text()
     assert "## Stages" not in card
     assert "## Recipe" in card
+
+
+def test_a_checkpoint_without_its_run_needs_an_output(corpus, tmp_path, monkeypatch):
+    checkpoint = copied_checkpoint(corpus, tmp_path)
+    monkeypatch.chdir(checkpoint)
+    before = sorted(tmp_path.rglob("*"))
+    for path in (checkpoint, Path(".")):
+        with pytest.raises(UserError, match="lies in no run's folder; say where to write by --output"):
+            export(path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_checkpoint_of_a_run_exports_into_it_from_everywhere(corpus, tmp_path, monkeypatch):
+    make_run(tmp_path / "run", corpus)
+    monkeypatch.chdir(tmp_path / "run" / "checkpoints" / "step-00000040")
+    assert export(Path(".")) == tmp_path / "run" / "huggingface"
+
+
+def test_only_an_earlier_export_is_replaced_and_whole(corpus, tmp_path, monkeypatch):
+    make_run(tmp_path / "run", corpus)
+    folder = export(tmp_path / "run")
+    (folder / "README.md").write_text("of the export before")
+    monkeypatch.setattr("pretrain.export.export_tokenizer", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # it fails half-way
+        export(tmp_path / "run")
+    assert (folder / "README.md").read_text() == "of the export before"
+    assert not list(tmp_path.glob("run/*.partial"))
+    monkeypatch.undo()
+    export(tmp_path / "run")
+    assert (folder / "README.md").read_text() != "of the export before"
+
+    (folder / "model-00001-of-00002.safetensors").touch()
+    with pytest.raises(UserError, match="no exported model of Espalier's alone; choose another --output"):
+        export(tmp_path / "run")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match="no exported model of Espalier's alone"):
+        export(tmp_path / "run", foreign)
+    assert (foreign / "config.json").read_text() == '{"model_type": "bert"}'
+
+
+def test_all_files_may_be_read_by_the_same_people(corpus, tmp_path):
+    make_run(tmp_path / "run", corpus)
+    assert {file.stat().st_mode & 0o777 for file in export(tmp_path / "run").iterdir()} == {0o666 & ~umask()}
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def test_mistakes_are_one_line(corpus, tmp_path):

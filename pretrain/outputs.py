@@ -1,0 +1,59 @@
+"""Where verbs write: whether they can is found out before the work, and a folder takes its name when it is complete."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from model.errors import UserError
+
+
+def check_file(option: str, path: Path, example: str) -> None:
+    """Raises UserError where no file could be written to `path`, whose folders need not exist yet.
+
+    `example`: a name for the file, to suggest in the place of a folder.
+    """
+    with _explained(option, path):
+        if path.is_dir():
+            raise UserError(f"{option} {path} is a folder; name a file, such as {path / example}")
+        if path.exists():
+            path.open("a").close()
+        else:
+            _check_room(option, path)
+
+
+def check_folder(option: str, path: Path) -> None:
+    """Raises UserError where nothing could be written into the folder `path`, which need not exist yet."""
+    with _explained(option, path):
+        _check_room(option, path)
+
+
+def _check_room(option: str, path: Path) -> None:
+    above = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"{option} {path}: {above} is a file; name a folder, which need not exist yet")
+    tempfile.TemporaryFile(dir=above).close()
+
+
+@contextmanager
+def _explained(option: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as fault:
+        raise UserError(f"{option} {path} cannot be written: {fault.strerror}; name another place") from None
+
+
+@contextmanager
+def complete_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` to write into; it takes the place of `path` at the end, and after a failure is gone."""
+    path = path.resolve()
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
