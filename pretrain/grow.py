@@ -23,6 +23,7 @@ from pretrain.checkpoint.files import write_index, write_part
 from pretrain.engine.correlation import gradient_correlation
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import new_steps
+from pretrain.outputs import check_folder
 from pretrain.recipe.operators import AUTO, read_operators
 from pretrain.recipe.text import parse
 from pretrain.trained import open_corpus, saved_rows
@@ -40,6 +41,7 @@ def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> 
     """
     if out.exists():
         raise UserError(f"--out {out} exists already; name a new folder")
+    check_folder("--out", out)
     state, run = open_state(path)
     wanted = read_shape(to)
     chosen = read_operators([_read_operator(text) for text in operators or [AUTO]], state.config, wanted)
