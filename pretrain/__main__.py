@@ -261,9 +261,9 @@ def finetune(
     task: str,
     data: Path | None = None,
     seeds: int = 5,
-    lr: tuple[float, ...] = (5e-5,),
-    batch: tuple[int, ...] = (32,),
-    epochs: tuple[int, ...] = (3,),
+    lr: tuple[float, ...] = (),
+    batch: tuple[int, ...] = (),
+    epochs: tuple[int, ...] = (),
     grid: str | None = None,
     max_length: int | None = None,
     num_examples: int | None = None,
@@ -280,10 +280,10 @@ def finetune(
         task: sst2, cola, mrpc, stsb, rte, wnli, qnli, qqp, mnli, squad or squad2.
         data: A folder with GLUE's .tsv or SQuAD's .json files; the Hugging Face Hub when left out.
         seeds: How many seeds, from 0 on: they decide new weights, the order of the data and dropout.
-        lr: Peak learning rates; every combination with --batch and --epochs is run.
-        batch: Examples in a step.
-        epochs: Passes over the training data.
-        grid: What a paper searched, instead of the three: devlin, roberta, turc or swe.
+        lr: Peak learning rates, 5e-5 when left out; every combination with --batch and --epochs is run.
+        batch: Examples in a step, 32 when left out.
+        epochs: Passes over the training data, 3 when left out.
+        grid: What a paper searched, instead of these three: devlin, roberta, turc or swe.
         max_length: Tokens of an example; 128, or 384 for SQuAD, when left out.
         num_examples: Train on so many examples only.
         from_scratch: Start from random weights instead, to compare.
@@ -293,28 +293,31 @@ def finetune(
         output: A JSON file for the results.
     """
     from pretrain.finetune import run
+    from pretrain.finetune.results import table, write_results
     from pretrain.finetune.tasks import GRIDS, Grid
 
     if grid is not None and grid not in GRIDS:
         raise UserError(f"grid {grid!r} is unknown{nearest(grid, GRIDS)}; choose one of {', '.join(GRIDS)}")
+    if grid and (lr or batch or epochs):
+        raise UserError(f"--grid {grid} says which --lr, --batch and --epochs to try; leave out these, or --grid")
     run.check_counts(seeds=[seeds], num_examples=[num_examples], max_length=[max_length], batch=batch, epochs=epochs)
     run.check_rates(lr)
     run.check_dropout(dropout)
     if output is not None:
         run.check_output(output)
-    settings = (GRIDS[grid] if grid else Grid(lr, batch, epochs)).settings()
-    about = {
-        **{"checkpoint": str(checkpoint), "task": task, "pooling": pooling},
-        **{"from_scratch": from_scratch, "num_examples": num_examples, "dropout": dropout},
+    settings = (GRIDS[grid] if grid else Grid(lr or (5e-5,), batch or (32,), epochs or (3,))).settings()
+    how = {
+        **{"data": data, "max_length": max_length, "num_examples": num_examples, "from_scratch": from_scratch},
+        **{"precision": precision, "pooling": pooling, "dropout": dropout},
     }
-    options = (data, max_length, num_examples, from_scratch, precision, pooling, dropout)
+    about = {"checkpoint": str(checkpoint), "task": task, **how, "data": data and str(data)}
     results = []
-    for result in run.finetune(checkpoint, task, settings, range(seeds), *options):
+    for result in run.finetune(checkpoint, task, settings, range(seeds), **how):
         results.append(result)
         print(f"{result.settings}: {result.seconds:.0f} s", file=sys.stderr)
         if output is not None:
-            run.write_results(output, about, results)
-    print(run.table(results, seeds))
+            write_results(output, about, results)
+    print(table(results))
 
 
 def doctor() -> int:

@@ -47,6 +47,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, message):
         (["--lr", "3e-5", "0"], "--lr 0 is no learning rate; give a finite number above 0"),
         (["--lr", "nan"], "--lr nan is no learning rate"),
         (["--lr", "fast"], "['fast']; it takes [FLOAT [FLOAT ...]]; see ./launch.sh finetune --help"),
+        (["--grid", "devlin", "--lr", "1e-4"], "--grid devlin says which --lr, --batch and --epochs to try"),
         (["--dropout", "1"], "--dropout 1 is no share of states to drop; give 0 or more, below 1"),
         (["--output", "."], "--output . is a folder; name a file, such as results.json"),
         (["--output", "file/results.json"], "file, which is a file; name another"),

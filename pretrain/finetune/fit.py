@@ -25,6 +25,10 @@ POOL = 50
 """Batches are sorted by length within pools of so many, so that little is padding and the order stays random."""
 
 
+class Diverged(Exception):
+    """The model's outputs are no numbers any more."""
+
+
 @fast_fp32()
 def fit(model: nn.Module, features: Sequence[Features], settings: Settings, seed: int, pad_id: int, bf16: bool) -> None:
     """Trains `model` in place. The order of the data and dropout follow from `seed`."""
@@ -51,7 +55,7 @@ def fit(model: nn.Module, features: Sequence[Features], settings: Settings, seed
 
 @fast_fp32()
 def predict(model: nn.Module, features: Sequence[Features], batch: int, pad_id: int) -> tuple[np.ndarray, ...]:
-    """The model's logits for all features, in their order."""
+    """The model's logits for all features, in their order. Raises Diverged where one is no number."""
     device = next(model.parameters()).device
     model.eval()
     by_length = np.argsort([len(one["input_ids"]) for one in features], kind="stable")
@@ -64,6 +68,8 @@ def predict(model: nn.Module, features: Sequence[Features], batch: int, pad_id: 
             outputs = model(**{name: tensor.to(device) for name, tensor in inputs.items() if name not in LABELS})
             is_span = hasattr(outputs, "start_logits")
             values = (outputs.start_logits, outputs.end_logits) if is_span else (outputs.logits,)
+            if not all(value.isfinite().all() for value in values):
+                raise Diverged
             for place, row in enumerate(rows):
                 logits[row] = tuple(_widened(value[place], longest if is_span else 0) for value in values)
     return tuple(np.stack(kind) for kind in zip(*logits, strict=True))

@@ -1,55 +1,24 @@
-"""The verb `finetune`: one task, several seeds, one or several settings; median and spread of the official metrics."""
+"""The verb `finetune`: one task, by one or several settings, with several seeds each."""
 
 import contextlib
-import json
 import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean, median
-from typing import Any
 
 import torch
 
 from model.errors import UserError, nearest
-from pretrain.export import export
-from pretrain.finetune.fit import fit, predict
+from pretrain.finetune.fit import Diverged, fit, predict
 from pretrain.finetune.glue import Glue
-from pretrain.finetune.pooling import MeanPooled
+from pretrain.finetune.pretrained import Pretrained, model_folder
+from pretrain.finetune.results import Result
 from pretrain.finetune.squad import Squad
 from pretrain.finetune.tasks import TASKS, GlueTask, Settings
 
 PREDICT_BATCH = 64
-DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
-"""What BERT's kin and DistilBERT's call them in their configs."""
-Scores = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Result:
-    settings: Settings
-    scores: tuple[Scores, ...]
-    """Of each seed."""
-    seconds: float
-
-    def values(self, metric: str) -> list[float]:
-        return [scores[metric] for scores in self.scores]
-
-    @property
-    def score(self) -> float:
-        """What the best settings are chosen by: the median of each metric, averaged over the metrics as GLUE does."""
-        return fmean(median(self.values(metric)) for metric in self.scores[0])
-
-    def to_json(self) -> dict[str, Any]:
-        spread = {
-            metric: {"median": median(values), "low": min(values), "high": max(values)}
-            for metric in self.scores[0]
-            for values in [self.values(metric)]
-        }
-        return {"settings": asdict(self.settings), **spread, "seeds": self.scores, "seconds": self.seconds}
 
 
 def finetune(
@@ -67,9 +36,8 @@ def finetune(
 ) -> Iterator[Result]:
     """Fine-tunes a checkpoint (of ours, or a folder of transformers) with all seeds of one settings after the other.
 
-    `num_examples`: only so many of the training examples, the same for every seed. `from_scratch`: the same shape with
-    random weights, for comparison. `precision`: bf16 or fp32; left out, bf16 where a GPU has it. `pooling`: what a
-    sentence is told by, the state of [CLS] or the mean of all. `dropout`: the checkpoint's own when left out.
+    `num_examples`: only so many of the training examples, the same for every seed. `precision`: bf16 or fp32; left out,
+    bf16 where a GPU has it. `from_scratch`, `pooling`, `dropout`: as in `Pretrained`.
     """
     problem = open_task(task, data, max_length)
     if pooling == "mean" and isinstance(problem, Squad):
@@ -77,9 +45,8 @@ def finetune(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bf16 = precision == "bf16" if precision else device.type == "cuda" and torch.cuda.is_bf16_supported()
     with model_folder(checkpoint) as folder, _quiet():
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        pretrained = Pretrained(folder, from_scratch, pooling, dropout)
+        tokenizer = pretrained.tokenizer()
         problem.max_length = min(problem.max_length, tokenizer.model_max_length)
         features = problem.training_features(tokenizer)
         if num_examples and num_examples < len(features):
@@ -89,10 +56,13 @@ def finetune(
             start = time.perf_counter()
             scores = []
             for seed in seeds:
-                model = _model(problem, folder, seed, from_scratch, pooling, dropout).to(device)
+                model = pretrained.model(problem, seed).to(device)
                 fit(model, features, one, seed, tokenizer.pad_token_id, bf16)
                 score = partial(predict, model, batch=PREDICT_BATCH, pad_id=tokenizer.pad_token_id)
-                scores.append(problem.score(tokenizer, score))
+                try:
+                    scores.append(problem.score(tokenizer, score))
+                except Diverged:
+                    scores.append(None)
             yield Result(one, tuple(scores), time.perf_counter() - start)
 
 
@@ -107,41 +77,6 @@ def open_task(name: str, data: Path | None, max_length: int | None) -> Glue | Sq
 
 
 @contextlib.contextmanager
-def model_folder(checkpoint: Path) -> Iterator[Path]:
-    """A folder that transformers opens: `checkpoint` itself, or its export, which goes away again."""
-    if (checkpoint / "config.json").is_file():
-        yield checkpoint
-    else:
-        with tempfile.TemporaryDirectory() as exported:
-            yield export(checkpoint, Path(exported))
-
-
-def _model(
-    problem: Glue | Squad, folder: Path, seed: int, from_scratch: bool, pooling: str, dropout: float | None
-) -> torch.nn.Module:
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(folder, num_labels=problem.num_outputs, local_files_only=True)
-    if dropout is not None:
-        for name in DROPOUTS:
-            if hasattr(config, name):
-                setattr(config, name, dropout)
-    torch.manual_seed(seed)
-    if pooling == "mean":
-        return MeanPooled(_load("AutoModel", folder, config, from_scratch), problem.num_outputs)
-    return _load(problem.architecture, folder, config, from_scratch)
-
-
-def _load(architecture: str, folder: Path, config: Any, from_scratch: bool) -> torch.nn.Module:
-    import transformers
-
-    auto = getattr(transformers, architecture)
-    if from_scratch:
-        return auto.from_config(config)
-    return auto.from_pretrained(folder, config=config, local_files_only=True)
-
-
-@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what transformers prints at every load: that a head is new, which fine-tuning is all about."""
     try:
@@ -151,8 +86,10 @@ def _quiet() -> Iterator[None]:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    yield
-    logging.set_verbosity(verbosity)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def check_counts(**options: Sequence[int | None]) -> None:
@@ -190,26 +127,3 @@ def check_output(path: Path) -> None:
             tempfile.TemporaryFile(dir=above).close()
     except OSError as fault:
         raise UserError(f"--output {path} cannot be written: {fault.strerror}; name another file") from None
-
-
-def write_results(path: Path, about: dict[str, Any], results: Sequence[Result]) -> None:
-    """Writes all results as JSON, the best settings first; `about`: what was fine-tuned, and on what."""
-    ordered = sorted(results, key=lambda result: -result.score)
-    text = json.dumps({**about, "results": [result.to_json() for result in ordered]}, indent=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", "utf-8")
-
-
-def table(results: Sequence[Result], num_seeds: int) -> str:
-    """Median (lowest to highest) of every metric, one line for each settings, the best one marked."""
-    best = max(results, key=lambda result: result.score)
-    lines = []
-    for result in results:
-        spreads = [
-            f"{metric} {median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
-            for metric in result.scores[0]
-            for values in [result.values(metric)]
-        ]
-        mark = "  <- best" if result is best and len(results) > 1 else ""
-        lines.append(f"{result.settings}: {', '.join(spreads)}{mark}")
-    return "\n".join([*lines, f"median (lowest to highest) of {num_seeds} seeds on the dev set"])

@@ -7,7 +7,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from model.errors import UserError
-from pretrain.finetune.run import finetune, model_folder, open_task
+from pretrain.finetune.pretrained import model_folder
+from pretrain.finetune.run import finetune, open_task
 from pretrain.finetune.tasks import Settings
 from tests.run_on_disk import make_corpus, make_run
 

@@ -1,0 +1,104 @@
+"""What is fine-tuned: a folder that transformers opens, by its tokenizer, its weights or its shape alone."""
+
+import contextlib
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.errors import UserError
+from pretrain.export import export
+from pretrain.finetune.glue import Glue
+from pretrain.finetune.pooling import MeanPooled
+from pretrain.finetune.squad import Squad
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model of transformers to start from, and how. Raises UserError where it cannot be opened."""
+
+    folder: Path
+    from_scratch: bool = False
+    """The same shape with random weights, for comparison."""
+    pooling: str = "cls"
+    """What a sentence is told by: the state of [CLS], or the `mean` of all."""
+    dropout: float | None = None
+    """Everywhere; the folder's own where it is None."""
+
+    def config(self, **changes: Any) -> Any:
+        from transformers import AutoConfig
+
+        with _opening(self.folder):
+            config = AutoConfig.from_pretrained(self.folder, **changes, local_files_only=True)
+        if self.dropout is not None:
+            names = [name for name in vars(config) if "dropout" in name or name.endswith("pdrop")]
+            if not names:
+                raise UserError(f"{self.folder}/config.json has no dropout to set to {self.dropout:g}; leave it out")
+            for name in names:
+                setattr(config, name, self.dropout)
+        return config
+
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        num_embedded, num_positions = _sizes(self.config())
+        with _opening(self.folder):
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up where there is none
+            raise UserError(f"{self.folder} has no tokenizer; put the model's tokenizer.json or vocab.txt there")
+        if len(tokenizer) > num_embedded:
+            raise UserError(
+                f"{self.folder} has a tokenizer of {len(tokenizer):,} entries for a model of {num_embedded:,}; "
+                "put the model's own there"
+            )
+        if tokenizer.pad_token_id is None:
+            raise UserError(f"{self.folder} has a tokenizer without a padding token; name a model of BERT's kind")
+        tokenizer.model_max_length = min(tokenizer.model_max_length, num_positions)
+        return tokenizer
+
+    def model(self, problem: Glue | Squad, seed: int) -> torch.nn.Module:
+        """With a head for the task, whose weights the seed decides, and with `from_scratch` all others."""
+        config = self.config(num_labels=problem.num_outputs)
+        torch.manual_seed(seed)
+        if self.pooling == "mean":
+            return MeanPooled(self._load("AutoModel", config), problem.num_outputs)
+        return self._load(problem.architecture, config)
+
+    def _load(self, architecture: str, config: Any) -> torch.nn.Module:
+        import transformers
+
+        auto = getattr(transformers, architecture)
+        if self.from_scratch:
+            return auto.from_config(config)
+        with _opening(self.folder):
+            return auto.from_pretrained(self.folder, config=config, local_files_only=True)
+
+
+def _sizes(config: Any) -> tuple[int, int]:
+    """Entries of the word table, and positions, which some families do not limit."""
+    return config.vocab_size, getattr(config, "max_position_embeddings", math.inf)
+
+
+@contextlib.contextmanager
+def _opening(folder: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as fault:
+        reason = " ".join(str(fault).split())[:160]
+        raise UserError(f"{folder} cannot be opened as a model of transformers: {reason}") from None
+
+
+@contextlib.contextmanager
+def model_folder(checkpoint: Path) -> Iterator[Path]:
+    """A folder that transformers opens: `checkpoint` itself, or its export, which goes away again."""
+    if (checkpoint / "config.json").is_file():
+        yield checkpoint
+    else:
+        with tempfile.TemporaryDirectory() as exported:
+            yield export(checkpoint, Path(exported))

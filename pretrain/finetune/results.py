@@ -1,0 +1,76 @@
+"""What fine-tuning gave: median and spread over the seeds, as a table and as JSON."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from pretrain.finetune.tasks import Settings
+
+Scores = dict[str, float]
+"""Of one seed, by the metrics' names."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one settings."""
+
+    settings: Settings
+    scores: tuple[Scores | None, ...]
+    """Of each seed; None where it diverged: the model's outputs were no numbers any more."""
+    seconds: float
+    scored_on: str = "the dev set"
+
+    def values(self, metric: str) -> list[float]:
+        return [scores[metric] for scores in self.scores if scores]
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(next(filter(None, self.scores), {}))
+
+    @property
+    def num_diverged(self) -> int:
+        return self.scores.count(None)
+
+    @property
+    def score(self) -> float:
+        """What the best settings are chosen by: the median of each metric, averaged over the metrics as GLUE does.
+
+        Settings by which a seed diverged are never better than others."""
+        return -math.inf if self.num_diverged else fmean(median(self.values(metric)) for metric in self.metrics)
+
+    def to_json(self) -> dict[str, Any]:
+        spread = {
+            metric: {"median": median(values), "low": min(values), "high": max(values)}
+            for metric in self.metrics
+            for values in [self.values(metric)]
+        }
+        return {"settings": asdict(self.settings), **spread, "seeds": self.scores, "seconds": self.seconds}
+
+    def __str__(self) -> str:
+        spreads = [
+            f"{metric} {median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
+            for metric in self.metrics
+            for values in [self.values(metric)]
+        ]
+        diverged = [f"{self.num_diverged} of {len(self.scores)} seeds diverged"] if self.num_diverged else []
+        return f"{self.settings}: {', '.join(spreads + diverged)}"
+
+
+def table(results: Sequence[Result]) -> str:
+    """Median (lowest to highest) of every metric, one line for each settings, the best one marked."""
+    best = max(results, key=lambda result: result.score)
+    marks = ["  <- best" if result is best and len(results) > 1 else "" for result in results]
+    lines = [f"{result}{mark}" for result, mark in zip(results, marks, strict=True)]
+    return "\n".join([*lines, f"median (lowest to highest) of {len(best.scores)} seeds on {best.scored_on}"])
+
+
+def write_results(path: Path, about: dict[str, Any], results: Sequence[Result]) -> None:
+    """Writes all results as JSON, the best settings first; `about`: what was fine-tuned, and on what."""
+    ordered = sorted(results, key=lambda result: -result.score)
+    written = {**about, "scored_on": ordered[0].scored_on, "results": [result.to_json() for result in ordered]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(written, indent=1, allow_nan=False) + "\n", "utf-8")
