@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,9 +11,10 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from model.errors import UserError, nearest
 from pretrain import signals
-from pretrain.arguments import run_verb
+from pretrain.arguments import check_counts, read_span, run_verb
 from pretrain.data.prepare import PrepareOptions
 from pretrain.exits import Stop, leave
+from pretrain.outputs import check_file, check_folder
 
 # Every verb imports what it needs itself, so that `--help` and `plan` do not wait for torch.
 
@@ -91,7 +93,7 @@ def train(
 
     loaded = load_recipe(recipe, overrides)
     folder = runs / (name or loaded.name)
-    span = _span(profile_steps)
+    span = read_span("--profile-steps", profile_steps)
     if dry_run:
         from pretrain.preflight import check_run
 
@@ -110,16 +112,6 @@ def train(
             train_recipe(loaded, folder, hooks)
 
 
-def _span(text: str) -> tuple[int, int] | None:
-    """`100:110` -> (100, 110)."""
-    if not text:
-        return None
-    first, _, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and 0 < int(first) < int(last)):
-        raise UserError(f"--profile-steps {text!r} is no span of steps; write FIRST:LAST, for example 100:110")
-    return int(first), int(last)
-
-
 def evaluate(checkpoint: CheckpointPath, /, corpus: str | None = None, rows: int = 256) -> None:
     """Print validation loss and accuracy of a checkpoint.
 
@@ -131,6 +123,7 @@ def evaluate(checkpoint: CheckpointPath, /, corpus: str | None = None, rows: int
     from pretrain.engine.distributed import process_group
     from pretrain.train import evaluate_checkpoint
 
+    check_counts(rows=[rows])
     with process_group():
         result = evaluate_checkpoint(checkpoint, corpus, rows)
     print(json.dumps({"valid_loss": result.loss, "valid_accuracy": result.accuracy, "rows": rows}))
@@ -149,6 +142,7 @@ def fill(
     from pretrain.fill import Filler, fill_text
     from pretrain.trained import open_trained
 
+    check_counts(guesses=[guesses])
     trained = open_trained(checkpoint)
     for probability, filled in fill_text(Filler(trained.model, trained.corpus), text, guesses):
         print(f"{probability:6.1%}  {filled}")
@@ -185,6 +179,9 @@ def profile(
         json_file: Also write the rows of the comparison here.
         out: Folder for the results.
     """
+    check_counts(steps=[steps], rounds=[rounds])
+    check_folder("--out", out)
+    check_file("--json", json_file, "rows.json")
     if against == "huggingface":
         from pretrain.profile.table import profile_against_hugging_face
 
@@ -252,6 +249,7 @@ def report(run: Annotated[Positional[Path], arg(name="run", metavar="RUN")], /, 
     """
     from pretrain.report import write_report
 
+    check_file("--output", output, "report.html")
     print(write_report(run, output))
 
 
@@ -300,11 +298,10 @@ def finetune(
         raise UserError(f"grid {grid!r} is unknown{nearest(grid, GRIDS)}; choose one of {', '.join(GRIDS)}")
     if grid and (lr or batch or epochs):
         raise UserError(f"--grid {grid} says which --lr, --batch and --epochs to try; leave out these, or --grid")
-    run.check_counts(seeds=[seeds], num_examples=[num_examples], max_length=[max_length], batch=batch, epochs=epochs)
+    check_counts(seeds=[seeds], num_examples=[num_examples], max_length=[max_length], batch=batch, epochs=epochs)
     run.check_rates(lr)
     run.check_dropout(dropout)
-    if output is not None:
-        run.check_output(output)
+    check_file("--output", output, "results.json")
     settings = (GRIDS[grid] if grid else Grid(lr or (5e-5,), batch or (32,), epochs or (3,))).settings()
     how = {
         **{"data": data, "max_length": max_length, "num_examples": num_examples, "from_scratch": from_scratch},
@@ -355,10 +352,10 @@ def compare(
         out: Folder for table, picture, page and JSON.
     """
     from pretrain.compare.training import check_comparable, train_missing
-    from pretrain.compare.verb import check_out
     from pretrain.compare.verb import compare as compare_runs
 
-    check_out(out)
+    check_counts(seeds=[seeds])
+    check_folder("--out", out)
     if recipes:
         check_comparable(recipes.split(","), overrides, nproc)
         folders = tuple(train_missing(recipes.split(","), seeds, overrides, minutes, runs, nproc))
@@ -384,14 +381,12 @@ def main(arguments: list[str]) -> int:
             known = ", ".join(["demo", "test", *VERBS])
             raise UserError(f"verb {arguments[0]!r} is unknown{nearest(arguments[0], VERBS)}; choose one of {known}")
         run_verb(VERBS, arguments, "./launch.sh", DESCRIPTION)
-    except Stop as stop:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"espalier: {stop}", file=sys.stderr)
-        return leave(stop.code)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"espalier: {error}", file=sys.stderr)
-        return 2
+        return leave(error.code) if isinstance(error, Stop) else 2
+    except KeyboardInterrupt:  # of `train` only before it listens for signals
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # `plan ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:

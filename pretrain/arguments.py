@@ -3,7 +3,7 @@
 import functools
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tyro
 
@@ -37,6 +37,24 @@ def run_verb(verbs: dict[str, Callable], arguments: list[str], prog: str, descri
         raise UserError(f"{_one_line(box.getvalue())}; see {' '.join([prog, verb]).strip()} --help") from None
     finally:
         sys.stderr = stderr
+
+
+def check_counts(**options: Sequence[int | None]) -> None:
+    """Raises UserError for a number below 1; None is an option left out."""
+    for option, counts in options.items():
+        for count in counts:
+            if count is not None and count < 1:
+                raise UserError(f"--{option.replace('_', '-')} {count} is too few; give at least 1")
+
+
+def read_span(option: str, text: str) -> tuple[int, int] | None:
+    """`100:110` -> (100, 110); nothing -> None."""
+    if not text:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and 0 < int(first) < int(last)):
+        raise UserError(f"{option} {text!r} is no span of steps; write FIRST:LAST, for example 100:110")
+    return int(first), int(last)
 
 
 def _one_line(box: str) -> str:

@@ -99,8 +99,11 @@ class Filler:
 def fill_text(filler: Filler, text: str, num_guesses: int) -> list[tuple[float, str]]:
     """The most likely completions of a text with [MASK]: (probability, text). For characters, per letter.
 
-    Raises UserError when there is no [MASK], or several with a character vocabulary, or the text is too long.
+    Raises UserError when there is no [MASK], or several with a character vocabulary, or the text is too long or
+    no UTF-8.
     """
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes of the command line that Python could not read
+        raise UserError(f"the text {text!r} is not UTF-8; write it in this encoding")
     if MASK not in text:
         raise UserError(f"the text {text!r} has no {MASK}; write one where a word is to be guessed")
     spells = blank_id(filler.corpus) is not None

@@ -9,11 +9,13 @@ from pathlib import Path
 from model.errors import UserError
 
 
-def check_file(option: str, path: Path, example: str) -> None:
-    """Raises UserError where no file could be written to `path`, whose folders need not exist yet.
+def check_file(option: str, path: Path | None, example: str) -> None:
+    """Raises UserError where no file could be written to `path`, whose folders need not exist yet; None is left out.
 
     `example`: a name for the file, to suggest in the place of a folder.
     """
+    if path is None:
+        return
     with _explained(option, path):
         if path.is_dir():
             raise UserError(f"{option} {path} is a folder; name a file, such as {path / example}")
@@ -32,7 +34,7 @@ def check_folder(option: str, path: Path) -> None:
 def _check_room(option: str, path: Path) -> None:
     above = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     if not above.is_dir():
-        raise UserError(f"{option} {path}: {above} is a file; name a folder, which need not exist yet")
+        raise UserError(f"{option} {path}: {above} is a file and no folder; name another place")
     tempfile.TemporaryFile(dir=above).close()
 
 

@@ -38,8 +38,9 @@ MAX_EVENTS = 200
 
 def write_report(folder: Path, output: Path | None = None) -> Path:
     """Writes `report.html` into a run's folder, or to `output`. Raises UserError when the folder holds no run."""
-    output = output or RunFolder(folder).report
-    output.write_text(page(folder, History.read(folder)), "utf-8")
+    output, text = output or RunFolder(folder).report, page(folder, History.read(folder))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text, "utf-8")
     return output
 
 

@@ -50,8 +50,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, message):
         (["--grid", "devlin", "--lr", "1e-4"], "--grid devlin says which --lr, --batch and --epochs to try"),
         (["--dropout", "1"], "--dropout 1 is no share of states to drop; give 0 or more, below 1"),
         (["--output", "."], "--output . is a folder; name a file, such as results.json"),
-        (["--output", "file/results.json"], "file, which is a file; name another"),
-        (["--output", "file/below/results.json"], "file, which is a file; name another"),
+        (["--output", "file/results.json"], "file is a file and no folder; name another place"),
+        (["--output", "file/below/results.json"], "file is a file and no folder; name another place"),
         (["--output", "n" * 300], "nn cannot be written: File name too long"),
         (["--output", "new/results.json"], "task 'none' is unknown"),
     ],
@@ -74,6 +74,15 @@ def test_finetune_finds_a_folder_that_it_may_not_write_to(monkeypatch, capsys):
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     assert main(["finetune", "runs/none", "--task", "none", "--output", "results.json"]) == 2
     assert "--output results.json cannot be written: Permission denied" in capsys.readouterr().err
+
+
+def test_an_interrupted_verb_ends_without_a_traceback(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pretrain.plan.print_plan", interrupted)
+    assert main(["plan", "base"]) == 130
+    assert capsys.readouterr() == ("", "")
 
 
 def test_help_names_every_verb(capsys):

@@ -117,6 +117,7 @@ def test_masks_among_words(words):
         ("the cat", "has no [MASK]"),
         ("the [MASK] and [MASK]", "one [MASK] at a time"),
         ("the cat " * 20 + "[MASK]", "this model reads 38 at most"),
+        (b"a\xff [MASK]".decode(errors="surrogateescape"), r"the text 'a\udcff [MASK]' is not UTF-8"),
     ],
 )
 def test_what_cannot_be_filled_is_explained(characters, text, message):

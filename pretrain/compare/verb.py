@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.errors import UserError
 from pretrain.compare.judge import Line, judge
 from pretrain.compare.page import write_page
 from pretrain.compare.picture import draw
@@ -31,10 +30,3 @@ def compare(paths: Sequence[Path], out: Path, scale: str, baseline: Sequence[str
     print_table(lines)
     print(f"{out / 'compare.html'}, compare.png and compare.json beside it")
     return lines
-
-
-def check_out(out: Path) -> None:
-    """Raises UserError where a file is in the way of the folder `out`: before runs are read, or trained for hours."""
-    in_the_way = next((path for path in (out, *out.parents) if path.is_file()), None)
-    if in_the_way:
-        raise UserError(f"--out {out}: {in_the_way} is a file; name a folder, which need not exist yet")

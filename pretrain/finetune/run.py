@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -92,14 +91,6 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def check_counts(**options: Sequence[int | None]) -> None:
-    """Raises UserError for a number below 1; None is an option left out."""
-    for option, counts in options.items():
-        for count in counts:
-            if count is not None and count < 1:
-                raise UserError(f"--{option.replace('_', '-')} {count} is too few; give at least 1")
-
-
 def check_rates(rates: Sequence[float]) -> None:
     """Raises UserError for a learning rate that is not a positive, finite number."""
     for rate in rates:
@@ -111,19 +102,3 @@ def check_dropout(dropout: float | None) -> None:
     """Raises UserError for what is no probability; None is the option left out."""
     if dropout is not None and not 0 <= dropout < 1:
         raise UserError(f"--dropout {dropout:g} is no share of states to drop; give 0 or more, below 1, such as 0.1")
-
-
-def check_output(path: Path) -> None:
-    """Raises UserError where `write_results` could not write a file."""
-    try:
-        if path.is_dir():
-            raise UserError(f"--output {path} is a folder; name a file, such as {path / 'results.json'}")
-        above = next(parent for parent in path.absolute().parents if parent.exists())
-        if not above.is_dir():
-            raise UserError(f"--output {path} lies under {above}, which is a file; name another")
-        if path.exists():
-            path.open("a").close()
-        else:
-            tempfile.TemporaryFile(dir=above).close()
-    except OSError as fault:
-        raise UserError(f"--output {path} cannot be written: {fault.strerror}; name another file") from None

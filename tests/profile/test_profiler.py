@@ -5,7 +5,7 @@ import json
 import pytest
 
 from model.errors import UserError
-from pretrain.__main__ import _span
+from pretrain.arguments import read_span
 from pretrain.engine.compilation import compile_blocks
 from pretrain.profile.hook import Profiler, parts
 from pretrain.profile.measure import single_stage
@@ -46,8 +46,8 @@ def test_a_compiled_block_has_one_line_for_all_its_parts():
 
 
 def test_a_span_of_steps():
-    assert _span("100:110") == (100, 110)
-    assert _span("") is None
+    assert read_span("--profile-steps", "100:110") == (100, 110)
+    assert read_span("--profile-steps", "") is None
     for wrong in ("100", "5:5", "a:b", "0:3"):
         with pytest.raises(UserError, match="--profile-steps"):
-            _span(wrong)
+            read_span("--profile-steps", wrong)
