@@ -14,10 +14,12 @@ no gradient and receives none. `config.json` also says which shape was exported,
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -110,8 +112,9 @@ def import_model(directory: str | Path, seed: int = 0, **overrides) -> tuple[Ber
             raise UserError(
                 f"{directory} has no {file}; save the model there with save_pretrained (safetensors, one file)"
             )
-    state = {_modern_name(name): tensor for name, tensor in load_file(directory / "model.safetensors").items()}
-    settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    with opening(directory):
+        state = {_modern_name(name): tensor for name, tensor in load_file(directory / "model.safetensors").items()}
+        settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     exported = _exported_shape(settings, state)
     if exported is None:
         sentence_head = any("pooler" in name for name in state)
@@ -119,6 +122,18 @@ def import_model(directory: str | Path, seed: int = 0, **overrides) -> tuple[Ber
     else:
         config = exported.replace(**overrides)
     return config, import_weights(config, state, seed)
+
+
+@contextmanager
+def opening(directory: Path) -> Iterator[None]:
+    """Inside, whatever is wrong with the files in `directory` becomes a UserError."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as fault:
+        reason = str(fault).partition("\n")[0]
+        raise UserError(
+            f"{directory} cannot be opened as a model of transformers ({reason}); copy it again, or save it anew"
+        ) from None
 
 
 def _exported_shape(settings: dict, state: dict[str, Tensor]) -> BertConfig | None:

@@ -218,6 +218,15 @@ def test_shapes_without_a_counterpart_are_refused(changes, message):
         export_weights(config, {})
 
 
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_damaged_file_is_one_line(tmp_path, file):
+    config = small_config()
+    export_model(tmp_path, config, logical_weights(config))
+    (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"cannot be opened as a model of transformers \(.+\); copy it again"):
+        import_model(tmp_path)
+
+
 def test_foreign_models_are_refused(tmp_path):
     with pytest.raises(UserError, match="has no config.json"):
         import_model(tmp_path)
