@@ -144,7 +144,7 @@ def fill(
 
     check_counts(guesses=[guesses])
     trained = open_trained(checkpoint)
-    for probability, filled in fill_text(Filler(trained.model, trained.corpus), text, guesses):
+    for probability, filled in fill_text(Filler(trained.model, trained.vocabulary), text, guesses):
         print(f"{probability:6.1%}  {filled}")
 
 

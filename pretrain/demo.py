@@ -24,7 +24,7 @@ from pretrain.data.hashing import hash_of
 from pretrain.fill import Filler, blank_id
 from pretrain.recipe.schema import Recipe
 from pretrain.run_folder import RunFolder
-from pretrain.trained import open_trained
+from pretrain.trained import open_corpus, open_trained
 
 NUM_SHOWN = 3
 NUM_GUESSES = 3
@@ -38,15 +38,16 @@ def show(folder: Path) -> None:
     run_folder = RunFolder(folder.resolve())
     summary = json.loads(run_folder.summary.read_text("utf-8"))
     trained = open_trained(folder)
+    corpus = open_corpus(trained.run, None, folder)
     recipe = Recipe.model_validate(trained.run["recipe"])
     sequence = trained.run["sequence"]
 
     console = Console(highlight=False)
     console.print()
     console.print(stage_table(summary))
-    console.print(validation_table(summary, run_folder, trained.corpus, recipe, sequence))
-    words = list(islice(held_out_words(trained.corpus, sequence - 2), NUM_SCORED))
-    show_guesses(console, Filler(trained.model, trained.corpus), words)
+    console.print(validation_table(summary, run_folder, corpus, recipe, sequence))
+    words = list(islice(held_out_words(corpus, sequence - 2), NUM_SCORED))
+    show_guesses(console, Filler(trained.model, corpus), words)
     for label, value in {
         "run folder": run_folder.path,
         "loss curve": run_folder.plot,
@@ -89,7 +90,7 @@ def show_guesses(console: Console, filler: Filler, words: list["HeldOutWord"]) -
     guesses = guess_words(filler, words)
     console.print("[bold]Words masked in held-out text[/]")
     for word, (best, *others) in islice(zip(words, guesses, strict=True), NUM_SHOWN):
-        before, after = word.surroundings(filler.corpus)
+        before, after = word.surroundings(filler.vocabulary)
         console.print(Padding(Text.assemble(before, ("_" * len(word.text), "bold"), after), INDENT))
         runners_up = ", ".join(f"{text} {probability:.0%}" for probability, text in others)
         console.print(
@@ -168,8 +169,8 @@ def words_of(corpus: Corpus, sentence: tuple[int, ...]) -> list[HeldOutWord]:
 
 def guess_words(filler: Filler, words: list[HeldOutWord]) -> list[list[tuple[float, str]]]:
     """For every word the model's guesses, best first: (probability, text)."""
-    beams = filler.fill([word.masked(filler.corpus.special.mask) for word in words], NUM_GUESSES)
-    decode = filler.corpus.tokenizer.decode
+    beams = filler.fill([word.masked(filler.vocabulary.special.mask) for word in words], NUM_GUESSES)
+    decode = filler.vocabulary.tokenizer.decode
     return [
         [(math.exp(guess.log_probability), decode(list(guess.ids[word.first : word.last]))) for guess in beam]
         for word, beam in zip(words, beams, strict=True)

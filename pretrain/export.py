@@ -12,11 +12,11 @@ from tokenizers.processors import TemplateProcessing
 from model.errors import UserError
 from model.huggingface import export_model, is_exported
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
-from pretrain.data import Corpus
+from pretrain.data import Vocabulary
 from pretrain.history import History
 from pretrain.model_card import model_card
 from pretrain.outputs import check_folder, complete_folder
-from pretrain.trained import open_corpus
+from pretrain.trained import open_vocabulary
 
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
 
@@ -35,13 +35,13 @@ def export(path: Path, output: Path | None = None, corpus: str | None = None) ->
         output = run_folder / "huggingface"
     check_output(output)
     state, run = load_checkpoint(checkpoint)
-    opened = open_corpus(run, corpus, path)
+    vocabulary = open_vocabulary(run, corpus, checkpoint)
     has_history = run_folder is not None and (run_folder / "metrics.jsonl").is_file()
     history = History.read(run_folder, run["progress"]["step"]) if has_history else None
     with complete_folder(output) as folder:
         export_model(folder, state.config, {name: record.weight for name, record in state.records.items()})
-        export_tokenizer(folder, opened, state.config.max_positions, state.config.type_vocab)
-        (folder / "README.md").write_text(model_card(state.config, run, opened, history), "utf-8")
+        export_tokenizer(folder, vocabulary, state.config.max_positions, state.config.type_vocab)
+        (folder / "README.md").write_text(model_card(state.config, run, vocabulary, history), "utf-8")
     return output
 
 
@@ -59,14 +59,14 @@ def check_output(output: Path) -> None:
         raise UserError(f"{output} is not empty and no exported model of Espalier's alone; choose another --output")
 
 
-def export_tokenizer(output: Path, corpus: Corpus, max_length: int, num_types: int) -> None:
-    """The corpus's own tokenizer; it frames texts as pretraining did: [CLS] first [SEP], and second [SEP] for pairs."""
-    tokenizer = Tokenizer.from_file(str(corpus.directory / "tokenizer.json"))
+def export_tokenizer(output: Path, vocabulary: Vocabulary, max_length: int, num_types: int) -> None:
+    """The model's own tokenizer; it frames texts as pretraining did: [CLS] first [SEP], and second [SEP] for pairs."""
+    tokenizer, special = Tokenizer.from_str(vocabulary.tokenizer.to_str()), vocabulary.special
     second = min(1, num_types - 1)
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
         pair=f"[CLS]:0 $A:0 [SEP]:0 $B:{second} [SEP]:{second}",
-        special_tokens=[("[CLS]", corpus.special.cls), ("[SEP]", corpus.special.sep)],
+        special_tokens=[("[CLS]", special.cls), ("[SEP]", special.sep)],
     )
     tokenizer.save(str(output / "tokenizer.json"))
     settings = {

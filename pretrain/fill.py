@@ -16,7 +16,7 @@ from torch import Tensor
 from model.batch import Batch
 from model.bert import BertForPreTraining
 from model.errors import UserError
-from pretrain.data import Corpus
+from pretrain.data import Vocabulary
 from pretrain.data.tokenizer import BLANK
 
 MASK = "[MASK]"
@@ -34,12 +34,12 @@ class Guess:
 class Filler:
     """Fills masked tokens one after the other, the surest first, each in the light of those filled before."""
 
-    def __init__(self, model: BertForPreTraining, corpus: Corpus):
-        self.model, self.corpus = model, corpus
+    def __init__(self, model: BertForPreTraining, vocabulary: Vocabulary):
+        self.model, self.vocabulary = model, vocabulary
 
     def fill(self, rows: Sequence[Sequence[int]], num_guesses: int = 1) -> list[list[Guess]]:
         """For every row of token ids (no [CLS], [SEP]) its best fillings, best first: a beam search of that width."""
-        mask = self.corpus.special.mask
+        mask = self.vocabulary.special.mask
         beams = [[Guess(tuple(row), 0.0)] for row in rows]
         while unfinished := [beam for beam in beams if mask in beam[0].ids]:
             guesses = [guess for beam in unfinished for guess in beam]
@@ -75,7 +75,7 @@ class Filler:
         return continued
 
     def _batch(self, guesses: list[Guess]) -> Batch:
-        special = self.corpus.special
+        special = self.vocabulary.special
         length = max(len(guess.ids) for guess in guesses) + 2
         longest = self.model.config.max_positions
         if length > longest:
@@ -88,9 +88,9 @@ class Filler:
     @cached_property
     def _forbidden(self) -> Tensor:
         """[V] minus infinity for what is no word, or of characters no letter or digit of one; 0 for the rest."""
-        corpus = self.corpus
-        tokens = [corpus.tokenizer.id_to_token(id) for id in range(corpus.vocab_size)]
-        fits = ~corpus.is_special & np.array([token.isalnum() for token in tokens])  # no ## of a continuation
+        vocabulary = self.vocabulary
+        tokens = [vocabulary.tokenizer.id_to_token(id) for id in range(vocabulary.vocab_size)]
+        fits = ~vocabulary.is_special & np.array([token.isalnum() for token in tokens])  # no ## of a continuation
         forbidden = torch.full((self.model.config.padded_vocab_size,), -torch.inf)
         forbidden[torch.from_numpy(np.flatnonzero(fits))] = 0.0
         return forbidden
@@ -106,42 +106,42 @@ def fill_text(filler: Filler, text: str, num_guesses: int) -> list[tuple[float, 
         raise UserError(f"the text {text!r} is not UTF-8; write it in this encoding")
     if MASK not in text:
         raise UserError(f"the text {text!r} has no {MASK}; write one where a word is to be guessed")
-    spells = blank_id(filler.corpus) is not None
+    spells = blank_id(filler.vocabulary) is not None
     if spells and text.count(MASK) > 1:
         raise UserError(
             f"this model spells words letter by letter and fills one {MASK} at a time; leave one in the text"
         )
-    rows = [encode(filler.corpus, text, length) for length in (WORD_LENGTHS if spells else [1])]
+    rows = [encode(filler.vocabulary, text, length) for length in (WORD_LENGTHS if spells else [1])]
     scored = [
-        (math.exp(guess.log_probability / (row.count(filler.corpus.special.mask) if spells else 1)), guess)
+        (math.exp(guess.log_probability / (row.count(filler.vocabulary.special.mask) if spells else 1)), guess)
         for row, guesses in zip(rows, filler.fill(rows, num_guesses), strict=True)
         for guess in guesses
     ]
     scored.sort(key=lambda pair: -pair[0])
-    decode = filler.corpus.tokenizer.decode
+    decode = filler.vocabulary.tokenizer.decode
     return [(probability, decode(list(guess.ids))) for probability, guess in scored[:num_guesses]]
 
 
-def encode(corpus: Corpus, text: str, masks_per_word: int) -> list[int]:
+def encode(vocabulary: Vocabulary, text: str, masks_per_word: int) -> list[int]:
     """Token ids of a text in which every [MASK] becomes that many masked tokens."""
-    blank, mask = blank_id(corpus), corpus.special.mask
+    blank, mask = blank_id(vocabulary), vocabulary.special.mask
     first, *others = text.split(MASK)
-    ids = _encode_part(corpus, first)
+    ids = _encode_part(vocabulary, first)
     before = first
     for part in others:
         opens_word = not before or before[-1].isspace()
         ids += ([blank] if blank is not None and opens_word else []) + [mask] * masks_per_word
-        encoded = _encode_part(corpus, part)
+        encoded = _encode_part(vocabulary, part)
         # The characters tokenizer takes every text to begin with a word; "." in "[MASK]." does not.
         ids += encoded[1:] if encoded[:1] == [blank] and not part[0].isspace() else encoded
         before = part
     return ids
 
 
-def _encode_part(corpus: Corpus, part: str) -> list[int]:
-    return corpus.tokenizer.encode(part, add_special_tokens=False).ids if part.strip() else []
+def _encode_part(vocabulary: Vocabulary, part: str) -> list[int]:
+    return vocabulary.tokenizer.encode(part, add_special_tokens=False).ids if part.strip() else []
 
 
-def blank_id(corpus: Corpus) -> int | None:
+def blank_id(vocabulary: Vocabulary) -> int | None:
     """The token of the blank before a word; None in vocabularies of whole words and pieces."""
-    return corpus.tokenizer.token_to_id(BLANK)
+    return vocabulary.tokenizer.token_to_id(BLANK)

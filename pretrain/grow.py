@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tokenizers import Tokenizer
 
 from growth.change import ShapeChange
 from growth.operators import shape_change
@@ -20,6 +21,7 @@ from model.parallel import ParallelLayout
 from model.parameters import parameter_table
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.checkpoint.files import write_index, write_part
+from pretrain.data.tokenizer import load_tokenizer, save_tokenizer
 from pretrain.engine.correlation import gradient_correlation
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import new_steps
@@ -35,14 +37,15 @@ PROBE_ROWS = 64
 def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> tuple[BertConfig, BertConfig]:
     """Writes the checkpoint `out` with the state of `path` after the operators; gives both shapes. Collective.
 
-    `path`: a run's folder, one of its checkpoints, or a model saved by Hugging Face transformers (weights only; moments
-    start at zero). `to`: a preset's name or `field=value`, `operators`: `stack` or `{widen: {axis: ffn}}`, in order.
-    Records pass through one at a time: a rank holds those it owns, before and after, and one more.
+    `path`: a run's folder, one of its checkpoints, or a model saved by Hugging Face transformers (weights, tokenizer;
+    moments start at zero). `to`: a preset's name or `field=value`, `operators`: `stack` or `{widen: {axis: ffn}}`, in
+    order. Records pass through one at a time: a rank holds those it owns, before and after, and one more.
     """
     if out.exists():
         raise UserError(f"--out {out} exists already; name a new folder")
     check_folder("--out", out)
     state, run = open_state(path)
+    tokenizer = own_tokenizer(path)
     wanted = read_shape(to)
     chosen = read_operators([_read_operator(text) for text in operators or [AUTO]], state.config, wanted)
 
@@ -60,7 +63,7 @@ def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> 
 
     change = shape_change(state.config, chosen, wanted, Inputs(fetch_from(state), correlation, saved))
     run = {**run, "grown": grown}
-    save_state(changed_state(state, change), run, out)
+    save_state(changed_state(state, change), run, out, tokenizer)
     return state.config, change.target
 
 
@@ -71,7 +74,19 @@ def open_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
     config, weights = import_model(path)
     owners = assign_owners(config, dist.get_world_size())
     records = {name: Record.fresh(weights[name]) for name, owner in owners.items() if owner == dist.get_rank()}
-    return TrainingState(config, owners, dict.fromkeys(owners, 0), records), {}
+    return TrainingState(config, owners, dict.fromkeys(owners, 0), records), {"sequence": config.max_positions}
+
+
+def own_tokenizer(path: Path) -> Tokenizer | None:
+    """Of a Hugging Face model, or of what was grown from one: there is no corpus that holds it."""
+    folder = path if (path / "config.json").is_file() else find_checkpoint(path)
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    tokenizer = load_tokenizer(folder / "tokenizer.json", lowercase=False)
+    tokenizer.post_processor = None  # [CLS] and [SEP], padding and length are what a batch decides
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def measure_correlation(
@@ -106,7 +121,7 @@ def changed_state(state: TrainingState, change: ShapeChange) -> TrainingState:
     return after
 
 
-def save_state(state: TrainingState, run: dict[str, Any], out: Path) -> None:
+def save_state(state: TrainingState, run: dict[str, Any], out: Path, tokenizer: Tokenizer | None = None) -> None:
     """Writes a checkpoint folder, complete under its name or not there at all. Collective."""
     partial = out.with_name(out.name + ".partial")
     if dist.get_rank() == 0:
@@ -116,6 +131,8 @@ def save_state(state: TrainingState, run: dict[str, Any], out: Path) -> None:
     sums: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(sums, write_part(partial, dist.get_rank(), state))
     if dist.get_rank() == 0:
+        if tokenizer is not None:
+            run = {**run, "tokenizer": save_tokenizer(tokenizer, partial)}
         write_index(partial, state, run, {rank: checksum for rank, checksum in enumerate(sums) if checksum})
         partial.rename(out)
     dist.barrier()

@@ -1,29 +1,29 @@
 """The README.md of an exported model: what it is, what it was trained on, how, and how well it does."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
+from tokenizers.models import WordLevel
 
 from model.config import BertConfig
 from model.huggingface import plain_shape
-from pretrain.data import Corpus
+from pretrain.data import Corpus, Vocabulary
 from pretrain.history import History
 
 Rows = list[tuple[Any, ...]]
 
 
-def model_card(config: BertConfig, run: dict[str, Any], corpus: Corpus, history: History | None) -> str:
+def model_card(config: BertConfig, run: dict[str, Any], vocabulary: Vocabulary, history: History | None) -> str:
     """Markdown. `run` is what the checkpoint says of its run; `history` may be missing, then the curves are."""
-    recipe, progress = run["recipe"], run["progress"]
     sections = [
         FRONT_MATTER,
-        f"# {recipe['name']}\n\nA BERT pretrained with Espalier: {config.summary()}, {config.norm}-LN, "
-        f"{progress['step']:,} steps, {progress['num_tokens']:,} tokens, {progress['flops']:.3g} FLOPs.",
-        USAGE if not _has_characters(corpus) else "",
+        _title(config, run),
+        USAGE if not _has_characters(vocabulary) else "",
         _shape(config),
-        _data(corpus, recipe),
+        _data(vocabulary, run["recipe"]) if isinstance(vocabulary, Corpus) and "recipe" in run else "",
         *([_losses(history), _stages(history), _growth(history)] if history else []),
-        "## Recipe\n\n```yaml\n" + yaml.safe_dump(recipe, sort_keys=False) + "```",
+        _recipe(run["recipe"]) if "recipe" in run else "",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -41,9 +41,34 @@ pipeline("fill-mask", "path/of/this/folder")("The capital of France is [MASK].")
 ```"""
 
 
-def _has_characters(corpus: Corpus) -> bool:
+def _title(config: BertConfig, run: dict[str, Any]) -> str:
+    shape = f"{config.summary()}, {config.norm}-LN"
+    if "recipe" not in run:  # grown from a model of transformers
+        source, operators = Path(run["grown"]["from"]).name, ", ".join(run["grown"]["operators"])
+        return f"# {source}, grown\n\nThe BERT {source}, grown with Espalier ({operators}): {shape}."
+    progress = run["progress"]
+    return (
+        f"# {run['recipe']['name']}\n\nA BERT pretrained with Espalier: {shape}, "
+        f"{progress['step']:,} steps, {progress['num_tokens']:,} tokens, {progress['flops']:.3g} FLOPs."
+    )
+
+
+def _recipe(recipe: dict[str, Any]) -> str:
+    return "## Recipe\n\n```yaml\n" + yaml.safe_dump(_published(recipe), sort_keys=False) + "```"
+
+
+def _published(value: Any) -> Any:
+    """Where a file lies on the machine that trained is nobody's business: only its name stays."""
+    if isinstance(value, dict):
+        return {key: _published(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_published(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _has_characters(vocabulary: Vocabulary) -> bool:
     """A [MASK] is then one letter, which the pipeline's users do not expect."""
-    return corpus.manifest["options"].get("tokenizer") == "characters"
+    return isinstance(vocabulary.tokenizer.model, WordLevel)
 
 
 def _shape(config: BertConfig) -> str:
@@ -78,7 +103,7 @@ def _data(corpus: Corpus, recipe: dict[str, Any]) -> str:
     for manifest, weight in zip(corpus.manifests, corpus.weights.values(), strict=True):
         share = f", read {weight:g} times an epoch" if len(corpus.weights) > 1 else ""
         rows += [
-            ("sources", ", ".join(manifest["source"]["names"]) + share),
+            ("sources", ", ".join(_published(manifest["source"]["names"])) + share),
             ("licence", manifest["source"]["licence"] or "not stated"),
             *((f"{split} tokens", f"{held['num_tokens']:,}") for split, held in manifest["splits"].items()),
         ]

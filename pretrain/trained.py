@@ -1,4 +1,4 @@
-"""A trained model, opened from its checkpoint in one process, together with the corpus whose vocabulary it speaks."""
+"""A trained model, opened from its checkpoint in one process, together with the vocabulary it speaks."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from model.batch import Batch
 from model.bert import BertForPreTraining
 from model.errors import UserError
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
-from pretrain.data import Corpus
+from pretrain.data import Corpus, Vocabulary
 from pretrain.evaluation import validation_rows
 from pretrain.recipe.schema import Data
 
@@ -19,7 +19,7 @@ from pretrain.recipe.schema import Data
 class Trained(NamedTuple):
     model: BertForPreTraining
     """In fp32 on the CPU, dropout off."""
-    corpus: Corpus
+    vocabulary: Vocabulary
     run: dict[str, Any]
     """What the checkpoint says of its run: recipe, sequence length, progress."""
 
@@ -29,14 +29,25 @@ def open_trained(path: Path, corpus: str | None = None) -> Trained:
 
     Raises UserError when there is no such checkpoint, or the corpus has another vocabulary.
     """
-    state, run = load_checkpoint(find_checkpoint(path))
-    return Trained(_model(state), open_corpus(run, corpus, path), run)
+    checkpoint = find_checkpoint(path)
+    state, run = load_checkpoint(checkpoint)
+    return Trained(_model(state), open_vocabulary(run, corpus, checkpoint), run)
+
+
+def open_vocabulary(run: dict[str, Any], corpus: str | None, checkpoint: Path) -> Vocabulary:
+    """A corpus's, or what `grow` put beside the checkpoint, where it grew a model of transformers."""
+    beside = checkpoint / "tokenizer.json"
+    if corpus is None and "corpus" not in run and beside.is_file():
+        return Vocabulary.read(beside)
+    return open_corpus(run, corpus, checkpoint)
 
 
 def open_corpus(run: dict[str, Any], corpus: str | None, path: Path) -> Corpus:
     """The corpus a checkpoint was trained on, or another one of the same vocabulary."""
+    if corpus is None and "corpus" not in run:
+        raise UserError(f"{path} was trained on no corpus that is known here; name one of its vocabulary by --corpus")
     opened = Corpus.open(corpus or run["corpus"])
-    if opened.tokenizer_hash != run["tokenizer"]:
+    if opened.tokenizer_hash != run.get("tokenizer", opened.tokenizer_hash):  # without: from elsewhere, no tokenizer
         raise UserError(
             f"corpus {opened.directory} was made with another vocabulary than checkpoint {path}; "
             "name the corpus it was trained on, or one prepared with its tokenizer.json"
@@ -46,7 +57,7 @@ def open_corpus(run: dict[str, Any], corpus: str | None, path: Path) -> Corpus:
 
 def saved_rows(run: dict[str, Any], corpus: Corpus, num_rows: int) -> list[Batch]:
     """This rank's part of the validation rows of a checkpoint's run; every rank reads for itself."""
-    data = Data.model_validate(run["recipe"]["data"])
+    data = Data.model_validate(run["recipe"]["data"]) if "recipe" in run else Data(corpus=str(corpus.path))
     return validation_rows(corpus, run["sequence"], data, num_rows, 64, dist.get_rank(), dist.get_world_size())
 
 

@@ -184,6 +184,14 @@ def umask() -> int:
     return mask
 
 
+def test_the_card_says_nothing_of_where_files_lie(corpus, tmp_path):
+    make_run(tmp_path / "run", corpus)
+    card = (export(tmp_path / "run") / "README.md").read_text()
+    assert "| sources | small.txt |" in card
+    assert "  corpus: small\n" in card
+    assert str(corpus.directory.parent) not in card
+
+
 def test_mistakes_are_one_line(corpus, tmp_path):
     make_run(tmp_path / "run", corpus, embedding_size=16)
     with pytest.raises(UserError, match="embedding_size 16: transformers has no such model"):

@@ -10,12 +10,15 @@ from growth.state import Record
 from model.errors import UserError
 from model.huggingface import export_model
 from model.parameters import parameter_table
+from pretrain.__main__ import main
 from pretrain.checkpoint import load_checkpoint
+from pretrain.export import export
 from pretrain.grow import grow, open_state, read_shape, save_state
-from pretrain.train import train
+from pretrain.train import evaluate_checkpoint, train
 from tests.engine.harness import CONFIG, same, whole_state
 from tests.growth.proving import random_state
 from tests.little import little_corpus, little_recipe, metrics
+from tests.run_on_disk import make_corpus, make_run
 from tests.workers import pool
 
 OPERATORS = ["stack", "{widen: {axis: ffn, how: fpi}}"]
@@ -77,6 +80,47 @@ def test_grows_a_model_of_transformers(tmp_path):
     name = "attention.query.weight"
     assert torch.equal(found[f"blocks.3.{name}"].weight, weights[f"blocks.1.{name}"])
     assert all(record.step == 0 and not record.exp_avg_sq.any() for record in found.values())
+
+
+def complaint_of_evaluation(path, corpus) -> str:
+    try:
+        evaluation = evaluate_checkpoint(path, corpus, 8)
+    except UserError as error:
+        return str(error)
+    assert 0 < evaluation.loss < 20
+    return ""
+
+
+def test_what_grew_from_transformers_is_used_like_any_checkpoint(tmp_path, capsys):
+    """Its tokenizer goes along, through a second growth too; the corpus of that vocabulary fits it."""
+    corpus = make_corpus(tmp_path / "small")
+    make_run(tmp_path / "run", corpus)
+    bert, grown, again = export(tmp_path / "run"), tmp_path / "grown", tmp_path / "again"
+    [_] = pool(1).run(from_huggingface, bert, grown)
+    [_] = pool(1).run(from_huggingface, grown, again)
+    for path in (grown, again):
+        assert main(["fill", str(path), "the [MASK] sings", "--guesses", "2"]) == 0
+        assert capsys.readouterr().out.count(" sings") == 2
+        [found] = pool(1).run(complaint_of_evaluation, path, None)
+        assert "was trained on no corpus that is known here; name one of its vocabulary by --corpus" in found
+        assert pool(1).run(complaint_of_evaluation, path, str(corpus.directory)) == [""]
+        for name in (None, str(corpus.directory)):
+            export(path, tmp_path / "out", name)
+            assert (tmp_path / "out" / "tokenizer.json").read_text() == (bert / "tokenizer.json").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# again, grown" not in card and "# grown, grown" in card
+    assert str(tmp_path) not in card
+
+
+def test_what_grew_without_a_tokenizer_asks_for_a_corpus(tmp_path):
+    corpus = make_corpus(tmp_path / "small")
+    make_run(tmp_path / "run", corpus)
+    bert = export(tmp_path / "run")
+    (bert / "tokenizer.json").unlink()
+    [_] = pool(1).run(from_huggingface, bert, tmp_path / "grown")
+    with pytest.raises(UserError, match="name one of its vocabulary by --corpus"):
+        export(tmp_path / "grown", tmp_path / "out")
+    export(tmp_path / "grown", tmp_path / "out", str(corpus.directory))
 
 
 def trained(recipe, folder) -> dict[str, float]:

@@ -9,6 +9,7 @@ from pretrain.data.masking import Masking
 from pretrain.data.options import PrepareOptions, Progress
 from pretrain.data.prepare import prepare
 from pretrain.data.sampling import Sampling
+from pretrain.data.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
     from pretrain.data.batches import TrainingData, unigram_baseline, validation_batches
@@ -21,6 +22,7 @@ __all__ = [
     "Progress",
     "Sampling",
     "TrainingData",
+    "Vocabulary",
     "prepare",
     "unigram_baseline",
     "validation_batches",

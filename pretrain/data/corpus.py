@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,13 @@ from tokenizers import Tokenizer
 from model.errors import UserError
 from pretrain.data.hashing import below, permuted
 from pretrain.data.indexed import IndexedReader
-from pretrain.data.tokenizer import SpecialIds, tokenizer_hash, word_starts
+from pretrain.data.tokenizer import SpecialIds, Vocabulary, tokenizer_hash
 
 _ROUND_ORDER = 6
 
 
 @dataclass(frozen=True)
-class Corpus:
+class Corpus(Vocabulary):
     """Made by `Corpus.open`. Opening maps files into memory and reads none of their tokens."""
 
     path: Path
@@ -28,8 +27,6 @@ class Corpus:
     weights: dict[Path, float]
     """The prepared directories, and how often an epoch goes through each: 0.5 is every second document."""
     manifests: list[dict]
-    tokenizer: Tokenizer
-    special: SpecialIds
 
     @classmethod
     def open(cls, path: Path | str) -> "Corpus":
@@ -49,7 +46,7 @@ class Corpus:
                     f"{first / 'tokenizer.json'}"
                 )
         tokenizer = Tokenizer.from_file(str(first / "tokenizer.json"))
-        return cls(path, weights, manifests, tokenizer, SpecialIds.of(tokenizer))
+        return cls(tokenizer, SpecialIds.of(tokenizer), path, weights, manifests)
 
     @property
     def directory(self) -> Path:
@@ -62,10 +59,6 @@ class Corpus:
         return self.manifests[0]
 
     @property
-    def vocab_size(self) -> int:
-        return self.tokenizer.get_vocab_size()
-
-    @property
     def tokenizer_hash(self) -> str:
         return self.manifest["tokenizer"]["hash"]
 
@@ -74,23 +67,6 @@ class Corpus:
         shards = [manifest["splits"][name]["shards"] for manifest in self.manifests]
         held = [self.tokenizer_hash, list(self.weights.values()), shards]
         return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
-
-    @cached_property
-    def word_starts(self) -> np.ndarray:
-        """[vocab] bool: whether a token opens a word."""
-        return word_starts(self.tokenizer)
-
-    @cached_property
-    def is_special(self) -> np.ndarray:
-        """[vocab] bool."""
-        special = np.zeros(self.vocab_size, bool)
-        special[self.special.all()] = True
-        return special
-
-    @cached_property
-    def ordinary_ids(self) -> np.ndarray:
-        """The ids that are no special token: what a random replacement is drawn from."""
-        return np.flatnonzero(~self.is_special)
 
     def split(self, name: str) -> "Split":
         """One of the splits "train" and "valid"."""

@@ -5,6 +5,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -39,6 +40,41 @@ class SpecialIds:
 
     def all(self) -> list[int]:
         return [self.pad, self.unk, self.cls, self.sep, self.mask]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer, and what its ids are."""
+
+    tokenizer: Tokenizer
+    special: SpecialIds
+
+    @classmethod
+    def read(cls, path: Path) -> "Vocabulary":
+        """A tokenizer.json. Raises UserError when it is broken or lacks a special token."""
+        tokenizer = load_tokenizer(path, lowercase=False)
+        return cls(tokenizer, SpecialIds.of(tokenizer))
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.get_vocab_size()
+
+    @cached_property
+    def word_starts(self) -> np.ndarray:
+        """[vocab] bool: whether a token opens a word."""
+        return word_starts(self.tokenizer)
+
+    @cached_property
+    def is_special(self) -> np.ndarray:
+        """[vocab] bool."""
+        special = np.zeros(self.vocab_size, bool)
+        special[self.special.all()] = True
+        return special
+
+    @cached_property
+    def ordinary_ids(self) -> np.ndarray:
+        """The ids that are no special token: what a random replacement is drawn from."""
+        return np.flatnonzero(~self.is_special)
 
 
 def special_names(tokenizer: Tokenizer) -> list[str]:
