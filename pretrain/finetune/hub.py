@@ -1,19 +1,42 @@
 """Data sets from the Hugging Face Hub."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from model.errors import UserError
+
+TIMEOUT_SECONDS = 10
+"""Of the question whether the Hub is there; huggingface_hub's own for such."""
 
 
 def load(name: str, config: str | None, files: str) -> Any:
     """A data set's splits. Raises UserError when it cannot be had, naming the files to give instead."""
     import datasets
+    import huggingface_hub
 
     try:
-        return datasets.load_dataset(name, config)
+        with _quiet():
+            # Without a network `load_dataset` tries for half a minute; this fails at once. What is stored needs none.
+            if not huggingface_hub.try_to_load_from_cache(name, "README.md", repo_type="dataset"):
+                huggingface_hub.dataset_info(name, timeout=TIMEOUT_SECONDS)
+            return datasets.load_dataset(name, config)
     except Exception as error:  # every cause of a failed download has its own kind of exception
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"data set {name} cannot be had from the Hub ({reason}); download the files of {files} where there is a "
             "network and name their folder by --data"
         ) from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a line for every request that failed and is tried again."""
+    from huggingface_hub.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,6 +1,9 @@
 """Without --data the data comes from the Hub; where that fails, one line says what to give instead."""
 
+import logging
+
 import datasets
+import huggingface_hub
 import pytest
 
 from model.errors import UserError
@@ -28,6 +31,7 @@ def test_glue_and_squad_as_the_hub_has_them(monkeypatch):
             "validation": [{**SQUAD, "answers": {"text": [], "answer_start": []}}],
         },
     }
+    monkeypatch.setattr(huggingface_hub, "dataset_info", lambda name, timeout: name)
     monkeypatch.setattr(datasets, "load_dataset", lambda name, config: held[name, config])
     mnli = open_task("mnli", None, None)
     assert mnli.train[0].sentences == ("It rains.", "It is wet.")
@@ -37,16 +41,34 @@ def test_glue_and_squad_as_the_hub_has_them(monkeypatch):
     assert squad.has_unanswerable
 
 
-def test_without_a_network_one_line_says_what_to_give(monkeypatch):
-    def offline(name, config):
+def test_without_a_network_one_line_says_what_to_give_without_many_tries(monkeypatch):
+    def offline(name, timeout):
         raise ConnectionError("could not reach the Hub\nand much more")
 
-    monkeypatch.setattr(datasets, "load_dataset", offline)
+    monkeypatch.setattr(huggingface_hub, "dataset_info", offline)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: pytest.fail("this would try again and again"))
     for task, files in (("cola", "the files of CoLA"), ("squad", "train-v1.1.json and dev-v1.1.json")):
         with pytest.raises(UserError, match="cannot be had from the Hub .could not reach the Hub.; download") as caught:
             open_task(task, None, None)
         assert files in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_what_is_stored_needs_no_network_and_tries_are_not_told(monkeypatch, caplog):
+    def load(name, config):
+        hub.warning("Retrying in 8s")
+        return {"train": [SQUAD], "validation": [SQUAD]}
+
+    hub = logging.getLogger("huggingface_hub")
+    before = hub.level
+    hub.addHandler(caplog.handler)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file, repo_type: "README.md")
+    monkeypatch.setattr(huggingface_hub, "dataset_info", lambda *_, **__: pytest.fail("this needs a network"))
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert open_task("squad", None, None).train[0].answers == ("Rain",)
+    hub.removeHandler(caplog.handler)
+    assert not caplog.records
+    assert hub.level == before
 
 
 def test_an_unknown_grid_is_one_line(capsys):
