@@ -47,10 +47,10 @@ def finetune(
         pretrained = Pretrained(folder, from_scratch, pooling, dropout)
         tokenizer = pretrained.tokenizer()
         problem.max_length = min(problem.max_length, tokenizer.model_max_length)
+        if num_examples and num_examples < len(problem.train):
+            order = torch.randperm(len(problem.train), generator=torch.Generator().manual_seed(0))
+            problem.train = [problem.train[row] for row in order[:num_examples].tolist()]
         features = problem.training_features(tokenizer)
-        if num_examples and num_examples < len(features):
-            order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
-            features = [features[row] for row in order[:num_examples].tolist()]
         for one in settings:
             start = time.perf_counter()
             scores = []
@@ -62,7 +62,7 @@ def finetune(
                     scores.append(problem.score(tokenizer, score))
                 except Diverged:
                     scores.append(None)
-            yield Result(one, tuple(scores), time.perf_counter() - start)
+            yield Result(one, tuple(scores), time.perf_counter() - start, problem.scored_on)
 
 
 def open_task(name: str, data: Path | None, max_length: int | None) -> Glue | Squad:

@@ -3,6 +3,7 @@
 import json
 import re
 import string
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ import numpy as np
 from model.errors import UserError
 from pretrain.finetune.fit import Features, Predict
 from pretrain.finetune.tasks import SquadTask
+from pretrain.finetune.text import check_length, read_text
 
-STRIDE = 128
-"""Tokens that neighbouring windows of a long text share (Devlin et al. 2018)."""
+STEP = 128
+"""Tokens from the start of one window of a long text to that of the next (Devlin et al. 2018)."""
+MAX_QUESTION_TOKENS = 64
+"""What follows is cut off, as there."""
 MAX_ANSWER_TOKENS = 30
 NUM_CANDIDATES = 20
 """Starts and ends of each window that are tried with each other."""
@@ -29,8 +33,13 @@ class Question:
     context: str
     answers: tuple[str, ...]
     """Of the annotators; empty where the text does not answer it (SQuAD 2.0)."""
-    start: int
-    """Of the first answer, in characters of the text."""
+    start: int | None
+    """Of the first answer, in characters of the text; None where the text does not have it there."""
+
+    @classmethod
+    def of(cls, id: str, question: str, context: str, answers: Sequence[str], starts: Sequence[int]) -> "Question":
+        is_there = bool(answers) and starts[0] >= 0 and context.startswith(answers[0], starts[0])
+        return cls(id, question.strip(), context, tuple(answers), starts[0] if is_there else None)
 
 
 class Squad:
@@ -38,6 +47,7 @@ class Squad:
 
     architecture = "AutoModelForQuestionAnswering"
     num_outputs = 2
+    scored_on = "the dev set"
 
     def __init__(self, train: list[Question], dev: list[Question], max_length: int):
         self.train, self.dev, self.max_length = train, dev, max_length
@@ -45,17 +55,29 @@ class Squad:
 
     @classmethod
     def open(cls, task: SquadTask, data: Path | None, max_length: int) -> "Squad":
-        """From the JSON files in `data`, else from the Hub. Raises UserError when there is neither."""
+        """From the JSON files in `data`, else from the Hub.
+
+        Raises UserError when there is neither, and for files that are not as SQuAD's.
+        """
+        files = [f"{split}-{task.version}.json" for split in ("train", "dev")]
         if data is None:
-            return cls(*(list(_hub_questions(task, split)) for split in ("train", "validation")), max_length)
-        files = [data / f"{split}-{task.version}.json" for split in ("train", "dev")]
-        for file in files:
-            if not file.is_file():
-                raise UserError(f"{data} has no {file.name}; name a folder with SQuAD's files by --data")
-        return cls(*(list(_questions(file)) for file in files), max_length)
+            train, dev = _hub_questions(task, " and ".join(files))
+        else:
+            missing = [file for file in files if not (data / file).is_file()]
+            if missing:
+                raise UserError(f"{data} has no {missing[0]}; name a folder with SQuAD's files by --data")
+            train, dev = (_questions(data / file) for file in files)
+        return cls(_aligned(train, files[0]), dev, max_length)
 
     def training_features(self, tokenizer: Any) -> list[Features]:
-        """Windows of the texts, each with the places of the answer's first and last token; [CLS] where it has none."""
+        """Windows of the texts, each with the places of the answer's first and last token; [CLS] where it has none.
+
+        Raises UserError where the longest question, of all to train and to score on, leaves no room for text.
+        """
+        num_special = tokenizer.num_special_tokens_to_add(pair=True)
+        longest = max(num_tokens for _, num_tokens in _cut_questions(tokenizer, [*self.train, *self.dev]))
+        taken = longest + num_special
+        check_length(self.max_length, taken + 1, f"a question of {longest} tokens and {num_special} special ones")
         features = []
         for question, window, offsets in self._windows(tokenizer, self.train):
             start, end = 0, 0
@@ -84,20 +106,30 @@ class Squad:
 
     def _windows(self, tokenizer: Any, questions: Sequence[Question]) -> Iterator[tuple[Question, Features, dict]]:
         """For every window its question, its features, and {token: its characters} of those tokens that are text."""
-        encoded = tokenizer(
-            [question.question.strip() for question in questions],
-            [question.context for question in questions],
-            truncation="only_second",
-            max_length=self.max_length,
-            stride=min(STRIDE, self.max_length // 4),
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
-        for row, question_index in enumerate(encoded["overflow_to_sample_mapping"]):
-            window = {name: encoded[name][row] for name in ("input_ids", "token_type_ids", "attention_mask")}
-            sides = encoded.sequence_ids(row)
-            offsets = {place: span for place, span in enumerate(encoded["offset_mapping"][row]) if sides[place] == 1}
-            yield questions[question_index], window, offsets
+        for question, (text, num_tokens) in zip(questions, _cut_questions(tokenizer, questions), strict=True):
+            room = self.max_length - num_tokens - tokenizer.num_special_tokens_to_add(pair=True)
+            encoded = tokenizer(
+                text,
+                question.context,
+                truncation="only_second",
+                max_length=self.max_length,
+                # What neighbours share. Windows too short for the step move by half, lest answers fall between them.
+                stride=max(room - STEP, room // 2),
+                return_overflowing_tokens=True,
+                return_offsets_mapping=True,
+            )
+            for row, spans in enumerate(encoded["offset_mapping"]):
+                window = {name: encoded[name][row] for name in tokenizer.model_input_names}
+                sides = encoded.sequence_ids(row)
+                yield question, window, {place: span for place, span in enumerate(spans) if sides[place] == 1}
+
+
+def _cut_questions(tokenizer: Any, questions: Sequence[Question]) -> list[tuple[str, int]]:
+    """What is asked, and in how many tokens."""
+    texts = [question.question for question in questions]
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    kept = [spans[:MAX_QUESTION_TOKENS] for spans in encoded["offset_mapping"]]
+    return [(text[: spans[-1][1] if spans else 0], len(spans)) for text, spans in zip(texts, kept, strict=True)]
 
 
 def _best_span(context: str, offsets: dict, start: np.ndarray, end: np.ndarray) -> tuple[float, str]:
@@ -146,23 +178,50 @@ def normalize(text: str) -> str:
 # ---- data ----
 
 
-def _questions(path: Path) -> Iterator[Question]:
+def _questions(path: Path) -> list[Question]:
+    text = read_text(path)
     try:
-        articles = json.loads(path.read_text("utf-8"))["data"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a file of SQuAD ({type(error).__name__}: {error})") from None
-    for paragraph in (paragraph for article in articles for paragraph in article["paragraphs"]):
-        for item in paragraph["qas"]:
-            answers = item["answers"]
-            start = answers[0]["answer_start"] if answers else 0
-            texts = tuple(answer["text"] for answer in answers)
-            yield Question(item["id"], item["question"], paragraph["context"], texts, start)
+        questions = [
+            Question.of(
+                *(item["id"], item["question"], paragraph["context"]),
+                *([answer[key] for answer in item["answers"]] for key in ("text", "answer_start")),
+            )
+            for article in json.loads(text)["data"]
+            for paragraph in article["paragraphs"]
+            for item in paragraph["qas"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} is not written as SQuAD's files are ({reason}); give the official one") from None
+    if not questions:
+        raise UserError(f"{path} holds no question; give the official one")
+    return questions
 
 
-def _hub_questions(task: SquadTask, split: str) -> Iterator[Question]:
+def _hub_questions(task: SquadTask, files: str) -> list[list[Question]]:
     from pretrain.finetune.hub import load
 
-    for row in load(task.hub_name, None, f"train-{task.version}.json and dev-{task.version}.json")[split]:
-        starts = row["answers"]["answer_start"]
-        texts = tuple(row["answers"]["text"])
-        yield Question(row["id"], row["question"], row["context"], texts, starts[0] if starts else 0)
+    dataset = load(task.hub_name, None, files)
+    return [
+        [
+            Question.of(
+                *(row["id"], row["question"], row["context"]),
+                *(row["answers"][key] for key in ("text", "answer_start")),
+            )
+            for row in dataset[split]
+        ]
+        for split in ("train", "validation")
+    ]
+
+
+def _aligned(questions: list[Question], file: str) -> list[Question]:
+    """Those to train on: a question whose answer stands elsewhere is left out and said, as by Google's run_squad.py."""
+    aligned = [question for question in questions if not question.answers or question.start is not None]
+    if not aligned:
+        raise UserError(f"no answer of {file} stands at its answer_start in the text; give the official one")
+    if len(aligned) < len(questions):
+        num_left_out = f"{len(questions) - len(aligned)} of {len(questions)} questions"
+        print(
+            f"espalier: {num_left_out} of {file} are left out: their answers are not at answer_start", file=sys.stderr
+        )
+    return aligned

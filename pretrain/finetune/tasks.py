@@ -21,6 +21,8 @@ class GlueTask:
     metrics: Mapping[str, Metric]
     dev: tuple[str, ...] = ("dev",)
     """Files to score, each with all metrics."""
+    may_lack_dev: bool = False
+    """Its licence keeps the pairs of dev.tsv from being shared; a part of train.tsv is scored in their place."""
 
     @property
     def hub_name(self) -> str:
@@ -42,6 +44,7 @@ TASKS: dict[str, GlueTask | SquadTask] = {
     "mrpc": GlueTask(
         *("MRPC", ("#1 String", "#2 String"), ("sentence1", "sentence2"), "Quality", ("0", "1")),
         {"accuracy": accuracy, "f1": f1},
+        may_lack_dev=True,
     ),
     "stsb": GlueTask(
         *("STS-B", ("sentence1", "sentence2"), ("sentence1", "sentence2"), "score", ()),

@@ -1,5 +1,6 @@
 """GLUE's files are read as GLUE writes them, and a model learns from them, whatever its shape."""
 
+import gzip
 import json
 from types import SimpleNamespace
 
@@ -9,8 +10,9 @@ import torch
 
 from model.errors import UserError
 from pretrain.finetune.fit import fit, shuffled_batches
-from pretrain.finetune.glue import Glue
+from pretrain.finetune.glue import Example, Glue
 from pretrain.finetune.pooling import MeanPooled
+from pretrain.finetune.pretrained import Pretrained, model_folder
 from pretrain.finetune.results import table, write_results
 from pretrain.finetune.run import finetune, open_task
 from pretrain.finetune.tasks import TASKS, Settings
@@ -100,7 +102,7 @@ def test_the_same_seed_gives_the_same_scores(corpus, tmp_path):
     assert both[1] == alone[0]
 
 
-def test_mrpc_without_dev_holds_out_a_tenth_of_train(tmp_path):
+def test_mrpc_without_dev_holds_out_a_tenth_of_train(tmp_path, capsys):
     head = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
     rows = [f'{n % 2}\t{n}\t{n}\tHe said "no {n}\tA man said no\r\n' for n in range(50)]
     problem = Glue.open(TASKS["mrpc"], write(tmp_path, train="\ufeff" + head + "".join(rows)), 64)
@@ -110,6 +112,10 @@ def test_mrpc_without_dev_holds_out_a_tenth_of_train(tmp_path):
     assert problem.train[0].sentences[0].startswith('He said "no ')
     again = Glue.open(TASKS["mrpc"], tmp_path, 64)
     assert again.dev == problem.dev
+    assert problem.scored_on == "a tenth of train.tsv"
+    assert "has no dev.tsv: a tenth of train.tsv, 5 pairs, is scored" in capsys.readouterr().err
+    write(tmp_path, dev=head + rows[0])
+    assert Glue.open(TASKS["mrpc"], tmp_path, 64).scored_on == "the dev set"
 
 
 def test_cola_has_no_header_and_stsb_has_numbers(tmp_path):
@@ -122,6 +128,12 @@ def test_cola_has_no_header_and_stsb_has_numbers(tmp_path):
     stsb = Glue.open(TASKS["stsb"], write(tmp_path / "STS-B", train=rows, dev=rows), 64)
     assert [example.label for example in stsb.train] == [4.25, 0.0]
     assert stsb.num_outputs == 1
+
+
+def test_only_a_line_feed_ends_a_row(tmp_path):
+    rows = "sentence\tlabel\r\nOne\rline\t1\r\n\r\nTwo\u2028lines\t0\r\n"
+    sst2 = Glue.open(TASKS["sst2"], write(tmp_path, train=rows, dev=rows), 64)
+    assert [(*example.sentences, example.label) for example in sst2.train] == [("One\rline", 1), ("Two\u2028lines", 0)]
 
 
 def test_mnli_is_scored_on_both_files(tmp_path):
@@ -161,18 +173,62 @@ def test_the_rate_rises_over_the_warmup_and_falls_to_zero():
     assert steps == pytest.approx([1e-3 * part / 5 for part in (1, 2, 3, 4, 5, 5, 4, 3, 2, 1)], rel=1e-3)
 
 
+SST2, STSB = "sentence\tlabel\n", "sentence1\tsentence2\tscore\n"
+
+
 @pytest.mark.parametrize(
     ("task", "files", "message"),
     [
         ("sst3", {}, r"task 'sst3' is unknown \(did you mean 'sst2'\?\)"),
         ("sst2", {}, "holds no SST-2/train.tsv; name a folder with GLUE's files by --data"),
-        ("sst2", dict(train="text\tlabel\na\t1\n"), "has no column 'sentence'"),
-        ("sst2", dict(train="sentence\tlabel\na\tgood\n"), "train.tsv, line 2: label 'good' is not 0, 1"),
-        ("stsb", dict(train="sentence1\tsentence2\tscore\na\tb\tx\n"), "label 'x' is not a number"),
-        ("mnli", dict(train="sentence1\tsentence2\tgold_label\na\tb\tneutral\n"), "has no dev_matched.tsv"),
+        ("sst2", dict(train="text\tlabel\na\t1\n"), "has no column 'sentence', its first line is 'text label'; give"),
+        ("sst2", dict(train=""), "train.tsv has no column 'sentence', its first line is ''; give GLUE's own file"),
+        ("sst2", dict(dev=SST2), r"dev.tsv holds no example \(lines that lack a column: 0\); give GLUE's own file"),
+        ("sst2", dict(train=SST2 + "a\nb\n"), r"train.tsv holds no example \(lines that lack a column: 2\)"),
+        ("cola", dict(train=""), "train.tsv holds no example"),
+        (
+            "sst2",
+            dict(train=SST2 + "a\t1\n\nb\tgood\n"),
+            "train.tsv, line 4: label 'good' is not 0 or 1; mend the line",
+        ),
+        ("stsb", dict(train=STSB + "a\tb\tx\n"), "label 'x' is not a number from 0 to 5; mend the line"),
+        ("stsb", dict(train=STSB + "a\tb\t5\na\tb\tnan\n"), "train.tsv, line 3: label 'nan' is not a number"),
+        ("stsb", dict(train=STSB + "a\tb\t1e300\n"), "label '1e300' is not a number"),
+        ("sst2", dict(dev=None), "has no dev.tsv, which is what SST-2 is scored on"),
+        ("mnli", dict(dev_matched=None), "has no dev_matched.tsv"),
+        (
+            "mrpc",
+            dict(dev=None, train="Quality\t#1 String\t#2 String\n" + "1\ta\tb\n" * 4),
+            "has no dev.tsv, and 4 pairs in train.tsv have no tenth; add some",
+        ),
         ("squad", {}, "has no train-v1.1.json"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, task, files, message):
-    with pytest.raises(UserError, match=message):
-        open_task(task, write(tmp_path, **files), None)
+    good = dict.fromkeys(("train", "dev", "dev_matched", "dev_mismatched"), SST2 + "a\t1\n") if files else {}
+    written = {name: text for name, text in {**good, **files}.items() if text is not None}
+    with pytest.raises(UserError, match=message) as caught:
+        open_task(task, write(tmp_path, **written), None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [gzip.compress(b"sentence"), "caf\u00e9".encode("latin1"), "a".encode("utf-16")])
+def test_what_is_not_utf8_is_one_line(tmp_path, content):
+    (write(tmp_path, train="") / "dev.tsv").write_text("")
+    (tmp_path / "train.tsv").write_bytes(content)
+    with pytest.raises(UserError, match=r"train.tsv is not UTF-8 \(its byte \d\); unpack it, or convert it by iconv"):
+        open_task("sst2", tmp_path, None)
+
+
+@pytest.mark.parametrize(("task", "least"), [("sst2", 3), ("rte", 5)])
+def test_a_length_without_room_for_text_is_refused(corpus, tmp_path, task, least):
+    make_run(tmp_path / "run", corpus)
+    with model_folder(tmp_path / "run") as folder:
+        tokenizer = Pretrained(folder).tokenizer()
+    example = Example(("the old dog", "a green house")[: len(TASKS[task].columns)], 0)
+    problem = Glue(TASKS[task], [example], {"dev": [example]}, "the dev set", least)
+    (features,) = problem.training_features(tokenizer)
+    assert len(features["input_ids"]) == least
+    problem.max_length = least - 1
+    with pytest.raises(UserError, match=f"{least - 1} tokens have no room for .* give --max-length {least} or more"):
+        problem.training_features(tokenizer)
