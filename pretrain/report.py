@@ -47,7 +47,7 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
 def page(folder: Path, history: History) -> str:
     run_folder = RunFolder(folder)
     # Only "</" could end the script element early.
-    data = json.dumps(report_data(history), separators=(",", ":")).replace("</", "<\\/")
+    data = json.dumps(report_data(history), separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
     parts = {kind: (TEMPLATES / name).read_text("utf-8") for kind, name in PARTS.items()}
     return Template((TEMPLATES / "report.html").read_text("utf-8")).substitute(
         parts,
@@ -101,7 +101,7 @@ def _summary(history: History) -> str:
     return " → ".join(shapes) if history.steps else "no step taken yet"
 
 
-def _totals(history: History) -> Iterator[tuple[str, float, str]]:
+def _totals(history: History) -> Iterator[tuple[str, float | str, str]]:
     if history.steps:
         last = history.steps[-1]
         yield from (
@@ -111,8 +111,8 @@ def _totals(history: History) -> Iterator[tuple[str, float, str]]:
             ("training time", last["seconds"], "s"),
         )
     if validations := history.events("validation"):
-        yield "validation loss", validations[-1]["valid_loss"], "nats"
-        yield "validation accuracy", validations[-1]["valid_accuracy"], "%"
+        yield "validation loss", _finite(validations[-1]["valid_loss"]), "nats"
+        yield "validation accuracy", _finite(validations[-1]["valid_accuracy"]), "%"
 
 
 def _charts(history: History, where: Places) -> Iterator[dict[str, Any]]:
@@ -248,8 +248,13 @@ def _details(line: Line) -> str:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.4g}") if math.isfinite(value) else str(value)
+        return _finite(float(f"{value:.4g}"))
     return "" if value is None else value
+
+
+def _finite(value: float) -> float | str:
+    """As a word what JSON has no number for."""
+    return value if math.isfinite(value) else str(value)
 
 
 def _words(key: str) -> str:

@@ -104,6 +104,59 @@ def test_long_curves_are_means_and_not_finite_values_are_left_out():
     json.dumps(data, allow_nan=False)
 
 
+def drawn_by_browser(page, profile) -> str:
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    command += [f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom"]
+    drawn = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
+    (root,) = re.findall(r"<html[^>]*>", drawn)
+    assert 'data-drawn="yes"' in root, root
+    return drawn
+
+
+@pytest.fixture
+def diverged(run):
+    """Every number but those of work and time is none from step 20 on."""
+    counted = ("flops", "seconds", "tokens_per_second", "pause_seconds")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["step"] >= 20:
+            line.update({key: float("nan") for key in line if isinstance(line[key], float) and key not in counted})
+            line.update({key: {name: float("inf") for name in line[key]} for key in ("rms",) if key in line})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def test_the_page_of_a_run_that_diverged_is_json(diverged):
+    (data,) = re.findall(r'id="data">(.*?)</script>', write_report(diverged).read_text(), re.DOTALL)
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    totals = {name: value for name, value, _ in json.loads(data, parse_constant=refuse)["totals"]}
+    assert (totals["validation loss"], totals["validation accuracy"]) == ("nan", "nan")
+    assert totals["steps"] == 40
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium here: install Debian's package `chromium`")
+def test_a_browser_draws_a_run_that_diverged(diverged, tmp_path):
+    assert "<dt>validation loss</dt><dd>nan</dd>" in drawn_by_browser(write_report(diverged), tmp_path / "profile")
+
+
+@pytest.mark.parametrize(
+    "garbled",
+    [b'{"step": 3, "loss" }', b'{"loss": 2.0}', b'"step"', b'{"step": 3, "stage": "\xff"}', b""],
+    ids=["no JSON", "no step", "no object", "no UTF-8", "nothing"],
+)
+def test_a_damaged_line_is_named_and_a_torn_last_one_forgiven(run, garbled):
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_bytes().splitlines()
+    metrics.write_bytes(b"\n".join([*lines, garbled]))
+    assert len(History.read(run).lines) == len(lines)
+    metrics.write_bytes(b"\n".join([*lines[:2], garbled, *lines[2:]]))
+    with pytest.raises(UserError, match=r"metrics.jsonl is damaged: line 3 is no step and no event; take it out"):
+        History.read(run)
+
+
 def test_the_page_needs_nothing_but_itself(run):
     text = write_report(run).read_text()
     assert not re.findall(r"""(?:src|href)\s*=|@import|url\(|fetch\(""", text)
@@ -119,12 +172,7 @@ def test_a_folder_without_a_run_is_one_line(tmp_path):
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium here: install Debian's package `chromium`")
 def test_a_browser_draws_every_chart(run, tmp_path):
-    page = write_report(run)
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom"]
-    drawn = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
-    (root,) = re.findall(r"<html[^>]*>", drawn)
-    assert 'data-drawn="yes"' in root, root
+    drawn = drawn_by_browser(write_report(run), tmp_path / "profile")
     data = report_data(History.read(run))
     assert drawn.count('<path class="line ') == sum(len(one["series"]) for one in data["charts"])
     assert drawn.count("<figure>") == len(data["charts"]) + len(data["maps"])

@@ -195,7 +195,7 @@ function draw() {
 
 document.getElementById("summary").textContent = data.summary;
 for (const [name, value, unit] of data.totals) {
-  const shown = unit === "s" ? clock(value) : unit === "%" ? `${(100 * value).toFixed(1)}%` : unit === "nats" ? value.toFixed(4) : short(value);
+  const shown = typeof value === "string" ? value : unit === "s" ? clock(value) : unit === "%" ? `${(100 * value).toFixed(1)}%` : unit === "nats" ? value.toFixed(4) : short(value);
   document.getElementById("totals").append(html("div", {}, html("dt", {}, name), html("dd", {}, shown)));
 }
 const nav = document.getElementById("axes");
