@@ -60,7 +60,7 @@ def test_what_is_stored_needs_no_network_and_tries_are_not_told(monkeypatch, cap
         return {"train": [SQUAD], "validation": [SQUAD]}
 
     hub = logging.getLogger("huggingface_hub")
-    before = hub.level
+    caplog.set_level(logging.INFO, hub.name)
     hub.addHandler(caplog.handler)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file, repo_type: "README.md")
     monkeypatch.setattr(huggingface_hub, "dataset_info", lambda *_, **__: pytest.fail("this needs a network"))
@@ -68,7 +68,7 @@ def test_what_is_stored_needs_no_network_and_tries_are_not_told(monkeypatch, cap
     assert open_task("squad", None, None).train[0].answers == ("Rain",)
     hub.removeHandler(caplog.handler)
     assert not caplog.records
-    assert hub.level == before
+    assert hub.level == logging.INFO
 
 
 def test_an_unknown_grid_is_one_line(capsys):
