@@ -283,7 +283,7 @@ def finetune(
         epochs: Passes over the training data, 3 when left out.
         grid: What a paper searched, instead of these three: devlin, roberta, turc or swe.
         max_length: Tokens of an example; 128, or 384 for SQuAD, when left out.
-        num_examples: Train on so many examples only.
+        num_examples: Train on so many examples only; for SQuAD, questions.
         from_scratch: Start from random weights instead, to compare.
         pooling: What a sentence is told by: the state of [CLS], or the mean of all its tokens' states.
         dropout: Share of states and attention dropped in training; the checkpoint's own when left out (BERT: 0.1).

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -69,4 +70,8 @@ def _one_line(box: str) -> str:
             break
         if line:
             message.append(line)
-    return " ".join(message).removesuffix(" (required)").removesuffix(".")
+    text = " ".join(message).removesuffix(" (required)").removesuffix(".")
+    # An option that may be left out is a choice between None and its type, which is nobody's concern.
+    choice = r"no type matching .* could be instantiated from \['(.*?)'\]\..*?(; it takes|$)"
+    text = re.sub(choice, r"'\1' cannot be read\2", text)
+    return text.replace("{None}|", "").replace(", 'None'", "")

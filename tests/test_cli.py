@@ -48,6 +48,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, message):
         (["--lr", "nan"], "--lr nan is no learning rate"),
         (["--lr", "fast"], "['fast']; it takes [FLOAT [FLOAT ...]]; see ./launch.sh finetune --help"),
         (["--grid", "devlin", "--lr", "1e-4"], "--grid devlin says which --lr, --batch and --epochs to try"),
+        (["--dropout", "0,1"], "--dropout: '0,1' cannot be read; it takes FLOAT; see ./launch.sh finetune --help"),
+        (["--precision", "fp16"], "'--precision'. Expected one of ('fp32', 'bf16'); see ./launch.sh finetune --help"),
         (["--dropout", "1"], "--dropout 1 is no share of states to drop; give 0 or more, below 1"),
         (["--output", "."], "--output . is a folder; name a file, such as results.json"),
         (["--output", "file/results.json"], "file is a file and no folder; name another place"),

@@ -90,7 +90,7 @@ def test_a_bare_python_gets_a_table_and_one_line_instead_of_a_traceback():
 def test_a_python_too_old_is_said_in_the_table_and_in_one_line(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "MINIMUM_PYTHON", (99, 0))
     assert main([]) == 2
-    head, row, _, conclusion = capsys.readouterr().out.splitlines()
+    _, row, _, conclusion = capsys.readouterr().out.splitlines()
     assert row.startswith("Python  3.") and ">=99.0  missing" in row
     assert conclusion == "not ready: Python missing"
     assert main(["--quiet"]) == 2
@@ -108,14 +108,14 @@ def test_nothing_in_the_file_is_newer_than_an_old_python():
     assert not [node for node in nodes if isinstance(node, ast.keyword) and node.arg == "strict"]
 
 
-@pytest.mark.parametrize(
-    "python", OLD or [pytest.param("", marks=pytest.mark.skip(reason="no Python before 3.10 here"))]
-)
+@pytest.mark.parametrize("python", OLD)
 def test_an_old_python_answers(python):
     def run(*arguments):
         command = [python, "-m", "pretrain.doctor", *arguments]
         return subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=60)
 
+    if subprocess.run([python, "-V"], capture_output=True).returncode:
+        pytest.skip(f"{python} is the name of a version that is not active")
     table, quiet = run(), run("--quiet")
     assert (table.returncode, table.stderr) == (2, "")
     assert "not ready: Python missing" in table.stdout and ">=3.10  missing" in table.stdout

@@ -22,7 +22,7 @@ class Result:
     scores: tuple[Scores | None, ...]
     """Of each seed; None where it diverged: the model's outputs were no numbers any more."""
     seconds: float
-    scored_on: str = "the dev set"
+    scored_on: str
 
     def values(self, metric: str) -> list[float]:
         return [scores[metric] for scores in self.scores if scores]

@@ -8,9 +8,9 @@ from pretrain.finetune.tasks import Settings
 from tests.finetune.test_glue import sentences
 from tests.run_on_disk import make_corpus, make_run
 
-GOOD = Result(Settings(5e-5, 32, 3), ({"f1": 0.5}, {"f1": 0.75}, {"f1": 0.25}), 1.0)
-HALF = Result(Settings(1e-2, 32, 3), ({"f1": 0.9}, None, {"f1": 0.8}), 1.0)
-LOST = Result(Settings(1e30, 32, 3), (None, None, None), 1.0)
+GOOD = Result(Settings(5e-5, 32, 3), ({"f1": 0.5}, {"f1": 0.75}, {"f1": 0.25}), 1.0, "the dev set")
+HALF = Result(Settings(1e-2, 32, 3), ({"f1": 0.9}, None, {"f1": 0.8}), 1.0, "the dev set")
+LOST = Result(Settings(1e30, 32, 3), (None, None, None), 1.0, "the dev set")
 
 
 def test_settings_by_which_a_seed_diverged_are_not_the_best(tmp_path):
@@ -18,8 +18,10 @@ def test_settings_by_which_a_seed_diverged_are_not_the_best(tmp_path):
     assert lines[0] == "lr 1e+30, batch 32, 3 epochs: 3 of 3 seeds diverged"
     assert lines[1] == "lr 0.01, batch 32, 3 epochs: f1 0.85 (0.8 to 0.9), 1 of 3 seeds diverged"
     assert lines[2] == "lr 5e-05, batch 32, 3 epochs: f1 0.5 (0.25 to 0.75)  <- best"
+    assert lines[3] == "median (lowest to highest) of 3 seeds on the dev set"
     write_results(tmp_path / "results.json", {"task": "mrpc"}, [LOST, HALF, GOOD])
     written = json.loads((tmp_path / "results.json").read_text(), parse_constant=lambda name: 1 / 0)
+    assert written["task"] == "mrpc" and written["scored_on"] == "the dev set"
     assert [one["settings"]["lr"] for one in written["results"]] == [5e-5, 1e30, 1e-2]
     assert written["results"][1]["seeds"] == [None, None, None]
 
