@@ -74,4 +74,4 @@ def _one_line(box: str) -> str:
     # An option that may be left out is a choice between None and its type, which is nobody's concern.
     choice = r"no type matching .* could be instantiated from \['(.*?)'\]\..*?(; it takes|$)"
     text = re.sub(choice, r"'\1' cannot be read\2", text)
-    return text.replace("{None}|", "").replace(", 'None'", "")
+    return re.sub(r"\{None\}\||'None', |, 'None'", "", text)

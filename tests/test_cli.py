@@ -49,7 +49,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, message):
         (["--lr", "fast"], "['fast']; it takes [FLOAT [FLOAT ...]]; see ./launch.sh finetune --help"),
         (["--grid", "devlin", "--lr", "1e-4"], "--grid devlin says which --lr, --batch and --epochs to try"),
         (["--dropout", "0,1"], "--dropout: '0,1' cannot be read; it takes FLOAT; see ./launch.sh finetune --help"),
-        (["--precision", "fp16"], "'--precision'. Expected one of ('fp32', 'bf16'); see ./launch.sh finetune --help"),
         (["--dropout", "1"], "--dropout 1 is no share of states to drop; give 0 or more, below 1"),
         (["--output", "."], "--output . is a folder; name a file, such as results.json"),
         (["--output", "file/results.json"], "file is a file and no folder; name another place"),
@@ -67,6 +66,12 @@ def test_finetune_finds_mistakes_before_it_trains(tmp_path, monkeypatch, capsys,
     assert message in printed
     assert printed.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_a_choice_is_between_what_can_be_chosen(capsys):
+    assert main(["finetune", "x", "--task", "sst2", "--precision", "fp16"]) == 2
+    printed = capsys.readouterr().err
+    assert "'fp32'" in printed and "'bf16'" in printed and "None" not in printed
 
 
 def test_finetune_finds_a_folder_that_it_may_not_write_to(monkeypatch, capsys):
