@@ -16,6 +16,7 @@ from pretrain.__main__ import VERBS, main
 from pretrain.hooks.base import GrowthEvent, StepResult
 from pretrain.recipe import load_recipe, resolve
 from pretrain.recipe.ends import check_lengths
+from pretrain.run_folder import RunFolder
 from tests.documented import HOME, PAGES, Command, commands, execute_all, make_place
 from tests.run_on_disk import generic_weights, make_corpus, make_run
 
@@ -126,6 +127,14 @@ def test_file_formats_names_what_a_run_writes():
     words = set(re.findall(r"`([\w.]+)`", page))
     assert {field.name for field in fields(StepResult)} <= words
     assert {field.name for field in fields(GrowthEvent)} - {"stage", "step"} <= words
+
+
+@pytest.mark.parametrize("page", ["file-formats", "getting-started"])
+def test_the_pages_name_every_file_of_a_run(page):
+    text = (HOME / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    held = {path.name for path in vars(RunFolder(Path("runs/NAME"))).values() if path.name != "NAME"}
+    assert len(held) == 10
+    assert {name for name in held if not re.search(rf"\b{re.escape(name)}\b", text)} == set()
 
 
 def test_the_reader_of_the_page_on_file_formats_reads_a_checkpoint(tmp_path):

@@ -42,6 +42,14 @@ def test_the_recipe_on_the_page_reaches_its_shape(drop_layers):
     assert shallow.grow[0].kept(12, 6) == [0, 1, 2, 3, 4, 5]
 
 
+def test_the_page_names_every_test_that_asks_for_a_line():
+    tests = Path(__file__).parent
+    asks = re.compile(r"== OPERATORS.keys\(\)|parametrize\(\"name\", OPERATORS\)")
+    asking = [file for file in tests.rglob("test_*.py") if asks.search(file.read_text("utf-8"))]
+    assert len(asking) == 3
+    assert all(f"`{file.relative_to(tests.parent)}`" in PAGE for file in asking)
+
+
 def test_its_mistakes_are_one_line(drop_layers):
     config = BertConfig(layers=4, hidden=16, heads=2, ffn=32, vocab_size=50)
     with pytest.raises(UserError, match="layers 4 -> 4 drops none"):
