@@ -36,7 +36,7 @@ def export(path: Path, output: Path | None = None, corpus: str | None = None) ->
     check_output(output)
     state, run = load_checkpoint(checkpoint)
     vocabulary = open_vocabulary(run, corpus, checkpoint)
-    has_history = run_folder is not None and (run_folder / "metrics.jsonl").is_file()
+    has_history = "progress" in run and run_folder is not None and (run_folder / "metrics.jsonl").is_file()
     history = History.read(run_folder, run["progress"]["step"]) if has_history else None
     with complete_folder(output) as folder:
         export_model(folder, state.config, {name: record.weight for name, record in state.records.items()})

@@ -117,10 +117,12 @@ def test_what_grew_without_a_tokenizer_asks_for_a_corpus(tmp_path):
     make_run(tmp_path / "run", corpus)
     bert = export(tmp_path / "run")
     (bert / "tokenizer.json").unlink()
-    [_] = pool(1).run(from_huggingface, bert, tmp_path / "grown")
+    grown = tmp_path / "run" / "checkpoints" / "grown"  # beside those of a run whose history is not its own
+    [_] = pool(1).run(from_huggingface, bert, grown)
     with pytest.raises(UserError, match="name one of its vocabulary by --corpus"):
-        export(tmp_path / "grown", tmp_path / "out")
-    export(tmp_path / "grown", tmp_path / "out", str(corpus.directory))
+        export(grown, tmp_path / "out")
+    export(grown, tmp_path / "out", str(corpus.directory))
+    assert "## Stages" not in (tmp_path / "out" / "README.md").read_text()
 
 
 def trained(recipe, folder) -> dict[str, float]:
