@@ -55,6 +55,8 @@ NORM_NAMES = {
 ARCHITECTURES = {"post": ("bert", "Bert"), "pre": ("megatron-bert", "MegatronBert")}
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
 ACTIVATION_OF = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_new": "gelu_tanh"}
+MAX_REASON = 160
+"""Characters of another library's message."""
 FIELDS = {
     "layers": "num_hidden_layers",
     "hidden": "hidden_size",
@@ -129,8 +131,8 @@ def opening(directory: Path) -> Iterator[None]:
     """Inside, whatever is wrong with the files in `directory` becomes a UserError."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as fault:
-        reason = str(fault).partition("\n")[0]
+    except (OSError, ValueError, RuntimeError, SafetensorError) as fault:
+        reason = " ".join(str(fault).split())[:MAX_REASON]
         raise UserError(
             f"{directory} cannot be opened as a model of transformers ({reason}); copy it again, or save it anew"
         ) from None

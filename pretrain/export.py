@@ -15,7 +15,7 @@ from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.data import Vocabulary
 from pretrain.history import History
 from pretrain.model_card import model_card
-from pretrain.outputs import check_folder, complete_folder
+from pretrain.outputs import check_complete_folder, complete_folder
 from pretrain.trained import open_vocabulary
 
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
@@ -53,7 +53,7 @@ def run_of(checkpoint: Path) -> Path | None:
 
 def check_output(output: Path) -> None:
     """Raises UserError unless `output` can be written and what it holds, if anything, is an earlier export."""
-    check_folder("--output", output)
+    check_complete_folder("--output", output)
     held = {file.name for file in output.iterdir()} if output.is_dir() else set()
     if held and not (held <= FILES and is_exported(output)):
         raise UserError(f"{output} is not empty and no exported model of Espalier's alone; choose another --output")

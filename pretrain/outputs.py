@@ -31,6 +31,15 @@ def check_folder(option: str, path: Path) -> None:
         _check_room(option, path)
 
 
+def check_complete_folder(option: str, path: Path) -> None:
+    """Raises UserError where `complete_folder` could not put the folder `path`: it needs room beside it as well."""
+    check_folder(option, path)
+    if path.is_mount():
+        raise UserError(f"{option} {path}: a disk is mounted there; name a folder in it, such as {path / 'model'}")
+    with _explained(option, path):
+        _check_room(option, path.resolve().parent)
+
+
 def _check_room(option: str, path: Path) -> None:
     above = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     if not above.is_dir():

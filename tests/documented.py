@@ -38,7 +38,7 @@ SMALL_STEPS = ["batch.global=32", "sequence=128", "data.sentence_pairs=none", "v
 TINY = [*(f"model.{field}={value}" for field, value in NARROW.items()), "model.layers=1", *SMALL_STEPS]
 SMALLER = {
     "prepare": ["--num-workers", "1"],
-    "finetune": ["--seeds", "1", "--epochs", "1"],
+    "finetune": ["--seeds", "1"],
     "profile": ["--steps=1", *(f"--set={value}" for value in TINY)],
 }
 INSTEAD = {"100:110": "3:4", "30:60": "3:4"}

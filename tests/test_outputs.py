@@ -1,12 +1,13 @@
 """Where verbs write: what is in the way is one line before any work, and a folder is complete or not there."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from model.errors import UserError
 from pretrain.__main__ import main
-from pretrain.outputs import check_file, check_folder, complete_folder
+from pretrain.outputs import check_complete_folder, check_file, check_folder, complete_folder
 from tests.run_on_disk import history_lines
 
 
@@ -42,6 +43,13 @@ def test_what_is_in_the_way_is_one_line(place, capsys, arguments, message):
     assert message in printed
     assert printed.count("\n") == 1
     assert sorted(place.rglob("*")) == before
+
+
+def test_no_folder_is_to_take_the_place_of_a_disk(place, monkeypatch):
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disk")
+    check_complete_folder("--output", place / "new" / "er")
+    with pytest.raises(UserError, match="/disk: a disk is mounted there; name a folder in it, such as .*/disk/model"):
+        check_complete_folder("--output", place / "disk")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from model.errors import UserError
+from model.huggingface import opening
 from pretrain.export import export
 from pretrain.finetune.glue import Glue
 from pretrain.finetune.pooling import MeanPooled
@@ -32,7 +33,7 @@ class Pretrained:
     def config(self, **changes: Any) -> Any:
         from transformers import AutoConfig
 
-        with _opening(self.folder):
+        with opening(self.folder):
             config = AutoConfig.from_pretrained(self.folder, **changes, local_files_only=True)
         if self.dropout is not None:
             names = [name for name in vars(config) if "dropout" in name or name.endswith("pdrop")]
@@ -46,7 +47,7 @@ class Pretrained:
         from transformers import AutoTokenizer
 
         num_embedded, num_positions = _sizes(self.config())
-        with _opening(self.folder):
+        with opening(self.folder):
             tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up where there is none
             raise UserError(f"{self.folder} has no tokenizer; put the model's tokenizer.json or vocab.txt there")
@@ -74,24 +75,13 @@ class Pretrained:
         auto = getattr(transformers, architecture)
         if self.from_scratch:
             return auto.from_config(config)
-        with _opening(self.folder):
+        with opening(self.folder):
             return auto.from_pretrained(self.folder, config=config, local_files_only=True)
 
 
 def _sizes(config: Any) -> tuple[int, int]:
     """Entries of the word table, and positions, which some families do not limit."""
     return config.vocab_size, getattr(config, "max_position_embeddings", math.inf)
-
-
-@contextlib.contextmanager
-def _opening(folder: Path) -> Iterator[None]:
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, SafetensorError) as fault:
-        reason = " ".join(str(fault).split())[:160]
-        raise UserError(f"{folder} cannot be opened as a model of transformers: {reason}") from None
 
 
 @contextlib.contextmanager
