@@ -82,11 +82,7 @@ def own_tokenizer(path: Path) -> Tokenizer | None:
     folder = path if (path / "config.json").is_file() else find_checkpoint(path)
     if not (folder / "tokenizer.json").is_file():
         return None
-    tokenizer = load_tokenizer(folder / "tokenizer.json", lowercase=False)
-    tokenizer.post_processor = None  # [CLS] and [SEP], padding and length are what a batch decides
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+    return load_tokenizer(folder / "tokenizer.json", lowercase=False)
 
 
 def measure_correlation(

@@ -12,6 +12,7 @@ from model.huggingface import export_model
 from model.parameters import parameter_table
 from pretrain.__main__ import main
 from pretrain.checkpoint import load_checkpoint
+from pretrain.data import PrepareOptions, prepare
 from pretrain.export import export
 from pretrain.grow import grow, open_state, read_shape, save_state
 from pretrain.train import evaluate_checkpoint, train
@@ -92,10 +93,15 @@ def complaint_of_evaluation(path, corpus) -> str:
 
 
 def test_what_grew_from_transformers_is_used_like_any_checkpoint(tmp_path, capsys):
-    """Its tokenizer goes along, through a second growth too; the corpus of that vocabulary fits it."""
+    """Its tokenizer goes along, through a second growth too; a corpus of that vocabulary fits it.
+
+    Also one prepared with the model's tokenizer.json, which frames texts as no file of a corpus does.
+    """
     corpus = make_corpus(tmp_path / "small")
     make_run(tmp_path / "run", corpus)
     bert, grown, again = export(tmp_path / "run"), tmp_path / "grown", tmp_path / "again"
+    own, text = tmp_path / "own", str(tmp_path / "small.txt")
+    prepare(PrepareOptions((text,), own, vocab=bert / "tokenizer.json", num_workers=1))
     [_] = pool(1).run(from_huggingface, bert, grown)
     [_] = pool(1).run(from_huggingface, grown, again)
     for path in (grown, again):
@@ -103,7 +109,8 @@ def test_what_grew_from_transformers_is_used_like_any_checkpoint(tmp_path, capsy
         assert capsys.readouterr().out.count(" sings") == 2
         [found] = pool(1).run(complaint_of_evaluation, path, None)
         assert "was trained on no corpus that is known here; name one of its vocabulary by --corpus" in found
-        assert pool(1).run(complaint_of_evaluation, path, str(corpus.directory)) == [""]
+        for name in (corpus.directory, own):
+            assert pool(1).run(complaint_of_evaluation, path, str(name)) == [""]
         for name in (None, str(corpus.directory)):
             export(path, tmp_path / "out", name)
             assert (tmp_path / "out" / "tokenizer.json").read_text() == (bert / "tokenizer.json").read_text()

@@ -102,7 +102,8 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase:
 def load_tokenizer(path: Path, lowercase: bool) -> Tokenizer:
     """A given tokenizer: a tokenizer.json, a SentencePiece .model, or a vocab.txt with one WordPiece token a line.
 
-    Special tokens that a .model lacks ([MASK] as a rule) are added at the end of its vocabulary.
+    Special tokens that a .model lacks ([MASK] as a rule) are added at the end of its vocabulary. How a tokenizer.json
+    frames, pads and cuts texts is left out: a batch decides that, and the hash is to be the same with and without.
 
     Raises UserError when the file is missing, broken or lacks a special token.
     """
@@ -121,6 +122,9 @@ def load_tokenizer(path: Path, lowercase: bool) -> Tokenizer:
     except Exception as error:  # the tokenizers library raises bare Exception for every broken file
         raise UserError(f"vocabulary {path} cannot be read: {error}") from error
     SpecialIds.of(tokenizer)
+    tokenizer.post_processor = None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     return tokenizer
 
 
