@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -55,8 +55,6 @@ NORM_NAMES = {
 ARCHITECTURES = {"post": ("bert", "Bert"), "pre": ("megatron-bert", "MegatronBert")}
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
 ACTIVATION_OF = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_new": "gelu_tanh"}
-MAX_REASON = 160
-"""Characters of another library's message."""
 FIELDS = {
     "layers": "num_hidden_layers",
     "hidden": "hidden_size",
@@ -79,6 +77,10 @@ NEEDS_NO_ARCHITECTURE = {
 """Variants that a plain BERT computes, too, and their plain values."""
 EXPORTED_SHAPE = "espalier"
 """The key of `config.json` that holds our own config, which transformers keeps and does not read."""
+MARK = {"written_by": "espalier"}
+"""In the header of `model.safetensors`, which transformers does not keep."""
+MAX_REASON = 160
+"""Characters of another library's message."""
 
 
 def export_model(directory: str | Path, config: BertConfig, weights: dict[str, Tensor]) -> None:
@@ -91,15 +93,16 @@ def export_model(directory: str | Path, config: BertConfig, weights: dict[str, T
     state = export_weights(config, weights)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt", **MARK})
     shutil.copymode(directory / "config.json", directory / "model.safetensors")  # save_file lets only its owner read
 
 
 def is_exported(directory: str | Path) -> bool:
-    """Whether `export_model` wrote the model there, or it was trained on from one that it wrote."""
+    """Whether `export_model` wrote the weights there. Saved again after training, they lack the mark."""
     try:
-        return EXPORTED_SHAPE in json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with safe_open(Path(directory) / "model.safetensors", "pt") as file:
+            return MARK.items() <= (file.metadata() or {}).items()
+    except (OSError, SafetensorError):
         return False
 
 
@@ -117,6 +120,8 @@ def import_model(directory: str | Path, seed: int = 0, **overrides) -> tuple[Ber
     with opening(directory):
         state = {_modern_name(name): tensor for name, tensor in load_file(directory / "model.safetensors").items()}
         settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("config.json holds no settings")
     exported = _exported_shape(settings, state)
     if exported is None:
         sentence_head = any("pooler" in name for name in state)
@@ -131,8 +136,10 @@ def opening(directory: Path) -> Iterator[None]:
     """Inside, whatever is wrong with the files in `directory` becomes a UserError."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, SafetensorError) as fault:
-        reason = " ".join(str(fault).split())[:MAX_REASON]
+    except UserError:
+        raise
+    except Exception as fault:  # damaged files break the libraries that read them in any way
+        reason = " ".join(f"{type(fault).__name__}: {fault}".split())[:MAX_REASON]
         raise UserError(
             f"{directory} cannot be opened as a model of transformers ({reason}); copy it again, or save it anew"
         ) from None

@@ -34,10 +34,12 @@ def check_folder(option: str, path: Path) -> None:
 def check_complete_folder(option: str, path: Path) -> None:
     """Raises UserError where `complete_folder` could not put the folder `path`: it needs room beside it as well."""
     check_folder(option, path)
-    if path.is_mount():
-        raise UserError(f"{option} {path}: a disk is mounted there; name a folder in it, such as {path / 'model'}")
+    place = path.resolve()
+    for obstacle, is_there in (("the folder you are in", place == Path.cwd()), ("where a disk is", place.is_mount())):
+        if is_there:
+            raise UserError(f"{option} {path} is {obstacle}; name a folder in it, such as {path / 'model'}")
     with _explained(option, path):
-        _check_room(option, path.resolve().parent)
+        _check_room(option, place.parent)
 
 
 def _check_room(option: str, path: Path) -> None:
@@ -57,14 +59,16 @@ def _explained(option: str, path: Path) -> Iterator[None]:
 
 @contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path` to write into; it takes the place of `path` at the end, and after a failure is gone."""
+    """A new folder to write into; it takes the place of `path` at the end, and after a failure `path` is as it was."""
     path = path.resolve()
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    new = aside / "new"
+    new.mkdir()
     try:
-        yield partial
-        shutil.rmtree(path, ignore_errors=True)
-        partial.rename(path)
+        yield new
+        if path.exists():
+            path.rename(aside / "old")
+        new.rename(path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Exported folders open in transformers and compute what our model computes, from the text on."""
 
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -157,11 +158,16 @@ def test_only_an_earlier_export_is_replaced_and_whole(corpus, tmp_path, monkeypa
     with pytest.raises(ZeroDivisionError):  # it fails half-way
         export(tmp_path / "run")
     assert (folder / "README.md").read_text() == "of the export before"
-    assert not list(tmp_path.glob("run/*.partial"))
+    assert not list(tmp_path.glob("run/.huggingface*"))
     monkeypatch.undo()
     export(tmp_path / "run")
     assert (folder / "README.md").read_text() != "of the export before"
 
+    transformers.AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(folder)  # somebody trained it on
+    with pytest.raises(UserError, match="no exported model of Espalier's alone; choose another --output"):
+        export(tmp_path / "run")
+    shutil.rmtree(folder)
+    export(tmp_path / "run")
     (folder / "model-00001-of-00002.safetensors").touch()
     with pytest.raises(UserError, match="no exported model of Espalier's alone; choose another --output"):
         export(tmp_path / "run")

@@ -45,11 +45,13 @@ def test_what_is_in_the_way_is_one_line(place, capsys, arguments, message):
     assert sorted(place.rglob("*")) == before
 
 
-def test_no_folder_is_to_take_the_place_of_a_disk(place, monkeypatch):
+def test_no_folder_is_to_take_the_place_of_a_disk_or_of_where_one_stands(place, monkeypatch):
     monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disk")
     check_complete_folder("--output", place / "new" / "er")
-    with pytest.raises(UserError, match="/disk: a disk is mounted there; name a folder in it, such as .*/disk/model"):
+    with pytest.raises(UserError, match="/disk is where a disk is; name a folder in it, such as .*/disk/model"):
         check_complete_folder("--output", place / "disk")
+    with pytest.raises(UserError, match=r"--output \. is the folder you are in; name a folder in it, such as model"):
+        check_complete_folder("--output", Path())
 
 
 @pytest.mark.parametrize(
@@ -99,9 +101,9 @@ def test_a_folder_is_complete_or_as_it_was(place):
 
     with pytest.raises(ZeroDivisionError):
         fail_half_way()
-    assert not list(place.glob("new*"))
+    assert sorted(path.name for path in place.iterdir()) == ["file", "run"]
     with complete_folder(place / "run") as folder:
         (folder / "whole").touch()
         assert (place / "run" / "metrics.jsonl").is_file()
     assert [path.name for path in (place / "run").iterdir()] == ["whole"]
-    assert not list(place.glob("*.partial"))
+    assert sorted(path.name for path in place.iterdir()) == ["file", "run"]

@@ -36,7 +36,11 @@ class Pretrained:
         with opening(self.folder):
             config = AutoConfig.from_pretrained(self.folder, **changes, local_files_only=True)
         if self.dropout is not None:
-            names = [name for name in vars(config) if "dropout" in name or name.endswith("pdrop")]
+            names = [
+                name
+                for name, value in vars(config).items()
+                if ("dropout" in name or name.endswith("pdrop")) and not isinstance(value, bool)
+            ]
             if not names:
                 raise UserError(f"{self.folder}/config.json has no dropout to set to {self.dropout:g}; leave it out")
             for name in names:
@@ -46,19 +50,19 @@ class Pretrained:
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        num_embedded, num_positions = _sizes(self.config())
+        config = self.config()
         with opening(self.folder):
             tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up where there is none
             raise UserError(f"{self.folder} has no tokenizer; put the model's tokenizer.json or vocab.txt there")
-        if len(tokenizer) > num_embedded:
+        if len(tokenizer) > config.vocab_size:
             raise UserError(
-                f"{self.folder} has a tokenizer of {len(tokenizer):,} entries for a model of {num_embedded:,}; "
+                f"{self.folder} has a tokenizer of {len(tokenizer):,} entries for a model of {config.vocab_size:,}; "
                 "put the model's own there"
             )
         if tokenizer.pad_token_id is None:
             raise UserError(f"{self.folder} has a tokenizer without a padding token; name a model of BERT's kind")
-        tokenizer.model_max_length = min(tokenizer.model_max_length, num_positions)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, _num_positions(config))
         return tokenizer
 
     def model(self, problem: Glue | Squad, seed: int) -> torch.nn.Module:
@@ -79,9 +83,11 @@ class Pretrained:
             return auto.from_pretrained(self.folder, config=config, local_files_only=True)
 
 
-def _sizes(config: Any) -> tuple[int, int]:
-    """Entries of the word table, and positions, which some families do not limit."""
-    return config.vocab_size, getattr(config, "max_position_embeddings", math.inf)
+def _num_positions(config: Any) -> float:
+    """The longest text that a model reads; some families do not limit it."""
+    num_positions = getattr(config, "max_position_embeddings", math.inf)
+    counts_from_padding = any(family in config.model_type for family in ("roberta", "camembert", "mpnet", "longformer"))
+    return num_positions - (config.pad_token_id + 1 if counts_from_padding else 0)
 
 
 @contextlib.contextmanager

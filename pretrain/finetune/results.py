@@ -63,7 +63,8 @@ class Result:
 def table(results: Sequence[Result]) -> str:
     """Median (lowest to highest) of every metric, one line for each settings, the best one marked."""
     best = max(results, key=lambda result: result.score)
-    marks = ["  <- best" if result is best and len(results) > 1 else "" for result in results]
+    is_choice = len(results) > 1 and not best.num_diverged
+    marks = ["  <- best" if is_choice and result is best else "" for result in results]
     lines = [f"{result}{mark}" for result, mark in zip(results, marks, strict=True)]
     return "\n".join([*lines, f"median (lowest to highest) of {len(best.scores)} seeds on {best.scored_on}"])
 

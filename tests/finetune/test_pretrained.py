@@ -57,10 +57,11 @@ def test_the_folders_weights_or_ones_that_the_seed_decides(exported, problem):
     "changes",
     [
         dict(classifier_dropout=0.5),
+        dict(model_type="esm", pad_token_id=0, mask_token_id=4, token_dropout=False),
         dict(model_type="albert", embedding_size=8, classifier_dropout_prob=0.5),
         dict(model_type="distilbert", dim=32, n_heads=2, n_layers=1, hidden_dim=32, seq_classif_dropout=0.5),
     ],
-    ids=["bert", "albert", "distilbert"],
+    ids=["bert", "esm", "albert", "distilbert"],
 )
 def test_another_dropout_is_everywhere(folder, problem, changes, pooling):
     change_config(folder, **changes)
@@ -76,6 +77,8 @@ def test_texts_are_no_longer_than_the_models_positions(folder):
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "model_max_length": 10**9}))
     num_positions = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
     assert Pretrained(folder).tokenizer().model_max_length == num_positions
+    change_config(folder, model_type="roberta", pad_token_id=1)  # whose first position is 2
+    assert Pretrained(folder).tokenizer().model_max_length == num_positions - 2
 
 
 def cut(path):
@@ -98,13 +101,19 @@ def forget_padding(folder):
         (lambda folder: (folder / "model.safetensors").unlink(), "cannot be opened as a model of transformers"),
         (lambda folder: cut(folder / "config.json"), "cannot be opened as a model of transformers"),
         (lambda folder: cut(folder / "tokenizer.json"), "cannot be opened as a model of transformers"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot be opened as a model of transformers"),
+        (lambda folder: (folder / "config.json").write_text("5"), "cannot be opened as a model of transformers"),
+        (lambda folder: change_config(folder, hidden_size="two"), "cannot be opened as a model of transformers"),
         (lambda folder: change_config(folder, model_type="nonsense"), "cannot be opened as a model of transformers"),
         (lambda folder: change_config(folder, intermediate_size=7), "cannot be opened as a model of transformers"),
         (lambda folder: [path.unlink() for path in folder.glob("tokenizer*")], "has no tokenizer; put"),
         (lambda folder: change_config(folder, vocab_size=7), "entries for a model of 7; put the model's own there"),
         (forget_padding, "has a tokenizer without a padding token; name a model of BERT's kind"),
     ],
-    ids=["weights cut", "no weights", "config cut", "tokenizer cut", "family", "sizes", "no tokenizer", "words", "pad"],
+    ids=[
+        *("weights cut", "no weights", "config cut", "tokenizer cut", "tokenizer {}", "config 5", "config of text"),
+        *("family", "sizes", "no tokenizer", "words", "pad"),
+    ],
 )
 def test_a_folder_that_is_no_model_is_refused_in_one_line(folder, problem, damage, message):
     damage(folder)

@@ -19,6 +19,7 @@ def test_settings_by_which_a_seed_diverged_are_not_the_best(tmp_path):
     assert lines[1] == "lr 0.01, batch 32, 3 epochs: f1 0.85 (0.8 to 0.9), 1 of 3 seeds diverged"
     assert lines[2] == "lr 5e-05, batch 32, 3 epochs: f1 0.5 (0.25 to 0.75)  <- best"
     assert lines[3] == "median (lowest to highest) of 3 seeds on the dev set"
+    assert "best" not in table([LOST, HALF]) and "best" not in table([GOOD])
     write_results(tmp_path / "results.json", {"task": "mrpc"}, [LOST, HALF, GOOD])
     written = json.loads((tmp_path / "results.json").read_text(), parse_constant=lambda name: 1 / 0)
     assert written["task"] == "mrpc" and written["scored_on"] == "the dev set"
