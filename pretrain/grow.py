@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,32 @@ def open_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
 
 
 def own_tokenizer(path: Path) -> Tokenizer | None:
-    """Of a Hugging Face model, or of what was grown from one: there is no corpus that holds it."""
-    folder = path if (path / "config.json").is_file() else find_checkpoint(path)
-    if not (folder / "tokenizer.json").is_file():
-        return None
-    return load_tokenizer(folder / "tokenizer.json", lowercase=False)
+    """Of a Hugging Face model, or of what was grown from one: there is no corpus that holds it.
+
+    Without a tokenizer.json, BERT's own with the words of vocab.txt; that a model has neither is said.
+    """
+    is_transformers = (path / "config.json").is_file()
+    folder = path if is_transformers else find_checkpoint(path)
+    if (folder / "tokenizer.json").is_file():
+        return load_tokenizer(folder / "tokenizer.json", lowercase=False)
+    if (folder / "vocab.txt").is_file():
+        return load_tokenizer(folder / "vocab.txt", _lowers_case(folder))
+    if is_transformers and dist.get_rank() == 0:
+        print(
+            f"espalier: {path} has no tokenizer.json or vocab.txt: no tokenizer goes along, and what is grown "
+            "needs a corpus of its vocabulary by --corpus",
+            file=sys.stderr,
+        )
+    return None
+
+
+def _lowers_case(folder: Path) -> bool:
+    """What the tokenizer_config.json beside a vocab.txt says; BERT's default without."""
+    settings = folder / "tokenizer_config.json"
+    try:
+        return not settings.is_file() or bool(json.loads(settings.read_text("utf-8")).get("do_lower_case", True))
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{settings} cannot be read: {error}; put the model's own there") from error
 
 
 def measure_correlation(

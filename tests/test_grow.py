@@ -1,6 +1,9 @@
 """The verb `grow`: from checkpoint to checkpoint, what the change in memory gives, on any number of processes."""
 
 import json
+import shutil
+from contextlib import redirect_stderr
+from io import StringIO
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from pretrain.__main__ import main
 from pretrain.checkpoint import load_checkpoint
 from pretrain.data import PrepareOptions, prepare
 from pretrain.export import export
-from pretrain.grow import grow, open_state, read_shape, save_state
+from pretrain.grow import grow, open_state, own_tokenizer, read_shape, save_state
 from pretrain.train import evaluate_checkpoint, train
 from tests.engine.harness import CONFIG, same, whole_state
 from tests.growth.proving import random_state
@@ -119,13 +122,39 @@ def test_what_grew_from_transformers_is_used_like_any_checkpoint(tmp_path, capsy
     assert str(tmp_path) not in card
 
 
+def kept_tokenizer(path, out) -> tuple[bool | None, str]:
+    """Whether it lowers the case, None where none was kept; and what was said."""
+    with redirect_stderr(StringIO()) as said:
+        grow(path, ["layers=4"], [], out)
+    tokenizer = own_tokenizer(out)
+    return tokenizer and tokenizer.normalizer.lowercase, said.getvalue()
+
+
+def test_a_model_of_vocab_txt_alone_keeps_its_words_and_whether_it_lowers_the_case(tmp_path):
+    corpus = make_corpus(tmp_path / "small")
+    make_run(tmp_path / "run", corpus)
+    bert = export(tmp_path / "run")
+    (bert / "tokenizer.json").unlink()
+    shutil.copy(corpus.directory / "vocab.txt", bert)
+    settings = bert / "tokenizer_config.json"  # an export's says nothing of case
+    assert pool(1).run(kept_tokenizer, bert, tmp_path / "uncased") == [(True, "")]
+    assert pool(1).run(complaint_of_evaluation, tmp_path / "uncased", str(corpus.directory)) == [""]
+    settings.write_text('{"do_lower_case": false}')
+    assert pool(1).run(kept_tokenizer, bert, tmp_path / "cased") == [(False, "")]
+    settings.write_text("{do_lower_case")
+    [found] = pool(1).run(complaint, bert, ["layers=4"], [], tmp_path / "broken")
+    assert f"{settings} cannot be read" in found and "\n" not in found
+
+
 def test_what_grew_without_a_tokenizer_asks_for_a_corpus(tmp_path):
     corpus = make_corpus(tmp_path / "small")
     make_run(tmp_path / "run", corpus)
     bert = export(tmp_path / "run")
     (bert / "tokenizer.json").unlink()
     grown = tmp_path / "run" / "checkpoints" / "grown"  # beside those of a run whose history is not its own
-    [_] = pool(1).run(from_huggingface, bert, grown)
+    [(kept, said)] = pool(1).run(kept_tokenizer, bert, grown)
+    assert kept is None
+    assert f"{bert} has no tokenizer.json or vocab.txt: no tokenizer goes along" in said and said.count("\n") == 1
     with pytest.raises(UserError, match="name one of its vocabulary by --corpus"):
         export(grown, tmp_path / "out")
     export(grown, tmp_path / "out", str(corpus.directory))
