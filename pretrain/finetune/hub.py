@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from model.errors import UserError
@@ -18,7 +19,7 @@ def load(name: str, config: str | None, files: str) -> Any:
     try:
         with _quiet():
             # Without a network `load_dataset` tries for half a minute; this fails at once. What is stored needs none.
-            if not huggingface_hub.try_to_load_from_cache(name, "README.md", repo_type="dataset"):
+            if not _is_stored(name, config):
                 huggingface_hub.dataset_info(name, timeout=TIMEOUT_SECONDS)
             return datasets.load_dataset(name, config)
     except Exception as error:  # every cause of a failed download has its own kind of exception
@@ -27,6 +28,16 @@ def load(name: str, config: str | None, files: str) -> Any:
             f"data set {name} cannot be had from the Hub ({reason}); download the files of {files} where there is a "
             "network and name their folder by --data"
         ) from None
+
+
+def _is_stored(name: str, config: str | None) -> bool:
+    """Whether `load_dataset` may do without the Hub: it was downloaded, or only what became of it was kept."""
+    import datasets
+    import huggingface_hub
+
+    prepared = Path(datasets.config.HF_DATASETS_CACHE).expanduser() / name.replace("/", "___")
+    is_downloaded = huggingface_hub.try_to_load_from_cache(name, "README.md", repo_type="dataset")
+    return bool(is_downloaded) or any(prepared.glob(f"{config or ''}*"))
 
 
 @contextlib.contextmanager

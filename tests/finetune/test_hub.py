@@ -1,6 +1,7 @@
 """Without --data the data comes from the Hub; where that fails, one line says what to give instead."""
 
 import logging
+from pathlib import Path
 
 import datasets
 import huggingface_hub
@@ -21,6 +22,14 @@ SQUAD = {
     "context": "Rain falls.",
     "answers": {"text": ["Rain"], "answer_start": [0]},
 }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_stored(tmp_path, monkeypatch) -> Path:
+    """Whatever this machine has; the folder that `datasets` keeps data in."""
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file, repo_type: None)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    return tmp_path
 
 
 def test_glue_and_squad_as_the_hub_has_them(monkeypatch):
@@ -69,6 +78,33 @@ def test_what_is_stored_needs_no_network_and_tries_are_not_told(monkeypatch, cap
     hub.removeHandler(caplog.handler)
     assert not caplog.records
     assert hub.level == logging.INFO
+
+
+class Mrpc(datasets.GeneratorBasedBuilder):
+    """What `load_dataset` makes of the Hub's files: Arrow files in a folder of their name."""
+
+    def _info(self):
+        text = datasets.Value("string")
+        label = datasets.ClassLabel(names=["not_equivalent", "equivalent"])
+        return datasets.DatasetInfo(features=datasets.Features({"sentence1": text, "sentence2": text, "label": label}))
+
+    def _split_generators(self, _):
+        return [datasets.SplitGenerator(split) for split in (datasets.Split.TRAIN, datasets.Split.VALIDATION)]
+
+    def _generate_examples(self):
+        yield 0, {"sentence1": "It rains.", "sentence2": "It pours.", "label": 1}
+
+
+def test_what_datasets_keeps_is_had_offline(nothing_is_stored, monkeypatch):
+    def offline(name, timeout):
+        raise ConnectionError("offline mode is enabled")
+
+    Mrpc(str(nothing_is_stored), "glue", "mrpc", hash="0", repo_id="nyu-mll/glue").download_and_prepare()
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "dataset_info", offline)
+    assert open_task("mrpc", None, None).train[0].sentences == ("It rains.", "It pours.")
+    with pytest.raises(UserError, match="nyu-mll/glue cannot be had from the Hub .offline mode is enabled.; download"):
+        open_task("cola", None, None)
 
 
 def test_an_unknown_grid_is_one_line(capsys):
