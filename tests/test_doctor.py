@@ -100,8 +100,8 @@ def test_a_python_too_old_is_said_in_the_table_and_in_one_line(capsys, monkeypat
 
 
 def test_nothing_in_the_file_is_newer_than_an_old_python():
-    """No syntax of after Python 3.7, no annotation that means something only since 3.9 or 3.10, nor such a call."""
-    tree = ast.parse((HOME / "pretrain" / "doctor.py").read_text("utf-8"), feature_version=(3, 7))
+    """No syntax of after Python 3.6, no annotation that means something only since 3.9 or 3.10, nor such a call."""
+    tree = ast.parse((HOME / "pretrain" / "doctor.py").read_text("utf-8"), feature_version=(3, 6))
     nodes = list(ast.walk(tree))
     annotations = [getattr(node, key, None) for node in nodes for key in ("annotation", "returns")]
     assert {type(one) for one in annotations} == {ast.Name, ast.Constant, type(None)}

@@ -215,7 +215,11 @@ def _hub_questions(task: SquadTask, files: str) -> list[list[Question]]:
 
 
 def _aligned(questions: list[Question], file: str) -> list[Question]:
-    """Those to train on: a question whose answer stands elsewhere is left out and said, as by Google's run_squad.py."""
+    """Those to train on: a question whose answer is not at its answer_start, to the letter, is left out and said.
+
+    Stricter than Google's run_squad.py, which looks for the answer, kinds of blanks aside, anywhere in the
+    blank-separated words that those characters touch.
+    """
     aligned = [question for question in questions if not question.answers or question.start is not None]
     if not aligned:
         raise UserError(f"no answer of {file} stands at its answer_start in the text; give the official one")
