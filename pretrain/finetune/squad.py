@@ -42,6 +42,10 @@ class Question:
         return cls(id, question.strip(), context, tuple(answers), starts[0] if is_there else None)
 
 
+Window = tuple[Question, Features, dict[int, tuple[int, int]]]
+"""Its question, its features, and {token: its characters} of those tokens that are text."""
+
+
 class Squad:
     """One version of SQuAD with its data. Made by `Squad.open`."""
 
@@ -52,6 +56,8 @@ class Squad:
     def __init__(self, train: list[Question], dev: list[Question], max_length: int):
         self.train, self.dev, self.max_length = train, dev, max_length
         self.has_unanswerable = any(not question.answers for question in dev)
+        self._dev_windows: dict[Any, list[Window]] = {}
+        """By tokenizer: making them takes long, and they are the same for every seed and setting."""
 
     @classmethod
     def open(cls, task: SquadTask, data: Path | None, max_length: int) -> "Squad":
@@ -92,7 +98,9 @@ class Squad:
 
     def score(self, tokenizer: Any, predict: Predict) -> dict[str, float]:
         """Exact match and F1, in percent, by the best span of each question's windows."""
-        windows = list(self._windows(tokenizer, self.dev))
+        if tokenizer not in self._dev_windows:
+            self._dev_windows[tokenizer] = list(self._windows(tokenizer, self.dev))
+        windows = self._dev_windows[tokenizer]
         starts, ends = predict([window for _, window, _ in windows])
         best: dict[str, tuple[float, str]] = {}
         null: dict[str, float] = {}
@@ -104,8 +112,7 @@ class Squad:
         answers = {id: "" if self.has_unanswerable and null[id] > score else text for id, (score, text) in best.items()}
         return evaluate(self.dev, answers)
 
-    def _windows(self, tokenizer: Any, questions: Sequence[Question]) -> Iterator[tuple[Question, Features, dict]]:
-        """For every window its question, its features, and {token: its characters} of those tokens that are text."""
+    def _windows(self, tokenizer: Any, questions: Sequence[Question]) -> Iterator[Window]:
         for question, (text, num_tokens) in zip(questions, _cut_questions(tokenizer, questions), strict=True):
             room = self.max_length - num_tokens - tokenizer.num_special_tokens_to_add(pair=True)
             encoded = tokenizer(

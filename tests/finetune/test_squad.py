@@ -77,6 +77,27 @@ def test_without_unanswerable_questions_there_is_always_an_answer(tmp_path, toke
     assert problem.score(tokenizer, Oracle(nowhere))["exact_match"] < 100
 
 
+def test_the_windows_to_score_on_are_made_once_for_each_tokenizer(tmp_path, tokenizer):
+    problem = open_task("squad", write_squad(tmp_path / "squad"), 64)
+    distilled = copy.deepcopy(tokenizer)
+    distilled.model_input_names = ["input_ids", "attention_mask"]
+    first, second, other = (scored_windows(problem, one) for one in (tokenizer, tokenizer, distilled))
+    assert all(a is b for a, b in zip(first, second, strict=True))
+    assert "token_type_ids" in first[0] and "token_type_ids" not in other[0]
+
+
+def scored_windows(problem, tokenizer):
+    """What the model reads to be scored."""
+    given = []
+
+    def predict(windows):
+        given.extend(windows)
+        return np.zeros((2, len(windows), 64))
+
+    problem.score(tokenizer, predict)
+    return given
+
+
 def test_a_checkpoint_learns_three_answers(tmp_path, run):
     data = write_squad(tmp_path / "squad")
     (result,) = finetune(run, "squad", [Settings(lr=5e-3, batch=4, epochs=40)], [0], data, max_length=64)
