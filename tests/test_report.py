@@ -13,6 +13,7 @@ from pretrain.report import MAX_POINTS, report_data, write_report
 from tests.run_on_disk import history_lines
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium here: install Debian's package `chromium`")
 EXTRAS = [
     {"event": "memory", "step": 10, "host_memory_gib": 1.5},
     {"event": "memory", "step": 30, "host_memory_gib": 1.75},
@@ -137,7 +138,7 @@ def test_the_page_of_a_run_that_diverged_is_json(diverged):
     assert totals["steps"] == 40
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium here: install Debian's package `chromium`")
+@needs_browser
 def test_a_browser_draws_a_run_that_diverged(diverged, tmp_path):
     assert "<dt>validation loss</dt><dd>nan</dd>" in drawn_by_browser(write_report(diverged), tmp_path / "profile")
 
@@ -170,7 +171,7 @@ def test_a_folder_without_a_run_is_one_line(tmp_path):
         write_report(tmp_path)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium here: install Debian's package `chromium`")
+@needs_browser
 def test_a_browser_draws_every_chart(run, tmp_path):
     drawn = drawn_by_browser(write_report(run), tmp_path / "profile")
     data = report_data(History.read(run))
