@@ -50,14 +50,14 @@ asks_help() { case " $* " in *" -h "* | *" --help "*) ;; *) return 1 ;; esac; }
 # doctor: what .venv has, or the Python that it would be made from. Answers where nothing else would start.
 examine() {
   [ -x "$python" ] || python=${PYTHON:-python3}
-  PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m pretrain.doctor "$@"
+  PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m pretrain.cli.doctor "$@"
 }
 
 use_own_python() {
   python=$(command -v "$ESPALIER_PYTHON") || die "ESPALIER_PYTHON $ESPALIER_PYTHON not found; name a Python of 3.10 or newer"
   venv=${XDG_CACHE_HOME:-$HOME/.cache}/espalier         # for compiled operators only
   export ESPALIER_PYTHON=$python PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH} PATH=$(dirname "$python"):$PATH
-  [ "$1" = doctor ] || "$python" -m pretrain.doctor --quiet || exit 2
+  [ "$1" = doctor ] || "$python" -m pretrain.cli.doctor --quiet || exit 2
 }
 
 # install NAME EXTRAS: once per version of pyproject.toml. The stamp is written last, so that a broken install is redone.
@@ -271,7 +271,7 @@ demo() {
   # Where neither a GPU nor the CPU computes in bf16, it is far slower than fp32.
   [ "$num_gpus" -gt 0 ] || grep -q bf16 /proc/cpuinfo || set -- --set precision=fp32 "$@"
   (train demo "$@" --name "$name")
-  "$python" -m pretrain.demo "runs/$name"
+  "$python" -m pretrain.use.demo "runs/$name"
 }
 
 main "$@"

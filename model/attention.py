@@ -10,7 +10,7 @@ from model.config import BertConfig
 from model.dropout import dropout
 from model.linear import make_linear, make_row_parallel_linear
 from model.norm import LayerNorm
-from model.parallel import TensorParallel
+from model.parallel.tensor import TensorParallel
 
 
 class Attention(nn.Module):

@@ -41,7 +41,7 @@ class Batch:
     sentence_positions: Tensor | None = None  # [N] int64, flat index of each segment's [CLS]
     sentence_labels: Tensor | None = None  # [N] int64, 0: the second sentence really follows the first
 
-    # Of pooled input only, see `model.pooled_input.split_targets`:
+    # Of pooled input only, see `model.variants.pooled_input.split_targets`:
     slots: Tensor | None = None  # [B, S] int64, the slot of its row that each token is pooled into
     slot_segments: Tensor | None = None  # [B, slots] int64, like segments
 

@@ -9,22 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.attention import Attention
 from model.attention_kernels import PackedRows, packed_rows
 from model.batch import Batch
+from model.block import Block
 from model.config import BertConfig
-from model.dropout import Dropout
 from model.embeddings import Embeddings
-from model.feedforward import FeedForward
 from model.heads import MaskedWordHead, Pooler
 from model.linear import Linear
 from model.loss import vocab_parallel_cross_entropy
 from model.norm import LayerNorm
-from model.parallel import TensorParallel, local_shape
+from model.parallel.tensor import TensorParallel, local_shape
 from model.parameters import parameter_table
-from model.pooled_input import split_targets
-from model.slimming import add_coefficients, penalty
-from model.variants import attends_over_runs, make_attention, make_layers, make_mask, timed_parts
+from model.variants.choice import attends_over_runs, make_layers, make_mask, timed_parts
+from model.variants.pooled_input import split_targets
+from model.variants.slimming import penalty
 
 
 class PretrainingOutput(NamedTuple):
@@ -149,25 +147,3 @@ class BertForPreTraining(nn.Module):
         for name, parameter in self.named_parameters():
             if table[name].between_regions and parameter.requires_grad:
                 parameter.register_hook(self.tp.summed)
-
-
-class Block(nn.Module):
-    """Attention and feed-forward network, each a residual branch with its norm. x [B, S, H] -> [B, S, H]."""
-
-    def __init__(self, config: BertConfig, block: int, tp: TensorParallel):
-        super().__init__()
-        self.pre_norm = config.norm == "pre"
-        self.attention = make_attention(config, block, tp)
-        self.feedforward = FeedForward(config, config.block_ffn(block), tp)
-        self.dropout = Dropout(config.hidden_dropout)
-        if config.slimming:
-            add_coefficients(self, config.block_heads(block) // tp.size, config.block_ffn(block) // tp.size)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.residual(x, self.attention, mask)
-        return self.residual(x, self.feedforward)
-
-    def residual(self, x: Tensor, branch: Attention | FeedForward, *arguments) -> Tensor:
-        if self.pre_norm:
-            return x + self.dropout(branch(branch.norm(x), *arguments))
-        return branch.norm(x + self.dropout(branch(x, *arguments)))

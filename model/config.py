@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model.compatibility import contradictions
 from model.errors import UserError, nearest
-from model.variant_settings import Count, LayerDrop, MaskedUnits, Slimming
+from model.variants.compatibility import contradictions
+from model.variants.settings import Count, LayerDrop, MaskedUnits, Slimming
 
 VOCABULARY_MULTIPLE = 128
 """The word table is padded to this multiple under every tensor-parallel size: the size never changes the shape."""

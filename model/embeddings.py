@@ -9,7 +9,7 @@ from model.config import BertConfig
 from model.dropout import Dropout
 from model.linear import Linear
 from model.norm import LayerNorm
-from model.parallel import TensorParallel
+from model.parallel.tensor import TensorParallel
 
 
 class Embeddings(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from model.config import BertConfig
 from model.linear import make_linear, make_row_parallel_linear
 from model.norm import LayerNorm
-from model.parallel import TensorParallel
+from model.parallel.tensor import TensorParallel
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,

@@ -8,7 +8,7 @@ from model.config import BertConfig
 from model.feedforward import ACTIVATIONS
 from model.linear import Linear, make_linear
 from model.norm import LayerNorm
-from model.parallel import TensorParallel
+from model.parallel.tensor import TensorParallel
 
 
 class MaskedWordHead(nn.Module):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.parallel import TensorParallel
+from model.parallel.tensor import TensorParallel
 
 REPLICATED = TensorParallel()
 

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from model.parallel import TensorParallel
+from model.parallel.tensor import TensorParallel
 
 CHUNK = {"cpu": 2**18, "cuda": 2**24}
 """So many scores become probabilities at a time: in a CPU's cache, in little of a GPU's memory."""

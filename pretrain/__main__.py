@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from model.errors import UserError, nearest
-from pretrain import signals
-from pretrain.arguments import check_counts, read_span, run_verb
+from pretrain.cli.arguments import check_counts, read_span, run_verb
 from pretrain.data.prepare import PrepareOptions
-from pretrain.exits import Stop, leave
-from pretrain.outputs import check_file, check_folder
+from pretrain.engine import signals
+from pretrain.engine.exits import Stop, leave
+from pretrain.runs.outputs import check_file, check_folder
 
 # Every verb imports what it needs itself, so that `--help` and `plan` do not wait for torch.
 
@@ -31,11 +31,11 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> No
         overrides: Change a value of the recipe, for example --set stages.1.steps=200.
         nproc: Number of processes to plan for.
     """
+    from pretrain.cost.plan import print_plan
     from pretrain.data import Corpus
-    from pretrain.plan import print_plan
     from pretrain.recipe import load_recipe, resolve
-    from pretrain.recipe.ends import check_lengths
-    from pretrain.recipe.kept import check_saved
+    from pretrain.recipe.saved_states import check_saved
+    from pretrain.recipe.stage_ends import check_lengths
 
     loaded = load_recipe(recipe, overrides)
     vocab_size = Corpus.open(loaded.data.corpus).vocab_size if Path(loaded.data.corpus).exists() else None
@@ -95,13 +95,13 @@ def train(
     folder = runs / (name or loaded.name)
     span = read_span("--profile-steps", profile_steps)
     if dry_run:
-        from pretrain.preflight import check_run
+        from pretrain.training.preflight import check_run
 
         check_run(loaded, nproc, folder)
     else:
         signals.listen(loaded.faults.signals)
         from pretrain.engine.distributed import process_group
-        from pretrain.train import train as train_recipe
+        from pretrain.training.train import train as train_recipe
 
         with process_group():
             hooks = []
@@ -121,7 +121,7 @@ def evaluate(checkpoint: CheckpointPath, /, corpus: str | None = None, rows: int
         rows: Validation rows to read.
     """
     from pretrain.engine.distributed import process_group
-    from pretrain.train import evaluate_checkpoint
+    from pretrain.training.train import evaluate_checkpoint
 
     check_counts(rows=[rows])
     with process_group():
@@ -139,8 +139,8 @@ def fill(
         text: A sentence with [MASK] in the place of a word.
         guesses: How many answers to print.
     """
-    from pretrain.fill import Filler, fill_text
-    from pretrain.trained import open_trained
+    from pretrain.use.fill import Filler, fill_text
+    from pretrain.use.trained import open_trained
 
     check_counts(guesses=[guesses])
     trained = open_trained(checkpoint)
@@ -211,7 +211,7 @@ def export(checkpoint: CheckpointPath, /, output: Path | None = None, corpus: st
         output: The folder to write; `huggingface` in the run's folder when left out.
         corpus: The prepared corpus whose tokenizer goes along; the one it was trained on when left out.
     """
-    from pretrain.export import export as export_checkpoint
+    from pretrain.use.export import export as export_checkpoint
 
     print(export_checkpoint(checkpoint, output, corpus))
 
@@ -232,7 +232,7 @@ def grow(
         operator: In order, for example --operator stack --operator '{widen: {axis: ffn}}'; left out, as `grow: auto`.
     """
     from pretrain.engine.distributed import process_group
-    from pretrain.grow import grow as grow_checkpoint
+    from pretrain.use.grow import grow as grow_checkpoint
 
     with process_group():
         source, target = grow_checkpoint(checkpoint, to, operator, out)
@@ -247,7 +247,7 @@ def report(run: Annotated[Positional[Path], arg(name="run", metavar="RUN")], /, 
         run: A run's folder.
         output: The file to write; `report.html` in the run's folder when left out.
     """
-    from pretrain.report import write_report
+    from pretrain.runs.report import write_report
 
     check_file("--output", output, "report.html")
     print(write_report(run, output))
@@ -319,7 +319,7 @@ def finetune(
 
 def doctor() -> int:
     """Print what this environment has, what is wanted, and what the difference changes. Installs nothing."""
-    from pretrain import doctor as examination
+    from pretrain.cli import doctor as examination
 
     sys.exit(examination.main([]))
 

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from growth.operators.going_back import GoingBack
+from growth.operators.rollback import GoingBack
 from growth.state import Fetch, Record
 from model.parameters import ParameterSpec
 

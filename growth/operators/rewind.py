@@ -7,7 +7,7 @@ Tier 3: the function becomes the earlier one; every moment and step starts anew.
 
 from typing import ClassVar
 
-from growth.operators.going_back import GoingBack
+from growth.operators.rollback import GoingBack
 from growth.state import Fetch, Record
 from model.parameters import ParameterSpec
 

@@ -13,9 +13,9 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from growth.state import TrainingState
 from model.errors import UserError
-from pretrain.agreement import raise_together
 from pretrain.checkpoint.files import find_damage, read_checkpoint, write_index, write_part
 from pretrain.checkpoint.tensors import sync_folder, write_text
+from pretrain.engine.agreement import raise_together
 
 LATEST, PARTIAL, DAMAGED = "latest", ".partial", ".damaged"
 STEP = "step-{:08d}"

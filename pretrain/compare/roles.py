@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from model.errors import UserError, nearest
 from pretrain.compare.runs import FinishedRun, by_recipe
 from pretrain.recipe.shares import counted, row_length, whole_model
-from pretrain.run_folder import lasting, without
+from pretrain.runs.folder import lasting, without
 
 Role = Literal["from scratch", "method", "small"]
 ROLES: tuple[Role, ...] = get_args(Role)

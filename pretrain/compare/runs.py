@@ -8,7 +8,7 @@ from pathlib import Path
 from model.errors import UserError
 from pretrain.compare.run_files import Growth, Step, ValidationRows, read_recipe, read_steps, read_summary
 from pretrain.recipe import Recipe
-from pretrain.run_folder import RunFolder, lasting
+from pretrain.runs.folder import RunFolder, lasting
 
 COSTS = ("flops", "tokens", "seconds", "device_seconds")
 

@@ -5,7 +5,7 @@ import torch
 
 from model.batch import Batch
 from model.errors import UserError
-from model.pooled_input import split_targets
+from model.variants.pooled_input import split_targets
 from pretrain.data.corpus import Corpus
 from pretrain.data.hashing import hash_of
 from pretrain.data.index import DataPosition, RowIndex, Rows

@@ -10,18 +10,19 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 from deepspeed.utils import set_z3_leaf_modules
 
-from model.bert import BertForPreTraining, Block
+from model.bert import BertForPreTraining
+from model.block import Block
 from model.config import BertConfig
-from model.parallel import ModelParallelUnit, ParallelLayout, TensorParallel
-from pretrain.engine.bind import bind_optimizer
+from model.parallel.layout import ModelParallelUnit, ParallelLayout
+from model.parallel.tensor import TensorParallel
+from pretrain.engine.attach import bind_optimizer
 from pretrain.engine.compilation import compile_blocks
+from pretrain.engine.config_file import DEFAULT_BUCKET, overlaps_messages
 from pretrain.engine.distributed import device
-from pretrain.engine.needless import leave_out_needless_work
 from pretrain.engine.norm import mark_cut_gradients
+from pretrain.engine.unused import leave_out_needless_work
 from pretrain.engine.zero import prime_optimizer
-from pretrain.memory import DEFAULT_BUCKET
 from pretrain.optim import GroupRules, Lamb, Lans, MakeOptimizer, parameter_groups
-from pretrain.recipe.engine_file import overlaps_messages
 
 ZERO_SUPPORTED_OPTIMIZERS.extend((Lamb, Lans))  # or DeepSpeed warns that they are untested
 

@@ -11,7 +11,8 @@ from growth.change import map_blocks
 from growth.state import Fetch
 from model.batch import Batch
 from model.config import BertConfig
-from model.parallel import ParallelLayout, TensorParallel
+from model.parallel.layout import ParallelLayout
+from model.parallel.tensor import TensorParallel
 from model.parameters import parameter_table
 from pretrain.engine.build import build_model
 from pretrain.engine.distributed import data_parallel_sum, device

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
-from model.parallel import data_parallel_group
-from pretrain.exits import Stop
+from model.parallel.layout import data_parallel_group
+from pretrain.engine.exits import Stop
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from growth.state import TENSORS, Fetch, Record, TrainingState, assign_owners
 from model.bert import BertForPreTraining
 from model.config import BertConfig
-from model.parallel import ParallelLayout, local_shape, unshard
+from model.parallel.layout import ParallelLayout
+from model.parallel.tensor import local_shape, unshard
 from model.parameters import ParameterSpec, parameter_table
 from pretrain.engine.distributed import device
 from pretrain.engine.host_memory import return_freed_memory

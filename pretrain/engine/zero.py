@@ -147,8 +147,8 @@ def _forget_stage3_globals() -> None:
     It keeps the engine alive by two references of its own: the root module is pushed on a global stack and never
     popped, and an `lru_cache` on a method of the parameter coordinator holds its instances. And torch's `linear` stays
     replaced, by one that rounds differently: a run that went on at another stage would not resume to the same bits.
-    Process-wide: no other ZeRO-3 engine may be live. `tests/engine/test_leak.py` fails when a DeepSpeed release no
-    longer needs this.
+    Process-wide: no other ZeRO-3 engine may be live. `tests/pretrain/engine/test_leak.py` fails when a DeepSpeed
+    release no longer needs this.
     """
     from deepspeed.runtime.zero import parameter_offload
     from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses

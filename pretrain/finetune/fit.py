@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pretrain.engine.fast_fp32 import fast_fp32
 from pretrain.finetune.tasks import Settings
 from pretrain.optim import adamw, matrices_decay, set_learning_rate
-from pretrain.schedule import Phase
+from pretrain.recipe.schedule import Phase
 
 Features = dict[str, Any]
 """One example: token lists by their names in transformers, and labels."""

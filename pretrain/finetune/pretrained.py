@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from model.errors import UserError
-from model.huggingface import opening
-from pretrain.export import export
 from pretrain.finetune.glue import Glue
 from pretrain.finetune.pooling import MeanPooled
 from pretrain.finetune.squad import Squad
+from pretrain.interop.huggingface import opening
+from pretrain.use.export import export
 
 
 @dataclass(frozen=True)

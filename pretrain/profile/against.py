@@ -17,13 +17,13 @@ from torch import nn
 from growth.state import fresh_state
 from model.batch import Batch
 from model.config import BertConfig
-from model.parallel import ParallelLayout
+from model.parallel.layout import ParallelLayout
+from pretrain.cost.flops import training_flops
 from pretrain.data.packing import pack
 from pretrain.engine.build import EngineSettings, build_model
 from pretrain.engine.distributed import device
 from pretrain.engine.move import start_engine
 from pretrain.engine.zero import basic_optimizer
-from pretrain.flops import training_flops
 from pretrain.optim import adamw
 from pretrain.profile.peak import matmul_flops_per_second, synchronize
 

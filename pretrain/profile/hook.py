@@ -10,13 +10,13 @@ import torch.distributed as dist
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from pretrain.hooks.base import Hook, StepResult
 from pretrain.profile.breakdown import Breakdown, break_down
 from pretrain.profile.page import write_breakdown
+from pretrain.training.hooks.base import Hook, StepResult
 
 if TYPE_CHECKING:
     from pretrain.recipe import ResolvedStage
-    from pretrain.trainer import Trainer
+    from pretrain.training.trainer import Trainer
 
 MODULES = ("embeddings", "attention", "feedforward", "block", "mlm", "pooler", "sentence")
 """Parts of the model that get a line of their own, by the last part of their name; `block`: one that is compiled, which

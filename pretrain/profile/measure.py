@@ -13,16 +13,16 @@ import torch
 import torch.distributed as dist
 import tyro
 
+from pretrain.cost.memory import peak_bytes as predicted_peak
+from pretrain.cost.memory import stage_bytes
 from pretrain.data import Corpus
 from pretrain.engine.distributed import device, process_group
-from pretrain.hooks.base import Hook, StepResult
-from pretrain.memory import peak_bytes as predicted_peak
-from pretrain.memory import stage_bytes
 from pretrain.profile.breakdown import Breakdown
 from pretrain.profile.hook import Profiler
 from pretrain.profile.peak_memory import peak_bytes, reset_peak, resident_bytes
 from pretrain.recipe import Run, load_recipe, resolve
-from pretrain.trainer import Trainer
+from pretrain.training.hooks.base import Hook, StepResult
+from pretrain.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Measurement:
     tokens_per_step: float
     """Without padding."""
     useful_flops_per_step: float
-    """Of real tokens, by pretrain/flops.py."""
+    """Of real tokens, by pretrain/cost/flops.py."""
     peak_bytes: int
     """Most memory of a rank in a step: allocated on a GPU, resident (beyond the imported libraries) on a CPU."""
     predicted_bytes: int

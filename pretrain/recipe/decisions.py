@@ -12,7 +12,7 @@ from typing import Any
 from growth.operators import shapes
 from growth.operators.unshare import Unshare
 from pretrain.recipe.resolve import ResolvedStage, Run, learning_rate
-from pretrain.schedule import LearningRate
+from pretrain.recipe.schedule import LearningRate
 
 
 @dataclass(frozen=True)

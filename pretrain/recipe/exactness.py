@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from model.errors import UserError
-from pretrain.recipe.engine_file import value_at
+from pretrain.engine.config_file import value_at
 
 
 class Refusal(NamedTuple):

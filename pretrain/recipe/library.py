@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import UserError, nearest
-from pretrain.recipe.text import parse
+from pretrain.settings.yaml_text import parse
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parent / "shipped"
 SCALES, METHODS = RECIPES / "scales", RECIPES / "methods"
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from model.errors import UserError, nearest
 from pretrain.recipe.library import read_values
 from pretrain.recipe.schema import Recipe
-from pretrain.recipe.text import parse
+from pretrain.settings.yaml_text import parse
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

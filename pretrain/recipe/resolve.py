@@ -11,17 +11,17 @@ from growth.operators.base import Operator
 from growth.operators.prune import PruneNeurons
 from model.config import BERT_VOCABULARY, BertConfig
 from model.errors import UserError
-from pretrain.recipe.ends import check_ends, check_keys, rule_in_steps, rules_of
-from pretrain.recipe.engine_file import load_engine_file
+from pretrain.engine.config_file import load_engine_file
 from pretrain.recipe.exactness import check_exactness
-from pretrain.recipe.kept import check_kept, kept_names
 from pretrain.recipe.load import explained
 from pretrain.recipe.operators import read_operators
+from pretrain.recipe.saved_states import check_kept, kept_names
+from pretrain.recipe.schedule import LearningRate, Phase, StageRate
 from pretrain.recipe.schema import Recipe, Restart, Stage
 from pretrain.recipe.shares import counted, counted_steps, row_length, whole_model
-from pretrain.recipe.stage_ends import GradientCorrelation, Until
-from pretrain.recipe.values import Amount, Share
-from pretrain.schedule import LearningRate, Phase, StageRate
+from pretrain.recipe.stage_ends import check_ends, check_keys, rule_in_steps, rules_of
+from pretrain.settings.values import Amount, Share
+from pretrain.stage_rules.settings import GradientCorrelation, Until
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Unit = Literal["steps", "seconds"]

@@ -6,8 +6,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from model.errors import UserError
 from pretrain.data import Masking, Sampling
-from pretrain.recipe.stage_ends import GradientCorrelation, Until
-from pretrain.recipe.values import Amount, Hours, Number, Positive, PositiveAmount, Rate, Section
+from pretrain.settings.values import Amount, Hours, Number, Positive, PositiveAmount, Rate, Section
+from pretrain.stage_rules.settings import GradientCorrelation, Until
 
 
 class Data(Section):

@@ -6,7 +6,7 @@ from typing import Any
 
 from model.config import PRESETS, BertConfig
 from model.errors import UserError
-from pretrain.recipe.values import Share, parse_share
+from pretrain.settings.values import Share, parse_share
 
 WHOLE = {
     "layers": "layers",

@@ -1,117 +1,133 @@
-"""What may end a stage before its time: the rules of `until`, and of `split`. `pretrain/until/` carries them out."""
+"""The rules that may end a stage early, in steps and checked against the stage they stand on."""
 
-import math
-from typing import Annotated, Any
+from __future__ import annotations
 
-from pydantic import Field, model_validator
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from growth.operators.prune import Prune
+from growth.operators.rewind import INITIAL
+from growth.operators.unshare import Unshare
 from model.errors import UserError
-from pretrain.recipe.values import Amount, Number, Positive, PositiveAmount, Section, Share
+from pretrain.checkpoint.store import DAMAGED, LATEST, PARTIAL
+from pretrain.recipe.schema import Stage
+from pretrain.settings.values import Amount
+from pretrain.stage_rules.settings import Check, LossCurveRule, Until
+
+if TYPE_CHECKING:
+    from pretrain.recipe.resolve import ResolvedStage, Run
+
+InSteps = Callable[[Amount], int]
+
+RESERVED = (LATEST, INITIAL)
+"""Names under `checkpoints/` that a stage cannot keep its state under."""
+RESERVED_ENDINGS = (PARTIAL, DAMAGED)
+"""Of folders there that the next start may remove."""
 
 
-class Check(Section):
-    """A rule that looks at the run now and then, and holds when it held so many times in a row."""
-
-    every: PositiveAmount = Share(1)
-    """Steps between two checks."""
-    checks: Positive = 1
-    """So many in a row have to agree."""
-
-    @property
-    def least_steps(self) -> int:
-        """Steps that it has to see before it can hold, once `every` is a count."""
-        return self.every * self.checks
-
-    @property
-    def longest(self) -> str:
-        """The key that most of these steps come from."""
-        return "every"
+def rules_of(stages: Sequence[Stage], index: int, in_steps: InSteps) -> Until | None:
+    """What ends a stage early: its own `until`, and `grow_when` of the one after it."""
+    until = stages[index].until
+    if index + 1 < len(stages) and stages[index + 1].grow_when == "auto":
+        rules = until.model_dump(exclude_unset=True) if until else {}
+        until = Until.model_validate({"auto": {}, **rules})
+    if until is None:
+        return None
+    return until.model_copy(
+        update={name: rule_in_steps(rule, in_steps) for name, rule in until if isinstance(rule, Check)}
+    )
 
 
-class Loss(Check):
-    below: Number
-    """Ends the stage when the mean training loss since the last check is below this."""
+def rule_in_steps(rule: Check, in_steps: InSteps) -> Check:
+    """A rule with its shares of the run as steps."""
+    update = {"every": max(in_steps(rule.every), 1)}
+    if isinstance(rule, LossCurveRule):
+        update["least"] = in_steps(rule.least)
+    return rule.model_copy(update=update)
 
 
-class LossCurveRule(Check):
-    """A rule on the slope of the training loss, after the (re-)warm-up: one point of the curve for each check."""
-
-    checks: Positive = 2
-    """So many in a row have to agree."""
-    window: Annotated[int, Field(ge=2)] = 5
-    """So many points, or the last third of them if that is more, give the slope."""
-    least: Amount = 0
-    """Steps of the stage, after its (re-)warm-up, before which it does not end."""
-    loss_below: Number | None = None
-    """Nor does it end at a loss above this: a slope is small on the bag-of-words plateau, too."""
-
-    @property
-    def least_steps(self) -> int:
-        """After the (re-)warm-up: the first check has more than `window` points."""
-        first = max(self.window + 1, math.ceil(self.least / self.every))
-        return self.every * (first + self.checks - 1)
-
-    @property
-    def longest(self) -> str:
-        return "least" if self.least > self.every * (self.window + 1) else "every"
+def check_ends(stages: Sequence[ResolvedStage]) -> None:
+    """Raises UserError for a rule that can never hold, or that would leave later stages without a way on."""
+    for stage, following in zip(stages, [*stages[1:], None], strict=True):
+        for fault in (_fault_of_until(stage, following), _fault_of_split(stage, stages)):
+            if fault is not None:
+                raise UserError(f"stage {stage.name}: {fault}")
 
 
-class LossSlope(LossCurveRule):
-    below: Annotated[Number, Field(gt=0)] = 0.052
-    """Ends the stage when the loss falls by less than so many nats while the run's FLOPs grow by a factor of e (Shen et
-    al. 2022: 0.052 is their optimum for GPT-2, 0.0575 before doubling the depth, 0.0475 before doubling the width)."""
+def check_lengths(run: Run) -> None:
+    """Raises UserError for a rule that needs more steps than its stage has, in a run that is measured in steps."""
+    if run.unit != "steps":
+        return
+    for stage in run.stages:
+        rules = {f"until.{name}": rule for name, rule in stage.until or () if isinstance(rule, Check)}
+        rules |= {"split": stage.split} if stage.split else {}
+        for key, rule in rules.items():
+            warm_at = run.learning_rate.warm_at(stage.start)
+            climb = max(warm_at - stage.start, 0) if isinstance(rule, LossCurveRule) else 0
+            earliest = climb + rule.least_steps
+            if earliest >= stage.length:
+                lower = f"{'the warm-up or ' if climb else ''}{key}.{rule.longest}"
+                raise UserError(
+                    f"stage {stage.name}: {_as_asked(key, run, stage)} can hold only after {earliest:,.0f} steps, and "
+                    f"the stage has {stage.length:,.0f}; lower {lower}, or give the stage more steps"
+                )
 
 
-class Auto(LossCurveRule):
-    gain: Annotated[Number, Field(gt=0)] = 1.0
-    """What a token is expected to bring in the next stage, as a part of what it brought in this one on average."""
+def check_keys(stages: Sequence[Stage], unit: str) -> None:
+    """Raises UserError for a key that has no meaning where it stands."""
+    if stages[0].grow_when:
+        raise UserError(f"stage {stages[0].name}: the first stage has none before it to wait for; remove its grow_when")
+    for stage in stages:
+        if unit == "seconds" and stage.until and stage.until.hours:
+            raise UserError(f"stage {stage.name}: until.hours is for runs measured in steps; give the stage hours")
+    names = [stage.keep for stage in stages if stage.keep]
+    for name in names:
+        if name in RESERVED or name.startswith("step-") or names.count(name) > 1:
+            raise UserError(f"keep {name!r} is the name of another checkpoint; choose a different one")
+        if name.endswith(RESERVED_ENDINGS):
+            raise UserError(f"keep {name!r} ends like an unfinished or damaged checkpoint; choose another name")
 
 
-class GradientCorrelation(Check):
-    below: Annotated[Number, Field(gt=0, le=1)] = 0.5
-    """A pair of neighbouring uses of a block is apart when their gradients correlate less than this."""
-    every: PositiveAmount = 1000
-    """Steps between two checks."""
-    checks: Positive = 3
-    """So many in a row have to agree."""
+def _as_asked(key: str, run: Run, stage: ResolvedStage) -> str:
+    """`key`, or what stands for it in the recipe: `grow_when` of the stage after."""
+    until = run.recipe.stages[stage.index].until
+    if key == "until.auto" and (until is None or until.auto is None):
+        return f"grow_when of stage {run.stages[stage.index + 1].name}"
+    return key
 
 
-class TicketDistance(Check):
-    below: Annotated[Number, Field(gt=0, le=1)] = 0.02
-    """Ends the stage when the heads and neurons that would be pruned now differ from those at the check before in less
-    than this part of all."""
-    every: PositiveAmount = 20
-    """Steps between two checks."""
-    checks: Positive = 3
-    """So many in a row have to agree."""
+def _fault_of_until(stage: ResolvedStage, following: ResolvedStage | None) -> str | None:
+    if stage.until is None:
+        return None
+    if following is None:
+        return "the last stage takes what is left of the run, so nothing can end it early; remove its until"
+    if stage.until.gradient_correlation and stage.config.sharing is None:
+        return "until.gradient_correlation: no layers share a block here, so there is nothing to compare; remove it"
+    if stage.until.ticket_distance:
+        if stage.config.slimming is None:
+            return "until.ticket_distance needs learned coefficients; give the model slimming"
+        if not any(isinstance(operator, Prune) and operator.is_learned for operator in following.grow):
+            return (
+                "until.ticket_distance asks what the next stage would prune, and it prunes nothing by coefficients; "
+                "add prune_heads or prune_neurons to its grow"
+            )
+    return None
 
-    @property
-    def least_steps(self) -> int:
-        """The first check has none before it to differ from."""
-        return self.every * (self.checks + 1)
 
-
-class Until(Section):
-    """What ends a stage before its steps are over: the first of these."""
-
-    tokens: Positive | None = None
-    """Tokens read in the stage, padding not counted."""
-    hours: Annotated[Number, Field(gt=0)] | None = None
-    """Hours of training in the stage, in a run that is measured in steps."""
-    loss: Loss | None = None
-    loss_slope: LossSlope | None = None
-    auto: Auto | None = None
-    gradient_correlation: GradientCorrelation | None = None
-    ticket_distance: TicketDistance | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, value: Any) -> Any:
-        """`auto` is `{auto: {}}`: a rule with its defaults."""
-        return {value: {}} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _names_a_rule(self) -> "Until":
-        if all(rule is None for _, rule in self):
-            raise UserError(f"names no rule; give one of {', '.join(Until.model_fields)}")
-        return self
+def _fault_of_split(stage: ResolvedStage, stages: Sequence[ResolvedStage]) -> str | None:
+    if stage.split is None:
+        return None
+    if stage.config.sharing is None:
+        return "split: no layers share a block here, so there is nothing to split; remove it"
+    if stage.until and stage.until.gradient_correlation:
+        return "split and until.gradient_correlation both act on the same correlations; give one of them"
+    for later in stages[stage.index + 1 :]:
+        gives_each_its_own = "sharing" not in later.shape and isinstance(next(iter(later.grow), None), Unshare)
+        if gives_each_its_own:
+            return None
+        if later.grow or "sharing" in later.shape:
+            return (
+                f"split: which groups there will be is not known beforehand, so stage {later.name} can only begin "
+                "with grow: unshare, and without shape.sharing"
+            )
+    return None

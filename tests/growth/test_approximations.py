@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from growth.state import Record
-from tests.growth.proving import POST, change_of, grown, loss, random_state, same_record, tiny
+from tests.support.proving import POST, change_of, grown, loss, random_state, same_record, tiny
 
 
 def test_densify_finds_the_gradient_that_the_factors_saw():

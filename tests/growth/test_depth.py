@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from growth.operators import make_operator, shapes
-from tests.growth.proving import POST, PRE, change_of, grown, loss, random_state, same_block, tiny
+from tests.support.proving import POST, PRE, change_of, grown, loss, random_state, same_block, tiny
 
 
 @pytest.mark.parametrize(

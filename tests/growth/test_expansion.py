@@ -8,7 +8,7 @@ from growth.expansion import AxisMap, Dense, expand, map_axes
 from growth.operators.width import axis_maps
 from growth.state import Record
 from model.parameters import Axis, ParameterSpec
-from tests.growth.proving import (
+from tests.support.proving import (
     adam_moments,
     grown,
     loss_and_gradients,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.errors import UserError
-from tests.growth.proving import POST, change_of, grown, random_state, tiny
+from tests.support.proving import POST, change_of, grown, random_state, tiny
 
 
 def test_coalesce_leads_back_from_decoalesce():

@@ -5,7 +5,7 @@ import torch
 
 from growth.operators import OPERATORS, default_operators, shapes
 from model.errors import UserError
-from tests.growth.proving import POST, change_of, grown, random_state, tiny
+from tests.support.proving import POST, change_of, grown, random_state, tiny
 
 LOW_RANK = tiny(low_rank={"feedforward.input": 3})
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from growth.state import Record
 from model.config import BertConfig
-from tests.growth.proving import (
+from tests.support.proving import (
     State,
     change_of,
     grown,

@@ -5,7 +5,7 @@ import torch
 
 from growth.operators.prune import global_quota
 from growth.state import Record
-from tests.growth.proving import POST, State, change_of, grown, loss, random_state, tiny
+from tests.support.proving import POST, State, change_of, grown, loss, random_state, tiny
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])

@@ -5,7 +5,7 @@ import torch
 
 from model.errors import UserError
 from model.parameters import parameter_table
-from tests.growth.proving import change_of, grown, loss, loss_and_gradients, random_state, same_block, tiny, train_sgd
+from tests.support.proving import change_of, grown, loss, loss_and_gradients, random_state, same_block, tiny, train_sgd
 
 
 def test_sharing_and_unsharing():

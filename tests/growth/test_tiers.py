@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from growth.state import Record
-from tests.growth.proving import (
+from tests.support.proving import (
     POST,
     PRE,
     adam_moments,

@@ -19,7 +19,7 @@ from growth.operators import OPERATORS
 from growth.state import Record
 from model.config import BertConfig
 from model.parameters import parameter_table
-from tests.growth.proving import change_of, tiny
+from tests.support.proving import change_of, tiny
 
 BETAS, EPS = (0.9, 0.999), 1e-12
 START, STEPS_AFTER = 3000, 12

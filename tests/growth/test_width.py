@@ -5,8 +5,8 @@ import torch
 
 from model.bert import BertForPreTraining
 from model.errors import UserError
-from tests.growth.proving import POST, change_of, grown, loss, random_state, tiny, train_sgd
-from tests.model.running import random_batch
+from tests.support.proving import POST, change_of, grown, loss, random_state, tiny, train_sgd
+from tests.support.running import random_batch
 
 
 def test_tiled_ffn():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from model.batch import Batch
-from tests.model.running import build, random_batch, small_config
+from tests.support.running import build, random_batch, small_config
 
 
 def one_by_one(batch: Batch) -> list[tuple[torch.Tensor, Batch]]:

@@ -3,7 +3,7 @@ import pytest
 
 from model.config import PRESETS, BertConfig
 from model.errors import UserError
-from tests.model.running import small_config
+from tests.support.running import small_config
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 
 from model.errors import UserError
 from model.parameters import parameter_table
-from tests.model.running import build, random_batch, small_config
+from tests.support.running import build, random_batch, small_config
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])

@@ -5,7 +5,7 @@ from model.config import BertConfig
 from model.errors import UserError
 from model.initialize import initial_weight
 from model.parameters import parameter_table
-from tests.model.running import small_config
+from tests.support.running import small_config
 
 MINI = BertConfig.preset("mini", vocab_size=1000)
 

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.loss import vocab_parallel_cross_entropy
-from model.parallel import ParallelLayout, TensorParallel
-from tests.workers import pool
+from model.parallel.layout import ParallelLayout
+from model.parallel.tensor import TensorParallel
+from tests.support.workers import pool
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 1e-2}
 

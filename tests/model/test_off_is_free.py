@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.model.running import build, random_batch, small_config
+from tests.support.running import build, random_batch, small_config
 
 ONE_LAYER = {
     "aten.addmm.default": 6,

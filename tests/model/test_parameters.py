@@ -3,9 +3,9 @@ import torch
 
 from model.bert import BertForPreTraining
 from model.config import BertConfig
-from model.parallel import local_shape
+from model.parallel.tensor import local_shape
 from model.parameters import parameter_table
-from tests.model.running import small_config
+from tests.support.running import small_config
 
 
 @pytest.mark.parametrize(("preset", "count"), [("base", 109_482_240), ("large", 335_141_888)])

@@ -8,7 +8,7 @@ from model.config import round_to_multiple
 from model.errors import UserError
 from model.initialize import initial_weight
 from model.parameters import parameter_table
-from tests.model.running import build, random_batch, random_weight, small_config
+from tests.support.running import build, random_batch, random_weight, small_config
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.parameters import parameter_table
-from tests.model.running import build, random_batch, random_weight, small_config
+from tests.support.running import build, random_batch, random_weight, small_config
 
 PATTERNS = {
     "all": (4, 1),

@@ -1,0 +1,130 @@
+"""Tensor parallelism as one rank sees it: its regions, its part of a tensor, its own random numbers."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from model.parallel import sequence as sequence_parallel
+from model.parameters import ParameterSpec
+
+with warnings.catch_warnings():  # it misses Transformer Engine and apex, which nothing used here needs
+    warnings.simplefilter("ignore")
+    from megatron.core.tensor_parallel.mappings import (
+        copy_to_tensor_model_parallel_region,
+        reduce_from_tensor_model_parallel_region,
+    )
+
+
+@dataclass(frozen=True)
+class TensorParallel:
+    """This rank's place in its tensor-parallel group. The default: alone, no process group needed."""
+
+    rank: int = 0
+    size: int = 1
+    group: dist.ProcessGroup | None = None
+    sequence_parallel: bool = False
+    """Between two regions each rank holds its part of the tokens, [B, S / tp, H], instead of all."""
+    gathers_again: bool = True
+    """With sequence parallelism: what enters a region is gathered a second time in the backward pass, not kept."""
+
+    def enter(self, tensor: Tensor) -> Tensor:
+        """Identity forward, sum over ranks backward: what every rank holds whole, before a weight whose output axis is
+        cut."""
+        return copy_to_tensor_model_parallel_region(tensor, group=self.group) if self.size > 1 else tensor
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks forward, identity backward."""
+        return reduce_from_tensor_model_parallel_region(tensor, group=self.group) if self.size > 1 else tensor
+
+    def enter_through(self, x: Tensor, *linears: nn.Module) -> list[Tensor]:
+        """Hidden states into a region, through linear layers whose output axis is cut.
+
+        x: all tokens [B, S, H], or this rank's part of them -> of each layer [B, S, this rank's part of its outputs].
+        """
+        if not self.sequence_parallel:
+            x = self.enter(x)
+            return [linear(x) for linear in linears]
+        return sequence_parallel.gather_through(x, linears, self.group, self.gathers_again)
+
+    def leave(self, terms: Tensor) -> Tensor:
+        """Hidden states out of a region, after a weight whose input axis is cut: summed over ranks.
+
+        terms [B, S, H] -> the sum, all tokens of it or this rank's part.
+        """
+        return sequence_parallel.reduce_scatter(terms, self.group) if self.sequence_parallel else self.sum(terms)
+
+    def own_tokens(self, whole: Tensor) -> Tensor:
+        """What this rank holds between regions of a tensor of all tokens [B, S, ...]."""
+        return sequence_parallel.part_of_tokens(whole, self.rank, self.size) if self.sequence_parallel else whole
+
+    def all_tokens(self, x: Tensor) -> Tensor:
+        """The other way, for what every rank computes alike: [B, S, H]."""
+        return sequence_parallel.collect(x, self.group) if self.sequence_parallel else x
+
+    def summed(self, gradient: Tensor) -> Tensor:
+        """The sum over ranks of what each has of a gradient."""
+        total = gradient.clone()
+        dist.all_reduce(total, group=self.group)
+        return total
+
+    def shard(self, spec: ParameterSpec, tensor: Tensor) -> Tensor:
+        """This rank's part of a logical tensor (`spec.shape`), vocabulary padding added as zeros."""
+        return shard(spec, tensor, self.rank, self.size)
+
+    @contextmanager
+    def sharded_randomness(self, device: torch.device) -> Iterator[None]:
+        """Inside, random numbers differ between tensor-parallel ranks (for activations that are cut); outside they are
+        the same on all (for activations that are replicated).
+
+        The inner stream is seeded from the outer one, so it needs no state of its own and activation checkpointing
+        replays it. Works on the default generator of any device.
+        """
+        if self.size == 1:
+            yield
+            return
+        seed = int(torch.randint(2**62, ()))  # from the CPU stream: no device synchronisation
+        generator = (
+            torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
+        )
+        outer = generator.get_state()
+        generator.manual_seed(seed + self.rank)
+        try:
+            yield
+        finally:
+            generator.set_state(outer)
+
+    @torch.compiler.disable  # it sets a generator
+    def draw_own(self, function: Callable[..., Tensor], *arguments) -> Tensor:
+        """function(tensor, ...) with random numbers of this rank's own."""
+        with self.sharded_randomness(arguments[0].device):
+            return function(*arguments)
+
+
+def shard(spec: ParameterSpec, tensor: Tensor, rank: int, size: int) -> Tensor:
+    """Part `rank` of `size` of a logical tensor, with vocabulary padding added as zeros."""
+    assert tuple(tensor.shape) == spec.shape, f"{spec.name}: {tuple(tensor.shape)} is not {spec.shape}"
+    if spec.padded_shape != spec.shape:
+        padding = tensor.new_zeros(spec.padded_shape[0] - spec.shape[0], *spec.shape[1:])
+        tensor = torch.cat([tensor, padding])
+    axis = spec.tensor_parallel_axis
+    return tensor if axis is None or size == 1 else tensor.chunk(size, dim=axis)[rank]
+
+
+def local_shape(spec: ParameterSpec, size: int) -> tuple[int, ...]:
+    """Shape of one rank's part, one dimension for each axis."""
+    shape = list(spec.padded_shape)
+    if spec.tensor_parallel_axis is not None:
+        shape[spec.tensor_parallel_axis] //= size
+    return tuple(shape)
+
+
+def unshard(spec: ParameterSpec, shards: list[Tensor]) -> Tensor:
+    """The logical tensor from the parts of all tensor-parallel ranks (one part where the parameter is not cut)."""
+    axis = spec.tensor_parallel_axis
+    tensor = shards[0] if axis is None else torch.cat(shards, dim=axis)
+    return tensor[: spec.shape[0]]

@@ -1,0 +1,236 @@
+"""Bytes on each rank: what ZeRO, tensor parallelism and precision make of the parameter table, and what a step adds.
+
+    peak = weights + gradients + optimizer + buffers + activations (or what takes their place)      on a GPU
+    peak = the same, with HEAP_SHARE more for activations, and what the process itself takes        on a CPU
+
+How far that is from what was measured stands in docs/results/speed.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from model.config import BertConfig
+from model.parameters import ParameterSpec, parameter_table
+from pretrain.engine.config_file import DEFAULT_BUCKET, offloads_optimizer, overlaps_messages
+
+if TYPE_CHECKING:
+    from pretrain.recipe import ResolvedStage
+
+FP32_BYTES = 4
+
+HEAP_SHARE = 0.35
+"""glibc's heap on a CPU: what tensors of many sizes, freed and allocated anew, take beyond their bytes (measured)."""
+
+PROCESS_BYTES = 50 * 2**20
+"""What a CPU process grows by from DeepSpeed's and oneDNN's own needs once it trains (measured)."""
+
+GLOO_BYTES = 20 * 2**20
+"""And from gloo's threads and buffers, where there are several ranks (measured)."""
+
+
+@dataclass(frozen=True)
+class StateBytes:
+    """Of the training state on one rank; `host` counts what offload keeps in CPU memory."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    host: int = 0
+
+    @property
+    def device(self) -> int:
+        return self.weights + self.gradients + self.optimizer
+
+
+def num_parameters(config: BertConfig) -> int:
+    """Of the whole model, without vocabulary padding; a shared block counts once."""
+    return sum(spec.numel for spec in parameter_table(config).values())
+
+
+def parameters_per_tensor_rank(config: BertConfig, tensor_parallel: int, trained_only: bool = False) -> int:
+    return sum(
+        prod(spec.padded_shape) // _cuts(spec, tensor_parallel)
+        for spec in parameter_table(config).values()
+        if spec.trainable or not trained_only
+    )
+
+
+def _cuts(spec: ParameterSpec, tensor_parallel: int) -> int:
+    return 1 if spec.tensor_parallel_axis is None else tensor_parallel
+
+
+def state_bytes(
+    config: BertConfig,
+    zero_stage: int,
+    precision: str,
+    tensor_parallel: int,
+    data_parallel: int,
+    offload_optimizer: bool = False,
+) -> StateBytes:
+    """Weights and gradients in the training precision; two fp32 moments, and fp32 masters.
+
+    DeepSpeed has masters of their own under every ZeRO stage but 0 in fp32, where the weights are the masters.
+
+    ZeRO 1 divides the optimizer over the data-parallel ranks, ZeRO 2 the gradients too, ZeRO 3 the weights as well.
+    Frozen parameters have neither gradients nor moments.
+    """
+    count = parameters_per_tensor_rank(config, tensor_parallel)
+    trained = parameters_per_tensor_rank(config, tensor_parallel, trained_only=True)
+    element = FP32_BYTES if precision == "fp32" else 2
+    copies = 2 if precision == "fp32" and zero_stage == 0 else 3
+
+    def share(count: int, from_stage: int) -> int:
+        return -(-count // data_parallel) if zero_stage >= from_stage else count
+
+    optimizer = copies * FP32_BYTES * share(trained, from_stage=1)
+    return StateBytes(
+        weights=element * share(count, from_stage=3),
+        gradients=element * share(trained, from_stage=2),
+        optimizer=0 if offload_optimizer else optimizer,
+        host=optimizer if offload_optimizer else 0,
+    )
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """What a step needs beside the training state, on one rank."""
+
+    activations: int
+    """Kept from the forward for the backward pass, the scores over the vocabulary included."""
+    buffers: int
+    """Copies of gradients (and, under ZeRO 3, the weights that DeepSpeed gathers)."""
+    afterwards: int = 0
+    """What takes the place of the activations when they have gone."""
+    process: int = 0
+    """On a CPU: the libraries' own."""
+
+
+def peak_bytes(held: StateBytes, step: StepBytes, on_cpu: bool) -> int:
+    """The most that a rank holds at one time beyond what Python and its libraries take, by the formula above."""
+    activations = round((1 + HEAP_SHARE * on_cpu) * step.activations)
+    total = held.device + max(activations, step.afterwards) + step.buffers + step.process
+    return total + held.host if on_cpu else total
+
+
+def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[StateBytes, StepBytes]:
+    """What a rank holds in a stage of a run."""
+    config, tensor_parallel, data_parallel = stage.config, stage.tensor_parallel, stage.data_parallel
+    zero = stage.deepspeed["zero_optimization"]
+    offloads = offloads_optimizer(stage.deepspeed)
+    held = state_bytes(config, stage.zero_stage, stage.precision, tensor_parallel, data_parallel, offloads)
+    tokens = stage.micro_batch * stage.sequence
+    predictions = round(tokens * mask_rate)
+    bucket = zero.get("reduce_bucket_size", DEFAULT_BUCKET)
+    overlaps = overlaps_messages(stage.deepspeed, not on_cpu, data_parallel)
+    return held, StepBytes(
+        activation_bytes(
+            config,
+            tokens,
+            stage.sequence,
+            predictions,
+            stage.precision,
+            tensor_parallel,
+            on_cpu,
+            stage.recompute,
+            stage.sequence_parallel,
+        ),
+        buffer_bytes(
+            config,
+            stage.zero_stage,
+            stage.precision,
+            tensor_parallel,
+            data_parallel,
+            stage.accumulation,
+            bucket,
+            overlaps,
+        ),
+        fp32_gradient_bytes(config, stage.zero_stage, stage.precision, tensor_parallel),
+        on_cpu * (PROCESS_BYTES + GLOO_BYTES * (tensor_parallel * data_parallel > 1)),
+    )
+
+
+def activation_bytes(
+    config: BertConfig,
+    tokens: int,
+    sequence: int,
+    num_predictions: int,
+    precision: str,
+    tensor_parallel: int = 1,
+    keeps_maps: bool = True,
+    recompute: bool = False,
+    sequence_parallel: bool = False,
+) -> int:
+    """Of one micro-batch of `tokens` tokens in rows of `sequence`, `num_predictions` of them masked. Softmax attention.
+
+    A layer keeps of every token 4 hidden vectors (the inputs of both branches and of both norms); query, key, value and
+    context; the feed-forward network's inner units before and after the activation; and, where the attention map is
+    computed as a whole (`keeps_maps`: on a CPU), a map row for each head. Dropout adds a mask to each tensor that it
+    touches, and the map before it. The head keeps a score of every word, beside which comes its gradient.
+    `recompute`: of each layer only its input, and all of the one that is being computed again. Tensor parallelism
+    divides what lies inside its regions, `sequence_parallel` the hidden vectors between them as well. It gathers the
+    inputs of both branches anew in the backward pass; under `recompute` they stay whole.
+    """
+    element = FP32_BYTES if precision == "fp32" else 2
+    parts = tensor_parallel if sequence_parallel else 1
+    branch_inputs = 2 * config.hidden // (1 if recompute else parts)
+    drops_hidden, drops_maps = config.hidden_dropout > 0, config.attention_dropout > 0
+    layers = []
+    for layer in range(config.layers):
+        block = config.block_of(layer)
+        heads = config.block_heads(block)
+        cut = 4 * heads * config.head_dim + 2 * config.block_ffn(block)
+        cut += keeps_maps * heads * sequence * (3 if drops_maps else 1)
+        layers.append(branch_inputs + (2 + 2 * drops_hidden) * config.hidden // parts + cut // tensor_parallel)
+    elements = config.embedding_width * (1 + drops_hidden) // parts
+    elements += config.layers * config.hidden // parts + max(layers) if recompute else sum(layers)
+    scores = num_predictions * config.padded_vocab_size // tensor_parallel
+    return tokens * elements * element + 2 * scores * element
+
+
+def buffer_bytes(
+    config: BertConfig,
+    zero_stage: int,
+    precision: str,
+    tensor_parallel: int,
+    data_parallel: int,
+    accumulation: int = 1,
+    bucket_elements: int = DEFAULT_BUCKET,
+    overlaps: bool = False,
+) -> int:
+    """What gradients are made and reduced in, and what the optimizer steps from.
+
+    overlaps: DeepSpeed's `overlap_comm`, by which one bucket fills while the other is reduced.
+    """
+    trained = parameters_per_tensor_rank(config, tensor_parallel, trained_only=True)
+    share = -(-trained // data_parallel)
+    element = FP32_BYTES if precision == "fp32" else 2
+    as_fp32 = FP32_BYTES if precision != "fp32" else 0  # the gradients once more, for the masters
+    made = element * config.padded_vocab_size * config.embedding_width // tensor_parallel  # a gradient for each use
+    if accumulation > 1:
+        made += element * trained  # beside the sum of those before
+    bucket = element * min(bucket_elements, trained)
+    exchanges = data_parallel > 1
+    if zero_stage == 0:
+        return made
+    if zero_stage == 1 and not exchanges:
+        return made + (element + as_fp32) * share  # flattened, then in fp32
+    if zero_stage < 3:
+        # This rank's part once reduced, then flattened, then in fp32. What is sent is copied first.
+        reducing, stepping = bucket * (1 + exchanges + overlaps), (element + as_fp32) * share
+        return made + element * share + max(reducing, stepping)
+    # The weights as they are gathered and as they are used: they stay from the forward to the backward pass.
+    gathered = 2 * element * parameters_per_tensor_rank(config, tensor_parallel)
+    return made + gathered + bucket * (1 + 2 * exchanges) + (element * exchanges + as_fp32) * share
+
+
+def fp32_gradient_bytes(config: BertConfig, zero_stage: int, precision: str, tensor_parallel: int) -> int:
+    """For the masters of 16-bit weights at ZeRO 0, made tensor by tensor in the memory that activations have left.
+
+    The other stages make theirs in one piece, which glibc's heap has no room for between what lives on.
+    """
+    if zero_stage > 0 or precision == "fp32":
+        return 0
+    return FP32_BYTES * parameters_per_tensor_rank(config, tensor_parallel, trained_only=True)

@@ -1,0 +1,161 @@
+"""What a run will do, before anything runs: shapes, parameters, work, memory on each rank, and the learning rate."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pretrain.cost.memory import num_parameters, peak_bytes, stage_bytes
+from pretrain.cost.savings import saves, saving, stage_flops, target_shape
+from pretrain.optim import notes
+from pretrain.recipe import Run
+from pretrain.stage_rules.words import length_in_words, split_in_words
+
+
+def print_plan(run: Run, console: Console | None = None) -> None:
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = 140  # a log has no width of its own; do not wrap to 80
+    console.print(plan_tables(run))
+
+
+def plan_tables(run: Run) -> RenderableType:
+    saved = [_saving_table(run), *_saving_notes(run)] if run.unit == "steps" and saves(run) else []
+    tables = (*saved, _memory_table(run), _schedule_table(run))
+    return Group(_stages_table(run), *_rules(run), *tables, *notes(run.recipe.optimizer))
+
+
+def _stages_table(run: Run) -> Table:
+    ranks = f"{run.num_ranks} process" + ("es" if run.num_ranks > 1 else "")
+    table = Table(title=f"{run.recipe.name}: {run.moment(run.end)} on {ranks}, {run.recipe.precision}", **_STYLE)
+    for heading in ("stage", "from", "shape", "parameters", "rows x tokens", "step on a rank", "grow"):
+        table.add_column(heading)
+    for heading in ("length", "FLOP/step", "FLOP"):
+        table.add_column(heading, justify="right")
+    total = 0.0
+    for stage in run.stages:
+        flops = stage_flops(stage, run.recipe.data.mask_rate)
+        total += flops * stage.length
+        table.add_row(
+            stage.name,
+            run.moment(stage.start),
+            stage.config.summary(),
+            f"{num_parameters(stage.config):,}",
+            f"{stage.global_batch:,} x {stage.sequence}",
+            f"{stage.accumulation} x {stage.micro_batch} rows",
+            ", ".join(operator.name for operator in stage.grow) or "-",
+            ("at most " if stage.until else "") + run.moment(stage.length),
+            f"{flops:.3g}",
+            f"{flops * stage.length:.3g}" if run.unit == "steps" else "?",
+        )
+    if run.unit == "steps":
+        table.add_section()
+        table.add_row("total", *[""] * 6, run.moment(run.end), "", f"{total:.3g}")
+    return table
+
+
+def _rules(run: Run) -> Iterator[Text]:
+    """What may end or divide a stage, and what is kept of it."""
+    lines = []
+    for stage in run.stages:
+        if stage.until:
+            lines.append(f"{stage.name}: {length_in_words(run.moment(stage.length), stage)}")
+        if stage.split:
+            lines.append(f"{stage.name}: {split_in_words(stage)}")
+        if stage.keep:
+            lines.append(f"{stage.name}: its last state is kept as checkpoints/{stage.keep}")
+    if any(stage.until for stage in run.stages):
+        lines.append("What they leave of their length goes to the last stage; the figures here are for full lengths.")
+    if lines:
+        yield Text("\n".join(lines) + "\n")
+
+
+def _saving_table(run: Run) -> Table:
+    target, mask_rate = target_shape(run), run.recipe.data.mask_rate
+    table = Table(title=f"FLOPs beside the target's from scratch ({target.summary()})", **_STYLE)
+    table.add_column("stage")
+    for heading in ("length", "a step of the target", "a step here", "part"):
+        table.add_column(heading, justify="right")
+    for stage in run.stages:
+        whole, own = stage_flops(stage, mask_rate, target), stage_flops(stage, mask_rate)
+        table.add_row(stage.name, run.moment(stage.length), f"{whole:.3g}", f"{own:.3g}", f"{own / whole:.1%}")
+    found = saving(run)
+    table.add_section()
+    table.add_row(
+        "run", run.moment(run.end), f"{found.target:.3g}", f"{found.own:.3g}", f"{1 / (1 + found.speedup):.1%}"
+    )
+    return table
+
+
+def _saving_notes(run: Run) -> Iterator[Text]:
+    """The speedup by the formula, the paper's beside it, and what the formula assumes."""
+    found, paper, length = saving(run), run.recipe.paper, run.stages[-1].sequence
+    yield Text(f"speedup (target / this run - 1, at equal steps): {found.speedup:+.1%} on the same rows")
+    if found.full_length != found.target:
+        yield Text(
+            f"{found.full_length_speedup:+.1%} where short rows count as saved, too (the target's all of {length})"
+        )
+    if paper is not None:
+        figures = []
+        if paper.flop_speedup is not None:
+            gap = 100 * (found.speedup - paper.flop_speedup)
+            figures.append(f"{paper.flop_speedup:+.1%} FLOPs (the formula is {gap:+.1f} points off)")
+        if paper.wall_speedup is not None:
+            figures.append(f"{paper.wall_speedup:+.1%} in time")
+        figures += [paper.claim] if paper.claim else []
+        yield Text(f"paper: {'; '.join(figures)} [{paper.source}]")
+    predictions = (f"{each * run.recipe.data.mask_rate:.4g} in {each}" for each in _lengths(run))
+    yield Text(
+        "counted: F = 6 N s + 12 L h s^2 + 6 P (h^2 + V h) for a row of s tokens with P predictions "
+        f"({', '.join(predictions)}), the backward pass as twice the forward\n"
+    )
+
+
+def _lengths(run: Run) -> list[int]:
+    return list(dict.fromkeys(stage.sequence for stage in run.stages))
+
+
+def _memory_table(run: Run) -> Table:
+    on_cpu = not torch.cuda.is_available()
+    table = Table(title=f"bytes on each rank (peak: at most in a step, on a {'CPU' if on_cpu else 'GPU'})", **_STYLE)
+    for heading in ("stage", "TP x DP", "ZeRO"):
+        table.add_column(heading)
+    for heading in ("weights", "gradients", "optimizer", "activations", "buffers", "peak", "in host memory"):
+        table.add_column(heading, justify="right")
+    for stage in run.stages:
+        held, step = stage_bytes(stage, run.recipe.data.mask_rate, on_cpu)
+        parts = (held.weights, held.gradients, held.optimizer, step.activations, step.buffers)
+        table.add_row(
+            stage.name,
+            f"{stage.tensor_parallel} x {stage.data_parallel}{', sequence' * stage.sequence_parallel}",
+            f"{stage.zero_stage}{' + offload' if held.host else ''}",
+            *(_bytes(count) for count in (*parts, peak_bytes(held, step, on_cpu))),
+            _bytes(held.host) if held.host else "-",
+        )
+    return table
+
+
+def _schedule_table(run: Run) -> Table:
+    table = Table(title="learning rate", **_STYLE)
+    table.add_column("at", justify="right")
+    table.add_column("stage")
+    table.add_column("rate", justify="right")
+    for tick in run.learning_rate.corners:
+        if tick < run.end:
+            stage = next(stage for stage in run.stages if tick < stage.end)
+            table.add_row(run.moment(tick), stage.name, f"{run.learning_rate(tick):.4g}")
+    return table
+
+
+def _bytes(count: float) -> str:
+    """1536 -> 1.5 KiB."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(int(math.log(max(count, 1), 1024)), len(units) - 1)
+    return f"{count / 1024**power:.4g} {units[power]}"
+
+
+_STYLE = dict(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")

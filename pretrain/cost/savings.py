@@ -1,0 +1,63 @@
+"""What a run that changes shape costs beside its target from scratch, from first principles.
+
+The measure of the field (Gu et al. 2021): speedup = cost of the target from scratch / cost of the run - 1, at equal
+numbers of steps. Whether both reach the same loss is another question, which `compare` answers.
+"""
+
+from dataclasses import dataclass
+
+from model.config import BertConfig
+from pretrain.cost.flops import training_flops
+from pretrain.recipe import ResolvedStage, Run
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Costs in FLOPs of the whole run."""
+
+    own: float
+    target: float
+    """Of the target from scratch on the same rows and tokens."""
+    full_length: float
+    """Of the target from scratch on as many rows, each as long as the last stage's."""
+
+    @property
+    def speedup(self) -> float:
+        return self.target / self.own - 1
+
+    @property
+    def full_length_speedup(self) -> float:
+        return self.full_length / self.own - 1
+
+
+def saving(run: Run) -> Saving:
+    """Stages that a rule may end early are counted at full length. The run has to be measured in steps."""
+    assert run.unit == "steps"
+    rate, last = run.recipe.data.mask_rate, run.stages[-1]
+
+    def cost(config: BertConfig | None = None, sequence: int | None = None) -> float:
+        return sum(stage_flops(stage, rate, config, sequence) * stage.length for stage in run.stages)
+
+    return Saving(cost(), cost(target_shape(run)), cost(target_shape(run), last.sequence))
+
+
+def target_shape(run: Run) -> BertConfig:
+    """The largest shape of the run, the last one if several cost the same: nothing frozen, skipped or to be pruned."""
+    plain = dict(frozen_layers=0, layer_drop=None, sub_models=None, slimming=None)
+    whole = [stage.config.replace(**plain) for stage in run.stages]
+    sequence, rate = run.stages[-1].sequence, run.recipe.data.mask_rate
+    return max(reversed(whole), key=lambda config: training_flops(config, 1, sequence, round(sequence * rate)))
+
+
+def saves(run: Run) -> bool:
+    """Whether some stage has another shape than the target."""
+    return any(stage.config != target_shape(run) for stage in run.stages)
+
+
+def stage_flops(
+    stage: ResolvedStage, mask_rate: float, config: BertConfig | None = None, sequence: int | None = None
+) -> int:
+    """Of one optimizer step over all ranks; with another shape or length of rows in the place of the stage's."""
+    sequence = sequence or stage.sequence
+    predictions = round(stage.global_batch * sequence * mask_rate)
+    return training_flops(config or stage.config, stage.global_batch, sequence, predictions)

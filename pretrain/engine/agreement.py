@@ -1,0 +1,24 @@
+"""What all ranks decide together."""
+
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from pretrain.engine.exits import Stop
+
+T = TypeVar("T")
+
+
+def raise_together(error: Exception | None) -> None:
+    """Raises Stop on all ranks when any of them has an error: the first one's message. Collective."""
+    messages: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(messages, None if error is None else str(error))
+    for message in filter(None, messages):
+        raise Stop(message)
+
+
+def from_rank_0(value: T) -> T:
+    """What rank 0 has, on all ranks. Collective."""
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]

@@ -1,0 +1,107 @@
+"""DeepSpeed's JSON files, which own ZeRO, offload and communication, and nothing that the recipe owns."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from model.errors import UserError, nearest
+
+DEFAULT_BUCKET = 500_000_000
+"""Elements in a bucket of gradients where the file does not say: DeepSpeed's default."""
+
+PROJECT = Path(__file__).parent.parent.parent
+
+OWNED_BY_RECIPE = {
+    "train_batch_size": "batch.global",
+    "train_micro_batch_size_per_gpu": "batch.micro",
+    "gradient_accumulation_steps": "batch (accumulation follows from it)",
+    "gradient_clipping": "optimizer.grad_clip",
+    "fp16.enabled": "precision",
+    "bf16.enabled": "precision",
+    "optimizer": "optimizer",
+    "scheduler": "schedule",
+}
+"""DeepSpeed's keys that may only be left out or "auto", and where the recipe sets them."""
+
+
+def load_engine_file(path: str) -> dict[str, Any]:
+    """Reads a DeepSpeed JSON, beside the working directory or in the project; UserError names the file and the key."""
+    file = next((file for file in (Path(path), PROJECT / path) if file.is_file()), None)
+    if file is None:
+        raise UserError(f"deepspeed: {path} does not exist; the files that come with Espalier are ds_configs/*.json")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} line {error.lineno} is not JSON: {error.msg}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds no DeepSpeed configuration: it has to be a JSON object")
+
+    for key, owner in OWNED_BY_RECIPE.items():
+        value = value_at(config, key)
+        if value not in (None, "auto"):
+            shown = "a section" if isinstance(value, dict) else json.dumps(value)
+            raise UserError(
+                f'{path} sets {key} to {shown}, but the recipe owns it ({owner}); make it "auto" or remove it'
+            )
+    config = _said(config)
+    stage = value_at(config, "zero_optimization.stage")
+    if stage not in (0, 1, 2, 3) or isinstance(stage, bool):
+        raise UserError(f"{path} sets zero_optimization.stage to {json.dumps(stage)}; choose 0, 1, 2 or 3")
+    bucket = value_at(config, "zero_optimization.reduce_bucket_size")
+    if bucket is not None and (not isinstance(bucket, int | float) or isinstance(bucket, bool) or not bucket >= 1):
+        raise UserError(
+            f"{path} sets zero_optimization.reduce_bucket_size to {json.dumps(bucket)}; give a number of elements"
+        )
+    _check_zero(path, config["zero_optimization"])
+    if not isinstance(scaler := config.get("fp16", {}), dict):
+        raise UserError(f"{path} sets fp16 to {json.dumps(scaler)}; make it a section, or remove it")
+    return config
+
+
+def _check_zero(path: str, section: dict[str, Any]) -> None:
+    """What DeepSpeed would refuse when an engine is built, minutes later and in sixty lines."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # takes seconds to import
+
+    try:
+        DeepSpeedZeroConfig(**section)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(["zero_optimization", *map(str, fault["loc"])])
+        if fault["type"] == "extra_forbidden":
+            known = [field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items()]
+            hint = nearest(str(fault["loc"][-1]), known)
+            raise UserError(f"{path} sets {key}, which DeepSpeed does not know{hint}; correct or remove it") from None
+        raise UserError(
+            f'{path} sets {key} to {fault["input"]!r}: {fault["msg"]}; correct it, or leave it "auto"'
+        ) from None
+
+
+def _said(config: dict[str, Any]) -> dict[str, Any]:
+    """Without what is left open, as null or "auto": DeepSpeed's defaults and the recipe fill that in."""
+    return {
+        key: _said(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if value not in (None, "auto")
+    }
+
+
+def offloads_optimizer(config: dict[str, Any]) -> bool:
+    return value_at(config, "zero_optimization.offload_optimizer.device") not in (None, "none")
+
+
+def overlaps_messages(config: dict[str, Any], on_gpu: bool, data_parallel: int) -> bool:
+    """Whether gradients are reduced while the backward pass goes on. Left out: where there are several GPUs; on a CPU,
+    or alone, it would be a second bucket for nothing."""
+    said = value_at(config, "zero_optimization.overlap_comm")
+    return on_gpu and data_parallel > 1 if said is None else said
+
+
+def value_at(config: Any, key: str) -> Any:
+    """The value under a dotted key; None where there is none."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config

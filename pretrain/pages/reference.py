@@ -1,0 +1,152 @@
+"""Writes docs/reference.md from the code that reads recipes: `python -m pretrain.pages.reference`.
+
+Keys, defaults and meanings come from the schema, the shape and the operators, so that nothing is said twice.
+"""
+
+import ast
+import inspect
+import json
+import textwrap
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from growth.operators import OPERATORS
+from model.config import PRESETS, BertConfig
+from pretrain.recipe.load import model_in
+from pretrain.recipe.schema import Recipe, Stage
+from pretrain.settings.values import Share
+from pretrain.stage_rules.settings import Until
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
+
+INTRODUCTION = """\
+Every key of a recipe, every field of a shape, every operator; [recipes.md](recipes.md) says how they work together.
+This page is written by `python -m pretrain.pages.reference` from the code."""
+
+APART = {Until: "rules"}
+"""Sections with a table of their own, and what stands for them elsewhere."""
+
+SHAPE = """\
+`model` takes these, beside `preset`; a stage's `shape` takes those that change. The vocabulary's size comes from the
+corpus."""
+
+UNTIL = """\
+What a stage's `until` takes: one rule or several, of which the first that holds ends the stage. A rule with its
+defaults goes by its name: `until: auto`. A stage's `split` takes what `until.gradient_correlation` does."""
+
+GROW = """\
+What `grow` can name. *Tier 1* keeps the function: the loss is the same just after the change. *Tier 2* keeps the
+training state as well: the next update is the one the new shape would have made. In *tier 3* the function or the
+optimizer's state is an estimate, and the run logs the loss before and after. Every operator takes `moments`:
+`transform` treats the optimizer's state by the operator's own rule, `copy` copies it, `reset` starts it anew."""
+
+
+def reference() -> str:
+    """The whole page."""
+    sizes = "; ".join(f"`{name}` {', '.join(map(str, values.values()))}" for name, values in PRESETS.items())
+    by_module: dict[str, list] = {}
+    for operator in OPERATORS.values():
+        by_module.setdefault(operator.__module__, []).append(operator)
+    parts = [
+        "# Reference",
+        INTRODUCTION,
+        "## The run",
+        table(Recipe),
+        "## A stage",
+        "What a stage does not say it takes from the stage before.",
+        table(Stage),
+        "## The end of a stage",
+        UNTIL,
+        table(Until),
+        "## The shape",
+        f"{SHAPE} A preset sets {', '.join(PRESETS['base'])}: {sizes}.",
+        table(BertConfig, without=("vocab_size",)),
+        "## Operators",
+        GROW,
+        *(part for operators in by_module.values() for part in operator_parts(operators)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(schema: type[BaseModel], without: tuple[str, ...] = ()) -> str:
+    rows = [(key, field, text) for key, field, text in keys(schema) if key not in without]
+    lines = ["| key | value | default | |", "|---|---|---|---|"]
+    for key, field, text in rows:
+        lines.append(f"| `{key}` | {kind(field.annotation)} | {default(field)} | {text} |")
+    return "\n".join(lines)
+
+
+def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, str]]:
+    """(dotted key, field, meaning) of a section and the sections below it, but for those that have their own table."""
+    meanings = attribute_docs(schema)
+    for name, field in schema.model_fields.items():
+        key = prefix + (field.alias or name)
+        section = model_in(field.annotation)
+        if section in APART or section is None or typing.get_origin(field.annotation) is list:
+            yield key, field, meanings.get(name, "")
+        else:
+            yield from keys(section, f"{key}.")
+
+
+def attribute_docs(schema: type) -> dict[str, str]:
+    """The string below each attribute of a class, its bases included."""
+    docs: dict[str, str] = {}
+    for base in reversed(schema.__mro__):
+        if base.__module__.split(".")[0] not in ("model", "growth", "pretrain"):
+            continue
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(node, ast.ClassDef)
+        for attribute, below in zip(node.body, node.body[1:], strict=False):
+            if isinstance(attribute, ast.AnnAssign) and isinstance(below, ast.Expr):
+                docs[ast.unparse(attribute.target)] = " ".join(str(ast.literal_eval(below.value)).split())
+    return docs
+
+
+def kind(annotation: Any) -> str:
+    """A type in a reader's words."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return kind(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is Literal:
+        return " \\| ".join(f"`{value}`" for value in typing.get_args(annotation))
+    if typing.get_origin(annotation) in (UnionType, typing.Union):
+        return " or ".join(kind(part) for part in typing.get_args(annotation) if part is not NoneType)
+    if typing.get_origin(annotation) in (list, tuple):
+        part = typing.get_args(annotation)[0]
+        return "stages" if model_in(part) else f"list of {kind(part)}"
+    if typing.get_origin(annotation) is dict:
+        return "mapping"
+    if annotation in APART:
+        return APART[annotation]
+    return {int: "integer", float: "number", str: "text", bool: "`true` \\| `false`", Share: "share (`10%`)"}[
+        annotation
+    ]
+
+
+def default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "**required**"
+    value = field.get_default(call_default_factory=True)
+    assert value is not PydanticUndefined
+    return "" if value in (None, {}, [], ()) else f"`{value if isinstance(value, str | Share) else json.dumps(value)}`"
+
+
+def operator_parts(operators: list[type[BaseModel]]) -> Iterator[str]:
+    """The operators of one module: heading, the module's own text, and their options."""
+    yield f"### {', '.join(operator.name for operator in operators)}"
+    fields = dict.fromkeys(field for operator in operators for field in operator.changes)
+    yield f"Changes {', '.join(f'`{field}`' for field in fields)}." if fields else "Changes no field."
+    yield inspect.getmodule(operators[0]).__doc__.strip()
+    options = [row for row in keys(operators[0]) if row[0] != "moments"]
+    if options:
+        yield "\n".join(f"- `{key}` ({kind(field.annotation)}) {text}".rstrip() for key, field, text in options)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(reference(), encoding="utf-8")

@@ -1,0 +1,142 @@
+"""The folder of one run: its recipe, versions, metrics, checkpoints and summary."""
+
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch.distributed as dist
+import yaml
+
+from model.errors import UserError
+from pretrain import __version__
+from pretrain.engine.agreement import raise_together
+from pretrain.recipe import Recipe
+
+PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "tokenizers")
+
+
+# What may change while a run goes on: where and how it is computed, watched and saved; not what it learns.
+FREE_KEYS = (
+    *(("checkpoint",), ("faults",), ("validation",), ("layout",), ("deepspeed",), ("batch", "micro"), ("paper",)),
+    *(("compile",), ("data", "corpus"), ("stages", "layout"), ("stages", "deepspeed"), ("stages", "batch", "micro")),
+)
+
+
+LOCK_SECONDS, LOCK_TRIES = 2.0, 20
+
+
+class RunFolder:
+    def __init__(self, path: Path):
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
+        self.summary = path / "summary.json"
+        self.recipe = path / "recipe.yaml"
+        self.versions = path / "versions.json"
+        self.plot = path / "loss.png"
+        self.report = path / "report.html"
+        self.lock = path / "lock"
+        self.checked_shards = path / "checked-shards.json"
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises UserError when the folder holds a run of another recipe, a finished one, or one that is going on."""
+        if self.recipe.is_file():
+            held, ours = without(yaml.safe_load(self.recipe.read_text("utf-8")), FREE_KEYS), lasting(recipe)
+            different = sorted(key for key in held.keys() | ours.keys() if held.get(key) != ours.get(key))
+            if different:
+                raise UserError(
+                    f"{self.path} holds a run of another recipe (its {', '.join(different)} differ); "
+                    "give this run another --name, or move that folder away"
+                )
+        elif self.path.is_dir() and any(path != self.lock for path in self.path.iterdir()):
+            raise UserError(f"{self.path} exists and is no run's folder; give this run another --name")
+        if self.summary.is_file():
+            raise UserError(
+                f"the run in {self.path} is finished; give a new run another --name, or move that folder away"
+            )
+        if self.lock.is_file():
+            with self.lock.open() as file:  # shared: all ranks look at the same time
+                self._lock(file, fcntl.LOCK_SH)
+
+    @contextmanager
+    def opened(self, recipe: Recipe) -> Iterator[None]:
+        """Holds the folder for this run and writes down its recipe. Collective.
+
+        Raises Stop on all ranks when another run holds it or it cannot be written. The lock is the operating system's:
+        it goes with the process, however that ends.
+        """
+        file, error = None, None
+        if dist.get_rank() == 0:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                file = self.lock.open("a+")
+                self._lock(file, fcntl.LOCK_EX)
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {os.uname().nodename}, since {time.strftime('%F %T')}")
+                file.flush()
+                self._create(recipe)
+            except OSError as fault:
+                error = UserError(f"cannot write to {self.path}: {fault.strerror}; choose another folder by --runs")
+            except UserError as fault:
+                error = fault
+        raise_together(error)
+        try:
+            yield
+        finally:
+            if file is not None:
+                file.close()
+
+    def _lock(self, file: TextIO, kind: int) -> None:
+        """Waits a moment for whoever only looks, and for a killed run's last rank to be gone."""
+        for _ in range(LOCK_TRIES):
+            try:
+                return fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:  # noqa: PERF203 (it waits anyway)
+                time.sleep(LOCK_SECONDS / LOCK_TRIES)
+        file.seek(0)
+        raise UserError(f"a run goes on in {self.path} ({file.read()}); wait for it, or give this run another --name")
+
+    def _create(self, recipe: Recipe) -> None:
+        self.recipe.write_text(yaml.safe_dump(_as_json(recipe), sort_keys=False), "utf-8")
+        self.versions.write_text(json.dumps(versions(), indent=1) + "\n", "utf-8")
+
+
+def _as_json(recipe: Recipe) -> dict[str, Any]:
+    return json.loads(recipe.model_dump_json(by_alias=True))
+
+
+def lasting(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe has to stay while a run goes on, as JSON."""
+    return without(_as_json(recipe), FREE_KEYS)
+
+
+def without(values: dict[str, Any], paths: Iterable[Sequence[str]]) -> dict[str, Any]:
+    """`values` less what lies at `paths` in its nested mappings and lists of them."""
+    kept = deepcopy(values)
+    for path in paths:
+        _drop(kept, path)
+    return kept
+
+
+def _drop(values: Any, path: Sequence[str]) -> None:
+    for holder in values if isinstance(values, list) else [values]:
+        if isinstance(holder, dict) and path[0] in holder:
+            if len(path) == 1:
+                del holder[path[0]]
+            else:
+                _drop(holder[path[0]], path[1:])
+
+
+def versions() -> dict[str, Any]:
+    return {"espalier": __version__, "python": platform.python_version()} | {
+        package: version(package) for package in PACKAGES
+    }

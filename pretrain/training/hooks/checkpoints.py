@@ -1,0 +1,125 @@
+"""Saves the run every so many steps, just before a change of shape, and at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+
+from growth.operators.rewind import INITIAL
+from pretrain.checkpoint import CheckpointStore
+from pretrain.engine.exchange import read_state
+from pretrain.engine.move import loss_scaler_state
+from pretrain.recipe.schema import Checkpoint
+from pretrain.runs.folder import RunFolder, versions
+from pretrain.training.hooks.base import Hook, StepResult
+
+if TYPE_CHECKING:
+    from pretrain.training.trainer import Trainer
+
+RANDOMNESS = "every stream is drawn anew from (seed, step, micro-batch, data-parallel rank): nothing to restore"
+
+
+class Checkpoints(Hook):
+    """On every rank."""
+
+    def __init__(self, folder: RunFolder, settings: Checkpoint):
+        self.every = settings.every
+        self.store = CheckpointStore(
+            folder.checkpoints, settings.keep_last, settings.keep_every, in_background=settings.background
+        )
+        self.saved_step: int | None = None
+        self.pause_seconds = 0.0
+        self.reported = True
+        self.step_seconds: deque[float] = deque(maxlen=20)
+        self.last_seconds: float | None = None
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.saved_step = trainer.progress.step  # what it was loaded from, or nothing worth saving
+        if trainer.progress.step == 0 and INITIAL in trainer.run.kept:
+            self.save(trainer, INITIAL)
+        self.last_seconds = trainer.progress.train_seconds
+
+    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+        self.step_seconds.append(result.seconds - self.last_seconds)
+        self.last_seconds = result.seconds
+
+    def on_boundary(self, trainer: Trainer) -> None:
+        self._report(trainer)
+        last_of_stage = trainer.now >= trainer.stage.end
+        if last_of_stage and trainer.stage.keep:
+            self.save(trainer, trainer.stage.keep)
+        if last_of_stage or (self.every and trainer.progress.step % self.every == 0):
+            self.save(trainer)
+
+    def on_end(self, trainer: Trainer) -> None:
+        self.store.flush()
+        self._report(trainer)
+
+    def on_leave(self, trainer: Trainer) -> None:
+        self.store.flush()
+
+    def save(self, trainer: Trainer, name: str = "") -> None:
+        """Saves the state as it is now, unless this step is saved already. Collective.
+
+        `name`: a checkpoint that no later one displaces (a point to rewind to), at checkpoints/NAME.
+        """
+        if not name:
+            if self.saved_step == trainer.progress.step:
+                return
+            self.saved_step = trainer.progress.step
+        trainer.at(f"checkpoint at step {trainer.progress.step}")
+        start = time.perf_counter()
+        trainer.progress.loss_scaler = loss_scaler_state(trainer.engine)
+        self.store.save(trainer.progress.step, read_state(trainer.engine), _run_state(trainer), name)
+        self.pause_seconds = time.perf_counter() - start
+        self.reported = False
+
+    def _report(self, trainer: Trainer) -> None:
+        """Once it is on disk: what the checkpoint cost the steps, and what it cost in the background."""
+        written = self.store.written
+        if written is None or self.reported:
+            return
+        self.reported = True
+        step_seconds = statistics.median(self.step_seconds) if self.step_seconds else float("nan")
+        event = {
+            "event": "checkpoint",
+            "step": trainer.progress.step,
+            "name": written.path.name,
+            "pause_seconds": self.pause_seconds,
+            "pause_steps": self.pause_seconds / step_seconds,
+            "write_seconds": written.seconds,
+            "bytes": written.num_bytes,
+        }
+        trainer.call("on_event", event)
+
+
+def _run_state(trainer: Trainer) -> dict[str, Any]:
+    """Everything beside the tensors that a reader, or the next step, may want to know."""
+    run, stage = trainer.run, trainer.stage
+    recipe = json.loads(run.recipe.model_dump_json(by_alias=True))
+    return {
+        "progress": trainer.progress.to_json(),
+        "stage": {"index": stage.index, "name": stage.name},
+        "schedule": {"unit": run.unit, "now": trainer.now, "learning_rate": run.learning_rate(trainer.now)},
+        "randomness": {"seed": run.recipe.seed, "streams": RANDOMNESS},
+        "sequence": stage.sequence,
+        "corpus": str(trainer.corpus.path.resolve()),
+        "tokenizer": trainer.corpus.tokenizer_hash,
+        "recipe": recipe,
+        "recipe_sha256": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest(),
+        "written_under": {
+            "ranks": dist.get_world_size(),
+            "tensor_parallel": stage.tensor_parallel,
+            "data_parallel": stage.data_parallel,
+            "zero_stage": stage.zero_stage,
+            "precision": stage.precision,
+        },
+        "versions": versions(),
+        "hooks": {hook.name: hook.state() for hook in trainer.hooks if hook.name},
+    }

@@ -1,0 +1,83 @@
+"""Shows the run while it goes: a progress bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pretrain.stage_rules.words import length_in_words
+from pretrain.training.evaluation import Evaluation
+from pretrain.training.hooks.base import GrowthEvent, Hook, StepResult
+
+if TYPE_CHECKING:
+    from pretrain.recipe import ResolvedStage
+    from pretrain.training.trainer import Trainer
+
+LOG_SECONDS = 10.0
+
+
+class ConsoleDisplay(Hook):
+    """On rank 0 only."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.last_line = 0.0
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.bar.start()
+        self.task = self.bar.add_task("", total=trainer.run.end, completed=trainer.now, numbers="")
+        if trainer.progress.step:
+            self.console.print(f"resumed at step {trainer.progress.step:,}")
+
+    def on_stage(self, trainer: Trainer, stage: ResolvedStage) -> None:
+        self.bar.update(self.task, description=stage.name)
+        self.console.print(
+            f"stage {stage.name}: {stage.config.summary()}, {stage.global_batch} x {stage.sequence} tokens a step, "
+            f"ZeRO {stage.zero_stage}, TP {stage.tensor_parallel} x DP {stage.data_parallel}, "
+            f"{'sequence parallel, ' * stage.sequence_parallel}"
+            f"{length_in_words(trainer.run.moment(stage.length), stage)}"
+        )
+
+    def on_growth(self, trainer: Trainer, event: GrowthEvent) -> None:
+        self.console.print(
+            f"{event.operator} at step {event.step:,}: loss {event.loss_before:.4f} before, "
+            f"{event.loss_after:.4f} after, {event.seconds:.2f} s"
+        )
+
+    def on_validation(self, trainer: Trainer, evaluation: Evaluation) -> None:
+        self.console.print(
+            f"validation at step {trainer.progress.step:,}: "
+            f"loss {evaluation.loss:.4f}, accuracy {evaluation.accuracy:.1%}"
+        )
+
+    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+        numbers = f"loss {result.loss:.3f}  {result.tokens_per_second:,.0f} tokens/s"
+        self.bar.update(self.task, completed=trainer.now, numbers=numbers)
+        if not self.console.is_terminal and time.monotonic() - self.last_line > LOG_SECONDS:
+            self.last_line = time.monotonic()
+            self.console.print(
+                f"{result.stage} step {result.step:,} of {trainer.run.moment(trainer.run.end)}  {numbers}  "
+                f"lr {result.lr:.2e}"
+            )
+
+    def on_event(self, trainer: Trainer, event: dict[str, Any]) -> None:
+        if "message" in event:
+            self.console.print(event["message"])
+
+    def on_leave(self, trainer: Trainer) -> None:
+        self.bar.stop()
+
+    def on_end(self, trainer: Trainer) -> None:
+        self.bar.stop()

@@ -1,0 +1,100 @@
+"""Keeps a loss or gradient that is not finite out of the weights, and gets the run past data or luck that causes it.
+
+A step whose gradient is not finite is skipped and the first tensor that was not finite is named. After several in a row
+the run rolls back to its last checkpoint and skips the data read since; after several roll-backs it stops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pretrain.data import DataPosition
+from pretrain.engine.exits import Stop
+from pretrain.recipe.schema import Faults
+from pretrain.training.hooks.base import Hook, StepResult
+
+if TYPE_CHECKING:
+    from pretrain.training.trainer import Trainer
+
+
+class RollBack(Exception):
+    """Raised on every rank: go back to the last checkpoint, but read on from `position`."""
+
+    def __init__(self, position: DataPosition):
+        self.position = position
+
+
+class NonFiniteGuard(Hook):
+    """On every rank. A skipped step consumes data; neither the step count nor the schedule advances."""
+
+    name = "non_finite"
+
+    def __init__(self, settings: Faults):
+        self.settings = settings
+        self.num_in_a_row = 0
+        self.num_roll_backs = 0
+
+    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+        self.num_in_a_row = 0
+
+    def on_skip(self, trainer: Trainer, loss: float, repeat: Callable[[], Any]) -> None:
+        if trainer.stage.precision == "fp16" and math.isfinite(loss):
+            return  # an overflow of the scaled gradient: the loss scale falls, as it should
+        self.num_in_a_row += 1
+        step = trainer.progress.step + 1
+        culprit = _first_non_finite(trainer.engine.module, repeat)
+        message = f"step {step} skipped: {culprit} is not finite ({self.num_in_a_row} in a row)"
+        trainer.call("on_event", {"event": "skipped", "step": trainer.progress.step, "message": message})
+        if self.num_in_a_row >= self.settings.non_finite_steps:
+            self.num_in_a_row = 0
+            self._roll_back(trainer, step, culprit)
+
+    def _roll_back(self, trainer: Trainer, step: int, culprit: str) -> None:
+        if self.num_roll_backs >= self.settings.roll_backs:
+            raise Stop(
+                f"step {step}: {culprit} is not finite, after {self.num_roll_backs} roll-backs; lower optimizer.lr, "
+                "lengthen schedule.warmup or look at the data there, then start a new run from an earlier checkpoint"
+            )
+        self.num_roll_backs += 1
+        raise RollBack(trainer.progress.position)
+
+    def state(self) -> dict[str, Any]:
+        return {"roll_backs": self.num_roll_backs}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.num_roll_backs = max(self.num_roll_backs, state["roll_backs"])
+
+
+def _first_non_finite(module: nn.Module, repeat: Callable[[], Any]) -> str:
+    """Takes the step again under watch: the first output, else the first gradient, that is not finite. Collective."""
+    found: list[str] = []
+
+    def watch(what: str) -> Callable[[Any], None]:
+        def look(value: Any) -> None:
+            if not found and isinstance(value, Tensor) and not torch.isfinite(value).all():
+                found.append(what)
+
+        return look
+
+    handles = []
+    for name, part in module.named_modules():
+        if name and not any(part.children()):
+            look = watch(f"the output of {name}")
+            handles.append(part.register_forward_hook(lambda part, inputs, output, look=look: look(output)))
+    for name, parameter in module.named_parameters():
+        handles.append(parameter.register_hook(watch(f"the gradient of {name}")))
+    try:
+        with torch.compiler.set_stance("force_eager"):  # compiled blocks do not show their parts
+            repeat()
+    finally:
+        for handle in handles:
+            handle.remove()
+    gathered: list[list[str]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(gathered, found)
+    return next((f"{what[0]} (rank {rank})" for rank, what in enumerate(gathered) if what), "the gradient's norm")

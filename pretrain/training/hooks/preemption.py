@@ -1,0 +1,36 @@
+"""Leaves when a signal asks for it: at the next step boundary, saved, with an exit code that means `start me again`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from pretrain.engine import signals
+from pretrain.engine.distributed import device
+from pretrain.engine.exits import PREEMPTED, Stop
+from pretrain.training.hooks.base import Hook
+from pretrain.training.hooks.checkpoints import Checkpoints
+
+if TYPE_CHECKING:
+    from pretrain.training.trainer import Trainer
+
+
+class Preemption(Hook):
+    """On every rank. A signal may reach some ranks only, and any of them first: all agree before any acts."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+
+    def on_boundary(self, trainer: Trainer) -> None:
+        asked = torch.tensor(signals.received is not None, dtype=torch.int32, device=device())
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        if asked.item():
+            self.checkpoints.save(trainer)
+            self.checkpoints.store.flush()
+            raise Stop(
+                f"{signals.received or 'a signal to another rank'} received: saved at step {trainer.progress.step}; "
+                "the same command goes on from there",
+                code=PREEMPTED,
+            )

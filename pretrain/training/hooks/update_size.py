@@ -1,0 +1,82 @@
+"""Measures how far each tensor moves in a step, around every change of shape: a change must not make updates jump."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from model.parameters import parameter_table
+from pretrain.engine.zero import fragments
+from pretrain.training.hooks.base import Hook, StepResult
+
+if TYPE_CHECKING:
+    from pretrain.recipe import ResolvedStage
+    from pretrain.training.trainer import Trainer
+
+STEPS_BEFORE, STEPS_AFTER = 3, 10
+
+
+class UpdateSizes(Hook):
+    """On every rank. Event `update_size`: for each tensor the RMS of (new weight - old weight) / lr, decay included.
+
+    In the last steps before a change and the first after it; keeps a copy of this rank's master weights meanwhile.
+    """
+
+    name = "update_sizes"
+
+    def __init__(self) -> None:
+        self.stage, self.entered = "", 0
+        self.before: dict[str, Tensor] | None = None
+
+    def state(self) -> dict[str, Any]:
+        return {"stage": self.stage, "entered": self.entered}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.stage, self.entered = state["stage"], state["entered"]
+
+    def on_stage(self, trainer: Trainer, stage: ResolvedStage) -> None:
+        if stage.name != self.stage:  # else a resumed run goes on within it
+            self.stage, self.entered = stage.name, trainer.progress.step
+        self.before = self._weights(trainer) if self._is_near_a_change(trainer) else None
+
+    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+        if self.before is not None and result.lr > 0:
+            sizes = update_sizes(self.before, self._weights(trainer), list(parameter_table(trainer.stage.config)))
+            sizes = {name: size / result.lr for name, size in sizes.items()}
+            trainer.call("on_event", {"event": "update_size", "step": result.step, "stage": result.stage, "rms": sizes})
+        self.before = self._weights(trainer) if self._is_near_a_change(trainer) else None
+
+    def _is_near_a_change(self, trainer: Trainer) -> bool:
+        """Whether the next step is to be measured."""
+        stages, stage = trainer.run.stages, trainer.stage
+        if stage is not stages[0] and trainer.progress.step - self.entered < STEPS_AFTER:
+            return True
+        return trainer.run.unit == "steps" and stage is not stages[-1] and stage.end - trainer.now <= STEPS_BEFORE
+
+    @staticmethod
+    def _weights(trainer: Trainer) -> dict[str, Tensor]:
+        return {name: fragment.weight.clone() for name, fragment in fragments(trainer.engine).items()}
+
+
+def update_sizes(before: dict[str, Tensor], after: dict[str, Tensor], names: list[str]) -> dict[str, float]:
+    """Root mean square of the difference, over the fragments of all ranks, of every tensor that is trained. Collective.
+
+    Where several ranks hold the same elements all of them count, in the sum and in its divisor.
+    """
+    sums = torch.zeros(2, len(names), dtype=torch.float64)
+    for index, name in enumerate(names):
+        if name in after:
+            sums[0, index] = (after[name] - before[name]).double().square().sum()
+            sums[1, index] = after[name].numel()
+    device = next(iter(after.values())).device if after else sums.device
+    sums = sums.to(device)
+    dist.all_reduce(sums)
+    squares, counts = sums.cpu()
+    return {
+        name: (square / count) ** 0.5
+        for name, square, count in zip(names, squares.tolist(), counts.tolist(), strict=True)
+        if count
+    }

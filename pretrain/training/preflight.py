@@ -1,0 +1,59 @@
+"""What is checked before training: by one plain process, so that a mistake is one line, and by all ranks together."""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from model.errors import UserError
+from pretrain.data import Corpus
+from pretrain.data.prepare import file_sha256
+from pretrain.engine.agreement import raise_together
+from pretrain.engine.compilation import compiles
+from pretrain.engine.distributed import device
+from pretrain.recipe import Recipe, Run, resolve
+from pretrain.recipe.saved_states import check_saved
+from pretrain.recipe.stage_ends import check_lengths
+from pretrain.runs.folder import RunFolder
+
+
+def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus, RunFolder]:
+    """The resolved run, its corpus and its folder. Raises UserError; writes nothing."""
+    corpus = Corpus.open(recipe.data.corpus)
+    run = resolve(recipe, corpus.vocab_size, num_ranks)
+    if run.stages[0].precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("precision fp16 needs a GPU; choose bf16 or fp32")
+    compiles(recipe.compile, device())
+    run_folder = RunFolder(folder)
+    run_folder.check(recipe)
+    if not run_folder.recipe.is_file():  # a run that goes on may be past what is wrong here, and cannot change it
+        check_lengths(run)
+        check_saved(run.stages)
+    return run, corpus, run_folder
+
+
+def check_shards(corpus: Corpus, folder: RunFolder) -> None:
+    """Compares every shard with its checksum from `prepare`, the shards dealt over the ranks. Collective.
+
+    Files that this run has checked before and that have kept their size and date are passed over. Raises Stop on all
+    ranks when a shard has changed.
+    """
+    checked = json.loads(folder.checked_shards.read_text("utf-8")) if folder.checked_shards.is_file() else {}
+    files = {
+        directory / (shard["name"] + suffix): shard[f"sha256{suffix}"]
+        for directory, manifest in zip(corpus.weights, corpus.manifests, strict=True)
+        for split in manifest["splits"].values()
+        for shard in split["shards"]
+        for suffix in (".bin", ".idx")
+    }
+    stamps = {str(file.resolve()): f"{file.stat().st_size} {file.stat().st_mtime_ns} {files[file]}" for file in files}
+    unchecked = [file for file in files if checked.get(str(file.resolve())) != stamps[str(file.resolve())]]
+    changed = [file for file in unchecked[dist.get_rank() :: dist.get_world_size()] if file_sha256(file) != files[file]]
+    raise_together(
+        UserError(f"{changed[0]} is not what prepare wrote (its checksum differs); prepare the corpus again")
+        if changed
+        else None
+    )
+    if dist.get_rank() == 0 and unchecked:
+        folder.checked_shards.write_text(json.dumps(stamps, indent=1) + "\n", "utf-8")

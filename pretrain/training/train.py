@@ -1,0 +1,110 @@
+"""The verbs `train` and `evaluate`: from a recipe or a checkpoint to a Trainer or a model, and back to a folder."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from model.parallel.layout import ParallelLayout
+from pretrain.checkpoint import find_checkpoint, load_checkpoint, load_newest
+from pretrain.checkpoint.progress import Progress
+from pretrain.data import Corpus, DataPosition
+from pretrain.engine.build import build_model
+from pretrain.engine.exchange import fetch_from
+from pretrain.engine.exits import Stop
+from pretrain.engine.nodes import show, survey
+from pretrain.interop.importing import import_start
+from pretrain.recipe import Recipe, Run
+from pretrain.recipe.decisions import decided
+from pretrain.runs.folder import RunFolder
+from pretrain.training.evaluation import Evaluation, evaluate
+from pretrain.training.hooks.base import Hook
+from pretrain.training.hooks.checkpoints import Checkpoints
+from pretrain.training.hooks.coefficients import Coefficients
+from pretrain.training.hooks.console import ConsoleDisplay
+from pretrain.training.hooks.memory import Memory
+from pretrain.training.hooks.metrics import Metrics
+from pretrain.training.hooks.non_finite import NonFiniteGuard, RollBack
+from pretrain.training.hooks.picture import LossPicture
+from pretrain.training.hooks.preemption import Preemption
+from pretrain.training.hooks.report import Report
+from pretrain.training.hooks.stage_ends import StageEnds
+from pretrain.training.hooks.update_size import UpdateSizes
+from pretrain.training.hooks.watchdog import Watchdog
+from pretrain.training.preflight import check_run, check_shards
+from pretrain.training.trainer import Trainer
+from pretrain.use.trained import open_corpus, saved_rows
+
+
+def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> None:
+    """Trains a recipe in this rank's process, from the folder's latest checkpoint if there is one. Collective."""
+    run, corpus, run_folder = check_run(recipe, dist.get_world_size(), folder)
+    dist.barrier()  # every rank has looked at the folder before rank 0 writes to it
+    with run_folder.opened(recipe):
+        if _num_nodes() > 1:
+            nodes = survey(folder)
+            if dist.get_rank() == 0:
+                show(nodes)
+        check_shards(corpus, run_folder)
+        guard, position = NonFiniteGuard(recipe.faults), None
+        while True:
+            trainer = _trainer(run, corpus, run_folder, guard, position, extra_hooks)
+            try:
+                trainer.fit()
+                break
+            except RollBack as roll_back:
+                trainer.call("on_leave")
+                position = roll_back.position
+            except Stop:
+                trainer.call("on_leave")
+                raise
+            finally:
+                trainer.close()
+
+
+def _num_nodes() -> int:
+    return dist.get_world_size() // int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
+
+
+def _trainer(
+    run: Run,
+    corpus: Corpus,
+    folder: RunFolder,
+    guard: NonFiniteGuard,
+    position: DataPosition | None,
+    extra_hooks: Sequence[Hook],
+) -> Trainer:
+    """A trainer from the folder's newest intact checkpoint, or from the start; after a roll-back it reads elsewhere."""
+    checkpoints = Checkpoints(folder, run.recipe.checkpoint)
+    watchdog = Watchdog(run.recipe.faults.timeout_minutes)
+    hooks: list[Hook] = [guard, StageEnds(), checkpoints, Preemption(checkpoints), watchdog]
+    hooks += [UpdateSizes(), Coefficients(), *extra_hooks]
+    if dist.get_rank() == 0:
+        hooks += [Memory(), Metrics(folder), ConsoleDisplay(), LossPicture(folder), Report(folder)]
+    progress, state = Progress(), None
+    newest = load_newest(folder.checkpoints, report=lambda line: print(f"espalier: {line}", file=sys.stderr))
+    if newest is None and run.recipe.start is not None:
+        state = import_start(Path(run.recipe.start), run.stages[0].config, run.recipe.seed)
+    if newest is not None:
+        _, state, saved = newest
+        progress = Progress.from_json(saved["progress"])
+        for hook in hooks:
+            if hook.name in saved["hooks"]:
+                hook.restore(saved["hooks"][hook.name])
+    if position is not None:
+        progress.position = position
+    return Trainer(decided(run, progress.decisions), corpus, hooks, state, progress, folder.checkpoints)
+
+
+def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int) -> Evaluation:
+    """Validation loss and accuracy of a checkpoint, in one process. `corpus` left out: the one it was trained on."""
+    tp = ParallelLayout(1, dist.get_world_size()).install()
+    state, saved = load_checkpoint(find_checkpoint(path))
+    opened = open_corpus(saved, corpus, path)
+    model = build_model(state.config, tp, torch.float32)
+    fetch = fetch_from(state)
+    model.load_weights(lambda name: fetch(name).weight)
+    return evaluate(model, model, saved_rows(saved, opened, num_rows))

@@ -1,0 +1,78 @@
+"""The verb `export`: a checkpoint becomes a folder that Hugging Face transformers opens.
+
+config.json  model.safetensors  tokenizer.json  tokenizer_config.json  README.md (the model card)
+"""
+
+import json
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+
+from model.errors import UserError
+from pretrain.checkpoint import find_checkpoint, load_checkpoint
+from pretrain.data import Vocabulary
+from pretrain.interop.huggingface import export_model, is_exported
+from pretrain.runs.history import History
+from pretrain.runs.model_card import model_card
+from pretrain.runs.outputs import check_complete_folder, complete_folder
+from pretrain.use.trained import open_vocabulary
+
+FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
+
+
+def export(path: Path, output: Path | None = None, corpus: str | None = None) -> Path:
+    """Exports a checkpoint, or the latest of a run, and returns the folder; left out, `huggingface` in the run's.
+
+    `corpus`: where the prepared corpus is, if not where training found it; the tokenizer comes from there. Raises
+    UserError when transformers has no model of this shape, or `output` holds something else.
+    """
+    checkpoint = find_checkpoint(path)
+    run_folder = run_of(checkpoint)
+    if output is None:
+        if run_folder is None:
+            raise UserError(f"{path} lies in no run's folder; say where to write by --output")
+        output = run_folder / "huggingface"
+    check_output(output)
+    state, run = load_checkpoint(checkpoint)
+    vocabulary = open_vocabulary(run, corpus, checkpoint)
+    has_history = "progress" in run and run_folder is not None and (run_folder / "metrics.jsonl").is_file()
+    history = History.read(run_folder, run["progress"]["step"]) if has_history else None
+    with complete_folder(output) as folder:
+        export_model(folder, state.config, {name: record.weight for name, record in state.records.items()})
+        export_tokenizer(folder, vocabulary, state.config.max_positions, state.config.type_vocab)
+        (folder / "README.md").write_text(model_card(state.config, run, vocabulary, history), "utf-8")
+    return output
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The folder of the run whose checkpoint this is; None of one that was copied or grown to somewhere else."""
+    beside = checkpoint.resolve().parent
+    return beside.parent if beside.name == "checkpoints" else None
+
+
+def check_output(output: Path) -> None:
+    """Raises UserError unless `output` can be written and what it holds, if anything, is an earlier export."""
+    check_complete_folder("--output", output)
+    held = {file.name for file in output.iterdir()} if output.is_dir() else set()
+    if held and not (held <= FILES and is_exported(output)):
+        raise UserError(f"{output} is not empty and no exported model of Espalier's alone; choose another --output")
+
+
+def export_tokenizer(output: Path, vocabulary: Vocabulary, max_length: int, num_types: int) -> None:
+    """The model's own tokenizer; it frames texts as pretraining did: [CLS] first [SEP], and second [SEP] for pairs."""
+    tokenizer, special = Tokenizer.from_str(vocabulary.tokenizer.to_str()), vocabulary.special
+    second = min(1, num_types - 1)
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair=f"[CLS]:0 $A:0 [SEP]:0 $B:{second} [SEP]:{second}",
+        special_tokens=[("[CLS]", special.cls), ("[SEP]", special.sep)],
+    )
+    tokenizer.save(str(output / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # which takes tokenizer.json as it is
+        "model_max_length": max_length,
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        **{f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "pad", "mask")},
+    }
+    (output / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")

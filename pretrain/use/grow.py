@@ -1,0 +1,184 @@
+"""The verb `grow`: the same change of shape offline, from one checkpoint to another, on any number of processes."""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tokenizers import Tokenizer
+
+from growth.change import ShapeChange
+from growth.operators import shape_change
+from growth.operators.base import Correlation, Inputs
+from growth.state import Fetch, Record, TrainingState, assign_owners
+from model.config import PRESETS, BertConfig
+from model.errors import UserError
+from model.parallel.layout import ParallelLayout
+from model.parameters import parameter_table
+from pretrain.checkpoint import find_checkpoint, load_checkpoint
+from pretrain.checkpoint.files import write_index, write_part
+from pretrain.data.tokenizer import load_tokenizer, save_tokenizer
+from pretrain.engine.correlation import gradient_correlation
+from pretrain.engine.exchange import fetch_from
+from pretrain.engine.move import new_steps
+from pretrain.interop.huggingface import import_model
+from pretrain.recipe.operators import AUTO, read_operators
+from pretrain.runs.outputs import check_folder
+from pretrain.settings.yaml_text import parse
+from pretrain.use.trained import open_corpus, saved_rows
+
+PROBE_ROWS = 64
+"""As many as a run takes at most for the same measurement."""
+
+
+def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> tuple[BertConfig, BertConfig]:
+    """Writes the checkpoint `out` with the state of `path` after the operators; gives both shapes. Collective.
+
+    `path`: a run's folder, one of its checkpoints, or a model saved by Hugging Face transformers (weights, tokenizer;
+    moments start at zero). `to`: a preset's name or `field=value`, `operators`: `stack` or `{widen: {axis: ffn}}`, in
+    order. Records pass through one at a time: a rank holds those it owns, before and after, and one more.
+    """
+    if out.exists():
+        raise UserError(f"--out {out} exists already; name a new folder")
+    check_folder("--out", out)
+    state, run = open_state(path)
+    tokenizer = own_tokenizer(path)
+    wanted = read_shape(to)
+    chosen = read_operators([_read_operator(text) for text in operators or [AUTO]], state.config, wanted)
+
+    grown: dict[str, Any] = {"from": str(path), "operators": [operator.name for operator in chosen]}
+
+    def correlation(config: BertConfig, shared: BertConfig, fetch: Fetch) -> Correlation:
+        if not any(state.steps.values()):
+            return dict.fromkeys(parameter_table(shared), 1.0)  # no moments that it could scale
+        grown["correlation"] = measure_correlation(run, path, config, shared, fetch)
+        return grown["correlation"]
+
+    def saved(other: str) -> tuple[BertConfig, Fetch]:
+        opened, _ = open_state(Path(other))
+        return opened.config, fetch_from(opened)
+
+    change = shape_change(state.config, chosen, wanted, Inputs(fetch_from(state), correlation, saved))
+    run = {**run, "grown": grown}
+    save_state(changed_state(state, change), run, out, tokenizer)
+    return state.config, change.target
+
+
+def open_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
+    """The state of a checkpoint or of a Hugging Face model, spread over the ranks, and what was saved beside it."""
+    if not (path / "config.json").is_file():
+        return load_checkpoint(find_checkpoint(path))
+    config, weights = import_model(path)
+    owners = assign_owners(config, dist.get_world_size())
+    records = {name: Record.fresh(weights[name]) for name, owner in owners.items() if owner == dist.get_rank()}
+    return TrainingState(config, owners, dict.fromkeys(owners, 0), records), {"sequence": config.max_positions}
+
+
+def own_tokenizer(path: Path) -> Tokenizer | None:
+    """Of a Hugging Face model, or of what was grown from one: there is no corpus that holds it.
+
+    Without a tokenizer.json, BERT's own with the words of vocab.txt; that a model has neither is said.
+    """
+    is_transformers = (path / "config.json").is_file()
+    folder = path if is_transformers else find_checkpoint(path)
+    if (folder / "tokenizer.json").is_file():
+        return load_tokenizer(folder / "tokenizer.json", lowercase=False)
+    if (folder / "vocab.txt").is_file():
+        return load_tokenizer(folder / "vocab.txt", _lowers_case(folder))
+    if is_transformers and dist.get_rank() == 0:
+        print(
+            f"espalier: {path} has no tokenizer.json or vocab.txt: no tokenizer goes along, and what is grown "
+            "needs a corpus of its vocabulary by --corpus",
+            file=sys.stderr,
+        )
+    return None
+
+
+def _lowers_case(folder: Path) -> bool:
+    """What the tokenizer_config.json beside a vocab.txt says; BERT's default without."""
+    settings = folder / "tokenizer_config.json"
+    try:
+        return not settings.is_file() or bool(json.loads(settings.read_text("utf-8")).get("do_lower_case", True))
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{settings} cannot be read: {error}; put the model's own there") from error
+
+
+def measure_correlation(
+    run: dict[str, Any], path: Path, config: BertConfig, shared: BertConfig, fetch: Fetch
+) -> Correlation:
+    """How much the gradients of uses agree, on validation rows of the corpus the checkpoint was trained on. Collective.
+
+    Raises UserError where that cannot be had.
+    """
+    try:
+        if "corpus" not in run:
+            raise UserError("which corpus it was trained on is not known")
+        num_rows = min(run["recipe"]["validation"]["rows"], PROBE_ROWS)
+        rows = saved_rows(run, open_corpus(run, None, path), num_rows)
+    except UserError as error:
+        raise UserError(
+            f"{path}: gradients cannot be measured here, {error}; give the option correlation, a number from 0 to 1"
+        ) from error
+    layout = ParallelLayout(1, dist.get_world_size())
+    return gradient_correlation(config, fetch, layout, torch.float32, rows, shared)
+
+
+def changed_state(state: TrainingState, change: ShapeChange) -> TrainingState:
+    """The state after a change, each record on its owner. Collective."""
+    fetch, rank = fetch_from(state), dist.get_rank()
+    owners = assign_owners(change.target, dist.get_world_size())
+    after = TrainingState(change.target, owners, new_steps(change, state))
+    for name in parameter_table(change.target):
+        record = change.record(name, fetch)
+        if owners[name] == rank:
+            after.records[name] = Record(*(tensor.contiguous() for tensor in record.tensors()), step=record.step)
+    return after
+
+
+def save_state(state: TrainingState, run: dict[str, Any], out: Path, tokenizer: Tokenizer | None = None) -> None:
+    """Writes a checkpoint folder, complete under its name or not there at all. Collective."""
+    partial = out.with_name(out.name + ".partial")
+    if dist.get_rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    dist.barrier()
+    sums: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(sums, write_part(partial, dist.get_rank(), state))
+    if dist.get_rank() == 0:
+        if tokenizer is not None:
+            run = {**run, "tokenizer": save_tokenizer(tokenizer, partial)}
+        write_index(partial, state, run, {rank: checksum for rank, checksum in enumerate(sums) if checksum})
+        partial.rename(out)
+    dist.barrier()
+
+
+def read_shape(to: Sequence[str]) -> dict[str, Any]:
+    """`["base", "ffn=1024"]` -> the fields asked for."""
+    wanted: dict[str, Any] = {}
+    for text in to:
+        field, equals, value = text.partition("=")
+        if not equals and text in PRESETS:
+            wanted |= PRESETS[text]
+        elif equals and field in BertConfig.model_fields:
+            value = parse(value, f"--to {text}")
+            wanted[field] = tuple(value) if isinstance(value, list) else value
+        else:
+            raise UserError(
+                f"--to {text}: write FIELD=VALUE, such as layers=12, or a preset ({', '.join(PRESETS)}); "
+                f"the fields are {', '.join(BertConfig.model_fields)}"
+            )
+    return wanted
+
+
+def _read_operator(text: str) -> Mapping[str, Mapping[str, Any]]:
+    """`stack` or `{widen: {axis: ffn}}`."""
+    value = parse(text, f"--operator {text}")
+    if isinstance(value, str):
+        return {value: {}}
+    if isinstance(value, dict) and len(value) == 1 and all(o is None or isinstance(o, dict) for o in value.values()):
+        return value
+    raise UserError(f"--operator {json.dumps(text)}: write a name such as stack, or {{widen: {{axis: ffn}}}}")

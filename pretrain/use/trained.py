@@ -1,0 +1,72 @@
+"""A trained model, opened from its checkpoint in one process, together with the vocabulary it speaks."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from growth.state import TrainingState
+from model.batch import Batch
+from model.bert import BertForPreTraining
+from model.errors import UserError
+from pretrain.checkpoint import find_checkpoint, load_checkpoint
+from pretrain.data import Corpus, Vocabulary
+from pretrain.recipe.schema import Data
+from pretrain.training.evaluation import validation_rows
+
+
+class Trained(NamedTuple):
+    model: BertForPreTraining
+    """In fp32 on the CPU, dropout off."""
+    vocabulary: Vocabulary
+    run: dict[str, Any]
+    """What the checkpoint says of its run: recipe, sequence length, progress."""
+
+
+def open_trained(path: Path, corpus: str | None = None) -> Trained:
+    """The model of a checkpoint, or of a run's latest. `corpus` left out: the one it was trained on.
+
+    Raises UserError when there is no such checkpoint, or the corpus has another vocabulary.
+    """
+    checkpoint = find_checkpoint(path)
+    state, run = load_checkpoint(checkpoint)
+    return Trained(_model(state), open_vocabulary(run, corpus, checkpoint), run)
+
+
+def open_vocabulary(run: dict[str, Any], corpus: str | None, checkpoint: Path) -> Vocabulary:
+    """A corpus's, or what `grow` put beside the checkpoint, where it grew a model of transformers."""
+    beside = checkpoint / "tokenizer.json"
+    if corpus is None and "corpus" not in run and beside.is_file():
+        return Vocabulary.read(beside)
+    return open_corpus(run, corpus, checkpoint)
+
+
+def open_corpus(run: dict[str, Any], corpus: str | None, path: Path) -> Corpus:
+    """The corpus a checkpoint was trained on, or another one of the same vocabulary."""
+    if corpus is None and "corpus" not in run:
+        raise UserError(f"{path} was trained on no corpus that is known here; name one of its vocabulary by --corpus")
+    opened = Corpus.open(corpus or run["corpus"])
+    if opened.tokenizer_hash != run.get("tokenizer", opened.tokenizer_hash):  # without: from elsewhere, no tokenizer
+        raise UserError(
+            f"corpus {opened.directory} was made with another vocabulary than checkpoint {path}; "
+            "name the corpus it was trained on, or one prepared with its tokenizer.json"
+        )
+    return opened
+
+
+def saved_rows(run: dict[str, Any], corpus: Corpus, num_rows: int) -> list[Batch]:
+    """This rank's part of the validation rows of a checkpoint's run; every rank reads for itself."""
+    data = Data.model_validate(run["recipe"]["data"]) if "recipe" in run else Data(corpus=str(corpus.path))
+    return validation_rows(corpus, run["sequence"], data, num_rows, 64, dist.get_rank(), dist.get_world_size())
+
+
+def _model(state: TrainingState) -> BertForPreTraining:
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        model = BertForPreTraining(state.config)
+    finally:
+        torch.set_default_dtype(default)
+    model.load_weights(lambda name: state.records[name].weight)
+    return model.eval()

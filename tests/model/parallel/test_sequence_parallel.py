@@ -1,0 +1,77 @@
+"""Tokens divided over the tensor-parallel ranks: the same loss and gradients in float64, own dropout, less kept."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from model.config import BertConfig
+from model.dropout import Dropout
+from model.parallel.layout import ParallelLayout
+from model.parallel.tensor import TensorParallel
+from tests.model.variants.test_variants import VARIANTS
+from tests.support.running import assert_close, build, random_batch, run, small_config
+from tests.support.workers import pool
+
+OF_ONE_LENGTH = {name: changes for name, changes in VARIANTS.items() if "pool_window" not in changes}
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm": "pre"}, *OF_ONE_LENGTH.values()], ids=["post", "pre", *OF_ONE_LENGTH])
+def test_same_loss_and_gradients(changes):
+    config = small_config(**changes)
+    batch = random_batch(config, "packed")
+    whole = run(config, batch, tensor_parallel=2, training=True)
+    assert_close(whole, run(config, batch, tensor_parallel=2, training=True, sequence_parallel=True))
+
+
+@pytest.mark.parametrize("layout", ["full", "padded"])
+def test_four_ranks(layout):
+    config = small_config()
+    batch = random_batch(config, layout)
+    assert_close(run(config, batch), run(config, batch, tensor_parallel=4, sequence_parallel=True))
+
+
+def place(**changes) -> TensorParallel:
+    tp = ParallelLayout.of_world(2, dist.get_world_size()).install()
+    return replace(tp, sequence_parallel=True, **changes)
+
+
+def hidden_masks(config: BertConfig) -> list[np.ndarray]:
+    model = build(config, place()).train()
+    masks = []
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.register_forward_hook(lambda module, inputs, output: masks.append((output == 0).numpy()))
+    torch.manual_seed(5)
+    model(random_batch(config))
+    return masks
+
+
+def test_every_rank_drops_other_elements():
+    config = small_config(hidden_dropout=0.3)
+    left, right = pool(2).run(hidden_masks, config)
+    assert len(left) == 1 + 2 * config.layers
+    for one, other in zip(left, right, strict=True):
+        assert one.shape == (3, 6, config.hidden)
+        assert not np.array_equal(one, other)
+        assert 0.2 < one.mean() < 0.4
+
+
+def gradients(config: BertConfig, recompute: bool, gathers_again: bool) -> dict[str, np.ndarray]:
+    model = build(config, place(gathers_again=gathers_again)).train()
+    model.recompute = recompute
+    torch.manual_seed(5)
+    model(random_batch(config)).loss.backward()
+    return {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("recompute", "gathers_again"), [(False, False), (True, False), (True, True)])
+def test_gathering_and_computing_again_change_nothing(recompute, gathers_again):
+    config = small_config(hidden_dropout=0.3, attention_dropout=0.3)
+    plain = pool(2).run(gradients, config, False, True)
+    other = pool(2).run(gradients, config, recompute, gathers_again)
+    for rank in range(2):
+        for name, gradient in plain[rank].items():
+            assert np.array_equal(gradient, other[rank][name]), name

@@ -1,0 +1,176 @@
+"""The command line: verbs, help, and mistakes as one line with exit code 2."""
+
+import inspect
+
+import pytest
+import yaml
+
+from pretrain.__main__ import VERBS, main
+from pretrain.recipe import load_recipe
+from pretrain.runs.folder import lasting
+from tests.support.corpora import made_up_documents, prepared
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plna"], "verb 'plna' is unknown (did you mean 'plan'?); choose one of demo, test,"),
+        (
+            ["plan", "base", "--nproc", "abc"],
+            "--nproc: invalid literal for int() with base 10: 'abc'; it takes INT; see ./launch.sh plan",
+        ),
+        (["plan"], "Missing from ./launch.sh plan: RECIPE"),
+        (["plan", "base", "--bogus"], "Unrecognized options: --bogus"),
+        (["plan", "tests"], "recipe 'tests' is a folder"),
+        (["plan", "nowhere.yaml"], "recipe 'nowhere.yaml' is neither a file nor"),
+        (["plan", "base", "--set", "steps"], "--set steps: write KEY=VALUE"),
+        (["plan", "base", "--set", "stepz=3"], "unknown key stepz (did you mean 'steps'?)"),
+        (["plan", "base", "--nproc", "0"], "stage short: 0 processes cannot train"),
+        (["plan", "base", "--set", "layout.tensor_parallel=2", "--nproc", "3"], "does not divide the 3 processes"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, message):
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert message in printed.err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--seeds", "0"], "--seeds 0 is too few; give at least 1"),
+        (["--num-examples", "0"], "--num-examples 0 is too few"),
+        (["--max-length", "-1"], "--max-length -1 is too few"),
+        (["--batch", "32", "0"], "--batch 0 is too few"),
+        (["--lr", "3e-5", "0"], "--lr 0 is no learning rate; give a finite number above 0"),
+        (["--lr", "nan"], "--lr nan is no learning rate"),
+        (["--lr", "fast"], "['fast']; it takes [FLOAT [FLOAT ...]]; see ./launch.sh finetune --help"),
+        (["--grid", "devlin", "--lr", "1e-4"], "--grid devlin says which --lr, --batch and --epochs to try"),
+        (["--dropout", "0,1"], "--dropout: '0,1' cannot be read; it takes FLOAT; see ./launch.sh finetune --help"),
+        (["--dropout", "1"], "--dropout 1 is no share of states to drop; give 0 or more, below 1"),
+        (["--output", "."], "--output . is a folder; name a file, such as results.json"),
+        (["--output", "file/results.json"], "file is a file and no folder; name another place"),
+        (["--output", "file/below/results.json"], "file is a file and no folder; name another place"),
+        (["--output", "n" * 300], "nn cannot be written: File name too long"),
+        (["--output", "new/results.json"], "task 'none' is unknown"),
+    ],
+    ids=lambda value: "=".join(value) if isinstance(value, list) else "",
+)
+def test_finetune_finds_mistakes_before_it_trains(tmp_path, monkeypatch, capsys, option, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["finetune", "runs/none", "--task", "none", *option]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_choice_is_between_what_can_be_chosen(capsys):
+    assert main(["finetune", "x", "--task", "sst2", "--precision", "fp16"]) == 2
+    printed = capsys.readouterr().err
+    assert "'fp32'" in printed and "'bf16'" in printed and "None" not in printed
+
+
+def test_finetune_finds_a_folder_that_it_may_not_write_to(monkeypatch, capsys):
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")  # root may write everywhere
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    assert main(["finetune", "runs/none", "--task", "none", "--output", "results.json"]) == 2
+    assert "--output results.json cannot be written: Permission denied" in capsys.readouterr().err
+
+
+def test_an_interrupted_verb_ends_without_a_traceback(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pretrain.cost.plan.print_plan", interrupted)
+    assert main(["plan", "base"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_help_names_every_verb(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=lambda verb: verb.__name__)
+def test_every_option_of_a_verb_is_explained(verb):
+    undocumented = [
+        option for option in inspect.signature(verb).parameters if f"\n        {option}: " not in verb.__doc__
+    ]
+    assert undocumented == (["corpus"] if verb.__name__ == "prepare" else [])  # whose fields explain themselves
+
+
+def test_plan_prints_shapes_work_memory_and_schedule(capsys):
+    assert main(["plan", "base", "--nproc", "8"]) == 0
+    out = capsys.readouterr().out
+    assert "12x768" in out
+    assert "110,106,428" in out  # with both heads
+    assert "900,000" in out
+    assert "0.0001" in out
+
+
+LITTLE = """
+name: little
+model: {layers: 2, hidden: 32, heads: 2, ffn: 64, max_positions: 32}
+data: {corpus: CORPUS}
+optimizer: {lr: 1e-3}
+sequence: 32
+batch: {global: 8}
+stages: [{name: only, steps: 4}, {name: deep, steps: 4, grow: stack}]
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return prepared(tmp_path_factory.mktemp("cli"), made_up_documents(30)).directory
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=1", None),
+        ("data.corpus=nowhere", "corpus nowhere does not exist; make it with the verb prepare"),
+        ("model.vocab_size=77", "model.vocab_size 77 is not the corpus's"),
+        ("model.heads=3", "hidden 32 is not a multiple of heads 3"),
+        ("layout.tensor_parallel=4", "does not divide"),
+        ("batch.global=7", "batch.global 7 does not divide by the 2 data-parallel ranks"),
+        ("sequence=64", "sequence 64 is longer than model.max_positions 32"),
+        ("stages.deep.shape.hidden=48", "hidden 32 -> 48 is not reached by grow"),
+        (
+            "stages.deep.grow=[stack, {rewind: {checkpoint: intial}}]",
+            "no stage keeps 'intial' (did you mean 'initial'",
+        ),
+        ("deepspeed=mine.json", "mine.json sets gradient_clipping to 3, but the recipe owns it"),
+        ("precision=fp8", "precision is 'fp8'"),
+    ],
+)
+def test_train_checks_everything_before_it_starts(tmp_path, monkeypatch, capsys, corpus, override, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "little.yaml").write_text(LITTLE.replace("CORPUS", str(corpus)))
+    (tmp_path / "mine.json").write_text('{"zero_optimization": {"stage": 1}, "gradient_clipping": 3}')
+    code = main(["train", "little.yaml", "--nproc", "2", "--dry-run", "--set", override])
+    printed = capsys.readouterr().err
+    assert (code, printed.count("\n")) == ((2, 1) if message else (0, 0))
+    assert (message or "") in printed
+    assert not (tmp_path / "runs").exists()
+
+
+def test_only_a_new_run_is_refused_for_a_rule_that_can_never_hold(tmp_path, monkeypatch, capsys, corpus):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "little.yaml").write_text(LITTLE.replace("CORPUS", str(corpus)))
+    override = "stages.0.until={loss: {below: 2, every: 1000}}"
+    for verb in (["plan"], ["train", "--dry-run"]):
+        assert main([*verb, "little.yaml", "--set", override]) == 2
+        assert "until.loss" in capsys.readouterr().err
+    (tmp_path / "runs" / "little").mkdir(parents=True)
+    begun = yaml.safe_dump(lasting(load_recipe("little.yaml", [override])))
+    (tmp_path / "runs" / "little" / "recipe.yaml").write_text(begun)
+    assert main(["train", "--dry-run", "little.yaml", "--set", override]) == 0

@@ -1,0 +1,90 @@
+"""What `plan` says a method saves: the formula's figures, and how far they are from the papers'."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from pretrain.cost.plan import print_plan
+from pretrain.cost.savings import saves, saving, stage_flops, target_shape
+from pretrain.recipe import load_recipe, resolve
+
+
+def run_of(name, overrides=()):
+    return resolve(load_recipe(name, overrides), corpus_vocab_size=None, num_ranks=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "formula", "paper"),
+    [
+        ("compound-base", 1.02, 1.071),
+        ("compound-large", 1.08, 1.114),
+        ("stack-base", 0.69, 0.687),
+        ("stack-large", 0.72, 0.707),
+    ],
+)
+def test_compound_growth_saves_what_the_paper_says_within_a_few_points(name, formula, paper):
+    run = run_of(name)
+    assert saving(run).speedup == pytest.approx(formula, abs=0.01)
+    assert run.recipe.paper.flop_speedup == paper
+    assert abs(saving(run).speedup - paper) < 0.06
+
+
+def parts(run):
+    """A step of each stage as a part of the target's."""
+    target, rate = target_shape(run), run.recipe.data.mask_rate
+    return [stage_flops(stage, rate) / stage_flops(stage, rate, target) for stage in run.stages]
+
+
+def test_frozen_layers_cost_no_backward_pass():
+    """Encoder alone (vocabulary and predictions next to none): (n + 2 * 3) / (3 * 12) of a step with n of 12 layers,
+    3 of them trained; with post-LN the lowest trained layer passes no gradient on, which spares a little more."""
+    run = run_of("mslt-base", ["data.mask_rate=1e-6", "sequence=128", "data.sentence_pairs=none"])
+    assert parts(run) == pytest.approx([0.25, 1 / 3, 5 / 12, 0.5, 1], abs=0.011)
+    assert parts(run_of("mslt-base")) == pytest.approx([0.278, 0.340, 0.420, 0.500, 1], abs=0.001)
+
+
+def test_sharing_saves_nothing_in_a_step():
+    for name in ("swe-f-base", "swe-f-large", "swe-units-large", "swe-a-large"):
+        assert saving(run_of(name)).speedup == 0
+        assert parts(run_of(name)) == [1, 1]
+
+
+def test_stackbert_costs_what_its_stages_do():
+    """0.125 / 4 + 0.175 / 2 + 0.7 = 0.819 of the encoder's work: +22%, and the head's share less."""
+    run = run_of("stackbert-base", ["data.mask_rate=1e-6", "data.sentence_pairs=none"])
+    assert saving(run).speedup == pytest.approx(1 / 0.81875 - 1, abs=1e-3)
+
+
+def test_shorter_rows_are_told_apart_from_a_smaller_shape():
+    found = saving(run_of("truncate-base"))
+    assert found.speedup == 0
+    assert found.full_length_speedup == pytest.approx(1 / (0.7 * 0.476 + 0.3) - 1, abs=2e-3)
+
+
+def test_dropped_layers_save_a_quarter_of_a_step():
+    """Mean keep 1 - 0.5 * 13 / 24 = 0.73 of the encoder in the end."""
+    (part,) = parts(run_of("pld-base", ["data.mask_rate=1e-6", "data.sentence_pairs=none"]))
+    assert part == pytest.approx(1 - 0.5 * 13 / 24, abs=1e-3)
+
+
+def test_a_plain_run_has_nothing_to_save():
+    assert not saves(run_of("base"))
+    assert not saves(run_of("lamb-large"))
+
+
+def printed(name):
+    out = io.StringIO()
+    print_plan(run_of(name), Console(file=out, width=400))
+    return out.getvalue()
+
+
+def test_plan_prints_formula_paper_and_gap():
+    text = printed("compound-base")
+    assert "+101.9% on the same rows" in text
+    assert "paper: +107.1% FLOPs (the formula is -5.2 points off); +73.6% in time [Gu et al. 2021" in text
+    assert "F = 6 N s + 12 L h s^2 + 6 P (h^2 + V h) for a row of s tokens with P predictions (76.8 in 512)" in text
+    assert "+0.0% on the same rows" in printed("swe-f-large")
+    assert "+328.9% where short rows count as saved, too (the target's all of 512)" in printed("espalier-large")
+    assert "FLOPs beside" not in printed("base")
+    assert "FLOPs beside" not in printed("academic-large")

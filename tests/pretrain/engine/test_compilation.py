@@ -1,0 +1,133 @@
+"""Compiled blocks compute what the others do, through changes of shape and stops, on every kind of engine."""
+
+import gc
+import weakref
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from growth.operators import make_operator, shape_change
+from model.errors import UserError
+from pretrain.engine import compilation
+from pretrain.engine.compilation import compile_blocks, compiles
+from pretrain.engine.move import move
+from pretrain.engine.zero import destroy
+from pretrain.training.train import train as train_recipe
+from tests.support.harness import CONFIG, settings, start, train
+from tests.support.running import build, random_batch, small_config
+from tests.support.tiny import little_corpus, little_recipe, metrics, same_bits, train_until
+from tests.support.workers import pool
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "missing", "expected"),
+    [
+        ("auto", GPU, None, True),
+        ("auto", GPU, "a C compiler", False),
+        ("auto", CPU, None, False),
+        (True, CPU, None, True),
+        (True, GPU, None, True),
+        (False, GPU, None, False),
+    ],
+)
+def test_choice(monkeypatch, choice, device, missing, expected):
+    monkeypatch.setattr(compilation, "missing_for", lambda device_type: missing)
+    assert compiles(choice, device) is expected
+
+
+def test_true_without_a_compiler_is_one_line(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"compile true needs a C\+\+ compiler .*; install it, or set compile to auto"):
+        compiles(True, CPU)
+
+
+def test_blocks_that_are_called_in_parts_are_not_compiled():
+    for changes, count in (({}, 2), ({"norm": "pre", "layer_drop": {"keep": 0.5}}, 0), ({"sharing": 1}, 1)):
+        model = build(small_config(**changes))
+        compile_blocks(model)
+        assert sum("forward" in vars(block) for block in model.blocks) == count
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    output = model(random_batch(model.config, "packed").to(model.mlm.bias.device))
+    output.loss.backward()
+    return {"loss": output.loss.detach()} | {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_compiled_model_is_the_model(device):
+    """By torch's own compiler. (The tests below only trace: that shows what it may compile, and takes a second.)"""
+    if missing := compilation.missing_for(device):
+        pytest.skip(f"there is no {missing}")
+    config = small_config(layers=1)
+    plain, compiled = (build(config, dtype=torch.float32).to(device).train() for _ in range(2))
+    compile_blocks(compiled)
+    expected, found = gradients(plain), gradients(compiled)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_taken_again_under_watch_shows_the_parts_of_a_block():
+    """As the guard against non-finite numbers takes it."""
+    model = build(small_config(layers=1)).train()
+    compile_blocks(model)
+    seen = []
+    model.blocks[0].feedforward.input.register_forward_hook(lambda *arguments: seen.append(arguments))
+    with torch.compiler.set_stance("force_eager"):
+        model(random_batch(model.config))
+    assert len(seen) == 1
+
+
+def losses(tp: int, stage: int, compile: bool, changes: dict) -> tuple[list[float], bool]:
+    """Three steps, a change of shape, three more; and whether the first engine outlived its end."""
+    chosen = replace(settings(tp, stage), compile=compile, **changes)
+    config = CONFIG.replace(attention_dropout=0.1 * (tp > 1))
+    with patch("torch.compile", partial(torch.compile, backend="aot_eager")):
+        engines = [start(config, chosen)]
+        torch.manual_seed(3)
+        found = train(engines[0], 0, 3)
+        old = weakref.ref(engines[0].module)
+        operators = [make_operator("stack", {}), make_operator("widen", {})]
+        wanted = {"layers": 4, "ffn": 80}
+        engine, _ = move(engines.pop(), chosen, lambda fetch: shape_change(config, operators, wanted))
+        gc.collect()
+        leaked = old() is not None
+        found += train(engine, 3, 3)
+        destroy(engine)
+    return found, leaked
+
+
+@pytest.mark.parametrize(("tp", "stage", "changes"), [(1, 3, {}), (2, 1, {"sequence_parallel": True})])
+def test_through_a_change_of_shape(tp, stage, changes):
+    (expected, _), _ = pool(2).run(losses, tp, stage, False, changes)
+    for found, leaked in pool(2).run(losses, tp, stage, True, changes):
+        assert found == pytest.approx(expected, rel=1e-6)
+        assert not leaked
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return little_corpus(tmp_path_factory.mktemp("little")).directory
+
+
+def traced(run, *arguments) -> None:
+    with patch("torch.compile", partial(torch.compile, backend="aot_eager")):
+        run(*arguments)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(corpus, tmp_path):
+    model = dict(layers=1, hidden=32, heads=4, ffn=64, max_positions=32, hidden_dropout=0, attention_dropout=0)
+    stages = [{"name": "only", "steps": 4}]
+    recipe = little_recipe(corpus, compile=True, model=model, stages=stages, validation={"rows": 8})
+    pool(2).run(traced, train_recipe, recipe, tmp_path / "whole")
+    pool(2).run(traced, train_until, recipe, tmp_path / "parts", 2)
+    pool(2).run(traced, train_recipe, recipe, tmp_path / "parts")
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    assert same_bits(tmp_path / "parts", tmp_path / "whole")

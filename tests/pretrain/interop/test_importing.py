@@ -1,0 +1,101 @@
+"""Starting from somebody else's checkpoint: the run begins with exactly those weights, and with nothing else of it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from growth.state import TrainingState, fresh_state
+from model.config import BertConfig
+from model.errors import UserError
+from model.parallel.layout import ParallelLayout
+from pretrain.checkpoint import CheckpointStore
+from pretrain.engine.build import EngineSettings
+from pretrain.engine.move import start_engine
+from pretrain.interop.huggingface import export_model
+from pretrain.interop.importing import import_start
+from pretrain.optim import adamw
+from tests.support.workers import pool
+
+CONFIG = BertConfig(layers=2, hidden=32, heads=2, ffn=48, vocab_size=90, max_positions=16, sentence_head=True)
+
+
+def weights_of(state: TrainingState) -> dict[str, torch.Tensor]:
+    """This rank's weights, after a look at the rest."""
+    for name, record in state.records.items():
+        assert not record.exp_avg.any() and not record.exp_avg_sq.any()
+        assert record.step == state.steps[name] == 0
+    return {name: record.weight for name, record in state.records.items()}
+
+
+def import_here(path: Path, config: BertConfig) -> dict[str, torch.Tensor]:
+    return weights_of(import_start(path, config, seed=0))
+
+
+def check(path: Path, expected: dict[str, torch.Tensor], config: BertConfig = CONFIG) -> None:
+    """On two ranks, which share the parameters out."""
+    found: dict[str, torch.Tensor] = {}
+    for weights in pool(2).run(import_here, path, config):
+        found |= weights
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def fresh_weights() -> dict[str, torch.Tensor]:
+    return {name: record.weight for name, record in fresh_state(CONFIG, seed=7).records.items()}
+
+
+def test_from_hugging_face(tmp_path):
+    export_model(tmp_path, CONFIG, fresh_weights())
+    check(tmp_path, fresh_weights())
+
+
+def save_a_checkpoint(folder: Path) -> None:
+    checkpoints = CheckpointStore(folder / "checkpoints")
+    checkpoints.save(5, fresh_state(CONFIG, 7, dist.get_rank(), dist.get_world_size()), {})
+    checkpoints.flush()
+
+
+def test_from_another_run(tmp_path):
+    pool(2).run(save_a_checkpoint, tmp_path)
+    check(tmp_path, fresh_weights())
+
+
+def save_with_deepspeed(folder: Path, zero: int) -> None:
+    settings = EngineSettings(
+        layout=ParallelLayout(1, dist.get_world_size()),
+        micro_batch=1,
+        accumulation=1,
+        precision="fp32",
+        make_optimizer=adamw((0.9, 0.98), 1e-6),
+        deepspeed={"zero_optimization": {"stage": zero}},
+    )
+    engine = start_engine(fresh_state(CONFIG, 7, dist.get_rank(), dist.get_world_size()), settings)
+    engine.save_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("zero", [0, 2, 3])
+def test_from_deepspeed(tmp_path, zero):
+    pool(2).run(save_with_deepspeed, tmp_path, zero)
+    check(tmp_path, fresh_weights())
+
+
+def import_error(path: Path, config: BertConfig) -> str:
+    with pytest.raises(UserError) as caught:
+        import_start(path, config, seed=0)
+    return str(caught.value)
+
+
+def test_what_does_not_fit_is_one_line(tmp_path):
+    export_model(tmp_path / "model", CONFIG, fresh_weights())
+    (tmp_path / "empty").mkdir()
+    wide = CONFIG.replace(ffn=64)
+    (message,) = pool(1).run(import_error, tmp_path / "model", wide)
+    assert "blocks.0.feedforward.input.weight has shape [48, 32], the first stage needs [64, 32]" in message
+    (message,) = pool(1).run(import_error, tmp_path / "model", CONFIG.replace(layers=3))
+    assert "has no blocks.2.attention.query.weight" in message
+    (message,) = pool(1).run(import_error, tmp_path / "empty", CONFIG)
+    assert "is no checkpoint: it has neither" in message
+    (message,) = pool(1).run(import_error, tmp_path / "nowhere", CONFIG)
+    assert "nowhere does not exist" in message

@@ -1,0 +1,53 @@
+"""Profiling some steps of a real run on two ranks."""
+
+import json
+
+import pytest
+
+from model.errors import UserError
+from pretrain.cli.arguments import read_span
+from pretrain.engine.compilation import compile_blocks
+from pretrain.profile.hook import Profiler, parts
+from pretrain.profile.measure import single_stage
+from pretrain.recipe import resolve
+from pretrain.training.trainer import Trainer
+from tests.pretrain.training.test_trainer import corpus, recipe  # noqa: F401 (fixture)
+from tests.support.running import build, small_config
+from tests.support.workers import pool
+
+
+def profiled_run(little, opened, folder) -> None:
+    run = single_stage(resolve(little, opened.vocab_size, 2), 0, 4)
+    profiler = Profiler(2, 4, folder)
+    trainer = Trainer(run, opened, [profiler])
+    trainer.fit()
+    trainer.close()
+    assert profiler.breakdown is not None
+
+
+def test_a_profile_says_where_the_time_goes(corpus, tmp_path):  # noqa: F811
+    pool(2).run(profiled_run, recipe(corpus, layout={"tensor_parallel": 2}), corpus, tmp_path)
+    profile = json.loads((tmp_path / "profile.json").read_text())
+    assert set(profile["phases"]) == {"data", "forward", "backward", "optimizer", "hooks"}
+    assert all(profile["phases"][phase] > 0 for phase in ("data", "forward", "backward", "optimizer"))
+    assert set(profile["modules"]) == {"embeddings", "attention", "feedforward", "mlm"}
+    assert sum(profile["modules"].values()) < profile["phases"]["forward"]
+    assert profile["collectives"]["all_reduce"] > 0, "tensor parallelism sums activations"
+    assert "<svg" in (tmp_path / "profile.html").read_text()
+    trace = json.loads((tmp_path / "rank-00001.trace.json").read_text())
+    names = {event.get("name") for event in trace["traceEvents"]}
+    assert {"forward", "module.attention"} <= names
+
+
+def test_a_compiled_block_has_one_line_for_all_its_parts():
+    model = build(small_config(layers=2))
+    compile_blocks(model)
+    assert [name for name, _ in parts(model)] == ["embeddings", "block", "block", "mlm", "pooler", "sentence"]
+
+
+def test_a_span_of_steps():
+    assert read_span("--profile-steps", "100:110") == (100, 110)
+    assert read_span("--profile-steps", "") is None
+    for wrong in ("100", "5:5", "a:b", "0:3"):
+        with pytest.raises(UserError, match="--profile-steps"):
+            read_span("--profile-steps", wrong)

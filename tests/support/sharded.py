@@ -1,0 +1,27 @@
+"""Small runs of a chosen optimizer on ranks."""
+
+from dataclasses import replace
+from typing import Any
+
+from pretrain.engine.build import EngineSettings
+from pretrain.optim import GroupRules, make_optimizer
+from pretrain.recipe.schema import Optimizer
+from tests.support.harness import settings
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "adamw": dict(name="adamw", lr=2e-3),
+    "lamb": dict(name="lamb", lr=2e-2, weight_decay=0.1),
+    "lans": dict(name="lans", lr=2e-2, weight_decay=0.1, adapted="all"),
+    "nvlamb": dict(name="lamb", lr=2e-2, prenormalize="always", trust_bounds=(0.01, 10.0)),
+}
+"""By a short name, with what each does differently switched on somewhere."""
+
+
+def optimizer_settings(name: str, tp: int, stage: int, precision: str = "fp32", **others: Any) -> EngineSettings:
+    chosen = Optimizer(betas=(0.9, 0.98), **OPTIONS[name])
+    return replace(
+        settings(tp, stage, precision, **others),
+        make_optimizer=make_optimizer(chosen),
+        groups=GroupRules(weight_decay=chosen.weight_decay, adapt_all=chosen.adapted == "all"),
+        grad_clip=0.5,
+    )

@@ -1,0 +1,91 @@
+"""A signal at any moment: the run is saved at the next step, exits with the code for `again`, and can go on."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch.distributed as dist
+
+from pretrain.engine import signals
+from pretrain.engine.exits import PREEMPTED, Stop
+from pretrain.recipe import Recipe
+from pretrain.training.train import train
+from tests.support.launching import Launched, kill
+from tests.support.tiny import little_recipe, write_recipe
+from tests.support.workers import pool
+
+# Whom the signal reaches, which one it is, and what the run is doing then: the last line that it has printed.
+MOMENTS = [
+    ("launcher", signal.SIGTERM, "launch"),
+    ("one rank", signal.SIGUSR1, "untied"),
+]
+
+
+@pytest.mark.parametrize(("whom", "number", "moment"), MOMENTS, ids=[moment for _, _, moment in MOMENTS])
+def test_a_signal_saves_the_run_and_asks_for_another_start(corpus, tmp_path, whom, number, moment):
+    recipe = write_recipe(tmp_path / "little.yaml", corpus)
+    checkpoints = tmp_path / "runs" / "little" / "checkpoints"
+    with Launched(recipe, tmp_path / "runs") as run:
+        if moment == "launch":  # before there is any rank that could hear it
+            while not run.torchrun():
+                time.sleep(0.05)
+        else:
+            run.wait_for(f"stage {moment}")
+        kill(run.process.pid if whom == "launcher" else run.ranks()[-1], number)
+        assert run.wait() == PREEMPTED, run.text()
+        text = run.text()
+    assert "received: saved at step" in text
+    assert "Traceback" not in text and "FAILED" not in text
+    saved = checkpoints / (checkpoints / "latest").read_text().strip()
+    step = json.loads((saved / "index.json").read_text())["run"]["progress"]["step"]
+    assert f"saved at step {step};" in text
+    assert step < 30
+    if moment == "untied":
+        with Launched(recipe, tmp_path / "runs") as run:
+            assert run.wait() == 0, run.text()
+            assert f"resumed at step {step}" in run.text()
+
+
+def train_signalled_in(recipe: Recipe, folder: Path, place: str) -> str:
+    """The last rank gets a real SIGUSR1 as it enters `place` for the first time. What all ranks stop with."""
+    module, _, name = place.rpartition(".")
+    entered = getattr(sys.modules[module], name)
+    calls = []
+
+    def enter(*arguments, **options):
+        calls.append(name)
+        if len(calls) == 1 and dist.get_rank() == dist.get_world_size() - 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return entered(*arguments, **options)
+
+    handlers = {name: signal.getsignal(signal.Signals[name]) for name in signals.ASKING}
+    signals.listen(["SIGUSR1"])
+    try:
+        with patch(place, enter), pytest.raises(Stop) as stopped:
+            train(recipe, folder)
+    finally:
+        signals.received = None
+        for name, handler in handlers.items():
+            signal.signal(signal.Signals[name], handler)
+    assert stopped.value.code == PREEMPTED
+    return str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "step"),
+    [
+        ("pretrain.training.trainer.evaluate", 1),
+        ("pretrain.training.trainer.move", 11),
+        ("pretrain.training.hooks.checkpoints.read_state", 4),
+    ],
+    ids=["evaluation", "growth", "checkpointing"],
+)
+def test_a_signal_during_other_things_is_heard_at_the_next_boundary(corpus, tmp_path, place, step):
+    for message in pool(2).run(train_signalled_in, little_recipe(corpus), tmp_path / "run", place):
+        assert f"received: saved at step {step};" in message
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == f"step-{step:08d}\n"
