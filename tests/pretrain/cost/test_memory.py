@@ -10,8 +10,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from growth.state import fresh_state
 from model.config import BertConfig
-from model.parallel.layout import ParallelLayout
 from model.parallel import sequence as sequence_parallel
+from model.parallel.layout import ParallelLayout
 from model.parallel.tensor import TensorParallel
 from pretrain.cost.memory import (
     HEAP_SHARE,
