@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from model.errors import UserError, nearest
 from pretrain.cli.arguments import check_counts, read_span, run_verb
-from pretrain.data.prepare import PrepareOptions
+from pretrain.data.text.prepare import PrepareOptions
 from pretrain.engine import signals
 from pretrain.engine.exits import Stop, leave
 from pretrain.runs.outputs import check_file, check_folder
@@ -54,9 +54,9 @@ def prepare(corpus: Annotated[PrepareOptions, OmitArgPrefixes], check: Path | No
         check: Prepare nothing; read this prepared corpus whole and compare it with its manifest.
         show: Print this many rows of the corpus, decoded, with their masks.
     """
-    from pretrain.data.console import print_counts, shown_progress
     from pretrain.data.inspection import check_corpus, show_samples
-    from pretrain.data.prepare import prepare as prepare_corpus
+    from pretrain.data.text.console import print_counts, shown_progress
+    from pretrain.data.text.prepare import prepare as prepare_corpus
 
     if check:
         print(f"{check} is whole: " + ", ".join(f"{count:,} {unit}" for unit, count in check_corpus(check).items()))

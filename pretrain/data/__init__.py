@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from pretrain.data.corpus import Corpus
 from pretrain.data.index import DataPosition
 from pretrain.data.masking import Masking
-from pretrain.data.options import PrepareOptions, Progress
-from pretrain.data.prepare import prepare
 from pretrain.data.sampling import Sampling
-from pretrain.data.tokenizer import Vocabulary
+from pretrain.data.text.options import PrepareOptions, Progress
+from pretrain.data.text.prepare import prepare
+from pretrain.data.text.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
     from pretrain.data.batches import TrainingData, unigram_baseline, validation_batches

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 
 from model.errors import UserError
 from pretrain.data.hashing import below, permuted
-from pretrain.data.indexed import IndexedReader
-from pretrain.data.tokenizer import SpecialIds, Vocabulary, tokenizer_hash
+from pretrain.data.text.indexed import IndexedReader
+from pretrain.data.text.tokenizer import SpecialIds, Vocabulary, tokenizer_hash
 
 _ROUND_ORDER = 6
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from model.errors import UserError
 from pretrain.data.corpus import Corpus
-from pretrain.data.indexed import IndexedReader
-from pretrain.data.prepare import SPLITS, file_sha256
+from pretrain.data.text.indexed import IndexedReader
+from pretrain.data.text.prepare import SPLITS, file_sha256
 
 _BLOCK_TOKENS = 1 << 24
 

@@ -17,7 +17,7 @@ from model.batch import Batch
 from model.bert import BertForPreTraining
 from model.errors import UserError
 from pretrain.data import Vocabulary
-from pretrain.data.tokenizer import BLANK
+from pretrain.data.text.tokenizer import BLANK
 
 MASK = "[MASK]"
 WORD_LENGTHS = range(2, 13)

@@ -21,7 +21,7 @@ from model.parallel.layout import ParallelLayout
 from model.parameters import parameter_table
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.checkpoint.files import write_index, write_part
-from pretrain.data.tokenizer import load_tokenizer, save_tokenizer
+from pretrain.data.text.tokenizer import load_tokenizer, save_tokenizer
 from pretrain.engine.correlation import gradient_correlation
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import new_steps

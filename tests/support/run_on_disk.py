@@ -14,7 +14,7 @@ from model.initialize import initial_weight
 from model.parameters import parameter_table
 from pretrain.checkpoint.files import write_index, write_part
 from pretrain.data import Corpus, prepare
-from pretrain.data.prepare import PrepareOptions
+from pretrain.data.text.prepare import PrepareOptions
 from pretrain.recipe import load_recipe
 
 WORDS = [

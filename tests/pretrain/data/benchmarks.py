@@ -20,8 +20,8 @@ import torch
 from pretrain.data import Corpus, DataPosition, Masking, PrepareOptions, Sampling, TrainingData, prepare
 from pretrain.data.index import RowIndex
 from pretrain.data.packing import deal
-from pretrain.data.sentences import split_sentences
-from pretrain.data.tokenizer import load_tokenizer
+from pretrain.data.text.sentences import split_sentences
+from pretrain.data.text.tokenizer import load_tokenizer
 
 ROUNDS = 3
 

@@ -19,14 +19,14 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from model.errors import UserError
-from pretrain.data.duplicates import SeenDocuments
-from pretrain.data.indexed import token_dtype
-from pretrain.data.options import PrepareOptions, Progress
-from pretrain.data.shards import Documents, SplitWriter
-from pretrain.data.sources import Block, Input, find_inputs, read_chunks
-from pretrain.data.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash
-from pretrain.data.vocabulary import train_vocabulary
-from pretrain.data.worker import TokenizedChunk, Worker, run_in_process, start_process
+from pretrain.data.text.duplicates import SeenDocuments
+from pretrain.data.text.indexed import token_dtype
+from pretrain.data.text.options import PrepareOptions, Progress
+from pretrain.data.text.shards import Documents, SplitWriter
+from pretrain.data.text.sources import Block, Input, find_inputs, read_chunks
+from pretrain.data.text.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash
+from pretrain.data.text.vocabulary import train_vocabulary
+from pretrain.data.text.worker import TokenizedChunk, Worker, run_in_process, start_process
 
 SPLITS = ("train", "valid")
 _SECONDS_BETWEEN_SAVES = 5.0

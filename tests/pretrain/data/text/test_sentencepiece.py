@@ -5,7 +5,7 @@ import pytest
 import sentencepiece
 
 from model.errors import UserError
-from pretrain.data.tokenizer import SpecialIds, load_tokenizer, train_tokenizer, word_starts
+from pretrain.data.text.tokenizer import SpecialIds, load_tokenizer, train_tokenizer, word_starts
 from tests.support.corpora import made_up_documents
 
 TEXTS = made_up_documents(60)

@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from model.errors import UserError
-from pretrain.data import Corpus, PrepareOptions, Progress, prepare, sources, vocabulary
-from pretrain.data.duplicates import SeenDocuments
+from pretrain.data import Corpus, PrepareOptions, Progress, prepare
 from pretrain.data.inspection import check_corpus
-from pretrain.data.worker import Worker
+from pretrain.data.text import sources, vocabulary
+from pretrain.data.text.duplicates import SeenDocuments
+from pretrain.data.text.worker import Worker
 from tests.support.corpora import made_up_documents
 
 DOCUMENTS = made_up_documents(300)
@@ -67,7 +68,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(texts: Path) -> Non
 
 def prepare_until_killed(options: PrepareOptions, num_chunks: int) -> None:
     """Dies as by SIGKILL when so many more chunks are written; saves its state after some of them only."""
-    sys.modules["pretrain.data.prepare"]._SECONDS_BETWEEN_SAVES = 0.03
+    sys.modules["pretrain.data.text.prepare"]._SECONDS_BETWEEN_SAVES = 0.03
     vars(sources).update(SMALL)  # this is a process of its own
     left = num_chunks
 
@@ -161,7 +162,8 @@ def test_mistakes_cross_from_the_other_process(
 def test_prepare_runs_in_a_script_from_standard_input(texts: Path) -> None:
     script = f"""
 from pathlib import Path
-from pretrain.data import PrepareOptions, prepare, vocabulary
+from pretrain.data import PrepareOptions, prepare
+from pretrain.data.text import vocabulary
 
 vocabulary.IN_THIS_PROCESS = 0
 source, output = {str(texts / "text")!r}, Path({str(texts / "out")!r})
@@ -219,7 +221,7 @@ def test_duplicates_are_kept_once(texts: Path) -> None:
 
 
 def test_hashes_are_remembered_on_disk_and_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretrain.data.duplicates._RUN_LENGTH", 50)
+    monkeypatch.setattr("pretrain.data.text.duplicates._RUN_LENGTH", 50)
     draw = np.random.default_rng(0)
     seen, known = SeenDocuments(tmp_path / "seen.hashes"), set()
     for _ in range(40):

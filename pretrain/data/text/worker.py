@@ -13,13 +13,13 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from model.errors import UserError
-from pretrain.data.documents import documents_of
-from pretrain.data.encoding import Encoder
-from pretrain.data.options import PrepareOptions
-from pretrain.data.sentences import split_sentences
-from pretrain.data.shards import Documents
-from pretrain.data.sources import Block
-from pretrain.data.tokenizer import SpecialIds
+from pretrain.data.text.documents import documents_of
+from pretrain.data.text.encoding import Encoder
+from pretrain.data.text.options import PrepareOptions
+from pretrain.data.text.sentences import split_sentences
+from pretrain.data.text.shards import Documents
+from pretrain.data.text.sources import Block
+from pretrain.data.text.tokenizer import SpecialIds
 
 
 @dataclass(frozen=True)

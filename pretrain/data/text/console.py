@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from pretrain.data.documents import describe
-from pretrain.data.options import Progress
+from pretrain.data.text.documents import describe
+from pretrain.data.text.options import Progress
 
 _SECONDS_BETWEEN_LINES = 5.0
 

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from pretrain.data.sources import Block, TextFormat
+from pretrain.data.text.sources import Block, TextFormat
 
 _BLANK_LINE = re.compile(r"\n\s*\n")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")

@@ -7,8 +7,8 @@ import pytest
 
 from model.errors import UserError
 from pretrain.data import Corpus, PrepareOptions, prepare
-from pretrain.data.sources import TextFormat, find_inputs, read_blocks
-from pretrain.data.worker import text_hash
+from pretrain.data.text.sources import TextFormat, find_inputs, read_blocks
+from pretrain.data.text.worker import text_hash
 from tests.support.corpora import made_up_documents, prepared
 
 DOCUMENTS = made_up_documents(60)

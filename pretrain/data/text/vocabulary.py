@@ -17,10 +17,10 @@ from subprocess import PIPE
 from tokenizers import Tokenizer
 
 from model.errors import UserError
-from pretrain.data.documents import documents_of
-from pretrain.data.options import PrepareOptions, Progress
-from pretrain.data.sources import Input, read_blocks
-from pretrain.data.tokenizer import train_tokenizer
+from pretrain.data.text.documents import documents_of
+from pretrain.data.text.options import PrepareOptions, Progress
+from pretrain.data.text.sources import Input, read_blocks
+from pretrain.data.text.tokenizer import train_tokenizer
 
 IN_THIS_PROCESS = 8_000_000
 """Characters of a sample too small for a process of its own."""

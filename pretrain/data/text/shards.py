@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.data.indexed import write_index
+from pretrain.data.text.indexed import write_index
 
 
 @dataclass(frozen=True)

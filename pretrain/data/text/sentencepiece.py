@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from model.errors import UserError
-from pretrain.data.sentences import split_sentences
+from pretrain.data.text.sentences import split_sentences
 
 BLANK = "▁"  # what stands for the blank before a word
 _CONTROL = 3  # type of a piece in the file format: a special token

