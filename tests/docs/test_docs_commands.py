@@ -20,7 +20,7 @@ from pretrain.training.hooks.base import GrowthEvent, StepResult
 from tests.support.documented import HOME, PAGES, Command, commands, execute_all, make_place
 from tests.support.run_on_disk import generic_weights, make_corpus, make_run
 
-HANDLED_BY_LAUNCH_SH = ("demo", "test")
+HANDLED_BY_LAUNCH_SH = ("demo", "test", "check")
 
 ALL = [command for page in PAGES for command in commands(page)]
 OF_A_VERB = [command for command in ALL if command.words and command.words[0] not in HANDLED_BY_LAUNCH_SH]
