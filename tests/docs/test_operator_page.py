@@ -1,7 +1,6 @@
 """docs/adding-an-operator.md: the operator on the page runs, from a recipe, and so does the test that it shows."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -44,11 +43,11 @@ def test_the_recipe_on_the_page_reaches_its_shape(drop_layers):
 
 
 def test_the_page_names_every_test_that_asks_for_a_line():
-    tests = Path(__file__).parent
+    tests = HOME / "tests"
     asks = re.compile(r"== OPERATORS.keys\(\)|parametrize\(\"name\", OPERATORS\)")
     asking = [file for file in tests.rglob("test_*.py") if asks.search(file.read_text("utf-8"))]
     assert len(asking) == 3
-    assert all(f"`{file.relative_to(tests.parent)}`" in PAGE for file in asking)
+    assert all(f"`{file.relative_to(HOME)}`" in PAGE for file in asking)
 
 
 def test_its_mistakes_are_one_line(drop_layers):
