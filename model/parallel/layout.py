@@ -36,6 +36,9 @@ class ParallelLayout:
         _installed = _places.get(self) or _places.setdefault(self, _Place.of(self))
         return _installed.tensor_parallel
 
+    def data_parallel_rank(self, rank: int) -> int:
+        return rank // self.tensor_parallel
+
     @staticmethod
     def current() -> "ParallelLayout":
         return _current().layout

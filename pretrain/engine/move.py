@@ -16,7 +16,7 @@ from pretrain.engine.exchange import assemble, engine_parts, fetch_from, write_r
 from pretrain.engine.host_memory import return_freed_memory
 from pretrain.engine.zero import destroy, fragments
 
-MakeChange = Callable[[Fetch], ShapeChange]
+MakeChange = Callable[[TrainingState], ShapeChange]
 """Decides the change once the old state can be read (an operator may measure something on it first)."""
 
 
@@ -52,7 +52,7 @@ def move(
     times.destroy = clock.lap()
     state = assemble(parts)
     times.read = clock.lap()
-    change = make_change(fetch_from(state)) if make_change else identity(state.config)
+    change = make_change(state) if make_change else identity(state.config)
     times.measure = clock.lap()
     steps = new_steps(change, state)
     new_engine = build_engine(change.target, settings, steps)

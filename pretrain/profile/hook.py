@@ -1,9 +1,6 @@
 """Profiles some steps of a run: `--profile-steps 100:110` in training, and the verb `profile`."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -12,11 +9,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from pretrain.profile.breakdown import Breakdown, break_down
 from pretrain.profile.page import write_breakdown
-from pretrain.training.hooks.base import Hook, StepResult
-
-if TYPE_CHECKING:
-    from pretrain.recipe import ResolvedStage
-    from pretrain.training.trainer import Trainer
+from pretrain.recipe import ResolvedStage
+from pretrain.training.events import Hook, StepResult, TrainerView
 
 MODULES = ("embeddings", "attention", "feedforward", "block", "mlm", "pooler", "sentence")
 """Parts of the model that get a line of their own, by the last part of their name; `block`: one that is compiled, which
@@ -34,15 +28,15 @@ class Profiler(Hook):
         self.recorder: profile | None = None
         self.breakdown: Breakdown | None = None
 
-    def on_stage(self, trainer: Trainer, stage: ResolvedStage) -> None:
+    def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
         self._start_before(trainer, trainer.progress.step + 1)
 
-    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+    def on_step(self, trainer: TrainerView, result: StepResult) -> None:
         if self.recorder is not None and result.step == self.last - 1:
             self._stop()
         self._start_before(trainer, result.step + 1)
 
-    def _start_before(self, trainer: Trainer, step: int) -> None:
+    def _start_before(self, trainer: TrainerView, step: int) -> None:
         if step != self.first or self.recorder is not None:
             return
         self.spans = [span for module in parts(trainer.engine.module) for span in _record_forward(*module)]

@@ -4,10 +4,9 @@ torchrun ... -m pretrain.profile.measure RECIPE --stage N --out FILE.json
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 
 import torch
 import torch.distributed as dist
@@ -19,47 +18,11 @@ from pretrain.data import Corpus
 from pretrain.engine.distributed import device, process_group
 from pretrain.profile.breakdown import Breakdown
 from pretrain.profile.hook import Profiler
+from pretrain.profile.measurement import Measurement
 from pretrain.profile.peak_memory import peak_bytes, reset_peak, resident_bytes
 from pretrain.recipe import Run, load_recipe, resolve
-from pretrain.training.hooks.base import Hook, StepResult
+from pretrain.training.events import Hook, StepResult
 from pretrain.training.trainer import Trainer
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One configuration of one stage. Times are of one optimizer step; the slowest rank sets them."""
-
-    ranks: int
-    threads: int
-    tensor_parallel: int
-    zero_stage: int
-    micro_batch: int
-    accumulation: int
-    sequence: int
-    precision: str
-    shape: str
-    step_seconds: list[float]
-    tokens_per_step: float
-    """Without padding."""
-    useful_flops_per_step: float
-    """Of real tokens, by pretrain/cost/flops.py."""
-    peak_bytes: int
-    """Most memory of a rank in a step: allocated on a GPU, resident (beyond the imported libraries) on a CPU."""
-    predicted_bytes: int
-    """The same, as `plan` says."""
-    breakdown: Breakdown | None
-
-    @property
-    def seconds(self) -> float:
-        return median(self.step_seconds)
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens_per_step / self.seconds
-
-    @property
-    def useful_flops_per_second(self) -> float:
-        return self.useful_flops_per_step / self.seconds
 
 
 class Steps(Hook):
@@ -113,12 +76,6 @@ def single_stage(run: Run, index: int, steps: int) -> Run:
     """A run of `steps` steps of one stage, from fresh weights in that stage's shape, at a constant learning rate."""
     stage = replace(run.stages[index], index=0, start=0, end=steps, grow=(), shape={}, until=None, split=None)
     return replace(run, unit="steps", stages=(stage,), learning_rate=lambda now: run.recipe.optimizer.lr)
-
-
-def load_measurement(file: Path) -> Measurement:
-    values = json.loads(file.read_text("utf-8"))
-    breakdown = values.pop("breakdown")
-    return Measurement(**values, breakdown=Breakdown(**breakdown) if breakdown else None)
 
 
 def _summarize(

@@ -1,17 +1,12 @@
 """A profile as one self-contained HTML page: bars as inline SVG, no script and no network."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pretrain.profile.breakdown import Breakdown
-
-if TYPE_CHECKING:
-    from pretrain.profile.measure import Measurement
+from pretrain.profile.measurement import Measurement
 
 WIDTH, BAR, GAP, LABEL = 760, 20, 6, 240
 

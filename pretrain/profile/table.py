@@ -12,7 +12,7 @@ from rich.table import Table
 from model.config import BertConfig
 from pretrain.engine.distributed import process_group
 from pretrain.profile.against import Row, Workload, bare_loop, compare, hugging_face, ours, useful_flops
-from pretrain.profile.measure import Measurement
+from pretrain.profile.measurement import Measurement
 from pretrain.profile.synthetic import synthetic_recipe
 from pretrain.profile.verb import Profile
 

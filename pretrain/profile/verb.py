@@ -15,7 +15,7 @@ from rich.table import Table
 
 from model.errors import UserError
 from pretrain.data import Corpus
-from pretrain.profile.measure import Measurement, load_measurement
+from pretrain.profile.measurement import Measurement
 from pretrain.profile.page import write_page
 from pretrain.recipe import load_recipe, resolve
 
@@ -55,7 +55,7 @@ class Profile:
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_bytes(done.stdout)
             raise UserError(f"profile of {label} failed (exit code {done.returncode}); its output is in {log}")
-        return load_measurement(file)
+        return Measurement.read(file)
 
     def _vocab_size(self) -> int:
         """Of the recipe's corpus. Raises UserError where there is none."""

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pretrain.stage_rules.base import Rule, Verdict
+from pretrain.training.events import TrainerView
 
 if TYPE_CHECKING:
     from pretrain.checkpoint.progress import Progress
-    from pretrain.training.trainer import Trainer
 
 
 class Amount(Rule):
@@ -19,7 +19,7 @@ class Amount(Rule):
         super().__init__(name)
         self.amount, self.read, self.start = amount, read, read(progress)
 
-    def check(self, trainer: Trainer) -> Verdict:
+    def check(self, trainer: TrainerView) -> Verdict:
         return Verdict.of(self.read(trainer.progress) - self.start >= self.amount)
 
     def state(self) -> dict[str, Any]:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pretrain.recipe.decisions import Decision
-from pretrain.training.hooks.base import StepResult
-
-if TYPE_CHECKING:
-    from pretrain.training.trainer import Trainer
+from pretrain.training.events import StepResult, TrainerView
 
 STAGE = "stage"
 """What holds of a stage as a whole."""
@@ -41,7 +38,7 @@ class Rule(ABC):
         self.name, self.every, self.checks = name, every, checks
         self.num_steps = 0
 
-    def see(self, trainer: Trainer, result: StepResult) -> None:
+    def see(self, trainer: TrainerView, result: StepResult) -> None:
         self.num_steps += 1
 
     @property
@@ -49,10 +46,10 @@ class Rule(ABC):
         return self.num_steps > 0 and self.num_steps % self.every == 0
 
     @abstractmethod
-    def check(self, trainer: Trainer) -> Verdict:
+    def check(self, trainer: TrainerView) -> Verdict:
         """Collective."""
 
-    def decide(self, trainer: Trainer, agreed: Collection[str]) -> Decision:
+    def decide(self, trainer: TrainerView, agreed: Collection[str]) -> Decision:
         """What follows once `agreed` has held at enough checks in a row."""
         return Decision(trainer.stage.index, end=trainer.now)
 

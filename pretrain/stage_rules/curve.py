@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pretrain.stage_rules.base import Rule, Verdict
 from pretrain.stage_rules.settings import LossCurveRule
-from pretrain.training.hooks.base import StepResult
+from pretrain.training.events import StepResult, TrainerView
 
 if TYPE_CHECKING:
     from pretrain.recipe import ResolvedStage, Run
-    from pretrain.training.trainer import Trainer
 
 
 class Point(NamedTuple):
@@ -55,12 +54,12 @@ class CurveRule(Rule):
         self.curve = LossCurve(settings.every)
         self.warm_at = run.learning_rate.warm_at(stage.start)
 
-    def see(self, trainer: Trainer, result: StepResult) -> None:
+    def see(self, trainer: TrainerView, result: StepResult) -> None:
         if trainer.now > self.warm_at:
             super().see(trainer, result)
             self.curve.add(result.flops, result.loss)
 
-    def check(self, trainer: Trainer) -> Verdict:
+    def check(self, trainer: TrainerView) -> Verdict:
         points, settings = self.curve.points, self.settings
         if len(points) <= settings.window:
             return Verdict.of(False)

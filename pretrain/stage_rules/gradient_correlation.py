@@ -9,17 +9,15 @@ neighbours are the uses of one block that follow each other: layers i and i + A.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from model.parallel.layout import ParallelLayout
 from pretrain.engine.build import PRECISIONS
 from pretrain.engine.correlation import neighbour_correlation
 from pretrain.engine.exchange import fetch_from, read_state
 from pretrain.recipe.decisions import Decision
 from pretrain.stage_rules.base import Rule, Verdict
 from pretrain.stage_rules.settings import GradientCorrelation
-
-if TYPE_CHECKING:
-    from pretrain.training.trainer import Trainer
+from pretrain.training.events import TrainerView
 
 
 class LayersDisagree(Rule):
@@ -31,7 +29,7 @@ class LayersDisagree(Rule):
         super().__init__(name, settings.every, settings.checks)
         self.below = settings.below
 
-    def check(self, trainer: Trainer) -> Verdict:
+    def check(self, trainer: TrainerView) -> Verdict:
         correlations = measure(trainer)
         return Verdict.of(most_are_below(correlations, self.below), values=correlations)
 
@@ -39,21 +37,21 @@ class LayersDisagree(Rule):
 class PairsDisagree(LayersDisagree):
     """SWE-M."""
 
-    def check(self, trainer: Trainer) -> Verdict:
+    def check(self, trainer: TrainerView) -> Verdict:
         correlations = measure(trainer)
         apart = frozenset(pair for pair, correlation in correlations.items() if correlation < self.below)
         return Verdict(apart, {"values": correlations})
 
-    def decide(self, trainer: Trainer, agreed: Collection[str]) -> Decision:
+    def decide(self, trainer: TrainerView, agreed: Collection[str]) -> Decision:
         config = trainer.stage.config
         block_of = [config.block_of(layer) for layer in range(config.layers)]
         shape = {"sharing": split_groups(block_of, {int(pair.split("-")[0]) for pair in agreed})}
         return Decision(trainer.stage.index, end=trainer.now, shape=shape)
 
 
-def measure(trainer: Trainer) -> dict[str, float]:
+def measure(trainer: TrainerView) -> dict[str, float]:
     """{"3-4": correlation} for the neighbouring uses of every block, on the probe batch. Collective."""
-    stage, layout = trainer.stage, trainer.layout(trainer.stage)
+    stage, layout = trainer.stage, ParallelLayout.current()
     fetch = fetch_from(read_state(trainer.engine))
     return neighbour_correlation(stage.config, fetch, layout, PRECISIONS[stage.precision], trainer.probe(stage))
 

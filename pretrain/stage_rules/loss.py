@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pretrain.stage_rules.base import Rule, Verdict
 from pretrain.stage_rules.curve import LossCurve
 from pretrain.stage_rules.settings import Loss
-from pretrain.training.hooks.base import StepResult
-
-if TYPE_CHECKING:
-    from pretrain.training.trainer import Trainer
+from pretrain.training.events import StepResult, TrainerView
 
 
 class LossBelow(Rule):
@@ -19,11 +16,11 @@ class LossBelow(Rule):
         super().__init__(name, settings.every, settings.checks)
         self.below, self.curve = settings.below, LossCurve(settings.every)
 
-    def see(self, trainer: Trainer, result: StepResult) -> None:
+    def see(self, trainer: TrainerView, result: StepResult) -> None:
         super().see(trainer, result)
         self.curve.add(result.flops, result.loss)
 
-    def check(self, trainer: Trainer) -> Verdict:
+    def check(self, trainer: TrainerView) -> Verdict:
         loss = self.curve.points[-1].loss
         return Verdict.of(loss < self.below, loss=loss)
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from growth.operators.prune import Prune
+from pretrain.engine.coefficients import coefficients
 from pretrain.stage_rules.base import Rule, Verdict
 from pretrain.stage_rules.settings import TicketDistance
-from pretrain.training.hooks.coefficients import coefficients
+from pretrain.training.events import TrainerView
 
 if TYPE_CHECKING:
     from model.config import BertConfig
     from pretrain.recipe import ResolvedStage, Run
-    from pretrain.training.trainer import Trainer
 
 Mask = dict[str, str]
 """`1` for each unit that stays and `0` for each that goes, by axis and block."""
@@ -31,7 +31,7 @@ class TicketSettles(Rule):
         self.below, self.config, self.following = settings.below, stage.config, run.stages[stage.index + 1]
         self.last: Mask | None = None
 
-    def check(self, trainer: Trainer) -> Verdict:
+    def check(self, trainer: TrainerView) -> Verdict:
         before, self.last = self.last, draw(self.config, self.following, coefficients(trainer.engine))
         if before is None:
             return Verdict.of(False)

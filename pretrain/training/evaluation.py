@@ -1,32 +1,27 @@
 """Validation: MLM loss and accuracy on fixed rows with fixed masks."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import nn
 
 from model.batch import Batch
-from model.bert import PretrainingOutput
 from pretrain.data import Corpus, validation_batches
 from pretrain.engine.distributed import data_parallel_sum, device
 from pretrain.recipe.schema import Data
+from pretrain.training.events import Evaluation
 
 
-class Evaluation(NamedTuple):
-    loss: float
-    """Mean negative log-likelihood of a masked token, in nats."""
-    accuracy: float
-
-
-def evaluate(module: nn.Module, forward: Callable[[Batch], PretrainingOutput], batches: Sequence[Batch]) -> Evaluation:
-    """MLM loss and accuracy over all data-parallel ranks' batches; `forward` is the engine or the model. Collective."""
+def evaluate(model: nn.Module, batches: Sequence[Batch]) -> Evaluation:
+    """MLM loss and accuracy over all data-parallel ranks' batches, of an engine or a bare model. Collective."""
+    module = model.module if isinstance(model, DeepSpeedEngine) else model
     was_training = module.training
     module.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=device())  # loss, correct, masked tokens
+    sums = torch.zeros(3, dtype=torch.float64, device=device())  # loss, correct predictions, masked tokens
     with torch.no_grad():
         for batch in batches:
-            output = forward(batch.to(device()))
+            output = model(batch.to(device()))
             sums += torch.stack(
                 [output.mlm_loss.double(), output.mlm_correct.double(), sums.new_tensor(len(batch.masked_ids))]
             )
@@ -46,5 +41,5 @@ def validation_rows(
 
 
 def num_divisible_rows(num_rows: int, num_ranks: int) -> int:
-    """As many of the rows asked for as the data-parallel ranks share evenly, and one for each at least."""
+    """The most rows, up to `num_rows`, that the data-parallel ranks share evenly; at least one for each."""
     return max(num_rows // num_ranks, 1) * num_ranks

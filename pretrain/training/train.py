@@ -20,20 +20,10 @@ from pretrain.interop.importing import import_start
 from pretrain.recipe import Recipe, Run
 from pretrain.recipe.decisions import decided
 from pretrain.runs.folder import RunFolder
-from pretrain.training.evaluation import Evaluation, evaluate
-from pretrain.training.hooks.base import Hook
-from pretrain.training.hooks.checkpoints import Checkpoints
-from pretrain.training.hooks.coefficients import Coefficients
-from pretrain.training.hooks.console import ConsoleDisplay
-from pretrain.training.hooks.memory import Memory
-from pretrain.training.hooks.metrics import Metrics
+from pretrain.training.evaluation import evaluate
+from pretrain.training.events import Evaluation, Hook
+from pretrain.training.hooks import make_hooks
 from pretrain.training.hooks.non_finite import NonFiniteGuard, RollBack
-from pretrain.training.hooks.picture import LossPicture
-from pretrain.training.hooks.preemption import Preemption
-from pretrain.training.hooks.report import Report
-from pretrain.training.hooks.stage_ends import StageEnds
-from pretrain.training.hooks.update_size import UpdateSizes
-from pretrain.training.hooks.watchdog import Watchdog
 from pretrain.training.preflight import check_run, check_shards
 from pretrain.training.trainer import Trainer
 from pretrain.use.trained import open_corpus, saved_rows
@@ -78,12 +68,7 @@ def _trainer(
     extra_hooks: Sequence[Hook],
 ) -> Trainer:
     """A trainer from the folder's newest intact checkpoint, or from the start; after a roll-back it reads elsewhere."""
-    checkpoints = Checkpoints(folder, run.recipe.checkpoint)
-    watchdog = Watchdog(run.recipe.faults.timeout_minutes)
-    hooks: list[Hook] = [guard, StageEnds(), checkpoints, Preemption(checkpoints), watchdog]
-    hooks += [UpdateSizes(), Coefficients(), *extra_hooks]
-    if dist.get_rank() == 0:
-        hooks += [Memory(), Metrics(folder), ConsoleDisplay(), LossPicture(folder), Report(folder)]
+    hooks = make_hooks(run.recipe, folder, guard, extra_hooks)
     progress, state = Progress(), None
     newest = load_newest(folder.checkpoints, report=lambda line: print(f"espalier: {line}", file=sys.stderr))
     if newest is None and run.recipe.start is not None:
@@ -107,4 +92,4 @@ def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int) -> Evalua
     model = build_model(state.config, tp, torch.float32)
     fetch = fetch_from(state)
     model.load_weights(lambda name: fetch(name).weight)
-    return evaluate(model, model, saved_rows(saved, opened, num_rows))
+    return evaluate(model, saved_rows(saved, opened, num_rows))

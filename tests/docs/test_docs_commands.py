@@ -16,7 +16,7 @@ from pretrain.__main__ import VERBS, main
 from pretrain.recipe import load_recipe, resolve
 from pretrain.recipe.stage_ends import check_lengths
 from pretrain.runs.folder import RunFolder
-from pretrain.training.hooks.base import GrowthEvent, StepResult
+from pretrain.training.events import GrowthEvent, StepResult
 from tests.support.documented import HOME, PAGES, Command, commands, execute_all, make_place
 from tests.support.run_on_disk import generic_weights, make_corpus, make_run
 

@@ -78,7 +78,7 @@ def train(
 ) -> list[float]:
     """Losses of the global batch (mean over masked tokens plus mean over rows), the same float on every rank."""
     config, layout = engine.module.config, ParallelLayout.current()
-    data_rank = dist.get_rank() // layout.tensor_parallel
+    data_rank = layout.data_parallel_rank(dist.get_rank())
     accumulation = engine.gradient_accumulation_steps()
     micro = GLOBAL_ROWS // layout.data_parallel // accumulation
     scale = layout.data_parallel * accumulation

@@ -1,1 +1,47 @@
-"""Everything that happens between steps."""
+"""The hooks of a run. To add one, write its file here and put it into the list below.
+
+Every hook hears of a step before any hook hears of the next place. Within a place hooks are called in this order.
+"""
+
+from collections.abc import Sequence
+
+import torch.distributed as dist
+
+from pretrain.recipe import Recipe
+from pretrain.runs.folder import RunFolder
+from pretrain.training.events import Hook
+from pretrain.training.hooks.checkpoints import Checkpoints
+from pretrain.training.hooks.coefficients import Coefficients
+from pretrain.training.hooks.console import ConsoleDisplay
+from pretrain.training.hooks.memory import Memory
+from pretrain.training.hooks.metrics import Metrics
+from pretrain.training.hooks.non_finite import NonFiniteGuard
+from pretrain.training.hooks.picture import LossPicture
+from pretrain.training.hooks.preemption import Preemption
+from pretrain.training.hooks.report import Report
+from pretrain.training.hooks.stage_ends import StageEnds
+from pretrain.training.hooks.update_size import UpdateSizes
+from pretrain.training.hooks.watchdog import Watchdog
+
+
+def make_hooks(recipe: Recipe, folder: RunFolder, guard: NonFiniteGuard, extra: Sequence[Hook] = ()) -> list[Hook]:
+    """This rank's hooks. `guard` outlives a rollback, which makes the others again."""
+    checkpoints = Checkpoints(folder, recipe.checkpoint)
+    on_every_rank: list[Hook] = [
+        guard,  # first: a step that is rolled back must reach no other hook
+        StageEnds(),  # before Checkpoints, which save what it decides
+        checkpoints,
+        Preemption(checkpoints),  # after Checkpoints: it saves only what they have not saved at this boundary
+        Watchdog(recipe.faults.timeout_minutes),
+        UpdateSizes(),
+        Coefficients(),
+        *extra,
+    ]
+    on_rank_0: list[Hook] = [
+        Memory(),  # before Metrics, which write its events
+        Metrics(folder),
+        ConsoleDisplay(),
+        LossPicture(folder),  # after Metrics, whose file it draws
+        Report(folder),  # after Metrics, whose file it reads
+    ]
+    return on_every_rank + on_rank_0 if dist.get_rank() == 0 else on_every_rank

@@ -1,13 +1,11 @@
 """Saves the run every so many steps, just before a change of shape, and at the end."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import statistics
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.distributed as dist
 
@@ -17,10 +15,7 @@ from pretrain.engine.exchange import read_state
 from pretrain.engine.move import loss_scaler_state
 from pretrain.recipe.schema import Checkpoint
 from pretrain.runs.folder import RunFolder, versions
-from pretrain.training.hooks.base import Hook, StepResult
-
-if TYPE_CHECKING:
-    from pretrain.training.trainer import Trainer
+from pretrain.training.events import Hook, StepResult, TrainerView
 
 RANDOMNESS = "every stream is drawn anew from (seed, step, micro-batch, data-parallel rank): nothing to restore"
 
@@ -39,17 +34,17 @@ class Checkpoints(Hook):
         self.step_seconds: deque[float] = deque(maxlen=20)
         self.last_seconds: float | None = None
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: TrainerView) -> None:
         self.saved_step = trainer.progress.step  # what it was loaded from, or nothing worth saving
         if trainer.progress.step == 0 and INITIAL in trainer.run.kept:
             self.save(trainer, INITIAL)
         self.last_seconds = trainer.progress.train_seconds
 
-    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+    def on_step(self, trainer: TrainerView, result: StepResult) -> None:
         self.step_seconds.append(result.seconds - self.last_seconds)
         self.last_seconds = result.seconds
 
-    def on_boundary(self, trainer: Trainer) -> None:
+    def on_boundary(self, trainer: TrainerView) -> None:
         self._report(trainer)
         last_of_stage = trainer.now >= trainer.stage.end
         if last_of_stage and trainer.stage.keep:
@@ -57,14 +52,14 @@ class Checkpoints(Hook):
         if last_of_stage or (self.every and trainer.progress.step % self.every == 0):
             self.save(trainer)
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: TrainerView) -> None:
         self.store.flush()
         self._report(trainer)
 
-    def on_leave(self, trainer: Trainer) -> None:
+    def on_leave(self, trainer: TrainerView) -> None:
         self.store.flush()
 
-    def save(self, trainer: Trainer, name: str = "") -> None:
+    def save(self, trainer: TrainerView, name: str = "") -> None:
         """Saves the state as it is now, unless this step is saved already. Collective.
 
         `name`: a checkpoint that no later one displaces (a point to rewind to), at checkpoints/NAME.
@@ -73,14 +68,14 @@ class Checkpoints(Hook):
             if self.saved_step == trainer.progress.step:
                 return
             self.saved_step = trainer.progress.step
-        trainer.at(f"checkpoint at step {trainer.progress.step}")
+        trainer.start_activity(f"checkpoint at step {trainer.progress.step}")
         start = time.perf_counter()
         trainer.progress.loss_scaler = loss_scaler_state(trainer.engine)
         self.store.save(trainer.progress.step, read_state(trainer.engine), _run_state(trainer), name)
         self.pause_seconds = time.perf_counter() - start
         self.reported = False
 
-    def _report(self, trainer: Trainer) -> None:
+    def _report(self, trainer: TrainerView) -> None:
         """Once it is on disk: what the checkpoint cost the steps, and what it cost in the background."""
         written = self.store.written
         if written is None or self.reported:
@@ -99,7 +94,7 @@ class Checkpoints(Hook):
         trainer.call("on_event", event)
 
 
-def _run_state(trainer: Trainer) -> dict[str, Any]:
+def _run_state(trainer: TrainerView) -> dict[str, Any]:
     """Everything beside the tensors that a reader, or the next step, may want to know."""
     run, stage = trainer.run, trainer.stage
     recipe = json.loads(run.recipe.model_dump_json(by_alias=True))

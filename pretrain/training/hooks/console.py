@@ -1,20 +1,14 @@
 """Shows the run while it goes: a progress bar on a terminal, a line now and then in a log."""
 
-from __future__ import annotations
-
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pretrain.recipe import ResolvedStage
 from pretrain.stage_rules.words import length_in_words
-from pretrain.training.evaluation import Evaluation
-from pretrain.training.hooks.base import GrowthEvent, Hook, StepResult
-
-if TYPE_CHECKING:
-    from pretrain.recipe import ResolvedStage
-    from pretrain.training.trainer import Trainer
+from pretrain.training.events import Evaluation, GrowthEvent, Hook, StepResult, TrainerView
 
 LOG_SECONDS = 10.0
 
@@ -35,13 +29,13 @@ class ConsoleDisplay(Hook):
             disable=not self.console.is_terminal,
         )
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: TrainerView) -> None:
         self.bar.start()
         self.task = self.bar.add_task("", total=trainer.run.end, completed=trainer.now, numbers="")
         if trainer.progress.step:
             self.console.print(f"resumed at step {trainer.progress.step:,}")
 
-    def on_stage(self, trainer: Trainer, stage: ResolvedStage) -> None:
+    def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
         self.bar.update(self.task, description=stage.name)
         self.console.print(
             f"stage {stage.name}: {stage.config.summary()}, {stage.global_batch} x {stage.sequence} tokens a step, "
@@ -50,19 +44,19 @@ class ConsoleDisplay(Hook):
             f"{length_in_words(trainer.run.moment(stage.length), stage)}"
         )
 
-    def on_growth(self, trainer: Trainer, event: GrowthEvent) -> None:
+    def on_growth(self, trainer: TrainerView, event: GrowthEvent) -> None:
         self.console.print(
             f"{event.operator} at step {event.step:,}: loss {event.loss_before:.4f} before, "
             f"{event.loss_after:.4f} after, {event.seconds:.2f} s"
         )
 
-    def on_validation(self, trainer: Trainer, evaluation: Evaluation) -> None:
+    def on_validation(self, trainer: TrainerView, evaluation: Evaluation) -> None:
         self.console.print(
             f"validation at step {trainer.progress.step:,}: "
             f"loss {evaluation.loss:.4f}, accuracy {evaluation.accuracy:.1%}"
         )
 
-    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+    def on_step(self, trainer: TrainerView, result: StepResult) -> None:
         numbers = f"loss {result.loss:.3f}  {result.tokens_per_second:,.0f} tokens/s"
         self.bar.update(self.task, completed=trainer.now, numbers=numbers)
         if not self.console.is_terminal and time.monotonic() - self.last_line > LOG_SECONDS:
@@ -72,12 +66,12 @@ class ConsoleDisplay(Hook):
                 f"lr {result.lr:.2e}"
             )
 
-    def on_event(self, trainer: Trainer, event: dict[str, Any]) -> None:
+    def on_event(self, trainer: TrainerView, event: dict[str, Any]) -> None:
         if "message" in event:
             self.console.print(event["message"])
 
-    def on_leave(self, trainer: Trainer) -> None:
+    def on_leave(self, trainer: TrainerView) -> None:
         self.bar.stop()
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: TrainerView) -> None:
         self.bar.stop()

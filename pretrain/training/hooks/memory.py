@@ -1,17 +1,10 @@
 """Reports the memory that training takes: in the first step of every stage, and now and then."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import psutil
 import torch
 
-from pretrain.training.hooks.base import Hook, StepResult
-
-if TYPE_CHECKING:
-    from pretrain.recipe import ResolvedStage
-    from pretrain.training.trainer import Trainer
+from pretrain.recipe import ResolvedStage
+from pretrain.training.events import Hook, StepResult, TrainerView
 
 GIB = 2**30
 
@@ -23,10 +16,10 @@ class Memory(Hook):
         self.every = every
         self.stage_is_new = True
 
-    def on_stage(self, trainer: Trainer, stage: ResolvedStage) -> None:
+    def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
         self.stage_is_new = True
 
-    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+    def on_step(self, trainer: TrainerView, result: StepResult) -> None:
         if self.stage_is_new or result.step % self.every == 0:
             self.stage_is_new = False
             trainer.call("on_event", {"event": "memory", "step": result.step, "stage": result.stage, **memory()})

@@ -1,17 +1,12 @@
 """Writes what happens: metrics.jsonl (one object a step or event), TensorBoard, and summary.json at the end."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pretrain.recipe import ResolvedStage
 from pretrain.runs.folder import RunFolder
-from pretrain.training.evaluation import Evaluation, num_divisible_rows
-from pretrain.training.hooks.base import GrowthEvent, Hook, StepResult
-
-if TYPE_CHECKING:
-    from pretrain.recipe import ResolvedStage
-    from pretrain.training.trainer import Trainer
+from pretrain.training.evaluation import num_divisible_rows
+from pretrain.training.events import Evaluation, GrowthEvent, Hook, StepResult, TrainerView
 
 
 class Metrics(Hook):
@@ -24,7 +19,7 @@ class Metrics(Hook):
         self.num_lines = 0
         self.stage = ""
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: TrainerView) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.board = SummaryWriter(str(self.folder.tensorboard), purge_step=trainer.progress.step + 1)
@@ -40,37 +35,37 @@ class Metrics(Hook):
     def restore(self, state: dict[str, Any]) -> None:
         self.num_lines, self.stage = state["num_lines"], state["stage"]
 
-    def on_stage(self, trainer: Trainer, stage: ResolvedStage) -> None:
+    def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
         if stage.name != self.stage:  # else a resumed run goes on within it
             self.stage = stage.name
             self._write(
                 {"event": "stage", "step": trainer.progress.step, "stage": stage.name, "shape": stage.config.summary()}
             )
 
-    def on_event(self, trainer: Trainer, event: dict[str, Any]) -> None:
+    def on_event(self, trainer: TrainerView, event: dict[str, Any]) -> None:
         self._write(event)
 
-    def on_growth(self, trainer: Trainer, event: GrowthEvent) -> None:
+    def on_growth(self, trainer: TrainerView, event: GrowthEvent) -> None:
         self._write(event.to_json())
 
-    def on_validation(self, trainer: Trainer, evaluation: Evaluation) -> None:
+    def on_validation(self, trainer: TrainerView, evaluation: Evaluation) -> None:
         step, tokens = trainer.progress.step, trainer.progress.num_tokens
         values = {"valid_loss": evaluation.loss, "valid_accuracy": evaluation.accuracy}
         self._write({"event": "validation", "step": step, "stage": trainer.stage.name, "tokens": tokens, **values})
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
-    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+    def on_step(self, trainer: TrainerView, result: StepResult) -> None:
         values = result.to_json()
         self._write(values)
         for name in ("loss", "mlm_loss", "mlm_accuracy", "lr", "grad_norm", "tokens_per_second"):
             self.board.add_scalar(name, values[name], result.step)
 
-    def on_leave(self, trainer: Trainer) -> None:
+    def on_leave(self, trainer: TrainerView) -> None:
         self.board.close()
         self.file.close()
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: TrainerView) -> None:
         self.on_leave(trainer)
         summary = summarize(trainer, [json.loads(line) for line in self.folder.metrics.read_text("utf-8").splitlines()])
         partial = self.folder.summary.with_suffix(".partial")
@@ -83,7 +78,7 @@ class Metrics(Hook):
         self.num_lines += 1
 
 
-def summarize(trainer: Trainer, lines: list[dict[str, Any]]) -> dict[str, Any]:
+def summarize(trainer: TrainerView, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """The run in one object, from its metrics."""
     steps = [line for line in lines if "event" not in line]
     validations = [line for line in lines if line.get("event") == "validation"]

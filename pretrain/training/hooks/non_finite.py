@@ -4,11 +4,9 @@ A step whose gradient is not finite is skipped and the first tensor that was not
 the run rolls back to its last checkpoint and skips the data read since; after several roll-backs it stops.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,10 +15,7 @@ from torch import Tensor, nn
 from pretrain.data import DataPosition
 from pretrain.engine.exits import Stop
 from pretrain.recipe.schema import Faults
-from pretrain.training.hooks.base import Hook, StepResult
-
-if TYPE_CHECKING:
-    from pretrain.training.trainer import Trainer
+from pretrain.training.events import Hook, StepResult, TrainerView
 
 
 class RollBack(Exception):
@@ -40,10 +35,10 @@ class NonFiniteGuard(Hook):
         self.num_in_a_row = 0
         self.num_roll_backs = 0
 
-    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+    def on_step(self, trainer: TrainerView, result: StepResult) -> None:
         self.num_in_a_row = 0
 
-    def on_skip(self, trainer: Trainer, loss: float, repeat: Callable[[], Any]) -> None:
+    def on_skip(self, trainer: TrainerView, loss: float, repeat: Callable[[], Any]) -> None:
         if trainer.stage.precision == "fp16" and math.isfinite(loss):
             return  # an overflow of the scaled gradient: the loss scale falls, as it should
         self.num_in_a_row += 1
@@ -55,7 +50,7 @@ class NonFiniteGuard(Hook):
             self.num_in_a_row = 0
             self._roll_back(trainer, step, culprit)
 
-    def _roll_back(self, trainer: Trainer, step: int, culprit: str) -> None:
+    def _roll_back(self, trainer: TrainerView, step: int, culprit: str) -> None:
         if self.num_roll_backs >= self.settings.roll_backs:
             raise Stop(
                 f"step {step}: {culprit} is not finite, after {self.num_roll_backs} roll-backs; lower optimizer.lr, "

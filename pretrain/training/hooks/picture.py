@@ -1,15 +1,8 @@
 """Draws the run's loss curve when it ends."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from pretrain.data import unigram_baseline
 from pretrain.runs.folder import RunFolder
-from pretrain.training.hooks.base import Hook
-
-if TYPE_CHECKING:
-    from pretrain.training.trainer import Trainer
+from pretrain.training.events import Hook, TrainerView
 
 
 class LossPicture(Hook):
@@ -18,7 +11,7 @@ class LossPicture(Hook):
     def __init__(self, folder: RunFolder):
         self.folder = folder
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: TrainerView) -> None:
         from pretrain.runs.plot import plot_loss  # matplotlib is slow to import, and only the end needs it
 
         recipe = trainer.run.recipe

@@ -1,20 +1,13 @@
 """Leaves when a signal asks for it: at the next step boundary, saved, with an exit code that means `start me again`."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 import torch.distributed as dist
 
 from pretrain.engine import signals
 from pretrain.engine.distributed import device
 from pretrain.engine.exits import PREEMPTED, Stop
-from pretrain.training.hooks.base import Hook
+from pretrain.training.events import Hook, TrainerView
 from pretrain.training.hooks.checkpoints import Checkpoints
-
-if TYPE_CHECKING:
-    from pretrain.training.trainer import Trainer
 
 
 class Preemption(Hook):
@@ -23,7 +16,7 @@ class Preemption(Hook):
     def __init__(self, checkpoints: Checkpoints):
         self.checkpoints = checkpoints
 
-    def on_boundary(self, trainer: Trainer) -> None:
+    def on_boundary(self, trainer: TrainerView) -> None:
         asked = torch.tensor(signals.received is not None, dtype=torch.int32, device=device())
         dist.all_reduce(asked, dist.ReduceOp.MAX)
         if asked.item():

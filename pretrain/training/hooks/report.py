@@ -1,15 +1,8 @@
 """Writes report.html whenever the run ends or is left."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.report import write_report
-from pretrain.training.hooks.base import Hook
-
-if TYPE_CHECKING:
-    from pretrain.training.trainer import Trainer
+from pretrain.training.events import Hook, TrainerView
 
 
 class Report(Hook):
@@ -18,8 +11,8 @@ class Report(Hook):
     def __init__(self, folder: RunFolder):
         self.folder = folder
 
-    def on_leave(self, trainer: Trainer) -> None:
+    def on_leave(self, trainer: TrainerView) -> None:
         write_report(self.folder.path)
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: TrainerView) -> None:
         write_report(self.folder.path)

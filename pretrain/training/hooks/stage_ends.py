@@ -1,18 +1,13 @@
 """Asks the rules of a stage and ends or divides it when one has held at enough checks in a row."""
 
-from __future__ import annotations
-
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pretrain.engine.agreement import from_rank_0
+from pretrain.recipe import ResolvedStage
 from pretrain.recipe.decisions import Decision
 from pretrain.stage_rules.registry import Rule, count_agreement, rules_of
-from pretrain.training.hooks.base import Hook, StepResult
-
-if TYPE_CHECKING:
-    from pretrain.recipe import ResolvedStage
-    from pretrain.training.trainer import Trainer
+from pretrain.training.events import Hook, StepResult, TrainerView
 
 
 class StageEnds(Hook):
@@ -31,7 +26,7 @@ class StageEnds(Hook):
         self.is_checked = True
         """Whether the step just taken is; one that was skipped is no step."""
 
-    def on_stage(self, trainer: Trainer, stage: ResolvedStage) -> None:
+    def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
         name = stage.name.partition("/")[0]
         if name != self.stage:
             self.stage, self.counts, self.saved = name, {}, {}
@@ -42,12 +37,12 @@ class StageEnds(Hook):
             if rule.name in self.saved:
                 rule.restore(self.saved[rule.name])
 
-    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+    def on_step(self, trainer: TrainerView, result: StepResult) -> None:
         self.is_checked = False
         for rule in self.rules:
             rule.see(trainer, result)
 
-    def on_boundary(self, trainer: Trainer) -> None:
+    def on_boundary(self, trainer: TrainerView) -> None:
         if self.is_checked:
             return
         self.is_checked = True
@@ -55,7 +50,7 @@ class StageEnds(Hook):
             if rule.is_due and trainer.now < trainer.stage.end:
                 self._ask(trainer, rule)
 
-    def _ask(self, trainer: Trainer, rule: Rule) -> None:
+    def _ask(self, trainer: TrainerView, rule: Rule) -> None:
         verdict = from_rank_0(rule.check(trainer))
         counts = self.counts[rule.name] = count_agreement(self.counts.get(rule.name, {}), verdict.holds)
         place = {"step": trainer.progress.step, "stage": trainer.stage.name, "rule": rule.name}
@@ -81,7 +76,7 @@ class StageEnds(Hook):
         return {rule.name: rule.state() for rule in self.rules}
 
 
-def _in_words(trainer: Trainer, rule: Rule, decision: Decision) -> str:
+def _in_words(trainer: TrainerView, rule: Rule, decision: Decision) -> str:
     place = f"step {trainer.progress.step:,}: {rule.name}"
     if decision.shape:
         return f"{place} gives stage {trainer.stage.name} {decision.shape_in_words}"

@@ -1,8 +1,6 @@
 """Measures how far each tensor moves in a step, around every change of shape: a change must not make updates jump."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,11 +8,8 @@ from torch import Tensor
 
 from model.parameters import parameter_table
 from pretrain.engine.zero import fragments
-from pretrain.training.hooks.base import Hook, StepResult
-
-if TYPE_CHECKING:
-    from pretrain.recipe import ResolvedStage
-    from pretrain.training.trainer import Trainer
+from pretrain.recipe import ResolvedStage
+from pretrain.training.events import Hook, StepResult, TrainerView
 
 STEPS_BEFORE, STEPS_AFTER = 3, 10
 
@@ -37,19 +32,19 @@ class UpdateSizes(Hook):
     def restore(self, state: dict[str, Any]) -> None:
         self.stage, self.entered = state["stage"], state["entered"]
 
-    def on_stage(self, trainer: Trainer, stage: ResolvedStage) -> None:
+    def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
         if stage.name != self.stage:  # else a resumed run goes on within it
             self.stage, self.entered = stage.name, trainer.progress.step
         self.before = self._weights(trainer) if self._is_near_a_change(trainer) else None
 
-    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+    def on_step(self, trainer: TrainerView, result: StepResult) -> None:
         if self.before is not None and result.lr > 0:
             sizes = update_sizes(self.before, self._weights(trainer), list(parameter_table(trainer.stage.config)))
             sizes = {name: size / result.lr for name, size in sizes.items()}
             trainer.call("on_event", {"event": "update_size", "step": result.step, "stage": result.stage, "rms": sizes})
         self.before = self._weights(trainer) if self._is_near_a_change(trainer) else None
 
-    def _is_near_a_change(self, trainer: Trainer) -> bool:
+    def _is_near_a_change(self, trainer: TrainerView) -> bool:
         """Whether the next step is to be measured."""
         stages, stage = trainer.run.stages, trainer.stage
         if stage is not stages[0] and trainer.progress.step - self.entered < STEPS_AFTER:
@@ -57,7 +52,7 @@ class UpdateSizes(Hook):
         return trainer.run.unit == "steps" and stage is not stages[-1] and stage.end - trainer.now <= STEPS_BEFORE
 
     @staticmethod
-    def _weights(trainer: Trainer) -> dict[str, Tensor]:
+    def _weights(trainer: TrainerView) -> dict[str, Tensor]:
         return {name: fragment.weight.clone() for name, fragment in fragments(trainer.engine).items()}
 
 

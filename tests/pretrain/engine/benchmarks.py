@@ -84,7 +84,7 @@ def repetition(seconds: dict[str, list[float]], folder: Path) -> None:
     engine, times = timed(
         seconds,
         "move",
-        lambda: move(engines.pop(), settings(), lambda fetch: shape_change(SMALL, [tile], {"ffn": LARGE.ffn})),
+        lambda: move(engines.pop(), settings(), lambda state: shape_change(SMALL, [tile], {"ffn": LARGE.ffn})),
     )
     for part, lasted in vars(times).items():
         seconds[f"move: {part}"].append(lasted)

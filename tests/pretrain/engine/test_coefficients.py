@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from model.parameters import parameter_table
+from pretrain.engine.coefficients import coefficients
 from pretrain.engine.zero import fragments
-from pretrain.training.hooks.coefficients import Coefficients, coefficients
+from pretrain.training.hooks.coefficients import Coefficients
 from tests.support.harness import CONFIG, settings, start
 from tests.support.workers import pool
 

@@ -96,7 +96,7 @@ def losses(tp: int, stage: int, compile: bool, changes: dict) -> tuple[list[floa
         old = weakref.ref(engines[0].module)
         operators = [make_operator("stack", {}), make_operator("widen", {})]
         wanted = {"layers": 4, "ffn": 80}
-        engine, _ = move(engines.pop(), chosen, lambda fetch: shape_change(config, operators, wanted))
+        engine, _ = move(engines.pop(), chosen, lambda state: shape_change(config, operators, wanted))
         gc.collect()
         leaked = old() is not None
         found += train(engine, 3, 3)

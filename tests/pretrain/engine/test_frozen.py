@@ -22,13 +22,13 @@ def freeze_and_unfreeze(tp: int, stage: int, precision: str) -> tuple[bool, bool
     engine = start(DEEP, chosen)
     train(engine, 0, 3)
     before = whole_state(read_state(engine))
-    engine, _ = move(engine, chosen, lambda fetch: shape_change(DEEP, [], {"frozen_layers": 2}))
+    engine, _ = move(engine, chosen, lambda state: shape_change(DEEP, [], {"frozen_layers": 2}))
     frozen = engine.module.config
     train(engine, 3, 20)
     later = whole_state(read_state(engine))
     trained = {name: record for name, record in later.items() if name not in frozen_part(later)}
     moved = all(not same({name: record}, {name: before[name]}) for name, record in trained.items())
-    engine, _ = move(engine, chosen, lambda fetch: shape_change(frozen, [], {"frozen_layers": 0}))
+    engine, _ = move(engine, chosen, lambda state: shape_change(frozen, [], {"frozen_layers": 0}))
     found = same(later, whole_state(read_state(engine)))
     train(engine, 23, 2)
     last = whole_state(read_state(engine))

@@ -64,7 +64,7 @@ def peak_of_a_move(source: BertConfig, operator: str, wanted: dict) -> tuple[int
     old = resident() - empty
     forget_peak()
     made = make_operator(operator, {})
-    engine, _ = move(engines.pop(), chosen, lambda fetch: shape_change(source, [made], wanted))
+    engine, _ = move(engines.pop(), chosen, lambda state: shape_change(source, [made], wanted))
     peak = resident("VmHWM") - empty
     new = shard_bytes(engine.module.config, dist.get_world_size())
     largest = max(

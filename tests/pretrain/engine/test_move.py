@@ -122,7 +122,7 @@ def norm_and_rules_after_growth(tp: int, stage: int) -> tuple[float, bool, bool]
     engine = start(CONFIG, settings(tp, stage))
     train(engine, 0, 2)
     made = [make_operator(name, {}) for name in ("stack", "widen")]
-    engine, _ = move(engine, settings(tp, stage), lambda fetch: shape_change(CONFIG, made, {"layers": 4, **WIDER}))
+    engine, _ = move(engine, settings(tp, stage), lambda state: shape_change(CONFIG, made, {"layers": 4, **WIDER}))
     table = parameter_table(engine.module.config)
     decays = {
         name: group["weight_decay"] > 0
@@ -157,7 +157,7 @@ def tied_parameters(stage: int) -> tuple[int, int]:
     train(engine, 0, 1)
     counts = [sum(len(g["parameter_names"]) for g in basic_optimizer(engine).param_groups)]
     made = [make_operator("unshare", {"correlation": 0})]
-    engine, _ = move(engine, settings(1, stage), lambda fetch: shape_change(config, made, {}))
+    engine, _ = move(engine, settings(1, stage), lambda state: shape_change(config, made, {}))
     counts.append(sum(len(g["parameter_names"]) for g in basic_optimizer(engine).param_groups))
     destroy(engine)
     return tuple(counts)
@@ -197,7 +197,7 @@ def trained_after_growth() -> tuple[set[str], list[str], set[str]]:
     train(engine, 0, 1)
     wanted = {"layers": 4, "frozen_layers": 2}
     made = [make_operator("append_top", {})]
-    engine, _ = move(engine, settings(1, 1), lambda fetch: shape_change(CONFIG, made, wanted))
+    engine, _ = move(engine, settings(1, 1), lambda state: shape_change(CONFIG, made, wanted))
     with_gradients = {name for name, parameter in engine.module.named_parameters() if parameter.requires_grad}
     held = [name for group in basic_optimizer(engine).param_groups for name in group["parameter_names"]]
     trainable = {name for name, spec in parameter_table(engine.module.config).items() if spec.trainable}
@@ -228,7 +228,7 @@ def reset_moments() -> tuple[bool, set[int]]:
     engine = start(CONFIG, settings(1, 1))
     train(engine, 0, 3)
     change = shape_change(CONFIG, [make_operator("stack", {"moments": "reset"})], {"layers": 4})
-    engine, _ = move(engine, settings(1, 1), lambda fetch: change)
+    engine, _ = move(engine, settings(1, 1), lambda state: change)
     train(engine, 3, 2)
     after = whole_state(read_state(engine))
     destroy(engine)

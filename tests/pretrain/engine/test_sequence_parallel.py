@@ -19,7 +19,7 @@ def losses(stage: int, precision: str, sequence_parallel: bool, recompute: bool 
     found = train(engines[0], 0, 3)
     chosen = replace(settings(2, stage, precision), sequence_parallel=sequence_parallel, recompute=recompute)
     unshare = make_operator("unshare", {"correlation": 0.5})
-    engine, _ = move(engines.pop(), chosen, lambda fetch: shape_change(TIED, [unshare], {}))
+    engine, _ = move(engines.pop(), chosen, lambda state: shape_change(TIED, [unshare], {}))
     found += train(engine, 3, 5)
     destroy(engine)
     return found

@@ -14,7 +14,7 @@ from pretrain.stage_rules.curve import LossCurve, Point, fall_per_efold, slope
 from pretrain.stage_rules.gradient_correlation import most_are_below, split_groups
 from pretrain.stage_rules.registry import count_agreement, rules_of
 from pretrain.stage_rules.ticket_distance import changed_part, draw, shown
-from pretrain.training.hooks.base import StepResult
+from pretrain.training.events import StepResult
 
 FLOPS = 1e9
 """Of a step."""

@@ -4,12 +4,13 @@ import itertools
 import json
 import math
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from pretrain.data import Corpus
+from pretrain.engine.norm import gradient_norm_before_step
 from pretrain.recipe import Recipe, resolve
-from pretrain.training import trainer
 from pretrain.training.train import train
 from tests.support.corpora import made_up_documents, prepared
 from tests.support.workers import pool
@@ -59,12 +60,10 @@ def test_stages_and_learning_rate_follow_the_clock_on_both_ranks(corpus, tmp_pat
 
 def train_with_a_bad_gradient(recipe: Recipe, folder: Path) -> None:
     """Trains, and the third gradient is not finite."""
-    calls, measured = itertools.count(1), trainer.gradient_norm_before_step
-    trainer.gradient_norm_before_step = lambda engine: math.nan if next(calls) == 3 else measured(engine)
-    try:
+    calls = itertools.count(1)
+    place = "pretrain.training.update.gradient_norm_before_step"
+    with patch(place, lambda engine: math.nan if next(calls) == 3 else gradient_norm_before_step(engine)):
         train(recipe, folder)
-    finally:
-        trainer.gradient_norm_before_step = measured
 
 
 def test_a_skipped_step_advances_the_data_and_not_the_schedule(corpus, tmp_path):

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from pretrain.recipe import Recipe
 from pretrain.training.train import train
 from pretrain.training.trainer import Trainer
+from pretrain.training.update import update
 from tests.support.tiny import final_state, little_recipe
 from tests.support.workers import pool
 from tests.whole.faults.test_stops import stop_message
@@ -27,19 +28,18 @@ MODEL = dict(layers=2, hidden=32, heads=4, ffn=64, max_positions=32)
 @contextmanager
 def poison(when) -> Iterator[None]:
     """On rank 1 the gradient that comes back to one layer is NaN whenever `when(trainer)` says so."""
-    update = Trainer._update
 
-    def poisoned(self: Trainer, *arguments):
-        if dist.get_rank() != 1 or not when(self):
-            return update(self, *arguments)
-        layer = self.engine.module.get_submodule(POISONED)
+    def poisoned(trainer: Trainer, *arguments):
+        if dist.get_rank() != 1 or not when(trainer):
+            return update(trainer, *arguments)
+        layer = trainer.engine.module.get_submodule(POISONED)
         hook = layer.register_forward_hook(lambda layer, inputs, output: turn_bad(output))
         try:
-            return update(self, *arguments)
+            return update(trainer, *arguments)
         finally:
             hook.remove()
 
-    with patch.object(Trainer, "_update", poisoned):
+    with patch("pretrain.training.trainer.update", poisoned):
         yield
 
 

@@ -80,7 +80,7 @@ def train_signalled_in(recipe: Recipe, folder: Path, place: str) -> str:
     ("place", "step"),
     [
         ("pretrain.training.trainer.evaluate", 1),
-        ("pretrain.training.trainer.move", 11),
+        ("pretrain.training.stages.move", 11),
         ("pretrain.training.hooks.checkpoints.read_state", 4),
     ],
     ids=["evaluation", "growth", "checkpointing"],

@@ -1,0 +1,150 @@
+"""How a run enters a stage: with a new engine at the start, later with the engine of the stage before, moved."""
+
+import time
+from pathlib import Path
+
+import torch.distributed as dist
+from deepspeed.runtime.engine import DeepSpeedEngine
+
+from growth.change import ShapeChange
+from growth.operators import shape_change
+from growth.operators.base import Correlation
+from growth.state import TrainingState
+from model.config import BertConfig
+from model.parallel.layout import ParallelLayout
+from pretrain.checkpoint import find_checkpoint, load_checkpoint
+from pretrain.engine.build import PRECISIONS, EngineSettings
+from pretrain.engine.compilation import compiles
+from pretrain.engine.distributed import device
+from pretrain.engine.move import move, restore_loss_scaler, start_engine
+from pretrain.engine.zero import destroy
+from pretrain.optim import group_rules, make_optimizer, moment_rule
+from pretrain.recipe import Recipe, ResolvedStage
+from pretrain.recipe.decisions import Decision
+from pretrain.training.evaluation import evaluate
+from pretrain.training.events import GrowthEvent, TrainerView
+from pretrain.training.growth_inputs import Probe, growth_inputs
+
+
+def start(trainer: TrainerView, state: TrainingState) -> None:
+    """Builds the first engine of this process, for the trainer's stage. Collective."""
+    trainer.engine = start_engine(state, engine_settings(trainer.run.recipe, trainer.stage))
+    restore_loss_scaler(trainer.engine, trainer.progress.loss_scaler)
+    begin_step(trainer)
+
+
+def move_on(trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | None) -> None:
+    """Moves the engine from the stage `previous` to the trainer's, where they need different ones. Collective.
+
+    `checkpoints` is the folder of the states that this run has saved under a name.
+    """
+    if not needs_move(previous, trainer.stage):
+        return
+    before = evaluate(trainer.engine, trainer.probe(previous))
+    started = time.perf_counter()
+    trainer.engine, times = move(
+        release_engine(trainer),
+        engine_settings(trainer.run.recipe, trainer.stage),
+        lambda state: _make_change(trainer, previous, checkpoints, state),
+    )
+    seconds = time.perf_counter() - started
+    _settle(trainer, trainer.engine.module.config)
+    stage, progress = trainer.stage, trainer.progress
+    if stage.config.masked != previous.config.masked:
+        progress.masked_since = progress.step
+    begin_step(trainer)
+    after = evaluate(trainer.engine, trainer.probe(stage, previous.sequence))
+    event = GrowthEvent(
+        operator="+".join(operator.name for operator in stage.grow) or "identity",
+        step=progress.step,
+        stage=stage.name,
+        loss_before=before.loss,
+        loss_after=after.loss,
+        seconds=seconds,
+        moments="+".join(operator.moments for operator in stage.grow) or "transform",
+        parts=vars(times),
+    )
+    trainer.call("on_growth", event)
+
+
+def needs_move(previous: ResolvedStage, stage: ResolvedStage) -> bool:
+    """Whether a stage differs in something that its engine is built for, unlike length, rows and learning rate."""
+    fields = ("config", "tensor_parallel", "sequence_parallel", "micro_batch", "accumulation", "deepspeed")
+    return bool(stage.grow) or any(getattr(previous, field) != getattr(stage, field) for field in fields)
+
+
+def begin_step(trainer: TrainerView) -> None:
+    """Tells the parts of the model that change with progress where it is: layer dropping, units that fade in."""
+    step = trainer.progress.step
+    trainer.engine.module.begin_step(step, step - trainer.progress.masked_since, trainer.run.recipe.seed)
+
+
+def layout_of(stage: ResolvedStage) -> ParallelLayout:
+    return ParallelLayout(stage.tensor_parallel, stage.data_parallel)
+
+
+def data_parallel_rank(stage: ResolvedStage) -> int:
+    """This rank's place among those that read different rows."""
+    return layout_of(stage).data_parallel_rank(dist.get_rank())
+
+
+def engine_settings(recipe: Recipe, stage: ResolvedStage) -> EngineSettings:
+    return EngineSettings(
+        layout=layout_of(stage),
+        sequence_parallel=stage.sequence_parallel,
+        micro_batch=stage.micro_batch,
+        accumulation=stage.accumulation,
+        precision=stage.precision,
+        make_optimizer=make_optimizer(recipe.optimizer),
+        groups=group_rules(recipe.optimizer),
+        grad_clip=recipe.optimizer.grad_clip,
+        recompute=recipe.recompute,
+        compile=compiles(recipe.compile, device()),
+        deepspeed=stage.deepspeed,
+    )
+
+
+def close_engine(trainer: TrainerView) -> None:
+    """Frees the engine, if there is one."""
+    if trainer.engine is not None:
+        destroy(release_engine(trainer))
+
+
+def release_engine(trainer: TrainerView) -> DeepSpeedEngine:
+    """Hands the engine over. The trainer keeps no reference, which would keep the engine's memory."""
+    engine, trainer.engine = trainer.engine, None
+    return engine
+
+
+def _make_change(
+    trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | None, state: TrainingState
+) -> ShapeChange:
+    """The operators of the trainer's stage, as one change of `state`."""
+    stage, run = trainer.stage, trainer.run
+
+    def open_probe() -> Probe:
+        return Probe(trainer.probe(stage), layout_of(stage), PRECISIONS[stage.precision])
+
+    def open_saved(name: str) -> TrainingState:
+        path = checkpoints / name if name in run.kept and checkpoints else Path(name)
+        return load_checkpoint(find_checkpoint(path))[0]
+
+    def report(correlation: Correlation) -> None:
+        event = {"event": "gradient_correlation", "step": trainer.progress.step, "stage": stage.name}
+        trainer.call("on_event", {**event, "values": correlation})
+
+    inputs = growth_inputs(state, moment_rule(run.recipe.optimizer), open_probe, open_saved, report)
+    return shape_change(previous.config, stage.grow, stage.shape, inputs)
+
+
+def _settle(trainer: TrainerView, reached: BertConfig) -> None:
+    """Gives the stage the shape that its operators reached, where they left part of it to the state."""
+    stage = trainer.stage
+    shape = {name: value for name, value in reached if value != getattr(stage.config, name)}
+    if shape:
+        decision = Decision(stage.index, shape=shape)
+        message = f"step {trainer.progress.step:,}: stage {stage.name} has {decision.shape_in_words}"
+        place = {"step": trainer.progress.step, "stage": stage.name}
+        trainer.call("on_event", {"event": "decision", **place, **shape, "message": message})
+        trainer.decide(decision)
+    assert trainer.stage.config == reached
