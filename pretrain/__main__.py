@@ -34,14 +34,14 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> No
     from pretrain.cost.plan import print_plan
     from pretrain.data import Corpus
     from pretrain.recipe import load_recipe, resolve
-    from pretrain.recipe.saved_states import check_saved
-    from pretrain.recipe.stage_ends import check_lengths
+    from pretrain.recipe.checks.saved_states import check_saved_states
+    from pretrain.recipe.checks.stage_rules import check_lengths
 
     loaded = load_recipe(recipe, overrides)
     vocab_size = Corpus.open(loaded.data.corpus).vocab_size if Path(loaded.data.corpus).exists() else None
     run = resolve(loaded, vocab_size, nproc)
     check_lengths(run)
-    check_saved(run.stages)
+    check_saved_states(run)
     print_plan(run)
     if vocab_size is None:
         print(f"corpus {loaded.data.corpus} does not exist yet: planned with the recipe's vocabulary, or BERT's")

@@ -66,7 +66,7 @@ def shapes(source: BertConfig, operators: Sequence[Operator], wanted: Mapping[st
     """
     steps = [source]
     for operator in operators:
-        if steps[-1].masked and operator.name != Unmask.name:
+        if steps[-1].masked and not operator.works_on_masked_units:
             raise UserError(f"grow {operator.name}: new units still fade in (masked); put unmask before it")
         steps.append(operator.target(steps[-1], _asked(operator, wanted)))
     reached = steps[-1]

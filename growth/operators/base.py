@@ -51,6 +51,9 @@ class Operator(BaseModel):
     changes: ClassVar[tuple[str, ...]]
     """Fields of BertConfig this operator can change."""
 
+    works_on_masked_units: ClassVar[bool] = False
+    """Whether it may run while new units still fade in (`masked`)."""
+
     moments: MomentPolicy = "transform"
 
     def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
@@ -59,6 +62,30 @@ class Operator(BaseModel):
         Raises UserError when it cannot get there from `source`.
         """
         raise NotImplementedError
+
+    @property
+    def saved_states_read(self) -> tuple[str, ...]:
+        """The saved states that it reads: names that stages keep, or paths."""
+        return ()
+
+    @property
+    def prunes_by_coefficients(self) -> bool:
+        """Whether the learned slimming coefficients decide which units stay."""
+        return False
+
+    def gives_each_layer_its_own_block(self, wanted: Mapping[str, Any]) -> bool:
+        """Whether no layers share a block after it, however they were shared before."""
+        return False
+
+    def is_done_by_splits(self, source: BertConfig) -> bool:
+        """Whether a run that has split shared blocks on its way to `source` has left this operator nothing to do."""
+        return False
+
+    def check_layout(self, target: BertConfig, tensor_parallel: int) -> None:
+        """Raises UserError if it may lead to widths that the tensor-parallel ranks cannot divide."""
+
+    def check_saved_state(self, name: str, saved: BertConfig, source: BertConfig) -> None:
+        """Raises UserError unless it can use a saved state of shape `saved` on a model of shape `source`."""
 
     def settled(self, source: BertConfig, wanted: Mapping[str, Any], inputs: Inputs) -> Mapping[str, Any]:
         """The wanted values once the state is at hand, for an operator that leaves some of them to it. Collective."""

@@ -11,12 +11,12 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from growth.operators.rollback import GoingBack
+from growth.operators.saved_state import SavedStateOperator
 from growth.state import Fetch, Record
 from model.parameters import ParameterSpec
 
 
-class Interpolate(GoingBack):
+class Interpolate(SavedStateOperator):
     name: ClassVar[str] = "interpolate"
 
     checkpoint: str

@@ -38,8 +38,7 @@ class Prune(Operator):
     """Of the random choice."""
 
     @property
-    def is_learned(self) -> bool:
-        """Whether the state decides which units stay."""
+    def prunes_by_coefficients(self) -> bool:
         return self.keep is None and self.scores == "learned"
 
     def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
@@ -129,6 +128,13 @@ class PruneNeurons(Prune):
         if self.quota == "global" and source.sharing is not None:
             raise UserError(f"grow {self.name}: quota global needs layers with a block each; unshare first")
         return super().target(source, wanted)
+
+    def check_layout(self, target: BertConfig, tensor_parallel: int) -> None:
+        if self.quota == "global" and target.ffn_multiple % tensor_parallel:
+            raise UserError(
+                f"grow {self.name}: quota global decides each layer's width, which layout.tensor_parallel "
+                f"{tensor_parallel} has to divide; set model.ffn_multiple to a multiple of it"
+            )
 
     def widths(self, source: BertConfig, wanted: Mapping[str, Any], score: Score) -> dict[str, Any]:
         if self.quota == "layer":

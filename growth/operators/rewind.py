@@ -7,15 +7,12 @@ Tier 3: the function becomes the earlier one; every moment and step starts anew.
 
 from typing import ClassVar
 
-from growth.operators.rollback import GoingBack
+from growth.operators.saved_state import INITIAL, SavedStateOperator
 from growth.state import Fetch, Record
 from model.parameters import ParameterSpec
 
-INITIAL = "initial"
-"""The name of a run's state before its first step."""
 
-
-class Rewind(GoingBack):
+class Rewind(SavedStateOperator):
     name: ClassVar[str] = "rewind"
 
     checkpoint: str = INITIAL

@@ -16,6 +16,7 @@ from model.errors import UserError
 class Unmask(Operator):
     name: ClassVar[str] = "unmask"
     changes: ClassVar[tuple[str, ...]] = ("masked",)
+    works_on_masked_units: ClassVar[bool] = True
 
     def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
         if source.masked is None:

@@ -48,6 +48,12 @@ class Unshare(Operator):
             raise UserError(f"grow unshare: sharing {target.sharing} splits no block; ask for more blocks")
         return target
 
+    def gives_each_layer_its_own_block(self, wanted: Mapping[str, Any]) -> bool:
+        return "sharing" not in wanted
+
+    def is_done_by_splits(self, source: BertConfig) -> bool:
+        return source.sharing is None
+
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         source_block_of = [source.block_of(target.layers_of(block)[0]) for block in range(target.num_blocks)]
         copied = map_blocks(source, target, source_block_of)

@@ -1,10 +1,30 @@
-"""How far a run has come: everything beside the tensors that the next step depends on."""
+"""How far a run has come: everything the next step depends on, apart from the tensors."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pretrain.data import DataPosition
-from pretrain.recipe.decisions import Decision
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a run has decided about one of its stages while it ran.
+
+    An end alone: the stage ended there. An end and a shape: the stage was divided there, and its second part has that
+    shape. A shape alone: what the stage turned out to have, where its operators left that to the state.
+    """
+
+    stage: int
+    """Index in the run as it was when it decided."""
+    end: float | None = None
+    """In ticks of the run's clock."""
+    shape: dict[str, Sequence[int]] = field(default_factory=dict)
+    """Fields of the model."""
+
+    @property
+    def shape_in_words(self) -> str:
+        return ", ".join(f"{field} {' '.join(map(str, values))}" for field, values in self.shape.items())
 
 
 @dataclass

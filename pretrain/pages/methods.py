@@ -10,7 +10,8 @@ from pathlib import Path
 from pretrain.cost.savings import saves, saving
 from pretrain.recipe.library import METHODS, SCALES
 from pretrain.recipe.load import load_recipe
-from pretrain.recipe.resolve import Run, resolve
+from pretrain.recipe.resolve import resolve
+from pretrain.recipe.run import Run
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 

@@ -1,7 +1,8 @@
-"""A run is data: a recipe is a validated file, and `resolve` turns it into stages that can be trained as they stand."""
+"""A recipe is a validated file; `resolve` turns it into a run, whose stages can be trained as they are."""
 
 from pretrain.recipe.load import load_recipe
-from pretrain.recipe.resolve import ResolvedStage, Run, resolve
+from pretrain.recipe.resolve import resolve
+from pretrain.recipe.run import ResolvedStage, Run
 from pretrain.recipe.schema import Recipe
 
 __all__ = ["Recipe", "ResolvedStage", "Run", "load_recipe", "resolve"]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pretrain.recipe.decisions import Decision
+from pretrain.checkpoint.progress import Decision
 from pretrain.training.events import StepResult, TrainerView
 
 STAGE = "stage"

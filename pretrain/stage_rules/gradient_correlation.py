@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from model.parallel.layout import ParallelLayout
+from pretrain.checkpoint.progress import Decision
 from pretrain.engine.build import PRECISIONS
 from pretrain.engine.correlation import neighbour_correlation
 from pretrain.engine.exchange import fetch_from, read_state
-from pretrain.recipe.decisions import Decision
 from pretrain.stage_rules.base import Rule, Verdict
 from pretrain.stage_rules.settings import GradientCorrelation
 from pretrain.training.events import TrainerView

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pretrain.recipe.resolve import SECONDS_PER_HOUR
+from pretrain.recipe.run import SECONDS_PER_HOUR
 from pretrain.stage_rules.amount import Amount
 from pretrain.stage_rules.auto import NextStagePays
 from pretrain.stage_rules.base import Rule, Verdict, count_agreement

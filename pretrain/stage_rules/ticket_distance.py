@@ -50,7 +50,7 @@ def draw(config: BertConfig, following: ResolvedStage, held: Mapping[str, Tensor
     """The ticket of the next stage's operators, from the coefficients by parameter name."""
     mask: Mask = {}
     for operator in following.grow:
-        if isinstance(operator, Prune) and operator.is_learned:
+        if isinstance(operator, Prune) and operator.prunes_by_coefficients:
             branch = {"heads": "attention", "ffn": "feedforward"}[operator.axis]
             scores = [held[f"blocks.{block}.{branch}.coefficients"] for block in range(config.num_blocks)]
             wanted = {field: following.shape[field] for field in operator.changes if field in following.shape}

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple, Protocol
 from deepspeed.runtime.engine import DeepSpeedEngine
 
 from model.batch import Batch
-from pretrain.checkpoint.progress import Progress
+from pretrain.checkpoint.progress import Decision, Progress
 from pretrain.data import Corpus
 from pretrain.recipe import ResolvedStage, Run
-from pretrain.recipe.decisions import Decision
 
 
 @dataclass(frozen=True)

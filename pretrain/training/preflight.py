@@ -13,8 +13,8 @@ from pretrain.engine.agreement import raise_together
 from pretrain.engine.compilation import compiles
 from pretrain.engine.distributed import device
 from pretrain.recipe import Recipe, Run, resolve
-from pretrain.recipe.saved_states import check_saved
-from pretrain.recipe.stage_ends import check_lengths
+from pretrain.recipe.checks.saved_states import check_saved_states
+from pretrain.recipe.checks.stage_rules import check_lengths
 from pretrain.runs.folder import RunFolder
 
 
@@ -29,7 +29,7 @@ def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus
     run_folder.check(recipe)
     if not run_folder.recipe.is_file():  # a run that goes on may be past what is wrong here, and cannot change it
         check_lengths(run)
-        check_saved(run.stages)
+        check_saved_states(run)
     return run, corpus, run_folder
 
 

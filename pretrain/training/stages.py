@@ -13,6 +13,7 @@ from growth.state import TrainingState
 from model.config import BertConfig
 from model.parallel.layout import ParallelLayout
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
+from pretrain.checkpoint.progress import Decision
 from pretrain.engine.build import PRECISIONS, EngineSettings
 from pretrain.engine.compilation import compiles
 from pretrain.engine.distributed import device
@@ -20,7 +21,6 @@ from pretrain.engine.move import move, restore_loss_scaler, start_engine
 from pretrain.engine.zero import destroy
 from pretrain.optim import group_rules, make_optimizer, moment_rule
 from pretrain.recipe import Recipe, ResolvedStage
-from pretrain.recipe.decisions import Decision
 from pretrain.training.evaluation import evaluate
 from pretrain.training.events import GrowthEvent, TrainerView
 from pretrain.training.growth_inputs import Probe, growth_inputs
@@ -126,7 +126,7 @@ def _make_change(
         return Probe(trainer.probe(stage), layout_of(stage), PRECISIONS[stage.precision])
 
     def open_saved(name: str) -> TrainingState:
-        path = checkpoints / name if name in run.kept and checkpoints else Path(name)
+        path = checkpoints / name if name in run.saved_states and checkpoints else Path(name)
         return load_checkpoint(find_checkpoint(path))[0]
 
     def report(correlation: Correlation) -> None:

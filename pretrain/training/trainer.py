@@ -12,7 +12,7 @@ from torch.profiler import record_function
 
 from growth.state import TrainingState, fresh_state
 from model.batch import Batch
-from pretrain.checkpoint.progress import Progress
+from pretrain.checkpoint.progress import Decision, Progress
 from pretrain.cost.flops import training_flops
 from pretrain.data import Corpus, TrainingData
 from pretrain.engine.distributed import data_parallel_sum, device, device_clock
@@ -21,7 +21,7 @@ from pretrain.engine.host_memory import return_freed_memory
 from pretrain.engine.zero import basic_optimizer
 from pretrain.optim import set_learning_rate
 from pretrain.recipe import ResolvedStage, Run
-from pretrain.recipe.decisions import Decision, decided
+from pretrain.recipe.decisions import decided
 from pretrain.training import stages
 from pretrain.training.evaluation import evaluate, validation_rows
 from pretrain.training.events import Activity, Hook, StepResult

@@ -59,8 +59,8 @@ def test_the_recipes_of_the_page_on_recipes_are_valid(tmp_path):
     assert [stage.length for stage in run(schedule={}, **parse(stages, "page")).stages] == [1000, 2000, 3000, 4000]
     for line in (grow + ends).splitlines():
         Stage.model_validate({"name": "grown"} | parse(line, "page"))
-    assert run(**parse(cycle, "page")).kept == ["large"]
-    assert run(schedule={}, **parse(ticket, "page")).kept == ["initial"]
+    assert run(**parse(cycle, "page")).saved_states == ["large"]
+    assert run(schedule={}, **parse(ticket, "page")).saved_states == ["initial"]
     *known, two_phase = re.split(r"\n(?=schedule:)", schedules)
     assert len(known) == 3
     for line in known:

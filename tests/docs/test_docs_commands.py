@@ -14,7 +14,7 @@ import tyro
 
 from pretrain.__main__ import VERBS, main
 from pretrain.recipe import load_recipe, resolve
-from pretrain.recipe.stage_ends import check_lengths
+from pretrain.recipe.checks.stage_rules import check_lengths
 from pretrain.runs.folder import RunFolder
 from pretrain.training.events import GrowthEvent, StepResult
 from tests.support.documented import HOME, PAGES, Command, commands, execute_all, make_place

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from growth.operators.rewind import INITIAL
+from growth.operators.saved_state import INITIAL
 from pretrain.checkpoint import CheckpointStore
 from pretrain.engine.exchange import read_state
 from pretrain.engine.move import loss_scaler_state
@@ -36,7 +36,7 @@ class Checkpoints(Hook):
 
     def on_start(self, trainer: TrainerView) -> None:
         self.saved_step = trainer.progress.step  # what it was loaded from, or nothing worth saving
-        if trainer.progress.step == 0 and INITIAL in trainer.run.kept:
+        if trainer.progress.step == 0 and INITIAL in trainer.run.saved_states:
             self.save(trainer, INITIAL)
         self.last_seconds = trainer.progress.train_seconds
 

@@ -3,9 +3,9 @@
 from copy import deepcopy
 from typing import Any
 
+from pretrain.checkpoint.progress import Decision
 from pretrain.engine.agreement import from_rank_0
 from pretrain.recipe import ResolvedStage
-from pretrain.recipe.decisions import Decision
 from pretrain.stage_rules.registry import Rule, count_agreement, rules_of
 from pretrain.training.events import Hook, StepResult, TrainerView
 
@@ -27,7 +27,7 @@ class StageEnds(Hook):
         """Whether the step just taken is; one that was skipped is no step."""
 
     def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
-        name = stage.name.partition("/")[0]
+        name = stage.name_in_recipe
         if name != self.stage:
             self.stage, self.counts, self.saved = name, {}, {}
         elif self.rules:

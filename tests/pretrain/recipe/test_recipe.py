@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from model.errors import UserError
 from pretrain.cost.plan import plan_tables
 from pretrain.recipe import Recipe, load_recipe, resolve
+from pretrain.recipe.checks.stage_rules import check_lengths
 from pretrain.recipe.library import shipped_names
-from pretrain.recipe.resolve import _timeline
 from pretrain.recipe.shares import counted, counted_steps
-from pretrain.recipe.stage_ends import check_lengths
+from pretrain.recipe.timeline import timeline
 from pretrain.settings.yaml_text import parse
 
 RECIPE = """
@@ -141,8 +141,9 @@ def test_shares_cover_the_run_without_gap_or_overlap(weights, total):
     }
     values["optimizer"] = {"lr": 1e-3}
     assume(min(shares) / 100 * total >= 1)
-    unit, starts = _timeline(Recipe.model_validate(values))
-    assert unit == "steps"
+    clock = timeline(Recipe.model_validate(values))
+    starts = [*clock.starts, clock.end]
+    assert clock.unit == "steps"
     assert starts[0] == 0
     assert starts[-1] == total
     assert all(
@@ -181,7 +182,7 @@ def test_numbers_are_numbers_and_words_are_words(text, value):
             "warmup: often",
             "schedule.warmup: 'often' is neither a count from 0 nor a share from 0% to 100%",
         ),
-        ("warmup: 10%", "warmup: 110", "schedule: warm-up (110 steps) and hold (0) exceed the 100 they are part of"),
+        ("warmup: 10%", "warmup: 110", "schedule: warmup (110 steps) and hold (0) exceed the 100 they are part of"),
         ("steps: 30%", "steps: 80%", "stage deep has no time left (-10 of 100)"),
         ("steps: 100", "seed: 1", "steps is missing"),
         ("steps: 100", "steps: 100\nhours: 2", "steps 100 and hours 2 both measure the run; give one"),
@@ -200,19 +201,19 @@ def test_numbers_are_numbers_and_words_are_words(text, value):
             "stage untied: ffn 512 -> 64 is not reached by grow; add prune_neurons to grow",
         ),
         ("sequence: 64", "sequence: 128", "stage tied: sequence 128 is longer than model.max_positions 64"),
-        ("micro: 4", "micro: 3", "is 8 rows each, which does not divide by batch.micro 3"),
-        ("global: 32", "global: 34", "batch.global 34 does not divide by the 4 data-parallel ranks"),
+        ("micro: 4", "micro: 3", "is 8 rows each, not a multiple of batch.micro 3"),
+        ("global: 32", "global: 34", "batch.global 34 is not a multiple of the 4 data-parallel ranks"),
         ("tensor_parallel: 2", "tensor_parallel: 3", "layout.tensor_parallel 3 does not divide"),
         ("tensor_parallel: 2", "tensor_parallel: 4", "layout.tensor_parallel 4 does not divide heads of block 0 (2)"),
         (
             "tensor_parallel: 2}}",
             "tensor_parallel: 2, sequence_parallel: true}, sequence: 63}",
-            "stage deep: sequence 63 does not divide over layout.tensor_parallel 2, as sequence_parallel asks",
+            "stage deep: sequence 63 is not a multiple of layout.tensor_parallel 2, as sequence_parallel",
         ),
         (
             "max_positions: 64}",
             "max_positions: 64, pool_window: 2}\nlayout: {tensor_parallel: 2, sequence_parallel: true}",
-            "layout.sequence_parallel divides rows whose length is known, and that of slots under pool_window 2",
+            "layout.sequence_parallel needs rows of a known length, but with pool_window 2",
         ),
         (
             "deepspeed: ds_configs/zero3.json",
@@ -249,8 +250,8 @@ def test_a_bad_override_is_named(recipe_file, override, message):
 
 
 def test_layers_that_are_drawn_are_not_computed_again(recipe_file):
-    overrides = ["recompute=true", "model.norm=pre", "model.variants.layer_drop={keep: 0.5, gamma: 0.01}"]
-    with pytest.raises(UserError, match="stage tied: recompute true computes layers again"):
+    overrides = ["recompute=true", "model.norm=pre", "model.layer_drop={keep: 0.5, gamma: 0.01}"]
+    with pytest.raises(UserError, match="stage tied: recompute true computes layers a second time"):
         resolve(load_recipe(recipe_file(), overrides), None, 4)
 
 

@@ -130,13 +130,17 @@ def test_values(mistake, old, new, message):
     [
         ("hours: 1}", "hours: 1, until: {loss: {below: 2}}}", "stage a: until: 1% of a run measured in hours"),
         ("{name: b}", "{name: b, grow_when: auto}", "stage a: until: 1% of a run measured in hours"),
-        ("{name: b}", "{name: b, schedule: {rewarm: 100}}", "stage b: schedule.rewarm: 100 steps have no place"),
+        (
+            "{name: b}",
+            "{name: b, schedule: {rewarm: 100}}",
+            "stage b: schedule.rewarm: this run is measured in hours, so 100 steps",
+        ),
         (
             "{name: b}",
             "{name: b, schedule: {restart: {warmup: 100}}}",
-            "stage b: schedule.restart.warmup: 100 steps have no place",
+            "stage b: schedule.restart.warmup: this run is measured in hours",
         ),
-        ("batch:", "schedule: {hold: 100}\nbatch:", "schedule.hold: 100 steps have no place"),
+        ("batch:", "schedule: {hold: 100}\nbatch:", "schedule.hold: this run is measured in hours"),
     ],
 )
 def test_steps_in_a_run_of_hours(mistake, old, new, message):

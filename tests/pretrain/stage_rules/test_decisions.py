@@ -7,13 +7,13 @@ import pytest
 from rich.console import Console
 
 from model.errors import UserError
-from pretrain.checkpoint.progress import Progress
+from pretrain.checkpoint.progress import Decision, Progress
 from pretrain.cost.plan import plan_tables
 from pretrain.recipe import Recipe, Run, resolve
-from pretrain.recipe.decisions import Decision, decided
+from pretrain.recipe.checks.saved_states import check_saved_states
+from pretrain.recipe.checks.stage_rules import check_lengths
+from pretrain.recipe.decisions import decided
 from pretrain.recipe.load import explained
-from pretrain.recipe.saved_states import check_saved
-from pretrain.recipe.stage_ends import check_lengths
 from pretrain.stage_rules.registry import rules_of
 
 SHARED = dict(preset="tiny", layers=4, sharing=1)
@@ -147,8 +147,8 @@ def changed(index: int, **changes) -> list[dict]:
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        (changed(2, until="auto"), "stage deep: the last stage takes what is left of the run"),
-        (changed(0, grow_when="auto"), "stage tied: the first stage has none before it to wait for"),
+        (changed(2, until="auto"), "stage deep: the last stage takes the rest of the run"),
+        (changed(0, grow_when="auto"), "stage tied: the first stage has no stage before it to wait for"),
         (changed(1, until="gradient_correlation"), "stage untied: until.gradient_correlation: no layers share a block"),
         (changed(1, split={}), "stage untied: split: no layers share a block"),
         (changed(0, split={}, until="gradient_correlation"), "stage tied: split and until.gradient_correlation both"),
@@ -167,7 +167,7 @@ def changed(index: int, **changes) -> list[dict]:
         ),
         (
             [THREE[0] | {"until": None, "split": {}}, {"name": "deep", "grow": "stack", "shape": {"layers": 8}}],
-            "stage tied: split: which groups there will be is not known beforehand, so stage deep can only begin",
+            "stage tied: split: the groups are not known beforehand, so stage deep has to begin with grow: unshare",
         ),
     ],
 )
@@ -223,41 +223,41 @@ CYCLE = [
 WHOLE = SHARED | {"sharing": None}
 
 
-def test_a_run_keeps_what_its_stages_go_back_to():
-    assert resolved(CYCLE, WHOLE).kept == ["large"]
+def test_a_run_saves_the_states_that_its_stages_read():
+    assert resolved(CYCLE, WHOLE).saved_states == ["large"]
     rewound = [{"name": "a", "steps": 50}, {"name": "b", "grow": "rewind"}]
-    assert resolved(rewound, WHOLE).kept == ["initial"]
+    assert resolved(rewound, WHOLE).saved_states == ["initial"]
     with pytest.raises(UserError, match=r"grow interpolate: large holds 4x128.*the state here is 2x128"):
         resolved([*CYCLE[:2], CYCLE[2] | {"grow": {"interpolate": {"checkpoint": "large"}}, "shape": {}}], WHOLE)
     small = {"name": "small", "steps": 50, "grow": {"rewind": {"checkpoint": "late"}}, "keep": "late"}
-    with pytest.raises(UserError, match=r"stage small: 'late' is kept only after it"):
+    with pytest.raises(UserError, match=r"stage small: 'late' is saved only after this stage"):
         resolved([CYCLE[0], small, {"name": "end"}], WHOLE)
     elsewhere = {"name": "b", "grow": {"interpolate": {"checkpoint": "runs/other"}}}
-    assert resolved([CYCLE[0], elsewhere], WHOLE).kept == ["large"]
+    assert resolved([CYCLE[0], elsewhere], WHOLE).saved_states == ["large"]
 
 
 def test_a_misspelt_state_is_found_before_the_run_begins(tmp_path):
     def checked(name: str, keep: str | None = "large") -> None:
         grow = ["decoalesce", {"interpolate": {"checkpoint": name}}]
-        check_saved(resolved([CYCLE[0] | {"keep": keep}, CYCLE[1], CYCLE[2] | {"grow": grow}], WHOLE).stages)
+        check_saved_states(resolved([CYCLE[0] | {"keep": keep}, CYCLE[1], CYCLE[2] | {"grow": grow}], WHOLE))
 
     checked("large")
     with pytest.raises(UserError, match=r"stage large: grow interpolate: no stage keeps 'larg' \(did you mean 'large'"):
         checked("larg")
-    with pytest.raises(UserError, match=r"no checkpoint has that path; kept are: initial, large"):
+    with pytest.raises(UserError, match=r"no checkpoint has that path; the saved states are initial, large"):
         checked(str(tmp_path))
     (tmp_path / "index.json").touch()
     checked(str(tmp_path), keep=None)
 
 
-def test_a_state_that_no_stage_goes_back_to_is_found_before_the_run_begins():
-    check_saved(resolved(CYCLE, WHOLE).stages)
+def test_a_state_that_no_stage_reads_is_found_before_the_run_begins():
+    check_saved_states(resolved(CYCLE, WHOLE))
     unused = [CYCLE[0], CYCLE[1] | {"keep": "small"}, CYCLE[2]]
-    with pytest.raises(UserError, match=r"^stage small: keep 'small': no later stage goes back to it; remove it"):
-        check_saved(resolved(unused, WHOLE).stages)
+    with pytest.raises(UserError, match=r"^stage small: keep 'small': no later stage reads it; remove it"):
+        check_saved_states(resolved(unused, WHOLE))
 
 
-def test_a_state_that_may_have_split_is_no_state_to_go_back_to():
+def test_a_state_that_may_have_split_cannot_be_read():
     stages = [
         {"name": "tied", "steps": 20, "keep": "whole"},
         {"name": "groups", "steps": 20, "split": {"every": 5}, "keep": "groups"},
@@ -271,7 +271,7 @@ def test_a_state_that_may_have_split_is_no_state_to_go_back_to():
     assert resolved([*stages, back_to("whole")])
     assert resolved([*stages, {"name": "back", "grow": {"rewind": {"checkpoint": "untied"}}}])
     for name in ("groups", "longer"):
-        with pytest.raises(UserError, match=f"stage back: grow rewind: {name} is kept when its groups may have split"):
+        with pytest.raises(UserError, match=f"stage back: grow rewind: when {name} is saved its groups may have split"):
             resolved([*stages, back_to(name)])
 
 
@@ -297,7 +297,7 @@ def test_in_a_run_of_hours_the_checks_are_counted_in_steps():
     stages = [{"name": "a", "hours": 1, "until": {"auto": {"every": 10}}}, {"name": "b", "sequence": 512}]
     run = resolved(stages, steps=None, hours=2, schedule={})
     assert run.stages[0].until.auto.every == 10
-    with pytest.raises(UserError, match="1% of a run measured in hours is no number of steps"):
+    with pytest.raises(UserError, match="1% of a run measured in hours is not a number of steps"):
         resolved([stages[0] | {"until": "auto"}, stages[1]], steps=None, hours=2, schedule={})
     with pytest.raises(UserError, match="until.hours is for runs measured in steps"):
         resolved([stages[0] | {"until": {"hours": 1}}, stages[1]], steps=None, hours=2, schedule={})

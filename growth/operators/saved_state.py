@@ -1,4 +1,4 @@
-"""What operators that go back to a saved state have in common: the shape stays, and the state has to have it."""
+"""What operators that read a saved state have in common: the shape stays, and the saved state must have it too."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -10,29 +10,35 @@ from model.config import BertConfig
 from model.errors import UserError
 from model.parameters import ParameterSpec, parameter_table
 
+INITIAL = "initial"
+"""The name of a run's state before its first step."""
 
-class GoingBack(Operator):
+
+class SavedStateOperator(Operator):
     changes: ClassVar[tuple[str, ...]] = ()
 
     checkpoint: str
+
+    @property
+    def saved_states_read(self) -> tuple[str, ...]:
+        return (self.checkpoint,)
 
     def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
         return source
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         config, fetch_saved = inputs.saved(self.checkpoint)
-        self.check(config, source)
+        self.check_saved_state(self.checkpoint, config, source)
         return ShapeChange(source, target, lambda spec, fetch: self.record(spec, fetch, fetch_saved))
 
     def record(self, spec: ParameterSpec, fetch: Fetch, fetch_saved: Fetch) -> Record:
-        """One parameter, from the state that goes on and from the saved one."""
+        """One parameter of the result, from the current state and the saved one."""
         raise NotImplementedError
 
-    def check(self, saved: BertConfig, source: BertConfig) -> None:
-        """Raises UserError unless a saved state has the parameters of the one that goes on."""
+    def check_saved_state(self, name: str, saved: BertConfig, source: BertConfig) -> None:
         shapes = [{name: spec.shape for name, spec in parameter_table(each).items()} for each in (saved, source)]
         if shapes[0] != shapes[1]:
             raise UserError(
-                f"grow {self.name}: {self.checkpoint} holds {saved.summary()}, the state here is {source.summary()}; "
-                "go back to the same shape first"
+                f"grow {self.name}: {name} holds {saved.summary()}, the state here is {source.summary()}; "
+                "return to the same shape first"
             )

@@ -1,53 +1,22 @@
-"""The rules that may end a stage early, in steps and checked against the stage they stand on."""
+"""Whether the rules that may end or divide a stage can hold, and the keys about its end make sense where they are."""
 
-from __future__ import annotations
+from collections.abc import Sequence
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
-
-from growth.operators.prune import Prune
-from growth.operators.rewind import INITIAL
-from growth.operators.unshare import Unshare
+from growth.operators.saved_state import INITIAL
 from model.errors import UserError
 from pretrain.checkpoint.store import DAMAGED, LATEST, PARTIAL
+from pretrain.recipe.run import ResolvedStage, Run
 from pretrain.recipe.schema import Stage
-from pretrain.settings.values import Amount
-from pretrain.stage_rules.settings import Check, LossCurveRule, Until
-
-if TYPE_CHECKING:
-    from pretrain.recipe.resolve import ResolvedStage, Run
-
-InSteps = Callable[[Amount], int]
+from pretrain.stage_rules.settings import Check, LossCurveRule
 
 RESERVED = (LATEST, INITIAL)
-"""Names under `checkpoints/` that a stage cannot keep its state under."""
+"""Names under `checkpoints/` that a stage cannot use for its own state."""
 RESERVED_ENDINGS = (PARTIAL, DAMAGED)
 """Of folders there that the next start may remove."""
 
 
-def rules_of(stages: Sequence[Stage], index: int, in_steps: InSteps) -> Until | None:
-    """What ends a stage early: its own `until`, and `grow_when` of the one after it."""
-    until = stages[index].until
-    if index + 1 < len(stages) and stages[index + 1].grow_when == "auto":
-        rules = until.model_dump(exclude_unset=True) if until else {}
-        until = Until.model_validate({"auto": {}, **rules})
-    if until is None:
-        return None
-    return until.model_copy(
-        update={name: rule_in_steps(rule, in_steps) for name, rule in until if isinstance(rule, Check)}
-    )
-
-
-def rule_in_steps(rule: Check, in_steps: InSteps) -> Check:
-    """A rule with its shares of the run as steps."""
-    update = {"every": max(in_steps(rule.every), 1)}
-    if isinstance(rule, LossCurveRule):
-        update["least"] = in_steps(rule.least)
-    return rule.model_copy(update=update)
-
-
 def check_ends(stages: Sequence[ResolvedStage]) -> None:
-    """Raises UserError for a rule that can never hold, or that would leave later stages without a way on."""
+    """Raises UserError for a rule that can never hold, or after which the later stages could not begin."""
     for stage, following in zip(stages, [*stages[1:], None], strict=True):
         for fault in (_fault_of_until(stage, following), _fault_of_split(stage, stages)):
             if fault is not None:
@@ -55,7 +24,7 @@ def check_ends(stages: Sequence[ResolvedStage]) -> None:
 
 
 def check_lengths(run: Run) -> None:
-    """Raises UserError for a rule that needs more steps than its stage has, in a run that is measured in steps."""
+    """Raises UserError for a rule that needs more steps than its stage has, in a run measured in steps."""
     if run.unit != "steps":
         return
     for stage in run.stages:
@@ -74,9 +43,11 @@ def check_lengths(run: Run) -> None:
 
 
 def check_keys(stages: Sequence[Stage], unit: str) -> None:
-    """Raises UserError for a key that has no meaning where it stands."""
+    """Raises UserError for a key that makes no sense in its stage."""
     if stages[0].grow_when:
-        raise UserError(f"stage {stages[0].name}: the first stage has none before it to wait for; remove its grow_when")
+        raise UserError(
+            f"stage {stages[0].name}: the first stage has no stage before it to wait for; remove its grow_when"
+        )
     for stage in stages:
         if unit == "seconds" and stage.until and stage.until.hours:
             raise UserError(f"stage {stage.name}: until.hours is for runs measured in steps; give the stage hours")
@@ -89,7 +60,7 @@ def check_keys(stages: Sequence[Stage], unit: str) -> None:
 
 
 def _as_asked(key: str, run: Run, stage: ResolvedStage) -> str:
-    """`key`, or what stands for it in the recipe: `grow_when` of the stage after."""
+    """The key as the recipe gives it: `until.auto` may come from `grow_when` of the next stage."""
     until = run.recipe.stages[stage.index].until
     if key == "until.auto" and (until is None or until.auto is None):
         return f"grow_when of stage {run.stages[stage.index + 1].name}"
@@ -100,16 +71,16 @@ def _fault_of_until(stage: ResolvedStage, following: ResolvedStage | None) -> st
     if stage.until is None:
         return None
     if following is None:
-        return "the last stage takes what is left of the run, so nothing can end it early; remove its until"
+        return "the last stage takes the rest of the run, so nothing can end it early; remove its until"
     if stage.until.gradient_correlation and stage.config.sharing is None:
         return "until.gradient_correlation: no layers share a block here, so there is nothing to compare; remove it"
     if stage.until.ticket_distance:
         if stage.config.slimming is None:
             return "until.ticket_distance needs learned coefficients; give the model slimming"
-        if not any(isinstance(operator, Prune) and operator.is_learned for operator in following.grow):
+        if not any(operator.prunes_by_coefficients for operator in following.grow):
             return (
-                "until.ticket_distance asks what the next stage would prune, and it prunes nothing by coefficients; "
-                "add prune_heads or prune_neurons to its grow"
+                "until.ticket_distance compares what the next stage would prune, but that stage prunes nothing by "
+                "coefficients; add prune_heads or prune_neurons to its grow"
             )
     return None
 
@@ -122,12 +93,11 @@ def _fault_of_split(stage: ResolvedStage, stages: Sequence[ResolvedStage]) -> st
     if stage.until and stage.until.gradient_correlation:
         return "split and until.gradient_correlation both act on the same correlations; give one of them"
     for later in stages[stage.index + 1 :]:
-        gives_each_its_own = "sharing" not in later.shape and isinstance(next(iter(later.grow), None), Unshare)
-        if gives_each_its_own:
+        if later.grow and later.grow[0].gives_each_layer_its_own_block(later.shape):
             return None
         if later.grow or "sharing" in later.shape:
             return (
-                f"split: which groups there will be is not known beforehand, so stage {later.name} can only begin "
-                "with grow: unshare, and without shape.sharing"
+                f"split: the groups are not known beforehand, so stage {later.name} has to begin with grow: unshare, "
+                "without shape.sharing"
             )
     return None

@@ -1,0 +1,62 @@
+"""Whether the saved states that operators read exist by then, and have the shape of the model there."""
+
+from itertools import pairwise
+from pathlib import Path
+
+from growth.operators import shapes
+from growth.operators.saved_state import INITIAL
+from model.errors import UserError, nearest
+from pretrain.checkpoint import find_checkpoint
+from pretrain.checkpoint.files import INDEX
+from pretrain.recipe.run import Run
+
+
+def check_shapes_of_saved_states(run: Run) -> None:
+    """Raises UserError if a state is saved only after it is read, or has or may have another shape than the model.
+
+    A name that no stage keeps is taken for a path.
+    """
+    saved, may_have_split = {INITIAL: run.stages[0].config}, False
+    saved_while_splitting: list[str] = []
+    for before, stage in pairwise(run.stages):
+        may_have_split = before.split is not None or (may_have_split and not before.grow)
+        if before.keep:
+            saved[before.keep] = before.config
+            saved_while_splitting += [before.keep] if may_have_split else []
+        for operator, shape in zip(stage.grow, shapes(before.config, stage.grow, stage.shape), strict=False):
+            for name in operator.saved_states_read:
+                if name in saved_while_splitting:
+                    raise UserError(
+                        f"stage {stage.name}: grow {operator.name}: when {name} is saved its groups may have split, so "
+                        "its shape is not known beforehand; keep a stage before the one with split, or one after "
+                        "unshare"
+                    )
+                if name in saved:
+                    operator.check_saved_state(name, saved[name], shape)
+                elif name in run.saved_states:
+                    raise UserError(f"stage {stage.name}: {name!r} is saved only after this stage; keep an earlier one")
+
+
+def check_saved_states(run: Run) -> None:
+    """Raises UserError if an operator reads a state that neither a stage keeps nor a checkpoint on disk holds, or if a
+    stage keeps a state that no later stage reads."""
+    saved = list(dict.fromkeys([INITIAL, *run.saved_states]))
+    read = [(stage, operator, name) for stage in run.stages for operator in stage.grow
+            for name in operator.saved_states_read]  # fmt: skip
+    for stage, operator, name in read:
+        if name not in saved and not _is_checkpoint(Path(name)):
+            raise UserError(
+                f"stage {stage.name}: grow {operator.name}: no stage keeps {name!r}{nearest(name, saved)}, and no "
+                f"checkpoint has that path; the saved states are {', '.join(saved)}"
+            )
+    names_read = [name for *_, name in read]
+    for stage in run.stages:
+        if stage.keep and stage.keep not in names_read:
+            raise UserError(
+                f"stage {stage.name}: keep {stage.keep!r}: no later stage reads it; remove it, or name it in a later "
+                "interpolate or rewind"
+            )
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.is_dir() and (find_checkpoint(path) / INDEX).is_file()

@@ -1,0 +1,25 @@
+"""The learning rate of a run, from the schedules in its recipe."""
+
+from collections.abc import Sequence
+
+from pretrain.recipe.run import ResolvedStage, Unit
+from pretrain.recipe.schedule import LearningRate, Phase, StageRate
+from pretrain.recipe.schema import Recipe
+from pretrain.recipe.timeline import in_ticks
+
+
+def learning_rate(recipe: Recipe, stages: Sequence[ResolvedStage], unit: Unit) -> LearningRate:
+    """One phase from the start of the run or from each restart to the next; shares in a schedule are of its phase."""
+    restarts = [
+        (stage.start, stage.restart, f"stage {stage.name}: schedule.restart") for stage in stages if stage.restart
+    ]
+    starts = [(0, recipe.schedule, "schedule"), *restarts] if not restarts or restarts[0][0] else restarts
+    ends = [start for start, *_ in starts[1:]] + [stages[-1].end]
+    phases = []
+    for (start, schedule, key), end in zip(starts, ends, strict=True):
+        length = end - start
+        warmup = in_ticks(schedule.warmup, length, unit, f"{key}.warmup")
+        hold = in_ticks(schedule.hold, length, unit, f"{key}.hold")
+        peak = getattr(schedule, "lr", None) or recipe.optimizer.lr
+        phases.append(Phase(start, length, peak, warmup, hold, schedule.shape, schedule.end, schedule.power))
+    return LearningRate(tuple(phases), tuple(StageRate(stage.start, stage.rewarm, stage.lr_scale) for stage in stages))

@@ -1,0 +1,101 @@
+"""A run: a recipe worked out for one vocabulary and one number of ranks, stage by stage."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from growth.operators.base import Operator
+from growth.operators.saved_state import INITIAL
+from model.config import BertConfig
+from pretrain.recipe.schedule import LearningRate
+from pretrain.recipe.schema import Recipe, Restart
+from pretrain.stage_rules.settings import GradientCorrelation, Until
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Unit = Literal["steps", "seconds"]
+"""What the clock of a run counts. One of either is a *tick*."""
+
+SECONDS_PER_HOUR = 3600
+
+
+@dataclass(frozen=True)
+class ResolvedStage:
+    index: int
+    name_in_recipe: str
+    start: float
+    """First tick of the stage: it lasts while start <= now < end."""
+    end: float
+    config: BertConfig
+    sequence: int
+    """Tokens per row."""
+    global_batch: int
+    """Rows per step, over all ranks and accumulation steps."""
+    micro_batch: int
+    """Rows that one rank computes at a time."""
+    accumulation: int
+    """Micro-batches per step on each rank."""
+    tensor_parallel: int
+    sequence_parallel: bool
+    data_parallel: int
+    grow: tuple[Operator, ...]
+    """The operators that lead here from the stage before, with their options."""
+    shape: dict[str, Any]
+    """The fields of the model that this stage asks for."""
+    deepspeed: dict[str, Any]
+    """The contents of the DeepSpeed JSON file, with defaults for what it leaves out."""
+    zero_stage: int
+    precision: Precision
+    recompute: bool
+    rewarm: float
+    """Ticks."""
+    lr_scale: float
+    restart: Restart | None
+    """The schedule that begins with this stage."""
+    until: Until | None
+    """The rules that may end the stage before `end`, with their intervals in steps."""
+    split: GradientCorrelation | None
+    keep: str | None
+    part: int = 1
+    """A stage whose blocks are split while it runs is divided: its parts are numbered from 1."""
+
+    @property
+    def name(self) -> str:
+        """`tied`, and `tied/2` for the second part of a divided stage."""
+        return self.name_in_recipe if self.part == 1 else f"{self.name_in_recipe}/{self.part}"
+
+    @property
+    def length(self) -> float:
+        """Ticks."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Run:
+    recipe: Recipe
+    num_ranks: int
+    unit: Unit
+    """Optimizer steps, or seconds of training if the recipe gives a budget in hours."""
+    stages: tuple[ResolvedStage, ...]
+    learning_rate: LearningRate
+
+    @property
+    def end(self) -> float:
+        return self.stages[-1].end
+
+    @property
+    def saved_states(self) -> list[str]:
+        """Names of the states that this run saves under `checkpoints/`, apart from the checkpoints of its steps."""
+        return saved_state_names(self.stages)
+
+    def moment(self, ticks: float) -> str:
+        """A point or a length on the run's clock, to read: `1,200 steps`, or `2:05:00 h`."""
+        if self.unit == "steps":
+            return f"{ticks:,.0f} steps"
+        minutes, seconds = divmod(round(ticks), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} h"
+
+
+def saved_state_names(stages: Sequence[ResolvedStage]) -> list[str]:
+    """What the stages keep, preceded by the state before the first step if some operator reads it."""
+    read = {name for stage in stages for operator in stage.grow for name in operator.saved_states_read}
+    return [*([INITIAL] if INITIAL in read else []), *(stage.keep for stage in stages if stage.keep)]
