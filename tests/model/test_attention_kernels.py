@@ -10,8 +10,8 @@ from model.attention_kernels import flash_attn, kernel_for_runs, torch_varlen
 from model.batch import Batch, Runs
 from model.config import BertConfig
 from model.variants.choice import attends_over_runs
-from tests.model.variants.test_variants import VARIANTS
 from tests.support.running import build, random_batch, small_config
+from tests.support.variants import VARIANTS
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 BF16, FP32 = torch.bfloat16, torch.float32

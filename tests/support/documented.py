@@ -26,8 +26,7 @@ from pathlib import Path
 import yaml
 
 from pretrain.use.export import export
-from tests.pretrain.finetune.test_glue import sentences, write
-from tests.pretrain.finetune.test_squad import write_squad
+from tests.support.benchmark_files import write_squad, write_sst2, write_tsv
 from tests.support.home import HOME
 from tests.support.run_on_disk import make_corpus, make_run
 
@@ -114,10 +113,10 @@ def make_place(folder: Path, commands: list[Command]) -> None:
         model = {**recipe.get("model", {}), **NARROW}
         data = {"corpus": "corpora/small", "sentence_pairs": "none"}
         (folder / name).write_text(yaml.safe_dump({**recipe, "model": model, "data": data}))
-    sentences(folder / "glue", 24)
-    write(folder / "glue" / "CoLA", train="s\t1\t\tA cat.\ns\t0\t*\tCat a.\n" * 8, dev="s\t1\t\tA dog.\n" * 4)
+    write_sst2(folder / "glue", 24)
+    write_tsv(folder / "glue" / "CoLA", train="s\t1\t\tA cat.\ns\t0\t*\tCat a.\n" * 8, dev="s\t1\t\tA dog.\n" * 4)
     columns = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
-    write(folder / "glue" / "MRPC", train=columns + "1\t1\t2\tA cat.\tThe cat.\n0\t1\t2\tA cat.\tA dog.\n" * 12)
+    write_tsv(folder / "glue" / "MRPC", train=columns + "1\t1\t2\tA cat.\tThe cat.\n0\t1\t2\tA cat.\tA dog.\n" * 12)
     write_squad(folder / "squad", "v2.0", unanswerable=True)
 
 

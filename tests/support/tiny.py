@@ -1,7 +1,7 @@
 """One little run for the tests of checkpoints and faults: a made-up corpus, three stages with two changes of shape."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,13 @@ def train_until(recipe: Recipe, folder: Path, step: int) -> None:
     with signal_at(step), pytest.raises(Stop) as stopped:
         train(recipe, folder)
     assert stopped.value.code == PREEMPTED
+
+
+def stop_message(function: Callable[..., None], *arguments: Any) -> str:
+    """On every rank: the line that all ranks stop with."""
+    with pytest.raises(Stop) as stopped:
+        function(*arguments)
+    return str(stopped.value)
 
 
 def final_state(folder: Path) -> dict[str, torch.Tensor]:

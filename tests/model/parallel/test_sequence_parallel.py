@@ -11,8 +11,8 @@ from model.config import BertConfig
 from model.dropout import Dropout
 from model.parallel.layout import ParallelLayout
 from model.parallel.tensor import TensorParallel
-from tests.model.variants.test_variants import VARIANTS
 from tests.support.running import assert_close, build, random_batch, run, small_config
+from tests.support.variants import VARIANTS
 from tests.support.workers import pool
 
 OF_ONE_LENGTH = {name: changes for name, changes in VARIANTS.items() if "pool_window" not in changes}

@@ -5,8 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.cost.flops import training_flops
-from tests.model.variants.test_variants import VARIANTS
 from tests.support.running import build, random_batch, small_config
+from tests.support.variants import VARIANTS
 
 CONSTANT = {name: changes for name, changes in VARIANTS.items() if not {"layer_drop", "pool_window"} & changes.keys()}
 

@@ -12,8 +12,8 @@ from growth.operators import OPERATORS, make_operator, shapes
 from model.batch import Batch
 from model.config import BertConfig
 from pretrain.cost.flops import MIXING, layer_terms, prediction_flops, sentence_flops, training_flops
-from tests.model.variants.test_variants import VARIANTS
 from tests.support.running import build, small_config
+from tests.support.variants import VARIANTS
 
 ROWS, LENGTH, PER_ROW = 3, 12, 3
 DRAWN = {"layer_drop", "sub_models"}

@@ -123,7 +123,7 @@ def resume_time(corpus: Corpus) -> None:
 
 
 def against_megatron(corpus: Corpus, directory: Path) -> None:
-    from tests.pretrain.data.test_against_megatron import megatron_dataset
+    from tests.support.megatron import megatron_dataset
 
     for whole_word in (False, True):
         with patch.object(torch.distributed, "get_rank", lambda: 0):

@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,47 +11,14 @@ from pretrain.data import Corpus, Masking, Sampling, TrainingData
 from pretrain.data.hashing import hash_of
 from pretrain.data.masking import mask_tokens
 from tests.support.corpora import made_up_documents, prepared
+from tests.support.megatron import LENGTH, megatron_dataset
 
-LENGTH = 128
 SAMPLING = Sampling(sentence_pairs="nsp")
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return prepared(tmp_path_factory.mktemp("corpus"), made_up_documents(600))
-
-
-def megatron_dataset(corpus: Corpus, cache: Path, whole_word: bool):
-    from megatron.core.datasets.bert_dataset import BERTMaskedWordPieceDataset, BERTMaskedWordPieceDatasetConfig
-    from megatron.core.datasets.indexed_dataset import IndexedDataset
-    from megatron.core.datasets.utils import Split
-
-    vocabulary = corpus.tokenizer.get_vocab()
-    tokenizer = SimpleNamespace(
-        cls=corpus.special.cls,
-        sep=corpus.special.sep,
-        mask=corpus.special.mask,
-        pad=corpus.special.pad,
-        inv_vocab={id: token for token, id in vocabulary.items()},
-        unique_identifiers={},
-    )
-    config = BERTMaskedWordPieceDatasetConfig(
-        random_seed=1,
-        sequence_length=LENGTH,
-        path_to_cache=str(cache),
-        tokenizer=tokenizer,
-        masking_probability=0.15,
-        short_sequence_probability=0.0,
-        masking_max_ngram=1,
-        masking_do_full_word=whole_word,
-        masking_do_permutation=False,
-        masking_use_longer_ngrams=False,
-        masking_use_geometric_distribution=False,
-        classification_head=True,
-    )
-    shard = IndexedDataset(str(corpus.directory / "train-00000"))
-    documents = np.arange(len(shard.document_indices) - 1)
-    return BERTMaskedWordPieceDataset(shard, str(corpus.directory), documents, 2000, Split.train, config)
 
 
 def summary(corpus: Corpus, true: np.ndarray, shown: np.ndarray, chosen: np.ndarray) -> dict[str, tuple[float, int]]:

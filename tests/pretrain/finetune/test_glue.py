@@ -15,29 +15,10 @@ from pretrain.finetune.pretrained import Pretrained, model_folder
 from pretrain.finetune.results import table, write_results
 from pretrain.finetune.run import finetune, open_task
 from pretrain.finetune.tasks import TASKS, Settings
+from tests.support.benchmark_files import write_sst2, write_tsv
 from tests.support.run_on_disk import make_corpus, make_run
 
 QUICK = Settings(lr=3e-3, batch=8, epochs=4)
-
-
-def write(folder, **files):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / f"{name}.tsv").write_text(text)
-    return folder
-
-
-def sentences(folder, num_train=96):
-    """Whether a cat is in it."""
-
-    def rows(count):
-        subjects = ("cat", "dog")
-        return "".join(
-            f"The old {subjects[n % 2]} sings near {'a green' * (n % 3)} house\t{n % 2}\n" for n in range(count)
-        )
-
-    head = "sentence\tlabel\n"
-    return write(folder / "SST-2", train=head + rows(num_train), dev=head + rows(32)).parent
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +33,7 @@ def corpus(tmp_path_factory):
 )
 def test_a_checkpoint_learns_a_task_and_results_are_written(corpus, tmp_path, shape):
     make_run(tmp_path / "run", corpus, **shape)
-    (result,) = finetune(tmp_path / "run", "sst2", [QUICK], [0, 1], sentences(tmp_path))
+    (result,) = finetune(tmp_path / "run", "sst2", [QUICK], [0, 1], write_sst2(tmp_path))
     assert result.values("accuracy") == [1.0, 1.0]
     write_results(tmp_path / "out" / "sst2.json", {"task": "sst2"}, [result])
     written = json.loads((tmp_path / "out" / "sst2.json").read_text())["results"][0]
@@ -63,7 +44,7 @@ def test_a_checkpoint_learns_a_task_and_results_are_written(corpus, tmp_path, sh
 
 def test_the_mean_of_all_states_tells_sentences_apart(corpus, tmp_path):
     make_run(tmp_path / "run", corpus, sentence_head=False)
-    (result,) = finetune(tmp_path / "run", "sst2", [QUICK], [0], sentences(tmp_path), pooling="mean")
+    (result,) = finetune(tmp_path / "run", "sst2", [QUICK], [0], write_sst2(tmp_path), pooling="mean")
     assert result.values("accuracy") == [1.0]
 
 
@@ -95,7 +76,7 @@ def test_an_encoder_of_another_family_is_pooled():
 
 def test_the_same_seed_gives_the_same_scores(corpus, tmp_path):
     make_run(tmp_path / "run", corpus)
-    data = sentences(tmp_path, 24)
+    data = write_sst2(tmp_path, 24)
     short = Settings(lr=1e-3, batch=8, epochs=1)
     both, alone = (next(finetune(tmp_path / "run", "sst2", [short], seeds, data)).scores for seeds in ([3, 4], [4]))
     assert both[1] == alone[0]
@@ -104,7 +85,7 @@ def test_the_same_seed_gives_the_same_scores(corpus, tmp_path):
 def test_mrpc_without_dev_holds_out_a_tenth_of_train(tmp_path, capsys):
     head = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
     rows = [f'{n % 2}\t{n}\t{n}\tHe said "no {n}\tA man said no\r\n' for n in range(50)]
-    problem = Glue.open(TASKS["mrpc"], write(tmp_path, train="\ufeff" + head + "".join(rows)), 64)
+    problem = Glue.open(TASKS["mrpc"], write_tsv(tmp_path, train="\ufeff" + head + "".join(rows)), 64)
     assert (len(problem.train), len(problem.dev["dev"])) == (45, 5)
     seen = {example.sentences[0] for example in problem.train}
     assert seen.isdisjoint(example.sentences[0] for example in problem.dev["dev"])
@@ -113,31 +94,31 @@ def test_mrpc_without_dev_holds_out_a_tenth_of_train(tmp_path, capsys):
     assert again.dev == problem.dev
     assert problem.scored_on == "a tenth of train.tsv"
     assert "has no dev.tsv: a tenth of train.tsv, 5 pairs, is scored" in capsys.readouterr().err
-    write(tmp_path, dev=head + rows[0])
+    write_tsv(tmp_path, dev=head + rows[0])
     assert Glue.open(TASKS["mrpc"], tmp_path, 64).scored_on == "the dev set"
 
 
 def test_cola_has_no_header_and_stsb_has_numbers(tmp_path):
     line = "gj04\t{}\t*\tA sentence, {}.\n"
     rows = "".join(line.format(n % 2, n) for n in range(3))
-    cola = Glue.open(TASKS["cola"], write(tmp_path / "CoLA", train=rows, dev=rows), 64)
+    cola = Glue.open(TASKS["cola"], write_tsv(tmp_path / "CoLA", train=rows, dev=rows), 64)
     assert [example.label for example in cola.train] == [0, 1, 0]
     assert cola.train[0].sentences == ("A sentence, 0.",)
     rows = "index\tsentence1\tsentence2\tscore\n0\ta\tb\t4.25\n1\tc\n2\td\te\t0\n"
-    stsb = Glue.open(TASKS["stsb"], write(tmp_path / "STS-B", train=rows, dev=rows), 64)
+    stsb = Glue.open(TASKS["stsb"], write_tsv(tmp_path / "STS-B", train=rows, dev=rows), 64)
     assert [example.label for example in stsb.train] == [4.25, 0.0]
     assert stsb.num_outputs == 1
 
 
 def test_only_a_line_feed_ends_a_row(tmp_path):
     rows = "sentence\tlabel\r\nOne\rline\t1\r\n\r\nTwo\u2028lines\t0\r\n"
-    sst2 = Glue.open(TASKS["sst2"], write(tmp_path, train=rows, dev=rows), 64)
+    sst2 = Glue.open(TASKS["sst2"], write_tsv(tmp_path, train=rows, dev=rows), 64)
     assert [(*example.sentences, example.label) for example in sst2.train] == [("One\rline", 1), ("Two\u2028lines", 0)]
 
 
 def test_mnli_is_scored_on_both_files(tmp_path):
     rows = "index\tsentence1\tsentence2\tgold_label\n0\ta\tb\tneutral\n1\ta\tb\tcontradiction\n"
-    folder = write(tmp_path / "MNLI", train=rows, dev_matched=rows, dev_mismatched=rows)
+    folder = write_tsv(tmp_path / "MNLI", train=rows, dev_matched=rows, dev_mismatched=rows)
     problem = open_task("mnli", folder, None)
     logits = torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]).numpy()
     scores = problem.score(lambda *columns, **_: {"input_ids": [[0]] * len(columns[0])}, lambda features: (logits,))
@@ -207,7 +188,7 @@ def test_mistakes_are_one_line(tmp_path, task, files, message):
     good = dict.fromkeys(("train", "dev", "dev_matched", "dev_mismatched"), SST2 + "a\t1\n") if files else {}
     written = {name: text for name, text in {**good, **files}.items() if text is not None}
     with pytest.raises(UserError, match=message) as caught:
-        open_task(task, write(tmp_path, **written), None)
+        open_task(task, write_tsv(tmp_path, **written), None)
     assert "\n" not in str(caught.value)
 
 

@@ -11,7 +11,7 @@ from model.errors import UserError
 from pretrain.finetune.pretrained import Pretrained
 from pretrain.finetune.run import open_task
 from pretrain.use.export import export
-from tests.pretrain.finetune.test_glue import sentences
+from tests.support.benchmark_files import write_sst2
 from tests.support.run_on_disk import make_corpus, make_run
 
 
@@ -24,7 +24,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def problem(tmp_path_factory):
-    return open_task("sst2", sentences(tmp_path_factory.mktemp("glue")), None)
+    return open_task("sst2", write_sst2(tmp_path_factory.mktemp("glue")), None)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 from pretrain.finetune.results import Result, table, write_results
 from pretrain.finetune.run import finetune
 from pretrain.finetune.tasks import Settings
-from tests.pretrain.finetune.test_glue import sentences
+from tests.support.benchmark_files import write_sst2
 from tests.support.run_on_disk import make_corpus, make_run
 
 GOOD = Result(Settings(5e-5, 32, 3), ({"f1": 0.5}, {"f1": 0.75}, {"f1": 0.25}), 1.0, "the dev set")
@@ -30,6 +30,6 @@ def test_settings_by_which_a_seed_diverged_are_not_the_best(tmp_path):
 def test_outputs_that_are_no_numbers_are_no_score(tmp_path):
     make_run(tmp_path / "run", make_corpus(tmp_path / "corpus"))
     hot, mild = Settings(1e30, 8, 1), Settings(1e-3, 8, 1)
-    lost, ended = finetune(tmp_path / "run", "sst2", [hot, mild], [0], sentences(tmp_path, 24))
+    lost, ended = finetune(tmp_path / "run", "sst2", [hot, mild], [0], write_sst2(tmp_path, 24))
     assert lost.scores == (None,) and lost.num_diverged == 1
     assert ended.num_diverged == 0 and 0 <= ended.score <= 1

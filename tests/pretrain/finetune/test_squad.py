@@ -12,24 +12,8 @@ from pretrain.finetune.pretrained import model_folder
 from pretrain.finetune.run import finetune, open_task
 from pretrain.finetune.squad import Question, Squad
 from pretrain.finetune.tasks import Settings
+from tests.support.benchmark_files import PARAGRAPH, write_squad
 from tests.support.run_on_disk import make_corpus, make_run
-
-TEXT = "The old dog sings under a green tree, near the river. " * 4 + "A small CAT runs near the House!"
-
-
-def write_squad(folder, version="v1.1", unanswerable=False):
-    folder.mkdir()
-    answers = [("where is the dog", "under a green tree"), ("who runs", "CAT"), ("where runs a cat", "near the House")]
-    qas = [
-        {"id": str(n), "question": question, "answers": [{"text": text, "answer_start": TEXT.index(text)}]}
-        for n, (question, text) in enumerate(answers)
-    ]
-    if unanswerable:
-        qas.append({"id": "none", "question": "who sleeps", "answers": [], "is_impossible": True})
-    content = json.dumps({"data": [{"title": "t", "paragraphs": [{"context": TEXT, "qas": qas}]}]})
-    for split in ("train", "dev"):
-        (folder / f"{split}-{version}.json").write_text(content)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +143,7 @@ def test_num_examples_are_questions_not_windows(tmp_path, run, monkeypatch):
 def changed(**item):
     """A file whose one question has other values."""
     qas = [{"id": "1", "question": "who", "answers": [], **item}]
-    return json.dumps({"data": [{"paragraphs": [{"context": TEXT, "qas": qas}]}]})
+    return json.dumps({"data": [{"paragraphs": [{"context": PARAGRAPH, "qas": qas}]}]})
 
 
 @pytest.mark.parametrize(
@@ -186,7 +170,7 @@ def test_a_file_without_a_question_is_one_line(tmp_path, split):
         open_task("squad", folder, None)
 
 
-@pytest.mark.parametrize("start", [99999, TEXT.index("CAT") - 1, TEXT.index("CAT") - len(TEXT)])
+@pytest.mark.parametrize("start", [99999, PARAGRAPH.index("CAT") - 1, PARAGRAPH.index("CAT") - len(PARAGRAPH)])
 def test_an_answer_that_stands_elsewhere_is_left_out_and_said(tmp_path, capsys, start):
     folder = write_squad(tmp_path / "squad")
     content = json.loads((folder / "train-v1.1.json").read_text())

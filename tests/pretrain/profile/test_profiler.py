@@ -6,27 +6,29 @@ import pytest
 
 from model.errors import UserError
 from pretrain.cli.arguments import read_span
+from pretrain.data import Corpus
 from pretrain.engine.compilation import compile_blocks
 from pretrain.profile.hook import Profiler, parts
 from pretrain.profile.measure import single_stage
 from pretrain.recipe import resolve
 from pretrain.training.trainer import Trainer
-from tests.pretrain.training.test_trainer import corpus, recipe  # noqa: F401 (fixture)
 from tests.support.running import build, small_config
+from tests.support.tiny import little_recipe
 from tests.support.workers import pool
 
 
-def profiled_run(little, opened, folder) -> None:
-    run = single_stage(resolve(little, opened.vocab_size, 2), 0, 4)
+def profiled_run(recipe, folder) -> None:
+    corpus = Corpus.open(recipe.data.corpus)
+    run = single_stage(resolve(recipe, corpus.vocab_size, 2), 0, 4)
     profiler = Profiler(2, 4, folder)
-    trainer = Trainer(run, opened, [profiler])
+    trainer = Trainer(run, corpus, [profiler])
     trainer.fit()
     trainer.close()
     assert profiler.breakdown is not None
 
 
-def test_a_profile_says_where_the_time_goes(corpus, tmp_path):  # noqa: F811
-    pool(2).run(profiled_run, recipe(corpus, layout={"tensor_parallel": 2}), corpus, tmp_path)
+def test_a_profile_says_where_the_time_goes(corpus, tmp_path):
+    pool(2).run(profiled_run, little_recipe(corpus, layout={"tensor_parallel": 2}), tmp_path)
     profile = json.loads((tmp_path / "profile.json").read_text())
     assert set(profile["phases"]) == {"data", "forward", "backward", "optimizer", "hooks"}
     assert all(profile["phases"][phase] > 0 for phase in ("data", "forward", "backward", "optimizer"))

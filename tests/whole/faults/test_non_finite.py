@@ -16,9 +16,8 @@ from pretrain.recipe import Recipe
 from pretrain.training.train import train
 from pretrain.training.trainer import Trainer
 from pretrain.training.update import update
-from tests.support.tiny import final_state, little_recipe
+from tests.support.tiny import final_state, little_recipe, stop_message
 from tests.support.workers import pool
-from tests.whole.faults.test_stops import stop_message
 
 STEPS = [{"name": "a", "steps": 12}]
 POISONED = "blocks.1.feedforward.input"

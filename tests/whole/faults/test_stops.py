@@ -12,21 +12,13 @@ import torch.distributed as dist
 
 from model.errors import UserError
 from pretrain.data import Corpus, TrainingData
-from pretrain.engine.exits import Stop
 from pretrain.recipe import Recipe
 from pretrain.runs.folder import RunFolder
 from pretrain.training.train import train
-from tests.support.tiny import little_recipe, train_until
+from tests.support.tiny import little_recipe, stop_message, train_until
 from tests.support.workers import pool
 
 STEPS = [{"name": "a", "steps": 12}]
-
-
-def stop_message(function, *arguments) -> str:
-    """What all ranks stop with together."""
-    with pytest.raises(Stop) as stopped:
-        function(*arguments)
-    return str(stopped.value)
 
 
 def test_a_second_run_in_the_same_folder_is_refused(corpus, tmp_path):
