@@ -1,5 +1,6 @@
 """What all ranks decide together."""
 
+import sys
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -22,3 +23,9 @@ def from_rank_0(value: T) -> T:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def say_once(line: str) -> None:
+    """Tells the user something that all ranks know: rank 0 writes it to stderr."""
+    if dist.get_rank() == 0:
+        print(f"espalier: {line}", file=sys.stderr)

@@ -14,7 +14,7 @@ from model.errors import UserError
 from pretrain.finetune.glue import Glue
 from pretrain.finetune.pooling import MeanPooled
 from pretrain.finetune.squad import Squad
-from pretrain.interop.huggingface import opening
+from pretrain.interop.huggingface_import import opening
 from pretrain.use.export import export
 
 

@@ -1,6 +1,7 @@
-"""Import from and export to Hugging Face transformers.
+"""The names and shapes of Hugging Face transformers, and export to it. `huggingface_import.py` goes the other way.
 
-post-LN: `BertForPreTraining`, `BertForMaskedLM` (no sentence head), and `BertModel` for import
+post-LN: `BertForPreTraining`, `BertForMaskedLM` (no sentence head); for import also `BertModel` and BERT's
+         relatives (`families.py`)
 pre-LN:  `MegatronBertForPreTraining`, `MegatronBertForMaskedLM`
 
 A conversion renames tensors and merges or splits their axes; the tables below are all there is to it. Weights are
@@ -12,20 +13,17 @@ no gradient and receives none. `config.json` also says which shape was exported,
 """
 
 import json
-import math
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import BertConfig
 from model.errors import UserError
-from model.initialize import initial_weight
 from model.parameters import ParameterSpec, parameter_table
 
 NAMES = {
@@ -33,6 +31,7 @@ NAMES = {
     "embeddings.position": "bert.embeddings.position_embeddings",
     "embeddings.token_type": "bert.embeddings.token_type_embeddings",
     "embeddings.norm": "bert.embeddings.LayerNorm",
+    "embeddings.projection": "bert.encoder.embedding_hidden_mapping_in",
     "final_norm": "bert.encoder.ln",
     "pooler": "bert.pooler.dense",
     "mlm": "cls.predictions",
@@ -54,7 +53,6 @@ NORM_NAMES = {
 }
 ARCHITECTURES = {"post": ("bert", "Bert"), "pre": ("megatron-bert", "MegatronBert")}
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
-ACTIVATION_OF = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_new": "gelu_tanh"}
 FIELDS = {
     "layers": "num_hidden_layers",
     "hidden": "hidden_size",
@@ -79,8 +77,6 @@ EXPORTED_SHAPE = "espalier"
 """The key of `config.json` that holds our own config, which transformers keeps and does not read."""
 MARK = {"written_by": "espalier"}
 """In the header of `model.safetensors`, which transformers does not keep."""
-MAX_REASON = 160
-"""Characters of another library's message."""
 
 
 def export_model(directory: str | Path, config: BertConfig, weights: dict[str, Tensor]) -> None:
@@ -106,57 +102,6 @@ def is_exported(directory: str | Path) -> bool:
         return False
 
 
-def import_model(directory: str | Path, seed: int = 0, **overrides) -> tuple[BertConfig, dict[str, Tensor]]:
-    """The shape and the fp32 weights of a saved model, heads that it lacks freshly initialised from `seed`.
-
-    `overrides` are fields of BertConfig that no weight depends on, or `sentence_head`.
-    """
-    directory = Path(directory)
-    for file in ("config.json", "model.safetensors"):
-        if not (directory / file).is_file():
-            raise UserError(
-                f"{directory} has no {file}; save the model there with save_pretrained (safetensors, one file)"
-            )
-    with opening(directory):
-        state = {_modern_name(name): tensor for name, tensor in load_file(directory / "model.safetensors").items()}
-        settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError("config.json holds no settings")
-    exported = _exported_shape(settings, state)
-    if exported is None:
-        sentence_head = any("pooler" in name for name in state)
-        config = import_config(settings, **{"sentence_head": sentence_head, **overrides})
-    else:
-        config = exported.replace(**overrides)
-    return config, import_weights(config, state, seed)
-
-
-@contextmanager
-def opening(directory: Path) -> Iterator[None]:
-    """Inside, whatever is wrong with the files in `directory` becomes a UserError."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as fault:  # damaged files break the libraries that read them in any way
-        reason = " ".join(f"{type(fault).__name__}: {fault}".split())[:MAX_REASON]
-        raise UserError(
-            f"{directory} cannot be opened as a model of transformers ({reason}); copy it again, or save it anew"
-        ) from None
-
-
-def _exported_shape(settings: dict, state: dict[str, Tensor]) -> BertConfig | None:
-    """The shape that was exported, if the weights still have it: layers that shared a block may have parted since."""
-    if EXPORTED_SHAPE not in settings:
-        return None
-    config = BertConfig(**settings[EXPORTED_SHAPE])
-    try:
-        again = export_weights(config, import_weights(config, state))
-    except UserError:  # trained on under another architecture, without the heads of pretraining
-        return None
-    return config if all(name in state and torch.equal(again[name], state[name].float()) for name in again) else None
-
-
 def export_config(config: BertConfig) -> dict:
     """The content of `config.json`."""
     plain = plain_shape(config)
@@ -171,28 +116,6 @@ def export_config(config: BertConfig) -> dict:
     }
 
 
-def import_config(settings: dict, **overrides) -> BertConfig:
-    """The shape that a `config.json` describes."""
-    norms = {model_type: norm for norm, (model_type, _) in ARCHITECTURES.items()}
-    if settings.get("model_type") not in norms:
-        raise UserError(
-            f"model_type {settings.get('model_type')!r} cannot be imported; choose one of {', '.join(norms)}"
-        )
-    if settings.get("hidden_act", "gelu") not in ACTIVATION_OF:
-        raise UserError(
-            f"hidden_act {settings['hidden_act']!r} cannot be imported; choose one of {', '.join(ACTIVATION_OF)}"
-        )
-    if settings.get("position_embedding_type", "absolute") != "absolute":
-        raise UserError(
-            f"position_embedding_type {settings['position_embedding_type']!r} cannot be imported, only 'absolute'"
-        )
-    fields = {ours: settings[theirs] for ours, theirs in FIELDS.items() if theirs in settings}
-    fields |= dict(norm=norms[settings["model_type"]], activation=ACTIVATION_OF[settings.get("hidden_act", "gelu")])
-    config = BertConfig(**fields)
-    std = settings.get("initializer_range", config.std)
-    return config.replace(**{"initializer_std": None if math.isclose(std, config.std) else std, **overrides})
-
-
 def export_weights(config: BertConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """`{name in transformers: tensor}`. The tied decoder is left out: transformers ties it again."""
     plain = plain_shape(config)
@@ -201,32 +124,11 @@ def export_weights(config: BertConfig, weights: dict[str, Tensor]) -> dict[str, 
     for name, spec in parameter_table(plain).items():
         padded = torch.zeros(spec.shape, dtype=dtype)
         if name in weights:
-            padded[_corner(weights[name].shape)] = weights[name]
+            padded[corner(weights[name].shape)] = weights[name]
         for theirs in huggingface_names(plain, spec):
             # A tensor of its own for each layer that shares a block: safetensors writes no tensor twice.
-            state[theirs] = padded.reshape(_merged_shape(spec)).clone()
+            state[theirs] = padded.reshape(merged_shape(spec)).clone()
     return state
-
-
-def import_weights(config: BertConfig, state: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
-    """Logical fp32 weights of every parameter of `config`; what belongs to a head and is absent is fresh."""
-    state = {_modern_name(name): tensor for name, tensor in state.items()}
-    plain = parameter_table(plain_shape(config))
-    weights = {}
-    for name, spec in parameter_table(config).items():
-        theirs = huggingface_names(config, spec)[0]
-        if theirs in state:
-            shape = tuple(state[theirs].shape)
-            if shape != _merged_shape(plain[name]):
-                raise UserError(f"{theirs} has shape {shape}, but its config.json says {_merged_shape(plain[name])}")
-            weights[name] = state[theirs].float().reshape(plain[name].shape)[_corner(spec.shape)].contiguous()
-        elif name.startswith(("mlm.", "pooler.", "sentence.")):
-            weights[name] = initial_weight(config, name, seed)
-        else:
-            raise UserError(
-                f"the model to import has no {theirs}: it is not the {config.norm}-LN BERT of its config.json"
-            )
-    return weights
 
 
 def huggingface_names(config: BertConfig, spec: ParameterSpec) -> list[str]:
@@ -238,20 +140,13 @@ def huggingface_names(config: BertConfig, spec: ParameterSpec) -> list[str]:
     return [f"bert.encoder.layer.{layer}.{name}.{kind}" for layer in config.layers_of(spec.block)]
 
 
-def _merged_shape(spec: ParameterSpec) -> tuple[int, ...]:
+def merged_shape(spec: ParameterSpec) -> tuple[int, ...]:
     """transformers keeps heads and head_dim as one axis."""
     shape = list(spec.shape)
     for index, axis in enumerate(spec.axes):
         if axis.name == "heads":
             shape[index : index + 2] = [axis.size * spec.axes[index + 1].size]
     return tuple(shape)
-
-
-def _modern_name(name: str) -> str:
-    """Bare encoders (BertModel) have no `bert.` prefix; checkpoints of 2018 call LayerNorm's parameters gamma, beta."""
-    if not name.startswith(("bert.", "cls.")):
-        name = f"bert.{name}"
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def plain_shape(config: BertConfig) -> BertConfig:
@@ -276,6 +171,6 @@ def plain_shape(config: BertConfig) -> BertConfig:
     return config.replace(heads=heads, ffn=ffn, heads_multiple=1, ffn_multiple=1, **NEEDS_NO_ARCHITECTURE)
 
 
-def _corner(shape: Sequence[int]) -> tuple[slice, ...]:
+def corner(shape: Sequence[int]) -> tuple[slice, ...]:
     """The part of a padded tensor that is no padding."""
     return tuple(slice(size) for size in shape)

@@ -1,6 +1,5 @@
 """Weights to start a run from, out of other formats: Hugging Face transformers, DeepSpeed's own, or another run's."""
 
-import sys
 from math import prod
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from model.parallel.tensor import unshard
 from model.parameters import parameter_table
 from pretrain.checkpoint.files import INDEX, load_checkpoint
 from pretrain.checkpoint.store import find_checkpoint
-from pretrain.interop.huggingface import import_model, import_weights
+from pretrain.engine.agreement import say_once
+from pretrain.interop.huggingface_import import import_model, import_weights
 
 
 def import_start(path: Path, config: BertConfig, seed: int) -> TrainingState:
@@ -51,7 +51,7 @@ def _read(path: Path, config: BertConfig, seed: int) -> dict[str, Tensor]:
             name: torch.empty(spec.shape, device="meta") for name, spec in parameter_table(state.config).items()
         } | {name: record.weight for name, record in state.records.items()}
     if (path / "config.json").is_file():
-        return import_model(path, seed, sentence_head=config.sentence_head)[1]
+        return import_model(path, seed, say_once, sentence_head=config.sentence_head)[1]
     if list(path.glob("*_model_states.pt")) or (path / "latest").is_file():
         return _read_deepspeed(path, config, seed)
     raise UserError(
@@ -72,12 +72,7 @@ def _read_deepspeed(path: Path, config: BertConfig, seed: int) -> dict[str, Tens
         raise UserError(
             f"start {folder} was cut by tensor parallelism; save it with one rank a model, or as safetensors"
         )
-    if dist.get_rank() == 0:
-        print(
-            f"espalier: {folder} is in DeepSpeed's own format, which is pickled: reading it may run what its author "
-            "put there",
-            file=sys.stderr,
-        )
+    say_once(f"{folder} is in DeepSpeed's own format, which is pickled: reading it may run what its author put there")
     if list(folder.glob("*_optim_states.pt")):
         weights = get_fp32_state_dict_from_zero_checkpoint(str(path), tag)
     else:
@@ -88,7 +83,7 @@ def _read_deepspeed(path: Path, config: BertConfig, seed: int) -> dict[str, Tens
     }
     table = parameter_table(config)
     if not table.keys() & weights.keys():
-        return import_weights(config, weights, seed)
+        return import_weights(config, weights, seed, say_once)
     # Espalier's own model: on the devices its vocabulary is padded, and heads and head_dim are one axis.
     return {
         name: unshard(spec, [weights[name].view(spec.padded_shape)])

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,11 @@ from model.parameters import parameter_table
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.checkpoint.files import write_index, write_part
 from pretrain.data.text.tokenizer import load_tokenizer, save_tokenizer
+from pretrain.engine.agreement import say_once
 from pretrain.engine.correlation import gradient_correlation
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import new_steps
-from pretrain.interop.huggingface import import_model
+from pretrain.interop.huggingface_import import import_model
 from pretrain.recipe.operators import AUTO, read_operators
 from pretrain.runs.outputs import check_folder
 from pretrain.settings.yaml_text import parse
@@ -72,7 +72,7 @@ def open_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
     """The state of a checkpoint or of a Hugging Face model, spread over the ranks, and what was saved beside it."""
     if not (path / "config.json").is_file():
         return load_checkpoint(find_checkpoint(path))
-    config, weights = import_model(path)
+    config, weights = import_model(path, note=say_once)
     owners = assign_owners(config, dist.get_world_size())
     records = {name: Record.fresh(weights[name]) for name, owner in owners.items() if owner == dist.get_rank()}
     return TrainingState(config, owners, dict.fromkeys(owners, 0), records), {"sequence": config.max_positions}
@@ -89,11 +89,10 @@ def own_tokenizer(path: Path) -> Tokenizer | None:
         return load_tokenizer(folder / "tokenizer.json", lowercase=False)
     if (folder / "vocab.txt").is_file():
         return load_tokenizer(folder / "vocab.txt", _lowers_case(folder))
-    if is_transformers and dist.get_rank() == 0:
-        print(
-            f"espalier: {path} has no tokenizer.json or vocab.txt: no tokenizer goes along, and what is grown "
-            "needs a corpus of its vocabulary by --corpus",
-            file=sys.stderr,
+    if is_transformers:
+        say_once(
+            f"{path} has no tokenizer.json or vocab.txt: no tokenizer goes along, and what is grown needs a corpus of "
+            "its vocabulary by --corpus"
         )
     return None
 
@@ -162,7 +161,7 @@ def read_shape(to: Sequence[str]) -> dict[str, Any]:
     for text in to:
         field, equals, value = text.partition("=")
         if not equals and text in PRESETS:
-            wanted |= PRESETS[text]
+            wanted |= BertConfig.preset(text).model_dump(include={*PRESETS[text], "head_dim"})
         elif equals and field in BertConfig.model_fields:
             value = parse(value, f"--to {text}")
             wanted[field] = tuple(value) if isinstance(value, list) else value

@@ -17,15 +17,8 @@ from model.errors import UserError
 from model.initialize import initial_weight
 from model.parallel.layout import ParallelLayout
 from model.parameters import parameter_table
-from pretrain.interop.huggingface import (
-    export_config,
-    export_model,
-    export_weights,
-    huggingface_names,
-    import_config,
-    import_model,
-    import_weights,
-)
+from pretrain.interop.huggingface import export_config, export_model, export_weights, huggingface_names
+from pretrain.interop.huggingface_import import import_config, import_model, import_weights
 from tests.support.running import build, random_batch, random_weight, run, small_config
 from tests.support.workers import pool
 

@@ -15,7 +15,7 @@ from model.batch import Batch
 from model.bert import BertForPreTraining
 from model.errors import UserError
 from pretrain.data import Corpus
-from pretrain.interop.huggingface import import_model
+from pretrain.interop.huggingface_import import import_model
 from pretrain.use.export import export
 from pretrain.use.fill import Filler
 from tests.support.run_on_disk import generic_weights, make_corpus, make_run
