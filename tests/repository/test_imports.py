@@ -16,8 +16,6 @@ ALLOWED: list[set[str]] = [
         *("model.variants.light_attention", "model.variants.masked_units", "model.variants.pooled_input"),
         "model.variants.sub_models",
     },
-    {"pretrain.training.hooks.base", "pretrain.training.hooks.watchdog", "pretrain.training.trainer"},
-    {"pretrain.profile.hook", "pretrain.profile.measure", "pretrain.profile.page"},
 ]
 
 
