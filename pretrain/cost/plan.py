@@ -11,7 +11,6 @@ from rich.text import Text
 
 from pretrain.cost.memory import num_parameters, peak_bytes, stage_bytes
 from pretrain.cost.savings import saves, saving, stage_flops, target_shape
-from pretrain.optim import notes
 from pretrain.recipe import Run
 from pretrain.stage_rules.words import length_in_words, split_in_words
 
@@ -26,7 +25,7 @@ def print_plan(run: Run, console: Console | None = None) -> None:
 def plan_tables(run: Run) -> RenderableType:
     saved = [_saving_table(run), *_saving_notes(run)] if run.unit == "steps" and saves(run) else []
     tables = (*saved, _memory_table(run), _schedule_table(run))
-    return Group(_stages_table(run), *_rules(run), *tables, *notes(run.recipe.optimizer))
+    return Group(_stages_table(run), *_rules(run), *tables, *run.recipe.optimizer.chosen.notes())
 
 
 def _stages_table(run: Run) -> Table:

@@ -22,9 +22,8 @@ from pretrain.engine.distributed import device
 from pretrain.engine.norm import mark_cut_gradients
 from pretrain.engine.unused import leave_out_needless_work
 from pretrain.engine.zero import prime_optimizer
-from pretrain.optim import GroupRules, Lamb, Lans, MakeOptimizer, parameter_groups
-
-ZERO_SUPPORTED_OPTIMIZERS.extend((Lamb, Lans))  # or DeepSpeed warns that they are untested
+from pretrain.optim.groups import GroupRules, parameter_groups
+from pretrain.optim.options import MakeOptimizer
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -67,6 +66,8 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     if settings.compile:
         compile_blocks(model)
     optimizer = settings.make_optimizer(parameter_groups(model, steps, settings.groups))
+    if type(optimizer) not in ZERO_SUPPORTED_OPTIMIZERS:
+        ZERO_SUPPORTED_OPTIMIZERS.append(type(optimizer))  # or DeepSpeed warns that it is untested
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,

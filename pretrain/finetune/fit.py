@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from pretrain.engine.fast_fp32 import fast_fp32
 from pretrain.finetune.tasks import Settings
-from pretrain.optim import adamw, matrices_decay, set_learning_rate
+from pretrain.optim.adamw import adamw
+from pretrain.optim.groups import matrices_decay, set_learning_rate
 from pretrain.recipe.schedule import Phase
 
 Features = dict[str, Any]

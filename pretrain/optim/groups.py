@@ -1,14 +1,17 @@
 """Parameter groups: what the optimizer may do to each parameter, from the parameter table."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from model.config import BertConfig
 from model.parameters import ParameterSpec, parameter_table
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)

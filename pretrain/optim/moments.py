@@ -54,7 +54,7 @@ def advance(gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Coefficien
 
 
 def add_scaled(target: Tensor, source: Tensor, factor: float) -> Tensor:
-    """target += factor source. As a plain product under torch.compile, which compiles anew for every `alpha`."""
+    """target += factor source. As a plain product under torch.compile, which compiles again for every `alpha`."""
     return target.add_(source * factor) if torch.compiler.is_compiling() else target.add_(source, alpha=factor)
 
 

@@ -1,4 +1,4 @@
-"""How long a step with clipping takes beside torch's fused AdamW: every optimizer once in each round, in one process.
+"""How long a step with clipping takes compared with torch's fused AdamW: all optimizers take turns in one process.
 
 python -m pretrain.optim.speed --preset base --rounds 15
 """
@@ -14,8 +14,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from model.config import BertConfig
 from model.parameters import parameter_table
-from pretrain.optim.lamb import Lamb
-from pretrain.optim.lans import Lans
+from pretrain.optim.lamb.step import Lamb
+from pretrain.optim.lans.step import Lans
 from pretrain.optim.passes import can_compile
 
 

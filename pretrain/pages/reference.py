@@ -21,6 +21,7 @@ from growth.operators import OPERATORS
 from model.config import PRESETS, BertConfig
 from pretrain.recipe.load import model_in
 from pretrain.recipe.schema import Recipe, Stage
+from pretrain.settings.joined import JOINED
 from pretrain.settings.values import Share
 from pretrain.stage_rules.settings import Until
 
@@ -96,10 +97,11 @@ def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Field
 
 
 def attribute_docs(schema: type) -> dict[str, str]:
-    """The string below each attribute of a class, its bases included."""
+    """The string below each attribute of a class, of its bases and of the sections that it joins."""
     docs: dict[str, str] = {}
-    for base in reversed(schema.__mro__):
-        if base.__module__.split(".")[0] not in ("model", "growth", "pretrain"):
+    classes = [*schema.__mro__, *(base for part in getattr(schema, "declared_in", ()) for base in part.__mro__)]
+    for base in reversed(classes):
+        if base.__module__.split(".")[0] not in ("model", "growth", "pretrain") or base.__name__ == JOINED:
             continue
         (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(node, ast.ClassDef)

@@ -24,7 +24,7 @@ from pretrain.engine.build import EngineSettings, build_model
 from pretrain.engine.distributed import device
 from pretrain.engine.move import start_engine
 from pretrain.engine.zero import basic_optimizer
-from pretrain.optim import adamw
+from pretrain.optim.adamw import adamw
 from pretrain.profile.peak import matmul_flops_per_second, synchronize
 
 LR = 1e-4

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from model.errors import UserError
 from pretrain.data import Masking, Sampling
-from pretrain.settings.values import Amount, Hours, Number, Positive, PositiveAmount, Rate, Section
+from pretrain.optim.section import Optimizer
+from pretrain.settings.values import Amount, Hours, Number, Positive, PositiveAmount, Section
 from pretrain.stage_rules.settings import GradientCorrelation, Until
 
 
@@ -35,48 +36,6 @@ class Data(Section):
     @property
     def sampling(self) -> Sampling:
         return Sampling(self.pack, self.sentence_pairs, self.short_probability)
-
-
-class Optimizer(Section):
-    name: Literal["adamw", "lamb", "lans"] = "adamw"
-    lr: Annotated[Number, Field(gt=0)]
-    """Peak learning rate."""
-    betas: tuple[Rate, Rate] = (0.9, 0.999)
-    eps: Annotated[Number, Field(gt=0, lt=1)] = 1e-6
-    weight_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.01
-    """Decoupled."""
-    decayed: Literal["matrices", "all"] = "matrices"
-    """What weight decay is for: `matrices` leaves biases and LayerNorms out."""
-    grad_clip: Annotated[Number, Field(ge=0)] = 1.0
-    """Largest global gradient norm; 0 switches clipping off."""
-    layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
-    """The learning rate of a layer as a part of that of the layer above it (fine-tuning)."""
-    adapted: Literal["matrices", "all"] = "matrices"
-    """LAMB and LANS: what the trust ratio is for; the rest takes Adam's step."""
-    bias_correction: bool = True
-    """LAMB and LANS: undo the moments' start from zero."""
-    trust_bounds: tuple[Annotated[Number, Field(ge=0)], Annotated[Number, Field(gt=0)]] | None = None
-    """LAMB: smallest and largest trust ratio."""
-    prenormalize: Literal["never", "above_one", "always"] = "never"
-    """LAMB: divide the gradients by their global norm first (NVLAMB)."""
-    compile: bool = True
-    """LAMB and LANS on a CPU: compile the step, where there is a compiler and a model big enough to gain by it."""
-
-    @model_validator(mode="after")
-    def _options_fit_the_name(self) -> "Optimizer":
-        owners = {
-            "adapted": ("lamb", "lans"),
-            "bias_correction": ("lamb", "lans"),
-            "trust_bounds": ("lamb",),
-            "prenormalize": ("lamb",),
-        }
-        for option, names in owners.items():
-            is_set = getattr(self, option) != type(self).model_fields[option].default
-            if is_set and self.name not in names:
-                raise UserError(f"{option} is for {' and '.join(names)}, not for {self.name}; remove it")
-        if self.trust_bounds and self.trust_bounds[0] > self.trust_bounds[1]:
-            raise UserError(f"trust_bounds {list(self.trust_bounds)} has the larger bound first; swap them")
-        return self
 
 
 class Schedule(Section):

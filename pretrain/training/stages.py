@@ -19,7 +19,6 @@ from pretrain.engine.compilation import compiles
 from pretrain.engine.distributed import device
 from pretrain.engine.move import move, restore_loss_scaler, start_engine
 from pretrain.engine.zero import destroy
-from pretrain.optim import group_rules, make_optimizer, moment_rule
 from pretrain.recipe import Recipe, ResolvedStage
 from pretrain.training.evaluation import evaluate
 from pretrain.training.events import GrowthEvent, TrainerView
@@ -95,8 +94,8 @@ def engine_settings(recipe: Recipe, stage: ResolvedStage) -> EngineSettings:
         micro_batch=stage.micro_batch,
         accumulation=stage.accumulation,
         precision=stage.precision,
-        make_optimizer=make_optimizer(recipe.optimizer),
-        groups=group_rules(recipe.optimizer),
+        make_optimizer=recipe.optimizer.chosen.make,
+        groups=recipe.optimizer.chosen.group_rules,
         grad_clip=recipe.optimizer.grad_clip,
         recompute=recipe.recompute,
         compile=compiles(recipe.compile, device()),
@@ -133,7 +132,7 @@ def _make_change(
         event = {"event": "gradient_correlation", "step": trainer.progress.step, "stage": stage.name}
         trainer.call("on_event", {**event, "values": correlation})
 
-    inputs = growth_inputs(state, moment_rule(run.recipe.optimizer), open_probe, open_saved, report)
+    inputs = growth_inputs(state, run.recipe.optimizer.chosen.moment_rule, open_probe, open_saved, report)
     return shape_change(previous.config, stage.grow, stage.shape, inputs)
 
 

@@ -19,7 +19,7 @@ from pretrain.engine.distributed import data_parallel_sum, device, device_clock
 from pretrain.engine.fast_fp32 import fast_fp32
 from pretrain.engine.host_memory import return_freed_memory
 from pretrain.engine.zero import basic_optimizer
-from pretrain.optim import set_learning_rate
+from pretrain.optim.groups import set_learning_rate
 from pretrain.recipe import ResolvedStage, Run
 from pretrain.recipe.decisions import decided
 from pretrain.training import stages

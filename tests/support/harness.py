@@ -16,7 +16,7 @@ from pretrain.engine.build import EngineSettings
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import start_engine
 from pretrain.engine.zero import basic_optimizer
-from pretrain.optim import adamw
+from pretrain.optim.adamw import adamw
 
 GLOBAL_ROWS, LENGTH, MASKED_PER_ROW = 8, 16, 3
 

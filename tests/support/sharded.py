@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from pretrain.engine.build import EngineSettings
-from pretrain.optim import GroupRules, make_optimizer
-from pretrain.recipe.schema import Optimizer
+from pretrain.optim.groups import GroupRules
+from pretrain.optim.section import Optimizer
 from tests.support.harness import settings
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -18,10 +18,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def optimizer_settings(name: str, tp: int, stage: int, precision: str = "fp32", **others: Any) -> EngineSettings:
-    chosen = Optimizer(betas=(0.9, 0.98), **OPTIONS[name])
+    section = Optimizer(betas=(0.9, 0.98), **OPTIONS[name])
     return replace(
         settings(tp, stage, precision, **others),
-        make_optimizer=make_optimizer(chosen),
-        groups=GroupRules(weight_decay=chosen.weight_decay, adapt_all=chosen.adapted == "all"),
+        make_optimizer=section.chosen.make,
+        groups=GroupRules(weight_decay=section.weight_decay, adapt_all=section.adapted == "all"),
         grad_clip=0.5,
     )

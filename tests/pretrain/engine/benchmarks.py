@@ -33,7 +33,7 @@ from pretrain.engine.distributed import process_group
 from pretrain.engine.exchange import read_state
 from pretrain.engine.move import move, start_engine
 from pretrain.engine.zero import destroy
-from pretrain.optim import adamw
+from pretrain.optim.adamw import adamw
 from pretrain.use.grow import save_state
 
 LARGE = BertConfig.preset("base", hidden_dropout=0, attention_dropout=0)

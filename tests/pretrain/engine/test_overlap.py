@@ -10,7 +10,7 @@ from pretrain.engine import build
 from pretrain.engine.build import EngineSettings, deepspeed_config
 from pretrain.engine.config_file import load_engine_file
 from pretrain.engine.zero import destroy
-from pretrain.optim import adamw
+from pretrain.optim.adamw import adamw
 from tests.support.harness import CONFIG, settings, start, train
 from tests.support.workers import pool
 

@@ -15,7 +15,7 @@ from pretrain.engine.build import EngineSettings
 from pretrain.engine.move import start_engine
 from pretrain.interop.huggingface import export_model
 from pretrain.interop.importing import import_start
-from pretrain.optim import adamw
+from pretrain.optim.adamw import adamw
 from tests.support.workers import pool
 
 CONFIG = BertConfig(layers=2, hidden=32, heads=2, ffn=48, vocab_size=90, max_positions=16, sentence_head=True)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.optim import Lamb, Lans, passes
+from pretrain.optim import passes
+from pretrain.optim.lamb.step import Lamb
+from pretrain.optim.lans.step import Lans
 from tests.support.optim_reference import Reference
 
 SHAPES = {"matrix": (7, 5), "bias": (5,), "norm": (6,), "zero": (4, 3), "scalar": (1,)}

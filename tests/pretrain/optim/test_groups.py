@@ -6,17 +6,8 @@ import torch
 from model.bert import BertForPreTraining
 from model.config import BertConfig
 from model.parameters import parameter_table
-from pretrain.optim import (
-    GroupRules,
-    group_rules,
-    make_optimizer,
-    matrices_decay,
-    moment_rule,
-    notes,
-    parameter_groups,
-    set_learning_rate,
-)
-from pretrain.recipe.schema import Optimizer
+from pretrain.optim.groups import GroupRules, matrices_decay, parameter_groups, set_learning_rate
+from pretrain.optim.section import Optimizer
 
 CONFIG = BertConfig(layers=3, hidden=32, heads=4, ffn=64, vocab_size=97, max_positions=16)
 
@@ -86,29 +77,29 @@ def test_parameters_with_different_steps_are_apart():
 @pytest.mark.parametrize("name", ["lamb", "lans"])
 def test_a_recipe_s_words_reach_the_optimizer(name):
     bounds = {"trust_bounds": [0.01, 0.3], "prenormalize": "above_one"} if name == "lamb" else {}
-    settings = Optimizer(
+    options = Optimizer(
         name=name, lr=1e-3, betas=(0.8, 0.9), eps=1e-5, weight_decay=0.2, decayed="all", adapted="all",
         bias_correction=False, layer_decay=0.9, compile=False, **bounds,
-    )  # fmt: skip
-    rules = group_rules(settings)
+    ).chosen  # fmt: skip
+    rules = options.group_rules
     assert rules == GroupRules(weight_decay=0.2, decay_all=True, adapt_all=True, layer_decay=0.9)
     model = BertForPreTraining(CONFIG)
-    optimizer = make_optimizer(settings)(parameter_groups(model, dict.fromkeys(parameter_table(CONFIG), 0), rules))
+    optimizer = options.make(parameter_groups(model, dict.fromkeys(parameter_table(CONFIG), 0), rules))
     assert not optimizer.compiled
     for group in optimizer.param_groups:
         assert (group["betas"], group["eps"], group["bias_correction"]) == ((0.8, 0.9), 1e-5, False)
         assert (group["weight_decay"], group["adapt"]) == (0.2, True)
     if name == "lamb":
         assert (optimizer.trust_bounds, optimizer.prenormalize) == ((0.01, 0.3), "above_one")
-    assert moment_rule(settings).__name__ == ("of_unit_gradients" if name == "lans" else "of_gradients")
+    assert options.moment_rule.__name__ == ("of_unit_gradients" if name == "lans" else "of_gradients")
 
 
 def test_a_missing_compiler_is_told_and_nothing_else_is(monkeypatch):
-    lamb, adamw = Optimizer(name="lamb", lr=1e-3), Optimizer(lr=1e-3)
+    lamb, adamw = Optimizer(name="lamb", lr=1e-3).chosen, Optimizer(lr=1e-3).chosen
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert "no C++ compiler was found" in notes(lamb)[0]
-    assert notes(adamw) == []
-    assert notes(lamb.model_copy(update={"compile": False})) == []
+    assert "no C++ compiler found" in lamb.notes()[0]
+    assert adamw.notes() == []
+    assert lamb.model_copy(update={"compile": False}).notes() == []
     monkeypatch.setenv("CXX", "true")
-    assert notes(lamb) == []
+    assert lamb.notes() == []

@@ -7,7 +7,8 @@ import torch
 
 from growth.moments import of_unit_gradients, of_unit_model_gradients
 from growth.state import Record
-from pretrain.optim import Lamb, Lans
+from pretrain.optim.lamb.step import Lamb
+from pretrain.optim.lans.step import Lans
 from tests.support.proving import change_of, grown, loss_and_gradients, random_state, tiny, worst
 
 BETAS = (0.9, 0.98)

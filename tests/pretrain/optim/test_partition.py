@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pretrain.optim import Lamb, Lans, Partition, Segment
+from pretrain.optim.lamb.step import Lamb
+from pretrain.optim.lans.step import Lans
+from pretrain.optim.layerwise import Partition, Segment
 from tests.support.workers import pool
 
 SHAPES = {"word": (14, 5), "input": (8, 5), "bias": (8,), "output": (5, 8), "norm": (5,)}

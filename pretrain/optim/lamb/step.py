@@ -1,16 +1,7 @@
-"""LAMB (You et al. 2020, Large batch optimization for deep learning, arXiv 1904.00962, algorithm 2).
-
-For every parameter w with gradient g:
-
-    m = beta1 m + (1 - beta1) g                      v = beta2 v + (1 - beta2) g^2
-    r = m^ / (sqrt(v^) + eps) + decay w              m^ and v^: divided by 1 - beta^step, with bias_correction
-    w = w - lr |w| / |r| r                           the trust ratio |w| / |r|: within trust_bounds; 1 where a norm is 0
-
-NVLAMB (NVIDIA 2019) first divides all gradients by the norm of the whole model's: `prenormalize`.
-"""
+"""The step of LAMB, in the passes of `pretrain/optim/passes.py`; the formulas are in `__init__.py`."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,22 +10,22 @@ from pretrain.optim.layerwise import LayerwiseOptimizer, Part, Partition, whole_
 from pretrain.optim.moments import Coefficients, add_scaled, advance, advance_many, coefficients
 from pretrain.optim.passes import GRADIENT_NORM, Pass, Tensors, run, squared_norm, squared_norms
 
-Prenormalize = Literal["never", "above_one", "always"]
-"""When to divide by the global gradient norm: `above_one` as NVIDIA's kernels do, `always` as its article says."""
-
 
 class Lamb(LayerwiseOptimizer):
-    """One collective for each step; two with `prenormalize`."""
+    """One collective per step, two with `prenormalize`."""
 
     def __init__(
         self,
         params: Any,
         *,
         trust_bounds: tuple[float, float] = (0.0, math.inf),
-        prenormalize: Prenormalize = "never",
+        prenormalize: str = "never",
         **shared: Any,
     ):
-        """shared: arguments of LayerwiseOptimizer."""
+        """prenormalize: `never`, `above_one` as in NVIDIA's kernels, or `always` as in its article.
+
+        shared: arguments of LayerwiseOptimizer.
+        """
         super().__init__(params, **shared)
         self.trust_bounds = trust_bounds
         self.prenormalize = prenormalize

@@ -1,13 +1,4 @@
-"""LANS (Zheng et al. 2020, Accelerated large batch optimization of BERT pretraining in 54 minutes, arXiv 2006.13484).
-
-For every parameter w with gradient g:
-
-    g = g / |g|                                      of this parameter: no loss scale and no clipping matters
-    m = beta1 m + (1 - beta1) g                      v = beta2 v + (1 - beta2) g^2
-    r = m^ / (sqrt(v^) + eps) + decay w              m^ and v^: divided by 1 - beta^step, with bias_correction
-    c = g / (sqrt(v^) + eps) + decay w
-    w = w - lr |w| (beta1 r / |r| + (1 - beta1) c / |c|)                 |w| / |r| and |w| / |c|: 1 where a norm is 0
-"""
+"""The step of LANS, in the passes of `pretrain/optim/passes.py`; the formulas are in `__init__.py`."""
 
 from typing import NamedTuple
 
@@ -20,7 +11,7 @@ from pretrain.optim.passes import GRADIENT_NORM, Pass, Tensors, run, squared_nor
 
 
 class Lans(LayerwiseOptimizer):
-    """Two collectives for each step: the moments need |g| before the updates have norms."""
+    """Two collectives per step: the moments need |g| before the updates have norms."""
 
     def update(self, parts: list[Part], partition: Partition) -> None:
         norms = whole_norms(partition, parts, run(GRADIENT_NORM, parts, compiled=self.compiled))
@@ -50,7 +41,7 @@ def _rates(part: Part, c: Coefficients, weight_norm: float, momentum_norm: float
     return Rates(momentum * c.first, gradient * c.scale, (momentum + gradient) * c.decay)
 
 
-# ---- the arithmetic: moments and the norms of w, r and c; then w = w - rates of r and c, made anew ----
+# ---- the arithmetic: moments and the norms of w, r and c; then w = w - rates of r and c, computed again ----
 
 
 def _moments(

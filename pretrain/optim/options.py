@@ -1,0 +1,100 @@
+"""What an optimizer says of itself: its options in a recipe, and what follows from them. No torch until a run needs it.
+
+Every optimizer is one subclass, in a file or folder of its own, listed in `pretrain/optim/__init__.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from pretrain.optim.groups import GroupRules
+from pretrain.settings.values import Number, Rate, Section
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer as TorchOptimizer
+
+    from growth.moments import MomentRule
+
+MakeOptimizer = Callable[[list[dict[str, Any]]], "TorchOptimizer"]
+"""Makes an optimizer over parameter groups (`params`, `weight_decay`, ...: see groups.py).
+
+Its state must be Adam's, `exp_avg`, `exp_avg_sq` and `step`: this is what checkpoints keep and growth transforms.
+"""
+
+
+class OptimizerOptions(Section):
+    """The options that every optimizer has."""
+
+    name: ClassVar[str]
+    """Name of the optimizer."""
+
+    lr: Annotated[Number, Field(gt=0)]
+    """Peak learning rate."""
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
+    """Decay rates of the two moments, per step."""
+    eps: Annotated[Number, Field(gt=0, lt=1)] = 1e-6
+    """Added to the square root of the second moment."""
+    weight_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.01
+    """Decoupled weight decay."""
+    decayed: Literal["matrices", "all"] = "matrices"
+    """Which parameters decay. `matrices` leaves out biases and LayerNorms."""
+    grad_clip: Annotated[Number, Field(ge=0)] = 1.0
+    """Clip the gradient to this global norm. 0 turns clipping off."""
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """Learning rate of a layer, as a fraction of the rate of the layer above. Below 1 for fine-tuning."""
+    compile: bool = True
+    """Compile the step on a CPU, if there is a C++ compiler and the model is large enough to gain from it. AdamW
+    ignores this: its kernel is fused already."""
+
+    def check(self) -> None:
+        """Raises UserError for options that contradict each other."""
+
+    def make(self, groups: list[dict[str, Any]]) -> TorchOptimizer:
+        """The optimizer, over parameter groups. Its learning rate is set before every step."""
+        raise NotImplementedError
+
+    @property
+    def group_rules(self) -> GroupRules:
+        return GroupRules(weight_decay=self.weight_decay, decay_all=self.decayed == "all", layer_decay=self.layer_decay)
+
+    @property
+    def moment_rule(self) -> MomentRule:
+        """How its moments follow a change of shape: by default, as moments of plain gradients."""
+        from growth.moments import of_gradients
+
+        return of_gradients
+
+    def notes(self) -> list[str]:
+        """What a user should know about this optimizer on this machine, for `plan`."""
+        return []
+
+
+class LayerwiseOptions(OptimizerOptions):
+    """Options of the optimizers that scale each parameter's step by norms of the whole parameter."""
+
+    adapted: Literal["matrices", "all"] = "matrices"
+    """LAMB and LANS: which parameters get a trust ratio. The others take Adam's step."""
+    bias_correction: bool = True
+    """LAMB and LANS: correct the moments for their start from zero."""
+
+    @property
+    def group_rules(self) -> GroupRules:
+        return replace(super().group_rules, adapt_all=self.adapted == "all")
+
+    @property
+    def shared_arguments(self) -> dict[str, Any]:
+        """The arguments of LayerwiseOptimizer."""
+        return dict(betas=self.betas, eps=self.eps, bias_correction=self.bias_correction, compiled=self.compile)
+
+    def notes(self) -> list[str]:
+        import torch
+
+        from pretrain.optim.passes import can_compile
+
+        if torch.cuda.is_available() or not self.compile or can_compile():
+            return []
+        return [f"no C++ compiler found: without one, the step of {self.name} takes about twice as long on a CPU"]

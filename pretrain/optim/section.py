@@ -1,0 +1,35 @@
+"""The section `optimizer` of a recipe: the options of all optimizers side by side, checked against the chosen one."""
+
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
+
+from model.errors import UserError
+from pretrain.optim import OPTIMIZERS
+from pretrain.optim.options import OptimizerOptions
+from pretrain.settings.joined import joined, keys_of
+
+_BY_NAME = {optimizer.name: optimizer for optimizer in OPTIMIZERS}
+_KEYS = {"name": (Literal[tuple(_BY_NAME)], OPTIMIZERS[0].name), **keys_of(OPTIMIZERS)}
+
+
+class Optimizer(joined(_KEYS)):  # type: ignore[misc]
+    """Options that are not the chosen optimizer's own keep their defaults."""
+
+    declared_in: ClassVar = OPTIMIZERS
+    """The sections whose keys it has."""
+
+    @model_validator(mode="after")
+    def _options_fit_the_name(self) -> "Optimizer":
+        for option, field in type(self).model_fields.items():
+            owners = [name for name, optimizer in _BY_NAME.items() if option in optimizer.model_fields]
+            if option != "name" and self.name not in owners and getattr(self, option) != field.default:
+                raise UserError(f"{option} is for {' and '.join(owners)}, not for {self.name}; remove it")
+        self.chosen.check()
+        return self
+
+    @property
+    def chosen(self) -> OptimizerOptions:
+        """The options of the chosen optimizer alone."""
+        optimizer = _BY_NAME[self.name]
+        return optimizer.model_construct(**{name: getattr(self, name) for name in optimizer.model_fields})
