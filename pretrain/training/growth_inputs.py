@@ -15,6 +15,9 @@ from model.parameters import parameter_table
 from pretrain.engine.correlation import gradient_correlation
 from pretrain.engine.exchange import fetch_from
 
+PROBE_ROWS = 64
+"""Validation rows, at most, that losses around a change of shape and correlations are measured on."""
+
 
 @dataclass(frozen=True)
 class Probe:

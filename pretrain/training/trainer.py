@@ -25,11 +25,9 @@ from pretrain.recipe.decisions import decided
 from pretrain.training import stages
 from pretrain.training.evaluation import evaluate, validation_rows
 from pretrain.training.events import Activity, Hook, StepResult
+from pretrain.training.growth_inputs import PROBE_ROWS
 from pretrain.training.stages import data_parallel_rank
 from pretrain.training.update import count, update
-
-PROBE_ROWS = 64
-"""Validation rows, at most, on which losses before and after a change of shape and correlations are measured."""
 
 
 class Trainer:

@@ -1,4 +1,4 @@
-"""The verb `grow`: the same change of shape offline, from one checkpoint to another, on any number of processes."""
+"""The verb `grow`: a change of shape offline, from one checkpoint to another, on any number of processes."""
 
 import json
 import shutil
@@ -11,9 +11,9 @@ import torch.distributed as dist
 from tokenizers import Tokenizer
 
 from growth.change import ShapeChange
+from growth.moments import MomentRule, of_gradients
 from growth.operators import shape_change
-from growth.operators.base import Correlation, Inputs
-from growth.state import Fetch, Record, TrainingState, assign_owners
+from growth.state import Record, TrainingState, assign_owners
 from model.config import PRESETS, BertConfig
 from model.errors import UserError
 from model.parallel.layout import ParallelLayout
@@ -22,25 +22,25 @@ from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.checkpoint.files import write_index, write_part
 from pretrain.data.text.tokenizer import load_tokenizer, save_tokenizer
 from pretrain.engine.agreement import say_once
-from pretrain.engine.correlation import gradient_correlation
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import new_steps
 from pretrain.interop.huggingface_import import import_model
+from pretrain.optim import moment_rule
 from pretrain.recipe.operators import AUTO, read_operators
+from pretrain.recipe.schema import Optimizer
 from pretrain.runs.outputs import check_folder
 from pretrain.settings.yaml_text import parse
+from pretrain.training.growth_inputs import PROBE_ROWS, Probe, growth_inputs
 from pretrain.use.trained import open_corpus, saved_rows
-
-PROBE_ROWS = 64
-"""As many as a run takes at most for the same measurement."""
 
 
 def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> tuple[BertConfig, BertConfig]:
-    """Writes the checkpoint `out` with the state of `path` after the operators; gives both shapes. Collective.
+    """Grows the checkpoint `path` and writes the result to `out`. Returns both shapes. Collective.
 
-    `path`: a run's folder, one of its checkpoints, or a model saved by Hugging Face transformers (weights, tokenizer;
-    moments start at zero). `to`: a preset's name or `field=value`, `operators`: `stack` or `{widen: {axis: ffn}}`, in
-    order. Records pass through one at a time: a rank holds those it owns, before and after, and one more.
+    `path` is a run's folder, one of its checkpoints, or a model saved by Hugging Face transformers (weights and
+    tokenizer; moments start at zero). `to` holds the name of a preset or `field=value`; `operators` holds names such as
+    `stack`, or `{widen: {axis: ffn}}`, in order. The result equals the same change in memory, bit for bit. Records pass
+    through one at a time: a rank holds those it owns, before and after, and one more.
     """
     if out.exists():
         raise UserError(f"--out {out} exists already; name a new folder")
@@ -49,27 +49,21 @@ def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> 
     tokenizer = own_tokenizer(path)
     wanted = read_shape(to)
     chosen = read_operators([_read_operator(text) for text in operators or [AUTO]], state.config, wanted)
-
     grown: dict[str, Any] = {"from": str(path), "operators": [operator.name for operator in chosen]}
-
-    def correlation(config: BertConfig, shared: BertConfig, fetch: Fetch) -> Correlation:
-        if not any(state.steps.values()):
-            return dict.fromkeys(parameter_table(shared), 1.0)  # no moments that it could scale
-        grown["correlation"] = measure_correlation(run, path, config, shared, fetch)
-        return grown["correlation"]
-
-    def saved(other: str) -> tuple[BertConfig, Fetch]:
-        opened, _ = open_state(Path(other))
-        return opened.config, fetch_from(opened)
-
-    change = shape_change(state.config, chosen, wanted, Inputs(fetch_from(state), correlation, saved))
-    run = {**run, "grown": grown}
-    save_state(changed_state(state, change), run, out, tokenizer)
+    inputs = growth_inputs(
+        state,
+        _moment_rule(run),
+        open_probe=lambda: open_probe(run, path),
+        open_saved=lambda other: open_state(Path(other))[0],
+        report=lambda correlation: grown.update(correlation=correlation),
+    )
+    change = shape_change(state.config, chosen, wanted, inputs)
+    save_state(changed_state(state, change), {**run, "grown": grown}, out, tokenizer)
     return state.config, change.target
 
 
 def open_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
-    """The state of a checkpoint or of a Hugging Face model, spread over the ranks, and what was saved beside it."""
+    """The state of a checkpoint or of a Hugging Face model, spread over the ranks, and what was saved with it."""
     if not (path / "config.json").is_file():
         return load_checkpoint(find_checkpoint(path))
     config, weights = import_model(path, note=say_once)
@@ -79,9 +73,9 @@ def open_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
 
 
 def own_tokenizer(path: Path) -> Tokenizer | None:
-    """Of a Hugging Face model, or of what was grown from one: there is no corpus that holds it.
+    """The tokenizer of a Hugging Face model, or of what was grown from one: no corpus holds it.
 
-    Without a tokenizer.json, BERT's own with the words of vocab.txt; that a model has neither is said.
+    Without a tokenizer.json it is BERT's, with the words of vocab.txt. Without either, a line says so.
     """
     is_transformers = (path / "config.json").is_file()
     folder = path if is_transformers else find_checkpoint(path)
@@ -91,39 +85,38 @@ def own_tokenizer(path: Path) -> Tokenizer | None:
         return load_tokenizer(folder / "vocab.txt", _lowers_case(folder))
     if is_transformers:
         say_once(
-            f"{path} has no tokenizer.json or vocab.txt: no tokenizer goes along, and what is grown needs a corpus of "
+            f"{path} has no tokenizer.json or vocab.txt: no tokenizer is copied, and the grown model needs a corpus of "
             "its vocabulary by --corpus"
         )
     return None
 
 
 def _lowers_case(folder: Path) -> bool:
-    """What the tokenizer_config.json beside a vocab.txt says; BERT's default without."""
+    """As the tokenizer_config.json next to vocab.txt says; without one, BERT's default."""
     settings = folder / "tokenizer_config.json"
     try:
         return not settings.is_file() or bool(json.loads(settings.read_text("utf-8")).get("do_lower_case", True))
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{settings} cannot be read: {error}; put the model's own there") from error
+        raise UserError(f"{settings} cannot be read: {error}; copy the model's own there") from error
 
 
-def measure_correlation(
-    run: dict[str, Any], path: Path, config: BertConfig, shared: BertConfig, fetch: Fetch
-) -> Correlation:
-    """How much the gradients of uses agree, on validation rows of the corpus the checkpoint was trained on. Collective.
-
-    Raises UserError where that cannot be had.
-    """
+def open_probe(run: dict[str, Any], path: Path) -> Probe:
+    """Validation rows of the corpus that the checkpoint was trained on. Raises UserError where there are none."""
     try:
         if "corpus" not in run:
-            raise UserError("which corpus it was trained on is not known")
+            raise UserError("the corpus it was trained on is not known")
         num_rows = min(run["recipe"]["validation"]["rows"], PROBE_ROWS)
         rows = saved_rows(run, open_corpus(run, None, path), num_rows)
     except UserError as error:
         raise UserError(
             f"{path}: gradients cannot be measured here, {error}; give the option correlation, a number from 0 to 1"
         ) from error
-    layout = ParallelLayout(1, dist.get_world_size())
-    return gradient_correlation(config, fetch, layout, torch.float32, rows, shared)
+    return Probe(rows, ParallelLayout(1, dist.get_world_size()), torch.float32)
+
+
+def _moment_rule(run: dict[str, Any]) -> MomentRule:
+    """That of the run's optimizer. Imported weights have no moments, so any rule does."""
+    return moment_rule(Optimizer.model_validate(run["recipe"]["optimizer"])) if "recipe" in run else of_gradients
 
 
 def changed_state(state: TrainingState, change: ShapeChange) -> TrainingState:

@@ -8,7 +8,9 @@ from io import StringIO
 import pytest
 import torch
 
+from growth.moments import of_gradients, of_unit_gradients, of_unit_model_gradients
 from growth.operators import make_operator, shape_change
+from growth.operators.base import Inputs
 from growth.state import Record
 from model.errors import UserError
 from model.parameters import parameter_table
@@ -36,7 +38,7 @@ def fp32_state() -> dict[str, Record]:
     }
 
 
-def saved(path: str) -> None:
+def saved(path: str, recipe: dict | None = None) -> None:
     import torch.distributed as dist
 
     from growth.state import TrainingState, assign_owners
@@ -44,7 +46,9 @@ def saved(path: str) -> None:
     owners = assign_owners(CONFIG, dist.get_world_size())
     state = fp32_state()
     mine = {name: state[name] for name, owner in owners.items() if owner == dist.get_rank()}
-    save_state(TrainingState(CONFIG, owners, {name: r.step for name, r in state.items()}, mine), {"corpus": "c"}, path)
+    steps = {name: record.step for name, record in state.items()}
+    run = {"corpus": "c"} | ({"recipe": recipe} if recipe else {})
+    save_state(TrainingState(CONFIG, owners, steps, mine), run, path)
 
 
 def grown_offline(path, out) -> tuple[dict[str, Record], dict]:
@@ -66,6 +70,26 @@ def test_offline_is_what_memory_gives(tmp_path, ranks_before, ranks):
         assert run["grown"]["operators"] == ["stack", "widen"]
     sums = (tmp_path / "new" / "SHA256SUMS").read_text().splitlines()
     assert len(sums) == ranks + 1
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rule"),
+    [
+        ({"name": "adamw", "lr": 1e-3}, of_gradients),
+        ({"name": "lans", "lr": 1e-3}, of_unit_gradients),
+        ({"name": "lamb", "lr": 1e-3, "prenormalize": "always"}, of_unit_model_gradients),
+    ],
+    ids=["adamw", "lans", "nvlamb"],
+)
+def test_offline_follows_the_moment_rule_of_the_runs_optimizer(tmp_path, optimizer, rule):
+    pool(1).run(saved, tmp_path / "old", {"optimizer": optimizer})
+    state = fp32_state()
+    operators = [make_operator("stack", {}), make_operator("widen", {"axis": "ffn", "how": "fpi"})]
+    inputs = Inputs(fetch=state.__getitem__, moments=rule)
+    change = shape_change(CONFIG, operators, {"layers": 3, "ffn": 100}, inputs)
+    expected = {name: change.record(name, state.__getitem__) for name in parameter_table(change.target)}
+    [(found, _)] = pool(1).run(grown_offline, tmp_path / "old", tmp_path / "new")
+    assert same(expected, found)
 
 
 def from_huggingface(path, out) -> tuple[dict[str, Record], bool]:
@@ -154,7 +178,7 @@ def test_what_grew_without_a_tokenizer_asks_for_a_corpus(tmp_path):
     grown = tmp_path / "run" / "checkpoints" / "grown"  # beside those of a run whose history is not its own
     [(kept, said)] = pool(1).run(kept_tokenizer, bert, grown)
     assert kept is None
-    assert f"{bert} has no tokenizer.json or vocab.txt: no tokenizer goes along" in said and said.count("\n") == 1
+    assert f"{bert} has no tokenizer.json or vocab.txt: no tokenizer is copied" in said and said.count("\n") == 1
     with pytest.raises(UserError, match="name one of its vocabulary by --corpus"):
         export(grown, tmp_path / "out")
     export(grown, tmp_path / "out", str(corpus.directory))
