@@ -7,7 +7,8 @@ import pytest
 
 from pretrain.training.train import train
 from tests.support.cluster import Cluster
-from tests.support.launching import HOME
+from tests.support.home import HOME
+from tests.support.machines import FABRIC
 from tests.support.tiny import little_recipe, losses, metrics, write_recipe
 from tests.support.workers import pool
 
@@ -31,8 +32,11 @@ if os.environ.get("RANK") == "1":
 def submit(cluster: Cluster, recipe: Path, runs: Path, **environment: str) -> str:
     command = ["train", str(recipe), "--runs", str(runs), "--nproc", "1"]
     options = dict(nodes="2", chdir=str(HOME), open_mode="append", requeue="")
-    # As the pools of ranks: sums over several threads round otherwise.
-    return cluster.submit(LAUNCH, *command, environment={"OMP_NUM_THREADS": "1", **environment}, **options)
+    # One thread, as in the pools of ranks: sums over several threads round differently.
+    environment = {"OMP_NUM_THREADS": "1", **environment}
+    if cluster.isolated:
+        environment["GLOO_SOCKET_IFNAME"] = FABRIC
+    return cluster.submit(LAUNCH, *command, environment=environment, **options)
 
 
 def test_a_job_of_two_nodes_is_requeued_on_a_signal_and_ends_as_if_nothing_had_happened(cluster, corpus, tmp_path):
