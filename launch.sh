@@ -3,7 +3,7 @@
 #
 #   ./launch.sh                  the demo: pretrains a small BERT on two processes and changes its shape on the way
 #   ./launch.sh test [ARGS]      the test suite (ARGS go to pytest)
-#   ./launch.sh check            its static checks alone: ruff, mypy, the order of imports, shellcheck
+#   ./launch.sh check            the static checks alone: ruff, mypy, the order of imports, shellcheck
 #   ./launch.sh VERB [ARGS]      python -m pretrain VERB; `./launch.sh --help` lists the verbs
 #   sbatch [OPTIONS] launch.sh train RECIPE [ARGS]      the same on all nodes of a SLURM job
 #
@@ -35,7 +35,7 @@ main() {
   set_environment
   case $verb in
     test)  install test "[test]"; export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; cd "$home"; exec "$python" -m pytest "$@" ;;
-    check) install test "[test]"; cd "$home"; exec "$python" -m pytest -q tests/repository/test_checks.py "$@" ;;
+    check) install test "[test]"; cd "$home"; exec "$python" -m pytest -q tests/repository "$@" ;;
     train) train "$@" ;;
     ranks-of-node) ranks_of_node "$@" ;;                 # what `train` starts on every node of a SLURM job
     demo)  demo "$@" ;;

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from rich import box
@@ -157,4 +158,4 @@ def _bytes(count: float) -> str:
     return f"{count / 1024**power:.4g} {units[power]}"
 
 
-_STYLE = dict(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+_STYLE: dict[str, Any] = dict(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")

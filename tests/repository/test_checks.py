@@ -1,4 +1,4 @@
-"""The static checks, one test for each tool. `./launch.sh check` runs this file alone."""
+"""The static checks, one test for each tool. `./launch.sh check` runs this folder alone."""
 
 import os
 import shutil

@@ -9,7 +9,7 @@ import json
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
@@ -40,6 +40,7 @@ def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lamb
     """
     options.check()
     directory = options.output
+    assert directory is not None
     if manifest := _existing(directory / "manifest.json", options):
         return manifest
     inputs = find_inputs(options.sources)
@@ -71,10 +72,12 @@ class _Job:
 
     def __init__(self, options: PrepareOptions, inputs: list[Input], tokenizer: Tokenizer, state: dict | None) -> None:
         self._options, self._inputs, self._tokenizer = options, inputs, tokenizer
+        assert options.output is not None
         self._directory = options.output
         dtype = token_dtype(tokenizer.get_vocab_size())
         self._writers = {name: SplitWriter(self._directory, name, dtype, options.shard_tokens) for name in SPLITS}
-        self.num_chunks, self._counts = 0, Counter()
+        self.num_chunks = 0
+        self._counts: Counter[str] = Counter()
         self._progress = Progress("tokens", total_disk_bytes(inputs))
         if state:
             self.num_chunks, self._counts = state["num_chunks"], Counter(state["counts"])
@@ -168,7 +171,7 @@ def _tokenized(
     # Forked workers share the parent's imports: they start at once and cost little memory.
     pool = ProcessPoolExecutor(options.workers, get_context("fork"), start_process, arguments)
     try:
-        waiting = deque()
+        waiting: deque[Future[TokenizedChunk]] = deque()
         for chunk in chunks:
             waiting.append(pool.submit(run_in_process, chunk))
             if len(waiting) > 2 * options.workers:
@@ -201,8 +204,8 @@ def cut_documents(documents: Documents, document_tokens: int) -> Documents:
 
 
 def total_disk_bytes(inputs: list[Input]) -> int | None:
-    sizes = [source.num_bytes for source in inputs]
-    return None if None in sizes else sum(sizes)
+    sizes = [source.num_bytes for source in inputs if source.num_bytes is not None]
+    return sum(sizes) if len(sizes) == len(inputs) else None
 
 
 def file_sha256(file: Path) -> str:

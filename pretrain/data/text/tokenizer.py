@@ -32,9 +32,10 @@ class SpecialIds:
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "SpecialIds":
         """By name: BERT's, or SentencePiece's. Raises UserError when one is missing."""
-        ids = [tokenizer.token_to_id(name) for name in special_names(tokenizer)]
-        if None in ids:
-            missing = ", ".join(token for token, id in zip(SPECIAL_TOKENS, ids, strict=True) if id is None)
+        found = [tokenizer.token_to_id(name) for name in special_names(tokenizer)]
+        ids = [id for id in found if id is not None]
+        if len(ids) < len(found):
+            missing = ", ".join(token for token, id in zip(SPECIAL_TOKENS, found, strict=True) if id is None)
             raise UserError(f"the vocabulary lacks {missing}; it must hold {', '.join(SPECIAL_TOKENS)}")
         return cls(*ids)
 
@@ -133,7 +134,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> str:
     tokenizer.save(str(directory / "tokenizer.json"))
     vocabulary = tokenizer.get_vocab()
     (directory / "vocab.txt").write_text(
-        "".join(f"{token}\n" for token in sorted(vocabulary, key=vocabulary.get)), "utf-8"
+        "".join(f"{token}\n" for token in sorted(vocabulary, key=vocabulary.__getitem__)), "utf-8"
     )
     return tokenizer_hash(directory / "tokenizer.json")
 
@@ -146,7 +147,7 @@ def tokenizer_hash(path: Path) -> str:
 def word_starts(tokenizer: Tokenizer) -> np.ndarray:
     """[vocab] bool: whether a token opens a word. What does not is masked together with what stands before it."""
     vocabulary = tokenizer.get_vocab()
-    in_order = sorted(vocabulary, key=vocabulary.get)
+    in_order = sorted(vocabulary, key=vocabulary.__getitem__)
     if isinstance(tokenizer.model, models.WordPiece):
         return np.array([not token.startswith("##") for token in in_order])
     return np.array([token.startswith(BLANK) for token in in_order])

@@ -44,7 +44,7 @@ class Worker:
         self._options = options
 
     def tokenize(self, chunk: list[Block]) -> TokenizedChunk:
-        counts = Counter()
+        counts: Counter[str] = Counter()
         texts = list(chain.from_iterable(documents_of(block, self._options.text_format, counts) for block in chunk))
         parts = [self._encode(texts), *(self._adopt(block.content) for block in chunk if block.kind == "tokens")]
         documents = Documents.concatenate([documents for documents, _ in parts])
