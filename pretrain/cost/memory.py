@@ -1,9 +1,9 @@
-"""Bytes on each rank: what ZeRO, tensor parallelism and precision make of the parameter table, and what a step adds.
+"""Bytes per rank: the training state under ZeRO, tensor parallelism and precision, and what a step adds.
 
-    peak = weights + gradients + optimizer + buffers + activations (or what takes their place)      on a GPU
-    peak = the same, with HEAP_SHARE more for activations, and what the process itself takes        on a CPU
+    peak = weights + gradients + optimizer + buffers + activations (or what replaces them)           on a GPU
+    peak = the same, with HEAP_SHARE more for activations, plus what the process itself needs        on a CPU
 
-How far that is from what was measured stands in docs/results/speed.md.
+docs/results/speed.md compares this with measurements.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ if TYPE_CHECKING:
 FP32_BYTES = 4
 
 HEAP_SHARE = 0.35
-"""glibc's heap on a CPU: what tensors of many sizes, freed and allocated anew, take beyond their bytes (measured)."""
+"""Overhead of glibc's heap on a CPU, as a share of activations: tensors of many sizes are freed and reallocated
+(measured)."""
 
 PROCESS_BYTES = 50 * 2**20
-"""What a CPU process grows by from DeepSpeed's and oneDNN's own needs once it trains (measured)."""
+"""Memory that DeepSpeed and oneDNN need for themselves in a CPU process that trains (measured)."""
 
 GLOO_BYTES = 20 * 2**20
-"""And from gloo's threads and buffers, where there are several ranks (measured)."""
+"""Memory of gloo's threads and buffers if there are several ranks (measured)."""
 
 
 @dataclass(frozen=True)
 class StateBytes:
-    """Of the training state on one rank; `host` counts what offload keeps in CPU memory."""
+    """The training state on one rank; `host` is what offload keeps in CPU memory."""
 
     weights: int
     gradients: int
@@ -46,7 +47,7 @@ class StateBytes:
 
 
 def num_parameters(config: BertConfig) -> int:
-    """Of the whole model, without vocabulary padding; a shared block counts once."""
+    """Parameters of the whole model, without vocabulary padding; a shared block counts once."""
     return sum(spec.numel for spec in parameter_table(config).values())
 
 
@@ -70,12 +71,11 @@ def state_bytes(
     data_parallel: int,
     offload_optimizer: bool = False,
 ) -> StateBytes:
-    """Weights and gradients in the training precision; two fp32 moments, and fp32 masters.
+    """Weights and gradients in the training precision, two fp32 moments, and fp32 masters.
 
-    DeepSpeed has masters of their own under every ZeRO stage but 0 in fp32, where the weights are the masters.
-
-    ZeRO 1 divides the optimizer over the data-parallel ranks, ZeRO 2 the gradients too, ZeRO 3 the weights as well.
-    Frozen parameters have neither gradients nor moments.
+    DeepSpeed keeps separate masters except at ZeRO 0 in fp32, where the weights are the masters. ZeRO 1 divides the
+    optimizer state over the data-parallel ranks, ZeRO 2 also the gradients, ZeRO 3 also the weights. Frozen parameters
+    have neither gradients nor moments.
     """
     count = parameters_per_tensor_rank(config, tensor_parallel)
     trained = parameters_per_tensor_rank(config, tensor_parallel, trained_only=True)
@@ -96,27 +96,27 @@ def state_bytes(
 
 @dataclass(frozen=True)
 class StepBytes:
-    """What a step needs beside the training state, on one rank."""
+    """What a step needs on one rank in addition to the training state."""
 
     activations: int
-    """Kept from the forward for the backward pass, the scores over the vocabulary included."""
+    """Saved by the forward pass for the backward pass, including the scores over the vocabulary."""
     buffers: int
     """Copies of gradients (and, under ZeRO 3, the weights that DeepSpeed gathers)."""
     afterwards: int = 0
-    """What takes the place of the activations when they have gone."""
+    """What replaces the activations once they are freed."""
     process: int = 0
-    """On a CPU: the libraries' own."""
+    """On a CPU: what the libraries need for themselves."""
 
 
 def peak_bytes(held: StateBytes, step: StepBytes, on_cpu: bool) -> int:
-    """The most that a rank holds at one time beyond what Python and its libraries take, by the formula above."""
+    """The peak on one rank by the formula above, beyond what Python and its libraries take."""
     activations = round((1 + HEAP_SHARE * on_cpu) * step.activations)
     total = held.device + max(activations, step.afterwards) + step.buffers + step.process
     return total + held.host if on_cpu else total
 
 
 def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[StateBytes, StepBytes]:
-    """What a rank holds in a stage of a run."""
+    """The training state of a stage on one rank, and what a step adds."""
     config, tensor_parallel, data_parallel = stage.config, stage.tensor_parallel, stage.data_parallel
     zero = stage.deepspeed["zero_optimization"]
     offloads = offloads_optimizer(stage.deepspeed)
@@ -200,17 +200,17 @@ def buffer_bytes(
     bucket_elements: int = DEFAULT_BUCKET,
     overlaps: bool = False,
 ) -> int:
-    """What gradients are made and reduced in, and what the optimizer steps from.
+    """Memory in which gradients are produced and reduced, and from which the optimizer steps.
 
-    overlaps: DeepSpeed's `overlap_comm`, by which one bucket fills while the other is reduced.
+    overlaps: DeepSpeed's `overlap_comm`, which fills one bucket while the other is reduced.
     """
     trained = parameters_per_tensor_rank(config, tensor_parallel, trained_only=True)
     share = -(-trained // data_parallel)
     element = FP32_BYTES if precision == "fp32" else 2
-    as_fp32 = FP32_BYTES if precision != "fp32" else 0  # the gradients once more, for the masters
-    made = element * config.padded_vocab_size * config.embedding_width // tensor_parallel  # a gradient for each use
+    as_fp32 = FP32_BYTES if precision != "fp32" else 0  # a second copy of the gradients, for the masters
+    made = element * config.padded_vocab_size * config.embedding_width // tensor_parallel  # one gradient per use
     if accumulation > 1:
-        made += element * trained  # beside the sum of those before
+        made += element * trained  # in addition to the sum so far
     bucket = element * min(bucket_elements, trained)
     exchanges = data_parallel > 1
     if zero_stage == 0:
@@ -221,15 +221,15 @@ def buffer_bytes(
         # This rank's part once reduced, then flattened, then in fp32. What is sent is copied first.
         reducing, stepping = bucket * (1 + exchanges + overlaps), (element + as_fp32) * share
         return made + element * share + max(reducing, stepping)
-    # The weights as they are gathered and as they are used: they stay from the forward to the backward pass.
+    # Weights as gathered and as used; they stay from the forward to the backward pass.
     gathered = 2 * element * parameters_per_tensor_rank(config, tensor_parallel)
     return made + gathered + bucket * (1 + 2 * exchanges) + (element * exchanges + as_fp32) * share
 
 
 def fp32_gradient_bytes(config: BertConfig, zero_stage: int, precision: str, tensor_parallel: int) -> int:
-    """For the masters of 16-bit weights at ZeRO 0, made tensor by tensor in the memory that activations have left.
+    """Gradients of the fp32 masters of 16-bit weights at ZeRO 0, made one by one in memory that activations freed.
 
-    The other stages make theirs in one piece, which glibc's heap has no room for between what lives on.
+    The other stages make theirs in one piece, for which glibc's heap has no gap large enough.
     """
     if zero_stage > 0 or precision == "fp32":
         return 0

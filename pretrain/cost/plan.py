@@ -1,4 +1,4 @@
-"""What a run will do, before anything runs: shapes, parameters, work, memory on each rank, and the learning rate."""
+"""What a run will do, before anything runs: shapes, parameters, FLOPs, memory per rank, and the learning rate."""
 
 import math
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def plan_tables(run: Run) -> RenderableType:
 def _stages_table(run: Run) -> Table:
     ranks = f"{run.num_ranks} process" + ("es" if run.num_ranks > 1 else "")
     table = Table(title=f"{run.recipe.name}: {run.moment(run.end)} on {ranks}, {run.recipe.precision}", **_STYLE)
-    for heading in ("stage", "from", "shape", "parameters", "rows x tokens", "step on a rank", "grow"):
+    for heading in ("stage", "from", "shape", "parameters", "rows x tokens", "step per rank", "grow"):
         table.add_column(heading)
     for heading in ("length", "FLOP/step", "FLOP"):
         table.add_column(heading, justify="right")
@@ -59,7 +59,7 @@ def _stages_table(run: Run) -> Table:
 
 
 def _rules(run: Run) -> Iterator[Text]:
-    """What may end or divide a stage, and what is kept of it."""
+    """What may end or split a stage, and which states are saved."""
     lines = []
     for stage in run.stages:
         if stage.until:
@@ -67,18 +67,18 @@ def _rules(run: Run) -> Iterator[Text]:
         if stage.split:
             lines.append(f"{stage.name}: {split_in_words(stage)}")
         if stage.keep:
-            lines.append(f"{stage.name}: its last state is kept as checkpoints/{stage.keep}")
+            lines.append(f"{stage.name}: its final state is saved as checkpoints/{stage.keep}")
     if any(stage.until for stage in run.stages):
-        lines.append("What they leave of their length goes to the last stage; the figures here are for full lengths.")
+        lines.append("The last stage takes over the steps they leave; the figures here are for full lengths.")
     if lines:
         yield Text("\n".join(lines) + "\n")
 
 
 def _saving_table(run: Run) -> Table:
     target, mask_rate = target_shape(run), run.recipe.data.mask_rate
-    table = Table(title=f"FLOPs beside the target's from scratch ({target.summary()})", **_STYLE)
+    table = Table(title=f"FLOPs compared with the target from scratch ({target.summary()})", **_STYLE)
     table.add_column("stage")
-    for heading in ("length", "a step of the target", "a step here", "part"):
+    for heading in ("length", "step of the target", "step here", "share"):
         table.add_column(heading, justify="right")
     for stage in run.stages:
         whole, own = stage_flops(stage, mask_rate, target), stage_flops(stage, mask_rate)
@@ -92,12 +92,13 @@ def _saving_table(run: Run) -> Table:
 
 
 def _saving_notes(run: Run) -> Iterator[Text]:
-    """The speedup by the formula, the paper's beside it, and what the formula assumes."""
+    """The speedup by the formula, the speedup in the paper, and what the formula assumes."""
     found, paper, length = saving(run), run.recipe.paper, run.stages[-1].sequence
     yield Text(f"speedup (target / this run - 1, at equal steps): {found.speedup:+.1%} on the same rows")
     if found.full_length != found.target:
         yield Text(
-            f"{found.full_length_speedup:+.1%} where short rows count as saved, too (the target's all of {length})"
+            f"{found.full_length_speedup:+.1%} if short rows count as savings, too "
+            f"(all rows of the target have {length} tokens)"
         )
     if paper is not None:
         figures = []
@@ -110,8 +111,8 @@ def _saving_notes(run: Run) -> Iterator[Text]:
         yield Text(f"paper: {'; '.join(figures)} [{paper.source}]")
     predictions = (f"{each * run.recipe.data.mask_rate:.4g} in {each}" for each in _lengths(run))
     yield Text(
-        "counted: F = 6 N s + 12 L h s^2 + 6 P (h^2 + V h) for a row of s tokens with P predictions "
-        f"({', '.join(predictions)}), the backward pass as twice the forward\n"
+        "formula: F = 6 N s + 12 L h s^2 + 6 P (h^2 + V h) for a row of s tokens with P predictions "
+        f"({', '.join(predictions)}), the backward pass counted as twice the forward\n"
     )
 
 
@@ -121,10 +122,10 @@ def _lengths(run: Run) -> list[int]:
 
 def _memory_table(run: Run) -> Table:
     on_cpu = not torch.cuda.is_available()
-    table = Table(title=f"bytes on each rank (peak: at most in a step, on a {'CPU' if on_cpu else 'GPU'})", **_STYLE)
+    table = Table(title=f"bytes per rank (peak: the maximum in a step, on a {'CPU' if on_cpu else 'GPU'})", **_STYLE)
     for heading in ("stage", "TP x DP", "ZeRO"):
         table.add_column(heading)
-    for heading in ("weights", "gradients", "optimizer", "activations", "buffers", "peak", "in host memory"):
+    for heading in ("weights", "gradients", "optimizer", "activations", "buffers", "peak", "host memory"):
         table.add_column(heading, justify="right")
     for stage in run.stages:
         held, step = stage_bytes(stage, run.recipe.data.mask_rate, on_cpu)
@@ -143,7 +144,7 @@ def _schedule_table(run: Run) -> Table:
     table = Table(title="learning rate", **_STYLE)
     table.add_column("at", justify="right")
     table.add_column("stage")
-    table.add_column("rate", justify="right")
+    table.add_column("learning rate", justify="right")
     for tick in run.learning_rate.corners:
         if tick < run.end:
             stage = next(stage for stage in run.stages if tick < stage.end)

@@ -1,7 +1,7 @@
-"""What a run that changes shape costs beside its target from scratch, from first principles.
+"""The cost of a run that changes shape, compared with training its target from scratch, from first principles.
 
-The measure of the field (Gu et al. 2021): speedup = cost of the target from scratch / cost of the run - 1, at equal
-numbers of steps. Whether both reach the same loss is another question, which `compare` answers.
+The usual measure (Gu et al. 2021): speedup = cost of the target from scratch / cost of the run - 1, at the same number
+of steps. Whether both reach the same loss is a separate question, which `compare` answers.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Saving:
 
     own: float
     target: float
-    """Of the target from scratch on the same rows and tokens."""
+    """The target from scratch on the same rows and tokens."""
     full_length: float
-    """Of the target from scratch on as many rows, each as long as the last stage's."""
+    """The target from scratch on the same number of rows, each as long as the last stage's."""
 
     @property
     def speedup(self) -> float:
@@ -31,7 +31,7 @@ class Saving:
 
 
 def saving(run: Run) -> Saving:
-    """Stages that a rule may end early are counted at full length. The run has to be measured in steps."""
+    """Counts stages that a rule may end early at full length. The run must be measured in steps."""
     assert run.unit == "steps"
     rate, last = run.recipe.data.mask_rate, run.stages[-1]
 
@@ -57,7 +57,7 @@ def saves(run: Run) -> bool:
 def stage_flops(
     stage: ResolvedStage, mask_rate: float, config: BertConfig | None = None, sequence: int | None = None
 ) -> int:
-    """Of one optimizer step over all ranks; with another shape or length of rows in the place of the stage's."""
+    """FLOPs of one optimizer step over all ranks. `config` and `sequence` replace the stage's shape and row length."""
     sequence = sequence or stage.sequence
     predictions = round(stage.global_batch * sequence * mask_rate)
     return training_flops(config or stage.config, stage.global_batch, sequence, predictions)

@@ -68,7 +68,7 @@ def test_plan_says_what_may_end_a_stage():
         "tied: at most 40 steps, until 12,345 tokens or more than half of the neighbours' gradients correlate below "
         "0.5 (checked every 10 steps, 3 times in a row)",
         "groups: groups split where the gradients of neighbours correlate below 0.4 (checked every step)",
-        "tied: its last state is kept as checkpoints/t",
+        "tied: its final state is saved as checkpoints/t",
     ):
         assert line in lines
 
