@@ -29,6 +29,7 @@ from growth.operators.unmask import Unmask
 from growth.operators.unpool import Unpool
 from growth.operators.unshare import Unshare
 from growth.operators.widen import Widen
+from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from model.errors import UserError, nearest
 
@@ -64,11 +65,11 @@ def shapes(source: BertConfig, operators: Sequence[Operator], wanted: Mapping[st
 
     Raises UserError when the operators do not lead to the wanted shape, naming a field and an operator that changes it.
     """
-    steps = [source]
+    wanted, steps = PartialShape(wanted), [source]
     for operator in operators:
         if steps[-1].masked and not operator.works_on_masked_units:
             raise UserError(f"grow {operator.name}: new units still fade in (masked); put unmask before it")
-        steps.append(operator.target(steps[-1], _asked(operator, wanted)))
+        steps.append(operator.target(steps[-1], wanted.limited_to(operator.changes)))
     reached = steps[-1]
     final = reached.replace(**wanted)
     for name in BertConfig.model_fields:
@@ -87,7 +88,7 @@ def _reaches(operator: type[Operator], source: BertConfig, field: str, target: B
         return False
     wanted = getattr(target, field)
     try:
-        return getattr(operator().target(source, {field: wanted}), field) == wanted
+        return getattr(operator().target(source, PartialShape({field: wanted})), field) == wanted
     except UserError:
         return False
 
@@ -103,15 +104,10 @@ def shape_change(
     The shape reached is the last of `shapes`, but for what an operator leaves to the state.
     """
     shapes(source, operators, wanted)
-    change, wanted = identity(source), dict(wanted)
+    change, wanted = identity(source), PartialShape(wanted)
     for operator in operators:
         before, own = change.target, replace(inputs, fetch=partial(change.record, fetch=inputs.fetch))
-        wanted |= operator.settled(before, _asked(operator, wanted), own)
-        after = operator.target(before, _asked(operator, wanted))
+        wanted |= operator.settled(before, wanted.limited_to(operator.changes), own)
+        after = operator.target(before, wanted.limited_to(operator.changes))
         change = change.then(operator.change(before, after, own))
     return change.then(identity(change.target, change.target.replace(**wanted)))
-
-
-def _asked(operator: Operator, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a wanted shape that is the operator's."""
-    return {name: wanted[name] for name in operator.changes if name in wanted}

@@ -5,10 +5,10 @@ Yang et al. 2020 (MSLT, "Progressively Stacking 2.0", arXiv 2011.13635): new lay
 meanwhile.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from growth.operators.depth import DepthOperator
+from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from model.errors import UserError
 
@@ -16,7 +16,7 @@ from model.errors import UserError
 class AppendTop(DepthOperator):
     name: ClassVar[str] = "append_top"
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         target = super().target(source, wanted)
         if target.layers > 2 * source.layers:
             raise UserError(

@@ -33,6 +33,7 @@ from growth.operators.unmask import Unmask
 from growth.operators.unpool import Unpool
 from growth.operators.unshare import Unshare
 from growth.operators.widen import Widen
+from growth.partial_shape import PartialShape
 from model.config import BertConfig
 
 Needed = Callable[[BertConfig, BertConfig], bool]
@@ -41,13 +42,13 @@ Needed = Callable[[BertConfig, BertConfig], bool]
 
 def default_operators(source: BertConfig, wanted: Mapping[str, Any]) -> list[Operator]:
     """The operators, with their defaults, that lead from a shape to the wanted fields."""
+    wanted = PartialShape(wanted)
     final = source.replace(**wanted)
     shape, chosen = source, []
     for operator, needed in _CHOICES:
         if needed(shape, final):
             chosen.append(operator())
-            asked = {name: wanted[name] for name in operator.changes if name in wanted}
-            shape = chosen[-1].target(shape, asked)
+            shape = chosen[-1].target(shape, wanted.limited_to(operator.changes))
     return chosen
 
 

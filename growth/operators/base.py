@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 from growth.change import MomentPolicy, ShapeChange
 from growth.moments import MomentRule, of_gradients
+from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
@@ -56,7 +57,7 @@ class Operator(BaseModel):
 
     moments: MomentPolicy = "transform"
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         """The shape this operator leads to: the wanted values of the fields it changes.
 
         Raises UserError when it cannot get there from `source`.
@@ -73,7 +74,7 @@ class Operator(BaseModel):
         """Whether the learned slimming coefficients decide which units stay."""
         return False
 
-    def gives_each_layer_its_own_block(self, wanted: Mapping[str, Any]) -> bool:
+    def gives_each_layer_its_own_block(self, wanted: PartialShape) -> bool:
         """Whether no layers share a block after it, however they were shared before."""
         return False
 
@@ -87,7 +88,7 @@ class Operator(BaseModel):
     def check_saved_state(self, name: str, saved: BertConfig, source: BertConfig) -> None:
         """Raises UserError unless it can use a saved state of shape `saved` on a model of shape `source`."""
 
-    def settled(self, source: BertConfig, wanted: Mapping[str, Any], inputs: Inputs) -> Mapping[str, Any]:
+    def settled(self, source: BertConfig, wanted: PartialShape, inputs: Inputs) -> PartialShape:
         """The wanted values once the state is at hand, for an operator that leaves some of them to it. Collective."""
         return wanted
 

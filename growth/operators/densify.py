@@ -13,15 +13,15 @@ smaller the less of G the factors saw; it is multiplied so that updates of the f
 factors were. `copy` leaves it as it is; `reset` starts the layer at step 0.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from growth.change import ShapeChange
 from growth.operators.base import Inputs, Operator
+from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from growth.update_size import UpdateSize
 from model.config import BertConfig
@@ -33,7 +33,7 @@ class Densify(Operator):
     name: ClassVar[str] = "densify"
     changes: ClassVar[tuple[str, ...]] = ("low_rank",)
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if not source.low_rank:
             raise UserError("grow densify: no layer has low rank, so there is nothing to densify; leave it out")
         target = source.replace(low_rank=wanted.get("low_rank", {}))

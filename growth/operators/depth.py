@@ -1,10 +1,10 @@
 """Growing depth: each layer of the deep model copies a layer of the shallow one. The operators differ only in which."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from growth.change import ShapeChange, map_blocks
 from growth.operators.base import Inputs, Operator
+from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from model.errors import UserError
 
@@ -16,7 +16,7 @@ class DepthOperator(Operator):
         """The layer of the shallow model that each layer of the deep one copies."""
         raise NotImplementedError
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         layers = wanted.get("layers", 2 * source.layers)
         if layers < source.layers:
             raise UserError(f"grow {self.name}: layers {source.layers} -> {layers} removes layers; use coalesce")

@@ -5,12 +5,12 @@ they are left out instead, as they were 1 then. Folded in, the function is prese
 true ones are divided by c, which Adam's ratio of moments does not see.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from growth.change import ShapeChange
 from growth.operators.base import Inputs, Operator
+from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
@@ -24,7 +24,7 @@ class FoldSlimming(Operator):
     fold: bool = True
     """Whether they are multiplied in, or left out."""
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if source.slimming is None:
             raise UserError("grow fold_slimming: there are no slimming coefficients to fold; leave it out")
         return source.replace(slimming=None)

@@ -6,15 +6,15 @@ of each branch, which is zero. Their moments are the neighbour's, an estimate (t
 the layer it copies does.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from growth.change import ShapeChange
 from growth.operators.base import Inputs
 from growth.operators.depth import DepthOperator
+from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
@@ -29,7 +29,7 @@ class IdentityLayers(DepthOperator):
     place: Literal["between", "top"] = "between"
     """Each added layer after the one it copies, or all above the old ones."""
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if source.norm != "pre":
             raise UserError(
                 "grow identity_layers: with norm post, LayerNorm changes what an empty layer passes on; use stack, "

@@ -7,14 +7,14 @@
 moments of new rows are those of the rows they come from, an estimate of what longer sequences will give them.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from growth.change import ShapeChange
 from growth.expansion import AxisMap, Dense, map_axes
 from growth.operators.base import Inputs, Operator
+from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from model.errors import UserError
 
@@ -25,7 +25,7 @@ class Lengthen(Operator):
 
     how: Literal["copy", "interpolate"] = "copy"
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         old, new = source.max_positions, wanted.get("max_positions", source.max_positions)
         if new <= old:
             raise UserError(f"grow lengthen: max_positions {old} -> {new} adds no rows; ask for more in the shape")

@@ -9,7 +9,6 @@ the right size, and in which direction does not matter while the mask is at 0. `
 choice, zeros in the new part under the old step, whose first updates are up to 3.2x too large.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -22,6 +21,7 @@ from growth.operators.base import Inputs, Operator
 from growth.operators.stack import Stack
 from growth.operators.widen import check_width
 from growth.operators.width import axis_maps, changed_widths, wanted_widths
+from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
@@ -39,9 +39,9 @@ class MaskGrowth(Operator):
     """Optimizer steps in which the mask rises from 0 to 1."""
     seed: int = 0
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         layers = wanted.get("layers", source.layers)
-        deep = source if layers == source.layers else Stack().target(source, {"layers": layers})
+        deep = source if layers == source.layers else Stack().target(source, PartialShape(layers=layers))
         target = deep.replace(**wanted_widths(wanted, AXES))
         changed = {axis for axis, *_ in changed_widths(deep, target)}
         for axis, _, old, new in changed_widths(deep, target):
@@ -55,7 +55,7 @@ class MaskGrowth(Operator):
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         deeper = target.layers > source.layers
-        deep = Stack().target(source, {"layers": target.layers}) if deeper else source
+        deep = Stack().target(source, PartialShape(layers=target.layers)) if deeper else source
         depth = Stack().rule(source, deep, inputs) if deeper else identity(source)
         maps_of = axis_maps(deep, target, behind_mask)
         beside_of = axis_maps(deep, target, beside)

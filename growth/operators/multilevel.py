@@ -6,13 +6,14 @@ units' weights, the sum of their consumers', the mean of the layers: exactly the
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from growth.expansion import AxisMap
 from growth.operators.base import Operator
 from growth.operators.width import axis_maps, changed_widths, wanted_widths
+from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from model.errors import UserError
 
@@ -25,7 +26,7 @@ class LevelOperator(Operator):
     """What this operator must not be asked to do."""
     opposite: ClassVar[str]
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if source.sharing is not None or isinstance(source.heads, tuple) or isinstance(source.ffn, tuple):
             raise UserError(f"grow {self.name}: needs layers of equal widths with a block each; unshare first")
         if not any(field in wanted for field in self.changes):

@@ -5,11 +5,11 @@ map was used. Tier 3: the layer's input differs from that layer's, so the functi
 estimate.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from growth.change import ShapeChange, source_name
 from growth.operators.base import Inputs, Operator
+from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
@@ -20,7 +20,7 @@ class OwnMaps(Operator):
     name: ClassVar[str] = "own_maps"
     changes: ClassVar[tuple[str, ...]] = ("light_layers",)
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         target = source.replace(light_layers=tuple(wanted.get("light_layers", ())))
         if not set(target.light_layers) < set(source.light_layers):
             raise UserError(

@@ -6,7 +6,7 @@ neurons wherever in the model their coefficients are smallest (`quota: global`).
 and steps of what is kept are kept. Equal to the dense model with those units' outputs zeroed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -17,6 +17,7 @@ from growth.change import ShapeChange
 from growth.expansion import AxisMap, map_axes
 from growth.operators.base import Inputs, Operator
 from growth.operators.width import FIELDS, axis_maps, changed_widths
+from growth.partial_shape import PartialShape
 from growth.state import Fetch
 from model.config import BertConfig
 from model.errors import UserError
@@ -41,7 +42,7 @@ class Prune(Operator):
     def prunes_by_coefficients(self) -> bool:
         return self.keep is None and self.scores == "learned"
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         field = FIELDS[self.axis]
         if self.keep is not None:
             if len(self.keep) != source.layers:
@@ -78,16 +79,16 @@ class Prune(Operator):
 
         return map_axes(source, target, axis_maps(source, target, make), self.moments)
 
-    def ticket(self, source: BertConfig, wanted: Mapping[str, Any], score: Score) -> dict[int, Tensor]:
+    def ticket(self, source: BertConfig, wanted: PartialShape, score: Score) -> dict[int, Tensor]:
         """The units that each block would keep, by these scores."""
-        target = self.target(source, {**wanted, **self.widths(source, wanted, score)})
+        target = self.target(source, wanted | self.widths(source, wanted, score))
         kept = target.block_heads if self.axis == "heads" else target.block_ffn
         return {block: best_units(score(block), kept(block)) for block in range(target.num_blocks)}
 
-    def settled(self, source: BertConfig, wanted: Mapping[str, Any], inputs: Inputs) -> Mapping[str, Any]:
-        return {**wanted, **self.widths(source, wanted, self.score(source, inputs.fetch))}
+    def settled(self, source: BertConfig, wanted: PartialShape, inputs: Inputs) -> PartialShape:
+        return wanted | self.widths(source, wanted, self.score(source, inputs.fetch))
 
-    def widths(self, source: BertConfig, wanted: Mapping[str, Any], score: Score) -> dict[str, Any]:
+    def widths(self, source: BertConfig, wanted: PartialShape, score: Score) -> dict[str, Any]:
         """What of the wanted shape the scores decide."""
         return {}
 
@@ -122,7 +123,7 @@ class PruneNeurons(Prune):
     """`global`: as many neurons in all as shape.ffn says for each layer on average, wherever they score highest; every
     layer keeps at least one."""
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if self.quota == "global" and self.keep is not None:
             raise UserError(f"grow {self.name}: keep says which neurons stay, so quota global has nothing to decide")
         if self.quota == "global" and source.sharing is not None:
@@ -136,7 +137,7 @@ class PruneNeurons(Prune):
                 f"{tensor_parallel} has to divide; set model.ffn_multiple to a multiple of it"
             )
 
-    def widths(self, source: BertConfig, wanted: Mapping[str, Any], score: Score) -> dict[str, Any]:
+    def widths(self, source: BertConfig, wanted: PartialShape, score: Score) -> dict[str, Any]:
         if self.quota == "layer":
             return {}
         target = self.target(source, wanted)

@@ -1,10 +1,10 @@
 """What operators that read a saved state have in common: the shape stays, and the saved state must have it too."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from growth.change import ShapeChange
 from growth.operators.base import Inputs, Operator
+from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
@@ -23,7 +23,7 @@ class SavedStateOperator(Operator):
     def saved_states_read(self) -> tuple[str, ...]:
         return (self.checkpoint,)
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         return source
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:

@@ -6,15 +6,15 @@ gradients of the uses (see unshare.py), measured on a probe batch. Where exp_avg
 layers just unshared, it is made smaller, so that updates do not become larger than they were.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from growth.change import ShapeChange, mean_record, source_name
 from growth.operators.base import Inputs, Operator
 from growth.operators.unshare import mean_square
+from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from growth.update_size import UpdateSize
 from model.config import BertConfig
@@ -29,7 +29,7 @@ class Share(Operator):
     correlation: Annotated[float, Field(ge=0, le=1)] | None = None
     """Mean correlation between the gradients of the layers to share. Left out: measured on a probe batch."""
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         target = source.replace(sharing=wanted.get("sharing", 1))
         splits = any(
             len({target.block_of(layer) for layer in source.layers_of(block)}) > 1 for block in range(source.num_blocks)

@@ -4,11 +4,11 @@ Yang et al. 2020 (CoRe, arXiv 2011.13633), the refinement of its fast attention;
 those of model/variants/kernel_attention.py. Tier 3: the function changes, and the moments are kept as an estimate.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from growth.change import ShapeChange, identity
 from growth.operators.base import Inputs, Operator
+from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from model.errors import UserError
 
@@ -17,12 +17,13 @@ class SoftmaxAttention(Operator):
     name: ClassVar[str] = "softmax_attention"
     changes: ClassVar[tuple[str, ...]] = ("attention",)
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if source.attention == "softmax":
             raise UserError("grow softmax_attention: attention is softmax already; leave it out")
         if wanted.get("attention", "softmax") != "softmax":
             raise UserError(
-                f"grow softmax_attention: attention {source.attention} -> {wanted['attention']} is no softmax"
+                f"grow softmax_attention: attention {source.attention} -> {wanted['attention']} is not "
+                "softmax; remove shape.attention"
             )
         return source.replace(attention="softmax", kernel_features=None)
 

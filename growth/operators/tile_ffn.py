@@ -6,8 +6,7 @@ same gradients, for BERT drops out what a feed-forward network puts out, not its
 and the network as good as narrow, unless `noise` tells them apart (then tier 1).
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -17,6 +16,7 @@ from growth.expansion import AxisMap, expand
 from growth.operators.base import Inputs, Operator
 from growth.operators.widen import check_width
 from growth.operators.width import axis_maps, changed_widths, with_noise
+from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
@@ -31,7 +31,7 @@ class TileFfn(Operator):
     """Strength of the noise that tells copies apart, relative to fresh weights. It cancels: the function stays."""
     seed: int = 0
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if "ffn" not in wanted:
             double = tuple(2 * source.block_ffn(source.block_of(layer)) for layer in range(source.layers))
             return source.replace(ffn=double)

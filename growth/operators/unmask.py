@@ -4,11 +4,11 @@ Yao et al. 2024 (MSG, arXiv 2305.02869). With the mask at 1 the function and the
 a mask that has not risen to 1 yet jumps there (tier 3).
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from growth.change import ShapeChange, identity
 from growth.operators.base import Inputs, Operator
+from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from model.errors import UserError
 
@@ -18,7 +18,7 @@ class Unmask(Operator):
     changes: ClassVar[tuple[str, ...]] = ("masked",)
     works_on_masked_units: ClassVar[bool] = True
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if source.masked is None:
             raise UserError("grow unmask: no units fade in, so there is no mask to remove; leave it out")
         return source.replace(masked=None)

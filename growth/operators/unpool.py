@@ -5,11 +5,11 @@ and train the whole position table, growing removes the pooling. Tier 3: the fun
 estimate.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from growth.change import ShapeChange, identity
 from growth.operators.base import Inputs, Operator
+from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from model.errors import UserError
 
@@ -18,7 +18,7 @@ class Unpool(Operator):
     name: ClassVar[str] = "unpool"
     changes: ClassVar[tuple[str, ...]] = ("pool_window",)
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         new = wanted.get("pool_window", 1)
         if new >= source.pool_window:
             raise UserError(

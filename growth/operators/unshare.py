@@ -12,14 +12,14 @@ the moments expect. Without the factor updates grow by up to sqrt(n) as those gr
 exp_avg_sq alone, which leaves exp_avg an unbiased estimate, they start as much too small.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from growth.change import ShapeChange, map_blocks, source_name
 from growth.operators.base import Inputs, Operator
+from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
@@ -33,7 +33,7 @@ class Unshare(Operator):
     correlation: Annotated[float, Field(ge=0, le=1)] | None = None
     """Mean correlation between the gradients of a block's uses. Left out: measured on a probe batch."""
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if source.sharing is None:
             raise UserError("grow unshare: no layers share a block, so there is nothing to unshare; leave it out")
         target = source.replace(sharing=wanted.get("sharing"))
@@ -48,7 +48,7 @@ class Unshare(Operator):
             raise UserError(f"grow unshare: sharing {target.sharing} splits no block; ask for more blocks")
         return target
 
-    def gives_each_layer_its_own_block(self, wanted: Mapping[str, Any]) -> bool:
+    def gives_each_layer_its_own_block(self, wanted: PartialShape) -> bool:
         return "sharing" not in wanted
 
     def is_done_by_splits(self, source: BertConfig) -> bool:

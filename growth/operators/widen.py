@@ -14,7 +14,7 @@ Equal copies of FFN units stay equal for ever, those of hidden units and heads u
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -23,6 +23,7 @@ from growth.change import ShapeChange, source_name
 from growth.expansion import AxisMap, expand
 from growth.operators.base import Inputs, Operator
 from growth.operators.width import FIELDS, NORMALISED, axis_maps, changed_widths, wanted_widths, with_noise
+from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
@@ -43,7 +44,7 @@ class Widen(Operator):
     """Strength of the noise that tells copies apart, relative to fresh weights. It cancels: the function stays."""
     seed: int = 0
 
-    def target(self, source: BertConfig, wanted: Mapping[str, Any]) -> BertConfig:
+    def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         chosen = (self.axis,) if isinstance(self.axis, str) else self.axis
         axes: tuple[str, ...] = chosen or tuple(FIELDS)
         target = source.replace(**wanted_widths(wanted, {axis: FIELDS[axis] for axis in axes}))

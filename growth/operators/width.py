@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from growth.expansion import AxisMap
+from growth.partial_shape import PartialShape
 from growth.state import Record
 from model.config import BertConfig
 from model.initialize import initial_weight
@@ -60,6 +61,6 @@ def with_noise(
     return replace(record, weight=record.weight + strength * noise)
 
 
-def wanted_widths(wanted: Mapping[str, Any], axes: Mapping[str, str] = FIELDS) -> dict[str, Any]:
+def wanted_widths(wanted: PartialShape, axes: Mapping[str, str] = FIELDS) -> dict[str, Any]:
     """The part of a wanted shape that sets widths."""
     return {field: wanted[field] for field in axes.values() if wanted.get(field) is not None}

@@ -1,9 +1,9 @@
 """How far a run has come: everything the next step depends on, apart from the tensors."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from growth.partial_shape import PartialShape
 from pretrain.data import DataPosition
 
 
@@ -19,12 +19,19 @@ class Decision:
     """Index in the run as it was when it decided."""
     end: float | None = None
     """In ticks of the run's clock."""
-    shape: dict[str, Sequence[int]] = field(default_factory=dict)
+    shape: PartialShape = field(default_factory=PartialShape)
     """Fields of the model."""
 
     @property
     def shape_in_words(self) -> str:
-        return ", ".join(f"{field} {' '.join(map(str, values))}" for field, values in self.shape.items())
+        return ", ".join(f"{field} {_in_words(value)}" for field, value in self.shape.items())
+
+    def to_json(self) -> dict[str, Any]:
+        return {"stage": self.stage, "end": self.end, "shape": dict(self.shape)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Decision":
+        return cls(**{**values, "shape": PartialShape(values["shape"])})
 
 
 @dataclass
@@ -49,9 +56,13 @@ class Progress:
     loss_scaler: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "decisions": [decision.to_json() for decision in self.decisions]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Progress":
-        decisions = [Decision(**decision) for decision in values.get("decisions", [])]
+        decisions = [Decision.from_json(decision) for decision in values.get("decisions", [])]
         return cls(**{**values, "position": DataPosition(**values["position"]), "decisions": decisions})
+
+
+def _in_words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

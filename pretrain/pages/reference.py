@@ -21,6 +21,7 @@ from growth.operators import OPERATORS
 from model.config import PRESETS, BertConfig
 from pretrain.recipe.load import model_in
 from pretrain.recipe.schema import Recipe, Stage
+from pretrain.recipe.shape_request import ShapeRequest
 from pretrain.settings.joined import JOINED
 from pretrain.settings.values import Share
 from pretrain.stage_rules.settings import Until
@@ -31,7 +32,7 @@ INTRODUCTION = """\
 Every key of a recipe, every field of a shape, every operator; [recipes.md](recipes.md) says how they work together.
 This page is written by `python -m pretrain.pages.reference` from the code."""
 
-APART = {Until: "rules"}
+APART: dict[type[BaseModel], str] = {Until: "rules", ShapeRequest: "fields of the model"}
 """Sections with a table of their own, and what stands for them elsewhere."""
 
 SHAPE = """\
@@ -136,7 +137,8 @@ def default(field: FieldInfo) -> str:
         return "**required**"
     value = field.get_default(call_default_factory=True)
     assert value is not PydanticUndefined
-    return "" if value in (None, {}, [], ()) else f"`{value if isinstance(value, str | Share) else json.dumps(value)}`"
+    is_empty = isinstance(value, BaseModel) or value in (None, {}, [], ())
+    return "" if is_empty else f"`{value if isinstance(value, str | Share) else json.dumps(value)}`"
 
 
 def operator_parts(operators: list[type[BaseModel]]) -> Iterator[str]:

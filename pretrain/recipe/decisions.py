@@ -4,12 +4,12 @@ A recipe says what may happen, a run's decisions say what did. They are saved wi
 the same stages again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import Any
 
 from growth.operators import default_operators, shapes
+from growth.partial_shape import PartialShape
 from pretrain.checkpoint.progress import Decision
 from pretrain.recipe.learning_rate import learning_rate
 from pretrain.recipe.run import ResolvedStage, Run
@@ -40,7 +40,7 @@ def _brought_forward(stages: Sequence[ResolvedStage], ticks: float) -> list[Reso
     return [*moved[:-1], replace(moved[-1], end=end)]
 
 
-def _divided(stage: ResolvedStage, tick: float, shape: Mapping[str, Any]) -> tuple[ResolvedStage, ResolvedStage]:
+def _divided(stage: ResolvedStage, tick: float, shape: PartialShape) -> tuple[ResolvedStage, ResolvedStage]:
     """`tied` becomes `tied` up to the tick and `tied/2` after it, where some blocks are split."""
     rest = replace(
         stage,

@@ -19,7 +19,7 @@ from pretrain.recipe.rules import rule_in_steps, until_in_steps
 from pretrain.recipe.run import ResolvedStage, Run
 from pretrain.recipe.schema import Recipe, Stage
 from pretrain.recipe.shapes import first_shape, next_shape
-from pretrain.recipe.shares import counted, counted_steps, whole_model
+from pretrain.recipe.shares import counted_steps, whole_model
 from pretrain.recipe.timeline import Timeline, timeline
 
 
@@ -58,7 +58,7 @@ def _resolve_stage(
     stage = recipe.stages[index]
     start, end = clock.span(index)
     whole = whole_model(recipe.model)
-    shape = counted(stage.shape, whole)
+    shape = stage.shape.counted(whole)
     if before is None:
         grow, config = (), first_shape(recipe, stage, {**whole, **shape}, corpus_vocab_size)
     else:

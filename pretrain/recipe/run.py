@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from growth.operators.base import Operator
 from growth.operators.saved_state import INITIAL
+from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from pretrain.recipe.schedule import LearningRate
 from pretrain.recipe.schema import Recipe, Restart
@@ -39,7 +40,7 @@ class ResolvedStage:
     data_parallel: int
     grow: tuple[Operator, ...]
     """The operators that lead here from the stage before, with their options."""
-    shape: dict[str, Any]
+    shape: PartialShape
     """The fields of the model that this stage asks for."""
     deepspeed: dict[str, Any]
     """The contents of the DeepSpeed JSON file, with defaults for what it leaves out."""

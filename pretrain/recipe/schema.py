@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field
 from model.errors import UserError
 from pretrain.data import Masking, Sampling
 from pretrain.optim.section import Optimizer
+from pretrain.recipe.shape_request import ShapeRequest
 from pretrain.settings.values import Amount, Hours, Number, Positive, PositiveAmount, Section
 from pretrain.stage_rules.settings import GradientCorrelation, Until
 
@@ -135,7 +136,7 @@ class Stage(Section):
     """Count, or share of the run. One stage may leave it out and takes what remains."""
     hours: Hours | None = None
     """The same, in a run that is measured in hours."""
-    shape: dict[str, Any] = Field({})
+    shape: ShapeRequest = ShapeRequest()
     """Fields of the model that change here."""
     grow: Annotated[list[dict[str, dict[str, Any]]], BeforeValidator(lambda value: _parse_grow(value))] = Field([])
     """The operators that lead from the stage before to this shape, in order."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from growth.operators import shapes
 from growth.operators.base import Operator
+from growth.partial_shape import PartialShape
 from model.config import BERT_VOCABULARY, BertConfig
 from model.errors import UserError
 from pretrain.recipe.load import explained
@@ -32,7 +33,7 @@ def first_shape(recipe: Recipe, stage: Stage, values: dict[str, Any], corpus_voc
 
 
 def next_shape(
-    before: BertConfig, grow: Sequence[Mapping[str, Any]], shape: Mapping[str, Any]
+    before: BertConfig, grow: Sequence[Mapping[str, Any]], shape: PartialShape
 ) -> tuple[tuple[Operator, ...], BertConfig]:
     """The operators of a stage, and the shape they lead to."""
     if "vocab_size" in shape:

@@ -1,4 +1,4 @@
-"""Shares in a recipe as counts: of the run's model in shapes (`layers: 25%`), of its rows, of its steps in options."""
+"""Shares as counts: of the run's model in a shape (`layers: 25%`), of its row length, of its steps in an option."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ WHOLE = {
 
 
 def whole_model(model: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe says of its model, with the values of its preset, in counts."""
+    """The fields that a recipe sets in its model, the preset's included, with shares as counts."""
     values = dict(model)
     if (preset := values.pop("preset", None)) is not None:
         values = {**BertConfig.preset(preset).model_dump(include=set(PRESETS[preset])), **values}
@@ -32,9 +32,10 @@ def whole_model(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def counted(shape: Mapping[str, Any], model: Mapping[str, Any], section: str = "shape") -> dict[str, Any]:
-    """A shape with every share replaced by a count. `model` is the whole one, `section` where the shape stands.
+    """The fields of a shape with every share as a count. `model` has the whole counts; `section` is the recipe's key.
 
-    Halves are rounded up, and nothing below 1. A share of `light_layers` is spread evenly: 50% is every other layer.
+    Halves are rounded up, and counts are at least 1.
+    A share of `light_layers` is spread evenly: 50% is every other layer.
     """
     return {field: _count(field, value, model, f"{section}.{field}") for field, value in shape.items()}
 
@@ -46,36 +47,37 @@ def _count(field: str, value: Any, model: Mapping[str, Any], key: str) -> Any:
     if share is None:
         return value
     if field not in WHOLE:
-        raise UserError(f"{key} is {value!r}; shares are for {', '.join(WHOLE)}; give a value of its own")
+        raise UserError(f"{key} is {str(value)!r}; only {', '.join(WHOLE)} take shares; give a value")
     whole = model.get(WHOLE[field])
     if not isinstance(whole, int):
         raise UserError(
-            f"{key} is {value!r}, a share of model.{WHOLE[field]}, which is {whole!r}, no number; give a count"
+            f"{key} is {str(value)!r}, a share of model.{WHOLE[field]}, which is {whole!r} and not a number; "
+            "give a count"
         )
     part = share.percent / 100
     if field == "light_layers":
         if part == 1:
             raise UserError(
-                f"{key} is {value!r}, but the lowest layer has no map below it to take; give a smaller share"
+                f"{key} is {str(value)!r}, but the lowest layer has no map below it to reuse; give a smaller share"
             )
         return [layer for layer in range(whole) if math.floor((layer + 1) * part) > math.floor(layer * part)]
     return max(math.floor(part * whole + 0.5), 1)
 
 
 def row_length(asked: int | Share | None, whole: int) -> int | None:
-    """Tokens in a row where a stage asks for some, as a count or as a share of the run's."""
+    """Tokens per row, from a count or a share of the run's; None: the stage asks for none."""
     return max(round(asked.percent / 100 * whole), 1) if isinstance(asked, Share) else asked
 
 
 def counted_steps(grow: Sequence[Mapping[str, Mapping[str, Any]]], steps: float | None) -> list[dict[str, Any]]:
-    """Operators with an option `steps` that is a share of the run as a count. `steps` None: the run has none."""
+    """Operators with their option `steps` as a count. `steps`: of the run; None: it is measured in hours."""
 
     def option(operator: str, name: str, value: Any) -> Any:
         share = _share(value, f"grow.{operator}.steps") if name == "steps" else None
         if share is None:
             return value
         if steps is None:
-            raise UserError(f"grow: steps {value} is a share, and a run measured in hours has no steps; give a count")
+            raise UserError(f"grow: steps {value} is a share, but this run is measured in hours; give a count of steps")
         return max(round(share.percent / 100 * steps), 1)
 
     return [
@@ -86,8 +88,8 @@ def counted_steps(grow: Sequence[Mapping[str, Mapping[str, Any]]], steps: float 
 
 
 def _share(value: Any, key: str) -> Share | None:
-    """None for what is no share; UserError for one that there cannot be."""
-    share = parse_share(value)
+    """A share, from text too; None for any other value. Raises UserError for `120%`."""
+    share = value if isinstance(value, Share) else parse_share(value)
     if share is None and isinstance(value, str) and value.strip().endswith("%"):
-        raise UserError(f"{key} is {value!r}, no share from 0% to 100%")
+        raise UserError(f"{key} is {value!r}, which is not a share from 0% to 100%")
     return share

@@ -7,8 +7,8 @@ import yaml
 from tokenizers.models import WordLevel
 
 from model.config import BertConfig
-from pretrain.interop.huggingface import plain_shape
 from pretrain.data import Corpus, Vocabulary
+from pretrain.interop.huggingface import plain_shape
 from pretrain.runs.history import History
 
 Rows = list[tuple[Any, ...]]

@@ -12,8 +12,8 @@ from statistics import fmean, median
 from string import Template
 from typing import Any
 
-from pretrain.runs.history import History, Line
 from pretrain.runs.folder import RunFolder
+from pretrain.runs.history import History, Line
 
 TEMPLATES = Path(__file__).parent / "templates"
 PARTS = {"style": "report.css", "script": "report.js"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from growth.partial_shape import PartialShape
 from model.parallel.layout import ParallelLayout
 from pretrain.checkpoint.progress import Decision
 from pretrain.engine.build import PRECISIONS
@@ -45,7 +46,7 @@ class PairsDisagree(LayersDisagree):
     def decide(self, trainer: TrainerView, agreed: Collection[str]) -> Decision:
         config = trainer.stage.config
         block_of = [config.block_of(layer) for layer in range(config.layers)]
-        shape = {"sharing": split_groups(block_of, {int(pair.split("-")[0]) for pair in agreed})}
+        shape = PartialShape(sharing=split_groups(block_of, {int(pair.split("-")[0]) for pair in agreed}))
         return Decision(trainer.stage.index, end=trainer.now, shape=shape)
 
 

@@ -53,7 +53,7 @@ def draw(config: BertConfig, following: ResolvedStage, held: Mapping[str, Tensor
         if isinstance(operator, Prune) and operator.prunes_by_coefficients:
             branch = {"heads": "attention", "ffn": "feedforward"}[operator.axis]
             scores = [held[f"blocks.{block}.{branch}.coefficients"] for block in range(config.num_blocks)]
-            wanted = {field: following.shape[field] for field in operator.changes if field in following.shape}
+            wanted = following.shape.limited_to(operator.changes)
             for block, units in operator.ticket(config, wanted, scores.__getitem__).items():
                 stays = set(units.tolist())
                 mask[f"{operator.axis} {block}"] = "".join("01"[unit in stays] for unit in range(len(scores[block])))

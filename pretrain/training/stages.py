@@ -9,6 +9,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from growth.change import ShapeChange
 from growth.operators import shape_change
 from growth.operators.base import Correlation
+from growth.partial_shape import PartialShape
 from growth.state import TrainingState
 from model.config import BertConfig
 from model.parallel.layout import ParallelLayout
@@ -139,7 +140,7 @@ def _make_change(
 def _settle(trainer: TrainerView, reached: BertConfig) -> None:
     """Gives the stage the shape that its operators reached, where they left part of it to the state."""
     stage = trainer.stage
-    shape = {name: value for name, value in reached if value != getattr(stage.config, name)}
+    shape = PartialShape({name: value for name, value in reached if value != getattr(stage.config, name)})
     if shape:
         decision = Decision(stage.index, shape=shape)
         message = f"step {trainer.progress.step:,}: stage {stage.name} has {decision.shape_in_words}"

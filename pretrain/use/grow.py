@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from growth.change import ShapeChange
 from growth.moments import MomentRule, of_gradients
 from growth.operators import shape_change
+from growth.partial_shape import PartialShape
 from growth.state import Record, TrainingState, assign_owners
 from model.config import PRESETS, BertConfig
 from model.errors import UserError
@@ -148,7 +149,7 @@ def save_state(state: TrainingState, run: dict[str, Any], out: Path, tokenizer: 
     dist.barrier()
 
 
-def read_shape(to: Sequence[str]) -> dict[str, Any]:
+def read_shape(to: Sequence[str]) -> PartialShape:
     """`["base", "ffn=1024"]` -> the fields asked for."""
     wanted: dict[str, Any] = {}
     for text in to:
@@ -156,14 +157,13 @@ def read_shape(to: Sequence[str]) -> dict[str, Any]:
         if not equals and text in PRESETS:
             wanted |= BertConfig.preset(text).model_dump(include={*PRESETS[text], "head_dim"})
         elif equals and field in BertConfig.model_fields:
-            value = parse(value, f"--to {text}")
-            wanted[field] = tuple(value) if isinstance(value, list) else value
+            wanted[field] = parse(value, f"--to {text}")
         else:
             raise UserError(
                 f"--to {text}: write FIELD=VALUE, such as layers=12, or a preset ({', '.join(PRESETS)}); "
                 f"the fields are {', '.join(BertConfig.model_fields)}"
             )
-    return wanted
+    return PartialShape(wanted)
 
 
 def _read_operator(text: str) -> Mapping[str, Mapping[str, Any]]:

@@ -12,6 +12,7 @@ from pretrain.recipe.checks.stage_rules import check_lengths
 from pretrain.recipe.library import shipped_names
 from pretrain.recipe.shares import counted, counted_steps
 from pretrain.recipe.timeline import timeline
+from pretrain.settings.values import Share
 from pretrain.settings.yaml_text import parse
 
 RECIPE = """
@@ -98,7 +99,7 @@ def test_restart_begins_a_second_phase_with_its_own_peak(recipe_file):
 def test_overrides_by_index_and_by_name(recipe_file):
     recipe = load_recipe(recipe_file(), ["stages.1.steps=20", "stages.deep.shape.ffn=1024", "model.norm=pre", "seed=7"])
     assert recipe.stages[1].steps == 20
-    assert recipe.stages[2].shape == {"layers": 4, "ffn": 1024}
+    assert recipe.stages[2].shape.asked == {"layers": 4, "ffn": 1024}
     assert recipe.model["norm"] == "pre"
     assert recipe.seed == 7
 
@@ -172,7 +173,7 @@ def test_numbers_are_numbers_and_words_are_words(text, value):
         ("{warmup: 10%}", "{warmpu: 10%}", "unknown key schedule.warmpu (did you mean 'warmup'?)"),
         ("grow: unshare", "gorw: unshare", "unknown key stages.1.gorw (did you mean 'grow'?)"),
         ("max_positions: 64", "max_position: 64", "unknown key model.max_position (did you mean 'max_positions'?)"),
-        ("{layers: 4}", "{layer: 4}", "stage deep: unknown key shape.layer (did you mean 'layers'?)"),
+        ("{layers: 4}", "{layer: 4}", "unknown key stages.2.shape.layer (did you mean 'layers'?)"),
         ("preset: tiny", "preset: tyni", "model.preset 'tyni' is unknown (did you mean 'tiny'?)"),
         ("lr: 1e-3", "lr: fast", "optimizer.lr is 'fast': input should be a valid number"),
         ("lr: 1e-3", "lr: -1", "optimizer.lr is -1: input should be greater than 0"),
@@ -301,7 +302,7 @@ def test_a_method_is_laid_over_a_scale_and_its_settings_hold_where_it_says():
     assert [recipe.model["norm"] for recipe in (base, large, mini)] == ["pre"] * 3
     assert [recipe.optimizer.lr for recipe in (base, large, mini)] == [3e-4, 3e-4, load_recipe("mini").optimizer.lr]
     assert [stage.config.layers for stage in resolve(large, None, 8).stages] == [24, 24]
-    assert load_recipe("swe-units-large").stages[0].shape == {"sharing": "25%"}
+    assert load_recipe("swe-units-large").stages[0].shape.asked == {"sharing": Share(25)}
     assert resolve(load_recipe("swe-units-large"), None, 8).stages[0].config.num_blocks == 6
 
 
@@ -312,8 +313,8 @@ def test_a_method_is_laid_over_a_scale_and_its_settings_hold_where_it_says():
         ("extends: bsae", "recipe 'bsae' is neither a file nor a recipe"),
         ("extends: other.yaml", "other.yaml cannot be read"),
         ("extends: compound-base\nstages: {fulll: {steps: 1}}", "stages.fulll: the recipe below has"),
-        ("extends: base\nstages: [{name: a, shape: {norm: 5%}}]", "shape.norm is '5%'; shares are for layers"),
-        ("extends: base\nmodel: {heads: [12, 12]}\nstages: [{name: a, shape: {heads: 5%}}]", "is [12, 12], no number"),
+        ("extends: base\nstages: [{name: a, shape: {norm: 5%}}]", "shape.norm is '5%': input should be 'post'"),
+        ("extends: base\nmodel: {heads: [12, 12]}\nstages: [{name: a, shape: {heads: 5%}}]", "and not a number"),
         ("extends: base\nstages: [{name: a, sequence: 0}]", "stages.0.sequence: 0 is neither a count from 1"),
         ("extend: base", "unknown key extend (did you mean 'extends'?)"),
     ],

@@ -6,6 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from growth.partial_shape import PartialShape
 from model.errors import UserError
 from pretrain.checkpoint.progress import Decision, Progress
 from pretrain.cost.plan import plan_tables
@@ -110,15 +111,18 @@ def test_a_split_leaves_the_learning_rate_alone(ticks):
         {"name": "untied", "grow": "unshare", "schedule": {"rewarm": 5}},
     ]
     planned = resolved(stages)
-    groups = ([0, 0, 1, 1], [0, 0, 1, 2])
-    run = decided(planned, [Decision(1 + index, tick, {"sharing": groups[index]}) for index, tick in enumerate(ticks)])
+    groups = [PartialShape(sharing=[0, 0, 1, 1]), PartialShape(sharing=[0, 0, 1, 2])]
+    run = decided(planned, [Decision(1 + index, tick, groups[index]) for index, tick in enumerate(ticks)])
     assert [run.learning_rate(tick) for tick in range(100)] == [planned.learning_rate(tick) for tick in range(100)]
     assert run.learning_rate.warm_at(run.stages[2].start) == 18, "rules of the rest wait for the climb, too"
 
 
 def test_a_divided_stage_goes_on_under_its_name():
     stages = [{"name": "tied", "steps": 40, "split": {"every": 5}, "keep": "small"}, *THREE[1:]]
-    decisions = [Decision(0, 12, {"sharing": [0, 0, 1, 1]}), Decision(1, 20, {"sharing": [0, 0, 1, 2]})]
+    decisions = [
+        Decision(0, 12, PartialShape(sharing=[0, 0, 1, 1])),
+        Decision(1, 20, PartialShape(sharing=[0, 0, 1, 2])),
+    ]
     run = decided(resolved(stages), decisions)
     assert times(run) == [
         ("tied", 0, 12), ("tied/2", 12, 20), ("tied/3", 20, 40), ("untied", 40, 70), ("deep", 70, 100)
@@ -126,7 +130,7 @@ def test_a_divided_stage_goes_on_under_its_name():
     assert [stage.config.num_blocks for stage in run.stages] == [1, 2, 3, 4, 8]
     assert [stage.index for stage in run.stages] == [0, 1, 2, 3, 4]
     assert [stage.keep for stage in run.stages] == [None, None, "small", None, None]
-    last = decided(run, [Decision(2, 30, {"sharing": [0, 1, 2, 3]})]).stages
+    last = decided(run, [Decision(2, 30, PartialShape(sharing=[0, 1, 2, 3]))]).stages
     assert [[operator.name for operator in stage.grow] for stage in last] == [
         [], ["unshare"], ["unshare"], ["unshare"], [], ["stack"]
     ], "nothing is left to unshare"  # fmt: skip
@@ -135,7 +139,7 @@ def test_a_divided_stage_goes_on_under_its_name():
 
 
 def test_decisions_are_saved_with_the_progress():
-    decisions = [Decision(0, 12, {"sharing": [0, 0, 1, 1]}), Decision(1, 20)]
+    decisions = [Decision(0, 12, PartialShape(sharing=[0, 0, 1, 1])), Decision(1, 20)]
     progress = Progress(step=20, decisions=decisions)
     assert Progress.from_json(json.loads(json.dumps(progress.to_json()))) == progress
 
@@ -289,7 +293,7 @@ def test_a_shape_that_the_state_decided_holds_from_there_on():
         {"name": "b", "steps": 30, "grow": {"prune_neurons": {"quota": "global"}}, "shape": {"ffn": 256}},
         {"name": "c", "grow": "stack", "shape": {"layers": 8}},
     ]
-    run = decided(resolved(stages, WHOLE), [Decision(1, shape={"ffn": [300, 200, 324, 200]})])
+    run = decided(resolved(stages, WHOLE), [Decision(1, shape=PartialShape(ffn=[300, 200, 324, 200]))])
     assert [stage.config.ffn for stage in run.stages] == [512, (300, 200, 324, 200), (300, 200, 324, 200) * 2]
 
 

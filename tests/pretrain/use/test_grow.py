@@ -1,6 +1,5 @@
 """The verb `grow`: from checkpoint to checkpoint, what the change in memory gives, on any number of processes."""
 
-import json
 import shutil
 from contextlib import redirect_stderr
 from io import StringIO
@@ -251,4 +250,4 @@ def test_shapes_on_the_command_line():
     assert read_shape(["ffn=[10, 20]", "sharing=null"]) == {"ffn": (10, 20), "sharing": None}
     assert read_shape(["tiny", "layers=3"])["layers"] == 3
     assert read_shape(["tiny"])["head_dim"] == 64, "a preset is all of that shape, not its heads at another width"
-    assert json.dumps(read_shape(["low_rank={feedforward.input: 8}"])) == '{"low_rank": {"feedforward.input": 8}}'
+    assert read_shape(["low_rank={feedforward.input: 8}"]) == {"low_rank": {"feedforward.input": 8}}

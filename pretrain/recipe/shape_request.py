@@ -1,0 +1,72 @@
+"""The shape that a stage asks for: fields of BertConfig, as values or as shares of the run's model.
+
+The fields and their types are BertConfig's own. Only what a recipe sets is kept and written back, because a field that
+is absent keeps the value it had in the stage before.
+"""
+
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, InstanceOf, create_model, model_serializer
+
+from growth.partial_shape import PartialShape
+from model.config import BertConfig
+from model.errors import UserError
+from pretrain.recipe.shares import WHOLE, counted
+from pretrain.settings.values import Section, Share, parse_share
+
+
+def _parse_share(value: Any) -> Any:
+    if not isinstance(value, str) or not value.strip().endswith("%"):
+        return value
+    share = parse_share(value)
+    if share is None:
+        raise UserError(f"{value!r} is not a share from 0% to 100%")
+    return share
+
+
+def _or_share(annotation: Any) -> Any:
+    return Annotated[annotation | InstanceOf[Share], BeforeValidator(_parse_share)]
+
+
+def _request_fields() -> Iterator[tuple[str, Any]]:
+    """Every field of BertConfig, optional; a list of pairs may also be a mapping, and some take shares."""
+    for name, field in BertConfig.model_fields.items():
+        annotation: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        in_list = typing.get_args(field.annotation)[:1]
+        if typing.get_origin(field.annotation) is tuple and typing.get_origin(in_list[0]) is tuple:
+            key, value = typing.get_args(in_list[0])
+            annotation = dict[key, _or_share(value) if name in WHOLE else value] | annotation  # type: ignore[valid-type]
+        if name in WHOLE:
+            annotation = _or_share(annotation)
+        yield name, (annotation | None, None)
+
+
+_Fields = create_model("_Fields", __base__=Section, **dict(_request_fields()))
+
+
+class ShapeRequest(_Fields):  # type: ignore[valid-type, misc]
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The fields that the recipe sets."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
+    def counted(self, model: Mapping[str, Any]) -> PartialShape:
+        """With every share as a count; `model` holds the fields of the run's model."""
+        return PartialShape(counted(self.asked, model))
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {name: _written(value) for name, value in self.asked.items()}
+
+
+def _written(value: Any) -> Any:
+    """A value as it stands in a recipe."""
+    if isinstance(value, Share):
+        return str(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=True)
+    if isinstance(value, dict):
+        return {name: _written(item) for name, item in value.items()}
+    return [_written(item) for item in value] if isinstance(value, list | tuple) else value
