@@ -26,9 +26,8 @@ from pretrain.engine.agreement import say_once
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import new_steps
 from pretrain.interop.huggingface_import import import_model
-from pretrain.optim import moment_rule
+from pretrain.optim.section import Optimizer
 from pretrain.recipe.operators import AUTO, read_operators
-from pretrain.recipe.schema import Optimizer
 from pretrain.runs.outputs import check_folder
 from pretrain.settings.yaml_text import parse
 from pretrain.training.growth_inputs import PROBE_ROWS, Probe, growth_inputs
@@ -117,7 +116,7 @@ def open_probe(run: dict[str, Any], path: Path) -> Probe:
 
 def _moment_rule(run: dict[str, Any]) -> MomentRule:
     """That of the run's optimizer. Imported weights have no moments, so any rule does."""
-    return moment_rule(Optimizer.model_validate(run["recipe"]["optimizer"])) if "recipe" in run else of_gradients
+    return Optimizer.model_validate(run["recipe"]["optimizer"]).chosen.moment_rule if "recipe" in run else of_gradients
 
 
 def changed_state(state: TrainingState, change: ShapeChange) -> TrainingState:
