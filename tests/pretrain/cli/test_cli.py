@@ -141,7 +141,7 @@ def corpus(tmp_path_factory):
         ("model.vocab_size=77", "model.vocab_size 77 is not the corpus's"),
         ("model.heads=3", "hidden 32 is not a multiple of heads 3"),
         ("layout.tensor_parallel=4", "does not divide"),
-        ("batch.global=7", "batch.global 7 does not divide by the 2 data-parallel ranks"),
+        ("batch.global=7", "batch.global 7 is not a multiple of the 2 data-parallel ranks"),
         ("sequence=64", "sequence 64 is longer than model.max_positions 32"),
         ("stages.deep.shape.hidden=48", "hidden 32 -> 48 is not reached by grow"),
         (
