@@ -24,8 +24,10 @@ def print_plan(run: Run, console: Console | None = None) -> None:
 
 
 def plan_tables(run: Run) -> RenderableType:
-    saved = [_saving_table(run), *_saving_notes(run)] if run.unit == "steps" and saves(run) else []
-    tables = (*saved, _memory_table(run), _schedule_table(run))
+    saved: list[RenderableType] = (
+        [_saving_table(run), *_saving_notes(run)] if run.unit == "steps" and saves(run) else []
+    )
+    tables: tuple[RenderableType, ...] = (*saved, _memory_table(run), _schedule_table(run))
     return Group(_stages_table(run), *_rules(run), *tables, *run.recipe.optimizer.chosen.notes())
 
 

@@ -79,7 +79,12 @@ def show_samples(directory: Path | str, num_rows: int, sequence_length: int = 12
     data = TrainingData(corpus, "train", 0, sequence_length, masking, sampling=sampling)
     (batch,) = data.next(num_rows, num_rows, 0, 1)
     truth = dict(zip(batch.masked_positions.tolist(), batch.masked_ids.tolist(), strict=True))
-    name = corpus.tokenizer.id_to_token
+
+    def name(id: int) -> str:
+        token = corpus.tokenizer.id_to_token(id)
+        assert token is not None, f"token {id} is not in the vocabulary"
+        return token
+
     for row in range(num_rows):
         tokens = []
         for column, id in enumerate(batch.ids[row].tolist()):

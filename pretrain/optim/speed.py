@@ -6,6 +6,7 @@ python -m pretrain.optim.speed --preset base --rounds 15
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import tyro
@@ -47,7 +48,7 @@ def measure(
     times: dict[str, list[float]] = {name: [] for name in optimizers}
     for number in range(rounds + 2):
         for name, optimizer in optimizers.items():
-            seconds = _seconds(lambda optimizer=optimizer: _step(parameters, optimizer), device)
+            seconds = _seconds(partial(_step, parameters, optimizer), device)
             if number >= 2:
                 times[name].append(seconds)
 

@@ -6,6 +6,7 @@ Keys, defaults and meanings come from the schema, the shape and the operators, s
 import ast
 import inspect
 import json
+import sys
 import textwrap
 import typing
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from growth.operators import OPERATORS
+from growth.operators.base import Operator
 from model.config import PRESETS, BertConfig
 from pretrain.recipe.load import model_in
 from pretrain.recipe.schema import Recipe, Stage
@@ -141,12 +143,12 @@ def default(field: FieldInfo) -> str:
     return "" if is_empty else f"`{value if isinstance(value, str | Share) else json.dumps(value)}`"
 
 
-def operator_parts(operators: list[type[BaseModel]]) -> Iterator[str]:
+def operator_parts(operators: list[type[Operator]]) -> Iterator[str]:
     """The operators of one module: heading, the module's own text, and their options."""
     yield f"### {', '.join(operator.name for operator in operators)}"
     fields = dict.fromkeys(field for operator in operators for field in operator.changes)
     yield f"Changes {', '.join(f'`{field}`' for field in fields)}." if fields else "Changes no field."
-    yield inspect.getmodule(operators[0]).__doc__.strip()
+    yield (sys.modules[operators[0].__module__].__doc__ or "").strip()
     options = [row for row in keys(operators[0]) if row[0] != "moments"]
     if options:
         yield "\n".join(f"- `{key}` ({kind(field.annotation)}) {text}".rstrip() for key, field, text in options)

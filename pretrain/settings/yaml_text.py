@@ -13,7 +13,7 @@ from model.errors import UserError
 class _Loader(yaml.SafeLoader):
     """YAML with the scalars of version 1.2: 6e-3 is a number, `no` and 1:30 are text; a key given twice is an error."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict] = {}
+    yaml_implicit_resolvers: typing.ClassVar[dict] = {}  # type: ignore[misc]  # as PyYAML itself does
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()

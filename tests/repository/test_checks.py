@@ -29,7 +29,6 @@ def test_ruff_format():
     check(sys.executable, "-m", "ruff", "format", "--check", ".")
 
 
-@pytest.mark.xfail(reason="pretrain/ is being typed, room by room")
 @pytest.mark.timeout(900)
 def test_mypy():
     """A minute on one core, seconds once .mypy_cache is there."""
