@@ -1,4 +1,4 @@
-"""Rows become tensors: read, framed by [CLS] and [SEP], masked, and dealt to ranks and micro-batches."""
+"""Turns rows into tensors: reads them, adds [CLS] and [SEP], masks, and distributes over ranks and micro-batches."""
 
 import numpy as np
 import torch
@@ -20,10 +20,10 @@ _MAX_COUNTED_TOKENS = 100_000_000
 
 
 class TrainingData:
-    """The rows of one stage, from `start` on, without end: epoch follows epoch.
+    """The rows of one stage from `start` on, epoch after epoch without end.
 
-    Every rank constructs the same object and asks for the same global batches, so that all agree on the position; each
-    reads only the rows that are its own. Raises UserError when the sequence length leaves no room for text.
+    Every rank constructs the same object and asks for the same global batches, so all agree on the position; each reads
+    only its own rows. Raises UserError if the sequence length leaves no room for text.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class TrainingData:
 
     @property
     def position(self) -> DataPosition:
-        """Where the next row starts: all that a resumed run needs."""
+        """Where the next row starts: all that a resume needs."""
         return self._index.position
 
     def next(self, num_rows: int, micro_batch: int, rank: int, num_ranks: int) -> list[Batch]:
         """Advances by a global batch of `num_rows` rows; returns this data-parallel rank's micro-batches of it.
 
-        Rows are dealt so that all ranks, and all micro-batches of a rank, hold nearly the same number of tokens.
+        Rows are distributed so that all ranks, and all micro-batches of a rank, hold nearly the same number of tokens.
         """
         assert num_rows % (micro_batch * num_ranks) == 0, (num_rows, micro_batch, num_ranks)
         rows = self._index.take(num_rows)
@@ -146,7 +146,7 @@ def validation_batches(
 ) -> list[Batch]:
     """This rank's share of the same `num_rows` rows with the same masks, whatever the run's seed.
 
-    A validation split with fewer rows is gone through again, masked anew. Raises UserError when the rows do not divide.
+    A smaller validation split is read again, with other masks. Raises UserError if the rows do not divide.
     """
     if num_rows < 1 or num_rows % (micro_batch * num_ranks):
         raise UserError(
@@ -160,7 +160,7 @@ def validation_batches(
 def unigram_baseline(
     corpus: Corpus, sequence_length: int, masking: Masking, num_rows: int, sampling: Sampling = PLAIN
 ) -> tuple[float, float]:
-    """Loss (nats) and accuracy, on the same validation targets, of the model that knows only how frequent tokens are.
+    """Loss (nats) and accuracy, on the same validation targets, of a model that knows only token frequencies.
 
     Frequencies are those of the training split (its first 100 million tokens), each token counted once more.
     """

@@ -1,4 +1,4 @@
-"""Prepared corpora, opened: their shards by split, their tokenizer, and what the manifests say of them."""
+"""Opens prepared corpora: their shards by split, their tokenizer and their manifests."""
 
 import hashlib
 import json
@@ -20,20 +20,20 @@ _ROUND_ORDER = 6
 
 @dataclass(frozen=True)
 class Corpus(Vocabulary):
-    """Made by `Corpus.open`. Opening maps files into memory and reads none of their tokens."""
+    """Create it with `Corpus.open`, which memory-maps the files and reads no tokens."""
 
     path: Path
-    """What was opened: a prepared directory, or the file of a mixture."""
+    """The prepared directory, or the file of a mixture."""
     weights: dict[Path, float]
-    """The prepared directories, and how often an epoch goes through each: 0.5 is every second document."""
+    """The prepared directories, and how many times an epoch reads each: 0.5 is every second document."""
     manifests: list[dict]
 
     @classmethod
     def open(cls, path: Path | str) -> "Corpus":
-        """A prepared directory; or a mixture of several: a YAML file of lines `directory: weight`.
+        """Opens a prepared directory, or a mixture of several: a YAML file of lines `directory: weight`.
 
-        Raises UserError when a directory is missing or no prepared corpus, when its tokenizer is not the one that the
-        shards were made with, or when the tokenizers of a mixture differ.
+        Raises UserError if a directory is missing or is not a prepared corpus, if its tokenizer is not the one that the
+        shards were made with, or if the tokenizers of a mixture differ.
         """
         path = Path(path)
         weights = _read_mixture(path) if path.is_file() else {path: 1.0}
@@ -50,12 +50,12 @@ class Corpus(Vocabulary):
 
     @property
     def directory(self) -> Path:
-        """Of a mixture, the first."""
+        """For a mixture, the first one."""
         return next(iter(self.weights))
 
     @property
     def manifest(self) -> dict:
-        """Of a mixture, the first."""
+        """For a mixture, the first one."""
         return self.manifests[0]
 
     @property
@@ -63,7 +63,7 @@ class Corpus(Vocabulary):
         return self.manifest["tokenizer"]["hash"]
 
     def split_hash(self, name: str) -> str:
-        """Where it is the same, a split holds the same tokens of the same vocabulary."""
+        """Equal for splits with the same tokens of the same vocabulary."""
         shards = [manifest["splits"][name]["shards"] for manifest in self.manifests]
         held = [self.tokenizer_hash, list(self.weights.values()), shards]
         return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
@@ -80,13 +80,15 @@ class Corpus(Vocabulary):
 
 
 def _read_mixture(path: Path) -> dict[Path, float]:
-    """Directories, relative to the file's own, and their weights."""
+    """Directories, relative to the file's own directory, and their weights."""
     try:
         mixture = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no mixture of corpora: it must be YAML lines `directory: weight`") from error
+        raise UserError(
+            f"{path} is not a mixture of corpora: it must consist of YAML lines `directory: weight`"
+        ) from error
     if not isinstance(mixture, dict) or not mixture:
-        raise UserError(f"{path} is no mixture of corpora: it must be YAML lines `directory: weight`")
+        raise UserError(f"{path} is not a mixture of corpora: it must consist of YAML lines `directory: weight`")
     for directory, weight in mixture.items():
         if not isinstance(weight, int | float) or not weight > 0:
             raise UserError(f"{path}: the weight {weight!r} of {directory} must be a number above 0")
@@ -99,10 +101,10 @@ def _read_manifest(directory: Path) -> dict:
     if not directory.is_dir():
         raise UserError(f"corpus {directory} does not exist; make it with the verb prepare")
     if (directory / "state.json").exists():
-        raise UserError(f"corpus {directory} is not finished; run prepare with the same options to continue it")
+        raise UserError(f"corpus {directory} is incomplete; run prepare with the same options to finish it")
     if not manifest_path.is_file() or not tokenizer_path.is_file():
         raise UserError(
-            f"{directory} is no prepared corpus: it has no manifest.json or no tokenizer.json; "
+            f"{directory} is not a prepared corpus: it lacks manifest.json or tokenizer.json; "
             "make one with the verb prepare"
         )
     try:
@@ -113,16 +115,16 @@ def _read_manifest(directory: Path) -> dict:
     found = tokenizer_hash(tokenizer_path)
     if found != expected:
         raise UserError(
-            f"the vocabulary in {tokenizer_path} (hash {found[:12]}) does not match the shards, made with "
+            f"the vocabulary in {tokenizer_path} (hash {found[:12]}) does not match that of the shards, "
             f"{expected[:12]}; put the right one back or prepare the corpus again"
         )
     return manifest
 
 
 class Split:
-    """The documents that an epoch goes through: of one corpus each once, of a mixture as often as its weight says.
+    """The documents of an epoch: each one once, or in a mixture as often as the weight of its corpus says.
 
-    They are numbered from 0, part after part. All arrays are int64.
+    They are numbered from 0, corpus by corpus. All arrays are int64.
     """
 
     def __init__(self, name: str, parts: list[tuple[list[IndexedReader], float]]) -> None:

@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of their place: nothing is drawn, so nothing has to be replayed on resume.
+"""Random numbers as a pure function of their position: nothing is drawn, so a resume has nothing to replay.
 
 Counter-based generators (Salmon et al. 2011): hash the coordinates (seed, epoch, document, ...) to get the number that
 belongs there. The mixing function is the finaliser of splitmix64 (Steele, Lea and Flood 2014).

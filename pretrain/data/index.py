@@ -1,8 +1,8 @@
-"""Which sequences every row holds: a pure function of (seed, epoch, sequence length, start), a window at a time.
+"""Which sequences each row holds: a pure function of (seed, epoch, sequence length, start), one window at a time.
 
-An epoch is a permutation of documents; a *window* is some thousand sequences of consecutive documents of it, put into
-rows and shuffled. Nothing is drawn or stored: permutation and pieces are hashed where they are read, so starting in the
-middle of the tenth epoch costs what starting at 0 does, one window.
+An epoch is a permutation of the documents. A *window* is a few thousand sequences of consecutive documents, assigned to
+rows and shuffled. Nothing is drawn or stored: permutation and pieces are hashed when they are read, so starting in the
+middle of the tenth epoch costs as much as starting at 0, one window.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ _ROW_ORDER = 5
 
 @dataclass(frozen=True)
 class DataPosition:
-    """Where the next row starts. Plain numbers: `DataPosition(**json)` brings it back."""
+    """Where the next row starts. Plain numbers: `DataPosition(**json)` restores it."""
 
     epoch: int = 0
     document: int = 0
-    """Documents passed, along this epoch's permutation: the window begins here."""
+    """Documents before the window, in the order of this epoch's permutation."""
     taken: tuple[tuple[int, int], ...] = ()
-    """Rows taken from that window: (sequence length, number of rows) for each stage that took some, in order."""
+    """Rows taken from the window: (sequence length, number of rows) for each stage that took some, in order."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "taken", tuple((int(length), int(number)) for length, number in self.taken))
@@ -35,7 +35,7 @@ class DataPosition:
 
 @dataclass(frozen=True)
 class Rows:
-    """Pieces in the order of the rows 0 .. num_rows - 1 that they stand in."""
+    """Pieces, in the order of their rows 0 .. num_rows - 1."""
 
     pieces: Pieces
     row: np.ndarray  # [P] ascending
@@ -45,7 +45,7 @@ class Rows:
         return int(self.row[-1]) + 1 if len(self.row) else 0
 
     def select(self, rows: np.ndarray) -> "Rows":
-        """The given rows in the given order, numbered anew."""
+        """The given rows in the given order, renumbered from 0."""
         first, after = np.searchsorted(self.row, rows), np.searchsorted(self.row, rows, side="right")
         number = np.repeat(np.arange(len(rows)), after - first)
         within = np.arange(len(number)) - np.repeat(np.cumsum(after - first) - (after - first), after - first)
@@ -100,7 +100,7 @@ class RowIndex:
             self._window, self._passed = self._build(self.position), 0
 
     def _window_stop(self, position: DataPosition) -> int:
-        """The document after the window's last. Stays what it was for the stage that opened the window."""
+        """The document after the window's last. The stage that opened the window decides it; later stages keep it."""
         opened_with = position.taken[0][0] if position.taken else self._sequence_length
         mean_tokens = max(1, self._split.num_tokens // self._split.num_documents)
         num_documents = min(max(1, _WINDOW_PIECES * opened_with // mean_tokens), _WINDOW_PIECES)
@@ -109,7 +109,7 @@ class RowIndex:
     def _build(self, position: DataPosition) -> Rows:
         """The rows of a window that are left at `position`.
 
-        Where a stage with another sequence length took some, what it left unread is cut and packed anew.
+        If a stage with another sequence length took some, the text that it left unread is cut and packed again.
         """
         ranks = np.arange(position.document, self._window_stop(position))
         shard, start, length = self._split.locate(

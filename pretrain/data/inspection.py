@@ -1,4 +1,4 @@
-"""Looking at a prepared corpus: is it whole, and what does the model get to see?"""
+"""Inspects a prepared corpus: whether it is complete, and what the model will see."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Dynamic masking: which tokens are hidden and by what, hashed from the piece's key and the place in it.
+"""Dynamic masking: which tokens are hidden and by what, hashed from the piece's key and the position in it.
 
-The scheme is BERT's (Devlin et al. 2018, section 3.1 and its code): a fixed share of each sequence is chosen; of the
-chosen tokens 80% become [MASK], 10% a random token, 10% stay.
+The scheme is BERT's (Devlin et al. 2018, section 3.1 and its code): a fixed share of each sequence is chosen. Of the
+chosen tokens, 80% become [MASK], 10% a random token, and 10% are unchanged.
 """
 
 from dataclasses import dataclass

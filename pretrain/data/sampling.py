@@ -1,9 +1,9 @@
-"""Which tokens make a sequence: documents cut into pieces, alone or as sentence pairs.
+"""Which tokens form a sequence: documents are cut into pieces, single or as sentence pairs.
 
-A *piece* is what stands between one [CLS] and its last [SEP]. It begins where the piece before it in its document
-ended, and everything else about it is hashed from (seed, epoch, document, offset): its target length, where it is
-divided into two sentences, whether the second one is real. So the pieces of any stretch of text can be computed
-without computing those before it.
+A *piece* is the text between a [CLS] and its last [SEP]. It begins where the previous piece of its document ended.
+Everything else about it is hashed from (seed, epoch, document, offset): its target length, where it is divided into two
+sentences, whether the second one is real. So the pieces of any stretch of text can be computed without computing those
+before it.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -15,7 +15,7 @@ from model.errors import UserError
 from pretrain.data.corpus import Split
 from pretrain.data.hashing import below, hash_of, permuted
 
-_TARGET, _DIVISION, _COIN, _OTHER = range(1, 5)  # one stream of random numbers for each decision
+_TARGET, _DIVISION, _COIN, _OTHER = range(1, 5)  # one stream of random numbers per decision
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _swap(pieces: Pieces, seed: int) -> Pieces:
 def _replace(split: Split, pieces: Pieces, target: np.ndarray, seed: int) -> Pieces:
     """Next sentence prediction (Devlin et al. 2018): in half of the pieces the second is from another document.
 
-    What it stands in for is not lost: it begins the document's next piece, as in BERT.
+    The text it replaces is not lost: it begins the document's next piece, as in BERT.
     """
     replaced = _coin(pieces, seed) | (pieces.second_tokens == 0)  # a piece of one token has no second sentence
     hashes = _hashes(pieces, seed, _OTHER)

@@ -36,11 +36,11 @@ def shown_progress() -> Iterator[Callable[[Progress], None]]:
 
 
 def print_counts(directory: Path, manifest: dict) -> None:
-    """What a corpus holds, and on a second line what was left out of it or repaired."""
+    """Prints what a corpus contains and, on a second line, what was skipped or repaired."""
     held = ", ".join(f"{split['num_tokens']:,} tokens to {name}" for name, split in manifest["splits"].items())
     print(f"{directory}: vocabulary of {manifest['tokenizer']['vocab_size']:,}; {held}")
     if manifest["left_out_or_repaired"]:
-        print(f"left out or repaired: {describe(manifest['left_out_or_repaired'])}")
+        print(f"skipped or repaired: {describe(manifest['left_out_or_repaired'])}")
 
 
 class _Lines:

@@ -1,4 +1,4 @@
-"""Raw blocks become documents: decoded, parsed, and what is no text left out and counted. Runs in the workers."""
+"""Turns raw blocks into documents: decodes, parses, and skips and counts what is not text. Runs in the workers."""
 
 import json
 import re
@@ -14,7 +14,7 @@ _MAX_JUNK_SHARE = 0.05
 
 
 def documents_of(block: Block, format: TextFormat, counts: Counter) -> Iterator[str]:
-    """The documents of a block. What is left out or repaired is added to `counts` by reason."""
+    """The documents of a block. Skipped and repaired input is added to `counts` by reason."""
     counts.update(block.counts)
     for text in _texts(block, format, counts):
         if not isinstance(text, str):

@@ -1,7 +1,7 @@
-"""Sentences to token ids, several times faster than the `tokenizers` library and to the same ids.
+"""Sentences to token ids: the same ids as the `tokenizers` library, several times faster.
 
-Text repeats itself: what stands between two blanks is tokenized without regard to what is beyond them, so its ids are
-looked up, and only what is new reaches the library.
+Text repeats itself. A word between two blanks is tokenized independently of its neighbours, so its ids are looked up,
+and only new words reach the library.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What `prepare` is asked to do, and how it says where it stands."""
+"""The options of `prepare`, and how it reports progress."""
 
 import os
 import time

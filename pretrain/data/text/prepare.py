@@ -1,7 +1,7 @@
 """Text -> documents -> sentences -> tokens -> shards: what `prepare` does, once, before any training.
 
 One process reads, several tokenize, one writes, chunk by chunk and in order; so the result depends neither on the
-number of workers nor on whether the run was killed and continued, and memory holds a few chunks whatever the size.
+number of workers nor on whether the run was killed and resumed, and only a few chunks are in memory at any size.
 """
 
 import hashlib
@@ -181,7 +181,7 @@ def _tokenized(
     except BrokenProcessPool as error:
         raise UserError(
             f"a worker of prepare was killed, perhaps for memory; the same command with a num_workers below "
-            f"{options.workers} goes on from here"
+            f"{options.workers} resumes from here"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -238,7 +238,7 @@ def _replace(file: Path, content: str) -> None:
 
 
 def _remove(directory: Path) -> None:
-    """Leaves nothing behind an error from which no later run could go on."""
+    """Deletes a directory that a later run could not resume from."""
     for file in directory.iterdir():
         file.unlink()
     directory.rmdir()

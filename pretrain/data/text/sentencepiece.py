@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from model.errors import UserError
 from pretrain.data.text.sentences import split_sentences
 
-BLANK = "▁"  # what stands for the blank before a word
+BLANK = "▁"  # represents the blank before a word
 _CONTROL = 3  # type of a piece in the file format: a special token
 
 

@@ -46,7 +46,7 @@ class Block:
     num_disk_bytes: int
     """How far reading it went on in the file: fewer than `num_bytes` where that is compressed."""
     counts: Counter = field(default_factory=Counter)
-    """What reading had to leave out or cut, by reason."""
+    """Input that was skipped or truncated while reading, by reason."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _read_text(file: Path, ends: list[bytes]) -> Iterator[Block]:
 
 
 def _read_lines(file: Path, kind: Literal["text", "jsonl"]) -> Iterator[Block]:
-    """Blocks of whole lines. A line beyond the limit is left out and counted."""
+    """Blocks of whole lines. A line over the limit is skipped and counted."""
     block, skipping = Block(kind, b"", 0, 0), False
     for data, disk_bytes in _read_bytes(file, block.counts):
         block.num_disk_bytes += disk_bytes

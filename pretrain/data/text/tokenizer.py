@@ -1,4 +1,4 @@
-"""Tokenizers: train one, or take a given vocabulary; one JSON file and one hash travel with everything made with it."""
+"""Trains a tokenizer or loads a given one. Its JSON file and hash accompany everything made with it."""
 
 import hashlib
 import sys
@@ -74,7 +74,7 @@ class Vocabulary:
 
     @cached_property
     def ordinary_ids(self) -> np.ndarray:
-        """The ids that are no special token: what a random replacement is drawn from."""
+        """The ids of ordinary tokens, from which random replacements are drawn."""
         return np.flatnonzero(~self.is_special)
 
 
@@ -103,8 +103,9 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase:
 def load_tokenizer(path: Path, lowercase: bool) -> Tokenizer:
     """A given tokenizer: a tokenizer.json, a SentencePiece .model, or a vocab.txt with one WordPiece token a line.
 
-    Special tokens that a .model lacks ([MASK] as a rule) are added at the end of its vocabulary. How a tokenizer.json
-    frames, pads and cuts texts is left out: a batch decides that, and the hash is to be the same with and without.
+    Special tokens that a .model lacks (usually [MASK]) are added at the end of its vocabulary. Settings of a
+    tokenizer.json for framing, padding and truncation are ignored: batches decide that, and the hash must not depend on
+    them.
 
     Raises UserError when the file is missing, broken or lacks a special token.
     """
@@ -166,9 +167,9 @@ def _wordpiece(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:
 def _train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool) -> Tokenizer:
     """The `tokenizers` trainer, made deterministic.
 
-    Left alone it numbers characters and their ##-forms in the order of a randomly seeded hash map and breaks ties by
-    those numbers. Here both are given to it in a fixed order. Rare characters are left out: each costs up to two
-    entries and must not crowd out the words.
+    By itself it numbers characters and their ##-forms in the order of a randomly seeded hash map and breaks ties by
+    those numbers. Here it gets both in a fixed order. Rare characters are omitted: each costs up to two entries and
+    must not crowd out words.
     """
     texts = list(texts)
     blank = _wordpiece({}, lowercase)

@@ -1,6 +1,6 @@
-"""A vocabulary from the beginnings of all inputs.
+"""Trains a vocabulary on the beginnings of all inputs.
 
-Trained in a process of its own where the sample is large: it needs several times the sample in memory, which must be
+Large samples are trained on in a separate process: training needs several times the sample in memory, which must be
 free again when the workers start.
 """
 
@@ -27,7 +27,7 @@ IN_THIS_PROCESS = 8_000_000
 
 
 def train_vocabulary(options: PrepareOptions, inputs: list[Input], progress: Callable[[Progress], None]) -> Tokenizer:
-    """Raises UserError when there is no text, or it does not suit the options."""
+    """Raises UserError if there is no text, or the options do not fit it."""
     if shards := [source.name for source in inputs if source.name.endswith(".idx")]:
         raise UserError(f"{shards[0]} is tokenized already; give its vocabulary with --vocab")
     blocks = _beginnings(options, inputs, progress)

@@ -27,7 +27,7 @@ class TokenizedChunk:
     documents: Documents
     hashes: np.ndarray  # [D] uint64, of each document's text
     counts: Counter
-    """What was left out or repaired, by reason."""
+    """Skipped and repaired input, by reason."""
     num_bytes: int
     num_disk_bytes: int
 

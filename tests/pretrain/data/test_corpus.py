@@ -9,10 +9,10 @@ from pretrain.data import Corpus, Masking, Sampling, TrainingData
 from tests.support.corpora import made_up_documents, prepared
 
 
-def test_what_is_no_corpus_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         Corpus.open(tmp_path / "none")
-    with pytest.raises(UserError, match="no manifest.json"):
+    with pytest.raises(UserError, match="lacks manifest.json"):
         Corpus.open(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "tokenizer.json").touch()
@@ -25,7 +25,7 @@ def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
     prepared(tmp_path / "a", made_up_documents(30))
     prepared(tmp_path / "b", made_up_documents(30), vocab_size=150)
     (tmp_path / "a/corpus/tokenizer.json").write_bytes((tmp_path / "b/corpus/tokenizer.json").read_bytes())
-    with pytest.raises(UserError, match="does not match the shards"):
+    with pytest.raises(UserError, match="does not match that of the shards"):
         Corpus.open(tmp_path / "a/corpus")
 
 
