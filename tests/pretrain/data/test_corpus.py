@@ -95,9 +95,9 @@ def test_mixtures_that_cannot_be_are_refused(tmp_path: Path) -> None:
         "a/corpus: 0": "above 0",
         "a/corpus: much": "above 0",
         "a/corpus: 1\nc/corpus: 1": "does not exist",
-        "[a, b]": "no mixture",
-        "a: b: c": "no mixture",
-        "": "no mixture",
+        "[a, b]": "not a mixture",
+        "a: b: c": "not a mixture",
+        "": "not a mixture",
     }.items():
         mixture.write_text(content)
         with pytest.raises(UserError, match=message):
