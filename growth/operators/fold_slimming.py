@@ -22,7 +22,7 @@ class FoldSlimming(Operator):
     changes: ClassVar[tuple[str, ...]] = ("slimming",)
 
     fold: bool = True
-    """Whether they are multiplied in, or left out."""
+    """Whether to multiply the coefficients into the weights. `false` drops them, as after `rewind`."""
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if source.slimming is None:

@@ -27,7 +27,7 @@ class IdentityLayers(DepthOperator):
     name: ClassVar[str] = "identity_layers"
 
     place: Literal["between", "top"] = "between"
-    """Each added layer after the one it copies, or all above the old ones."""
+    """Where the new layers go: `between` puts each after the layer it copies, `top` puts all of them on top."""
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if source.norm != "pre":

@@ -20,9 +20,10 @@ class Interpolate(SavedStateOperator):
     name: ClassVar[str] = "interpolate"
 
     checkpoint: str
-    """The saved state: the name that an earlier stage keeps, a run's folder or one of its checkpoints."""
+    """The saved state: a name that an earlier stage keeps, the folder of a run, or one of its checkpoints."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Part of the state that goes on (the paper: 0.5 for BERT, 0.25 for GPT)."""
+    """Weight of the current state; the saved state has weight 1 - alpha. The paper takes 0.5 for BERT and 0.25 for
+    GPT."""
 
     def record(self, spec: ParameterSpec, fetch: Fetch, fetch_saved: Fetch) -> Record:
         record = fetch(spec.name)

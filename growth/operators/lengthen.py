@@ -24,6 +24,7 @@ class Lengthen(Operator):
     changes: ClassVar[tuple[str, ...]] = ("max_positions",)
 
     how: Literal["copy", "interpolate"] = "copy"
+    """How the new rows of the position table start (above). `copy` keeps the function of short sequences."""
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         old, new = source.max_positions, wanted.get("max_positions", source.max_positions)

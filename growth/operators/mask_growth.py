@@ -36,8 +36,10 @@ class MaskGrowth(Operator):
     changes: ClassVar[tuple[str, ...]] = ("layers", *AXES.values())
 
     steps: Annotated[int, Field(ge=1)] = 5000
-    """Optimizer steps in which the mask rises from 0 to 1."""
+    """Optimizer steps in which the mask rises from 0 to 1, or a share of the run. Fewer put the new units to use
+    sooner; more disturb the loss less."""
     seed: int = 0
+    """Seed for the weights of new units."""
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         layers = wanted.get("layers", source.layers)

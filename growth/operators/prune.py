@@ -31,12 +31,12 @@ class Prune(Operator):
     axis: ClassVar[str]
 
     keep: tuple[tuple[int, ...], ...] | None = None
-    """The units to keep, for each layer. Left out: as many as the shape says, those with the largest slimming
-    coefficients, or without these the largest weights."""
+    """The units to keep in each layer, as a list for each. By default the shape says how many, and the units with the
+    largest slimming coefficients stay (without coefficients, those with the largest weights)."""
     scores: Literal["learned", "random"] = "learned"
-    """`random` draws the units to keep, which is the control that a learned choice has to beat."""
+    """How units are ranked. `random` draws them: the control that a learned choice has to beat."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the random choice."""
+    """Seed for the random choice."""
 
     @property
     def prunes_by_coefficients(self) -> bool:
@@ -120,8 +120,8 @@ class PruneNeurons(Prune):
     axis: ClassVar[str] = "ffn"
 
     quota: Literal["layer", "global"] = "layer"
-    """`global`: as many neurons in all as shape.ffn says for each layer on average, wherever they score highest; every
-    layer keeps at least one."""
+    """Where the neurons are removed. `layer` keeps the same number in every layer. `global` keeps as many in total,
+    wherever they score highest, and at least one per layer."""
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if self.quota == "global" and self.keep is not None:

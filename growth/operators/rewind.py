@@ -16,8 +16,8 @@ class Rewind(SavedStateOperator):
     name: ClassVar[str] = "rewind"
 
     checkpoint: str = INITIAL
-    """The earlier state: `initial` is the run's before its first step; else the name that an earlier stage keeps, a
-    run's folder or one of its checkpoints."""
+    """The earlier state: `initial` is the state of the run before its first step. Otherwise a name that an earlier
+    stage keeps, the folder of a run, or one of its checkpoints."""
 
     def record(self, spec: ParameterSpec, fetch: Fetch, fetch_saved: Fetch) -> Record:
         is_coefficient = spec.name.endswith(".coefficients")

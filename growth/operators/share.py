@@ -27,7 +27,8 @@ class Share(Operator):
     changes: ClassVar[tuple[str, ...]] = ("sharing",)
 
     correlation: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Mean correlation between the gradients of the layers to share. Left out: measured on a probe batch."""
+    """Mean correlation between the gradients of the layers that will share a block. By default it is measured on a
+    probe batch; give a number if that is not possible."""
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         target = source.replace(sharing=wanted.get("sharing", 1))

@@ -28,8 +28,10 @@ class TileFfn(Operator):
     changes: ClassVar[tuple[str, ...]] = ("ffn",)
 
     noise: Annotated[float, Field(ge=0)] = 0.0
-    """Strength of the noise that tells copies apart, relative to fresh weights. It cancels: the function stays."""
+    """Strength of the noise that breaks the symmetry between copies, relative to fresh weights. It cancels out, so the
+    function is preserved. Without it copies stay equal forever."""
     seed: int = 0
+    """Seed for the noise."""
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if "ffn" not in wanted:

@@ -31,7 +31,8 @@ class Unshare(Operator):
     changes: ClassVar[tuple[str, ...]] = ("sharing",)
 
     correlation: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Mean correlation between the gradients of a block's uses. Left out: measured on a probe batch."""
+    """Mean correlation between the gradients of the uses of a block. By default it is measured on a probe batch; give a
+    number if that is not possible."""
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if source.sharing is None:

@@ -38,11 +38,15 @@ class Widen(Operator):
     changes: ClassVar[tuple[str, ...]] = tuple(FIELDS.values())
 
     axis: Axis | tuple[Axis, ...] | None = None
-    """What to widen. Left out: all that the shape asks for."""
+    """What to widen. Defaults to every axis that the shape widens. Name axes to leave the others to another
+    operator."""
     how: Literal["copy", "fpi", "aki", "lemon"] = "copy"
+    """How new units start (above). `copy` is exact; use `fpi` for a hidden size that is not a multiple."""
     noise: Annotated[float, Field(ge=0)] = 0.0
-    """Strength of the noise that tells copies apart, relative to fresh weights. It cancels: the function stays."""
+    """Strength of the noise that breaks the symmetry between copies, relative to fresh weights. It cancels out, so the
+    function is preserved. Use it if copies would stay equal, as FFN units do."""
     seed: int = 0
+    """Seed for the random choices and the noise."""
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         chosen = (self.axis,) if isinstance(self.axis, str) else self.axis

@@ -1,6 +1,6 @@
 """Writes docs/reference.md from the code that reads recipes: `python -m pretrain.pages.reference`.
 
-Keys, defaults and meanings come from the schema, the shape and the operators, so that nothing is said twice.
+Keys, types, defaults and meanings come from the schema, the model's fields and the operators' options.
 """
 
 import ast
@@ -31,25 +31,27 @@ from pretrain.stage_rules.settings import Until
 PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
 
 INTRODUCTION = """\
-Every key of a recipe, every field of a shape, every operator; [recipes.md](recipes.md) says how they work together.
-This page is written by `python -m pretrain.pages.reference` from the code."""
+Every key of a recipe, every field of the model and every operator. [recipes.md](recipes.md) explains how they work
+together. This page is written by `python -m pretrain.pages.reference` from the code."""
 
 APART: dict[type[BaseModel], str] = {Until: "rules", ShapeRequest: "fields of the model"}
-"""Sections with a table of their own, and what stands for them elsewhere."""
+"""Sections that have their own table, and the word for them in other tables."""
 
 SHAPE = """\
-`model` takes these, beside `preset`; a stage's `shape` takes those that change. The vocabulary's size comes from the
-corpus."""
+`model` takes these fields and `preset`. A stage's `shape` takes the fields that change. The corpus sets the vocabulary
+size."""
 
 UNTIL = """\
-What a stage's `until` takes: one rule or several, of which the first that holds ends the stage. A rule with its
-defaults goes by its name: `until: auto`. A stage's `split` takes what `until.gradient_correlation` does."""
+The rules that a stage's `until` takes. With several, the first that holds ends the stage. A name alone gives a rule its
+defaults: `until: auto`. A stage's `split` takes the keys of `until.gradient_correlation`."""
 
 GROW = """\
-What `grow` can name. *Tier 1* keeps the function: the loss is the same just after the change. *Tier 2* keeps the
-training state as well: the next update is the one the new shape would have made. In *tier 3* the function or the
-optimizer's state is an estimate, and the run logs the loss before and after. Every operator takes `moments`:
-`transform` treats the optimizer's state by the operator's own rule, `copy` copies it, `reset` starts it anew."""
+The operators that `grow` can name. *Tier 1* preserves the function: the loss is the same just after the change. *Tier
+2* also preserves the training state: the next update is the one that the new shape would have made. In *tier 3* the
+function or the optimizer's state is an estimate; the run logs the loss before and after. Every operator takes the
+option `moments`: `transform` (the default) maps the optimizer's moments by the operator's own rule, `copy` copies them
+without rescaling, `reset` sets them to zero. Use `reset` to reproduce a paper that starts a new optimizer at each
+change."""
 
 
 def reference() -> str:
@@ -64,7 +66,7 @@ def reference() -> str:
         "## The run",
         table(Recipe),
         "## A stage",
-        "What a stage does not say it takes from the stage before.",
+        "A key that a stage omits keeps its value from the stage before.",
         table(Stage),
         "## The end of a stage",
         UNTIL,
@@ -88,7 +90,7 @@ def table(schema: type[BaseModel], without: tuple[str, ...] = ()) -> str:
 
 
 def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, str]]:
-    """(dotted key, field, meaning) of a section and the sections below it, but for those that have their own table."""
+    """(dotted key, field, meaning) of a section and its subsections, except those that have their own table."""
     meanings = attribute_docs(schema)
     for name, field in schema.model_fields.items():
         key = prefix + (field.alias or name)
@@ -115,7 +117,7 @@ def attribute_docs(schema: type) -> dict[str, str]:
 
 
 def kind(annotation: Any) -> str:
-    """A type in a reader's words."""
+    """A type in words."""
     if typing.get_origin(annotation) is typing.Annotated:
         return kind(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) is Literal:
@@ -144,14 +146,19 @@ def default(field: FieldInfo) -> str:
 
 
 def operator_parts(operators: list[type[Operator]]) -> Iterator[str]:
-    """The operators of one module: heading, the module's own text, and their options."""
+    """The operators of one module: heading, the module's docstring, and their options."""
     yield f"### {', '.join(operator.name for operator in operators)}"
     fields = dict.fromkeys(field for operator in operators for field in operator.changes)
     yield f"Changes {', '.join(f'`{field}`' for field in fields)}." if fields else "Changes no field."
     yield (sys.modules[operators[0].__module__].__doc__ or "").strip()
     options = [row for row in keys(operators[0]) if row[0] != "moments"]
     if options:
-        yield "\n".join(f"- `{key}` ({kind(field.annotation)}) {text}".rstrip() for key, field, text in options)
+        yield "\n".join(_option(*row) for row in options)
+
+
+def _option(key: str, field: FieldInfo, text: str) -> str:
+    shown = default(field)
+    return f"- `{key}` ({kind(field.annotation)}{f', default {shown}' if shown else ''}): {text}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What may stand in a recipe: sections, keys, types, defaults. `load.py` reads it, `resolve.py` checks it whole."""
+"""The keys of a recipe: types, defaults and meanings. `load.py` reads a recipe, `resolve.py` checks it as a whole."""
 
 from typing import Annotated, Any, Literal
 
@@ -40,121 +40,137 @@ class Data(Section):
 
 
 class Schedule(Section):
-    """The learning rate: up to the peak, constant for a while, then down.
+    """The learning rate: warmup to the peak, an optional hold, then decay.
 
-    Shares are of the steps it governs: the whole run, or those up to a restart.
+    Shares are of the steps that the schedule covers: the whole run, or the part up to a restart.
     """
 
     shape: Literal["linear", "polynomial", "cosine", "constant"] = "linear"
-    """How the rate falls from the peak to the end."""
+    """Shape of the decay from the peak to the end. `polynomial` has the exponent `power`; `constant` never decays."""
     warmup: Amount = 0
-    """Steps from zero up to the peak."""
+    """Steps of linear warmup from zero to the peak. Use a few percent of the run; more for large batches or post-LN."""
     hold: Amount = 0
-    """Steps at the peak between warm-up and decay (LANS)."""
+    """Steps at the peak between warmup and decay. The LANS paper uses this; otherwise leave it at 0."""
     end: Annotated[Number, Field(ge=0, le=1)] = 0.0
-    """The last learning rate, as a part of the peak."""
+    """Learning rate at the end, as a fraction of the peak."""
     power: Annotated[Number, Field(gt=0)] = 1.0
-    """Exponent of the polynomial decay."""
+    """Exponent of the polynomial decay. 1 is linear; above 1 falls faster at first. Other shapes ignore it."""
 
 
 class Restart(Schedule):
-    """A new schedule from a stage on, to the next restart or the end (two-phase BERT)."""
+    """A new schedule from this stage to the next restart or the end (two-phase BERT)."""
 
     lr: Annotated[Number, Field(gt=0)] | None = None
-    """Peak of the new schedule. Left out: optimizer.lr."""
+    """Peak learning rate of the new schedule. Defaults to `optimizer.lr`."""
 
 
 class StageSchedule(Section):
     rewarm: Amount = 0
-    """Steps over which the rate climbs from zero back to the schedule after a change of shape."""
+    """Steps to climb from zero back to the schedule after this stage begins. Use it if the loss jumps after growing, or
+    if the operators reset the optimizer."""
     lr_scale: Annotated[Number, Field(gt=0)] = 1.0
-    """Factor on the learning rate during this stage."""
+    """Multiply the learning rate by this factor during the stage."""
     restart: Restart | None = None
 
 
 class Batch(Section):
     rows: Annotated[Positive, Field(alias="global")]
-    """Rows (sequences) in one step, over all ranks and accumulation steps."""
+    """Global batch: rows (sequences) per step, over all ranks and gradient accumulation steps. Must be a multiple of
+    the data-parallel ranks."""
     micro: Positive | None = None
-    """Rows one rank computes at a time. Left out: as many as fall to a rank in a step (no accumulation)."""
+    """Micro-batch: rows that one rank computes at a time. Defaults to all rows of a rank's share (no gradient
+    accumulation). Lower it if a step runs out of memory."""
 
 
 class StageBatch(Section):
     rows: Annotated[Positive | None, Field(alias="global")] = None
+    """Global batch from this stage on, in rows. Defaults to that of the stage before."""
     micro: Positive | None = None
+    """Micro-batch from this stage on, in rows per rank. Defaults to that of the stage before."""
 
 
 class Layout(Section):
     tensor_parallel: Positive = 1
-    """Ranks that hold one copy of the model between them; data parallelism takes the rest."""
+    """Ranks that share one copy of the model (tensor parallelism). The remaining factor of the ranks is data
+    parallelism. Raise it if the model does not fit on one device."""
     sequence_parallel: bool = False
-    """With tensor_parallel above 1: between the cut products each rank keeps its part of the tokens, too, which divides
-    all activations (Korthikanti et al. 2022)."""
+    """With `tensor_parallel` above 1, also divide the tokens among those ranks outside the matrix products, which
+    divides all activations (Korthikanti et al. 2022). Turn it on if activations fill the memory."""
 
 
 class StageLayout(Section):
     tensor_parallel: Positive | None = None
+    """Tensor parallelism from this stage on, in ranks. Defaults to that of the stage before."""
     sequence_parallel: bool | None = None
+    """Sequence parallelism from this stage on. Defaults to that of the stage before."""
 
 
 class Validation(Section):
     every: Annotated[int, Field(ge=0)] = 0
-    """Steps between two validations; 0: only at the start, around every change and at the end."""
+    """Validate every N steps. 0 validates only at the start, around each growth step and at the end."""
     rows: Positive = 256
-    """Rows of held-out text in each."""
+    """Held-out rows per validation. More give a less noisy loss and take longer."""
 
 
 class Checkpoint(Section):
     every: Annotated[int, Field(ge=0)] = 0
-    """Steps between two checkpoints; 0: only before a change of shape and at the end."""
+    """Save a checkpoint every N steps. 0 saves only before each change of shape and at the end. Choose N by how much
+    work you can afford to lose."""
     keep_last: Positive = 2
-    """How many of the newest to keep."""
+    """Keep the newest N checkpoints and remove older ones."""
     keep_every: Annotated[int, Field(ge=0)] = 0
-    """Keep those of every so many steps for good, too; 0: none."""
+    """Also keep the checkpoint of every Nth step permanently. 0 keeps none."""
     background: bool = True
-    """Write while training goes on; otherwise wait until each is on disk."""
+    """Write checkpoints while training continues. `false` waits until each is on disk, which needs less host memory."""
 
 
 class Faults(Section):
     """What to do when something breaks."""
 
     signals: list[Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"]] = Field(["SIGTERM", "SIGUSR1"])
-    """On one of these the run saves itself at the next step and exits, ready to be started again."""
+    """On any of these signals the run saves a checkpoint after the current step and exits, ready to resume. Set the one
+    that your scheduler sends before it ends a job."""
     timeout_minutes: Annotated[Number, Field(gt=0)] = 20
-    """A rank that makes no progress for so long is named, and the run ends."""
+    """Stop the run if a rank makes no progress for this many minutes, and name that rank. Raise it if a single step or
+    a checkpoint can take longer."""
     non_finite_steps: Positive = 3
-    """Steps in a row with a gradient that is not finite: each is skipped, after so many the run rolls back."""
+    """Roll back after this many consecutive steps with a non-finite gradient. Each such step is skipped."""
     roll_backs: Annotated[int, Field(ge=0)] = 2
-    """Roll-backs to the last checkpoint, skipping the data read since, before the run stops."""
+    """Rollbacks before the run gives up. Each returns to the last checkpoint and skips the data read since."""
 
 
 class Stage(Section):
-    """One shape for some steps. What it does not say it takes from the stage before."""
+    """Some steps with one shape. A key that is absent keeps its value from the stage before."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    """Name of the stage in logs, plots and `--set stages.NAME.key=value`. Letters, digits, `_`, `.` and `-`."""
     steps: Amount | None = None
-    """Count, or share of the run. One stage may leave it out and takes what remains."""
+    """Length in steps, or as a share of the run. One stage may omit it and takes what remains."""
     hours: Hours | None = None
-    """The same, in a run that is measured in hours."""
+    """Length in hours of training, or as a share of the run, if the run is measured in `hours`."""
     shape: ShapeRequest = ShapeRequest()
-    """Fields of the model that change here."""
+    """Fields of the model that change in this stage, as values or as shares of the run's model (`layers: 25%`)."""
     grow: Annotated[list[dict[str, dict[str, Any]]], BeforeValidator(lambda value: _parse_grow(value))] = Field([])
-    """The operators that lead from the stage before to this shape, in order."""
+    """Operators that lead from the shape of the stage before to this one, in order; `auto` chooses them. See below."""
     sequence: PositiveAmount | None = None
-    """Tokens in a row, or a share of the run's, from here on; as are the next ones."""
+    """Tokens per row from this stage on, as a count or as a share of the run's `sequence`. Defaults to that of the
+    stage before. Short rows first save time."""
     batch: StageBatch = StageBatch()
     layout: StageLayout = StageLayout()
     deepspeed: str | None = None
+    """DeepSpeed JSON file from this stage on. Defaults to that of the stage before. Change it if a larger shape needs
+    another ZeRO stage."""
     schedule: StageSchedule = StageSchedule()
     until: Until | None = None
-    """What ends this stage early (below); its length is then the most it may take."""
+    """Rules that end the stage early (below). Its length is then an upper limit."""
     grow_when: Literal["auto"] | None = None
-    """`auto`: this stage begins when the one before it stops paying, as if that said `until: auto`."""
+    """`auto` begins this stage once a FLOP buys more in it than in the stage before, as if that stage had `until:
+    auto`."""
     split: GradientCorrelation | None = None
-    """While the stage goes on, neighbouring uses of a block get separate blocks where their gradients stay apart
+    """Give neighbouring uses of a shared block separate blocks while the stage runs, wherever their gradients disagree
     (SWE-M)."""
     keep: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")] | None = None
-    """A name under which this stage's last state is kept, for `interpolate` and `rewind` in later ones."""
+    """Save the last state of the stage under this name, for `interpolate` and `rewind` in later stages."""
 
 
 def _parse_grow(value: Any) -> Any:
@@ -166,55 +182,59 @@ def _parse_grow(value: Any) -> Any:
 
 
 class Paper(Section):
-    """What the paper of a method reports, for `plan` to print beside what its own formula gives."""
+    """What the paper of a method reports; `plan` prints it next to its own figures."""
 
     source: str
-    """Which paper, and how its figures are known."""
+    """The paper, and how its figures are known."""
     flop_speedup: Number | None = None
-    """Cost of the target from scratch over that of the method, minus 1, at equal steps."""
+    """Speedup in FLOPs that the paper reports: cost of the target from scratch / cost of the method - 1, at equal
+    steps."""
     wall_speedup: Number | None = None
-    """The same in time."""
+    """Speedup in time that the paper reports, by the same formula."""
     claim: str = ""
-    """What it claims in other terms."""
+    """What the paper claims in other terms, as text."""
 
 
 class Recipe(Section):
     """A whole pretraining run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    """Also the name of the run's folder under runs/. Left out: that of the file."""
+    """Name of the run and of its folder under runs/. Defaults to the name of the file."""
     extends: Annotated[str | None, Field(exclude=True)] = None
-    """Another recipe, by file or name, that this one is laid over: it says only what differs."""
+    """Another recipe, by file or name, that this one builds on. This file then gives only what differs."""
     paper: Paper | None = None
     steps: Positive | None = None
-    """Optimizer steps of the whole run. Left out: the sum of the stages' counts."""
+    """Optimizer steps of the whole run. Defaults to the sum of the stages' counts."""
     hours: Annotated[Number, Field(gt=0)] | None = None
-    """A budget instead of steps: hours of training, on which stages and schedule go by the clock."""
+    """Length of the run in hours of training, instead of `steps`. Stages and schedule then follow the clock. Use it for
+    a fixed budget of time."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of weights, order of the data, masks and dropout."""
+    """Seed for weight initialization, data order, masking and dropout."""
     start: str | None = None
-    """A folder to take the first stage's weights from, instead of drawing them: a checkpoint of Espalier's, of Hugging
-    Face transformers or of DeepSpeed."""
+    """Folder with the initial weights of the first stage: a checkpoint of Espalier, Hugging Face transformers or
+    DeepSpeed. By default weights are drawn at random."""
     model: dict[str, Any]
-    """`preset` and any field of BertConfig; the vocabulary's size comes from the corpus."""
+    """The model: `preset` and any field of the shape (below). The corpus sets the vocabulary size."""
     data: Data
     optimizer: Optimizer
     schedule: Schedule = Schedule()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of weights and activations; bf16 and fp16 keep fp32 master weights and moments."""
+    """Precision of weights and activations. `bf16` and `fp16` keep fp32 master weights and moments. Use `bf16` on
+    devices that support it; `fp16` needs a GPU."""
     recompute: bool = False
-    """Keep only the input of every layer and compute the layer again in the backward pass: the same numbers from much
-    less memory and a third more work."""
+    """Activation checkpointing: keep only the input of each layer and recompute the rest in the backward pass. Same
+    results, much less memory, about a third more compute."""
     compile: Literal["auto"] | bool = "auto"
-    """Run the model's blocks through torch.compile. `auto`: on a GPU, where its compilers are found."""
+    """Compile the blocks of the model with torch.compile. `auto` does so on a GPU that has the compilers it needs."""
     sequence: Positive = 128
-    """Tokens in a row."""
+    """Tokens per row."""
     batch: Batch
     layout: Layout = Layout()
     deepspeed: str = "ds_configs/zero1.json"
-    """ZeRO, offload and communication; nothing that the recipe owns."""
+    """DeepSpeed JSON file: ZeRO stage, offload and communication. Keys that the recipe sets, such as the batch, are
+    refused there. Use a higher ZeRO stage if memory is short."""
     validation: Validation = Validation()
     checkpoint: Checkpoint = Checkpoint()
     faults: Faults = Faults()
     stages: Annotated[list[Stage], Field(min_length=1)]
-    """What happens, in order (below)."""
+    """The stages of the run, in order (below)."""

@@ -1,6 +1,7 @@
 """docs/adding-an-operator.md: the operator on the page runs, from a recipe, and so does the test that it shows."""
 
 import re
+from importlib import import_module
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_the_operator_has_at_most_50_lines():
 def test_the_test_on_the_page_passes(drop_layers):
     scope = {"DropLayers": drop_layers}
     exec(TEST, scope)
-    scope["test_kept_layers_are_kept_whole"]()
+    scope["test_layers_that_stay_are_unchanged"]()
 
 
 def test_the_recipe_on_the_page_reaches_its_shape(drop_layers):
@@ -48,6 +49,14 @@ def test_the_page_names_every_test_that_asks_for_a_line():
     asking = [file for file in tests.rglob("test_*.py") if asks.search(file.read_text("utf-8"))]
     assert len(asking) == 3
     assert all(f"`{file.relative_to(HOME)}`" in PAGE for file in asking)
+
+
+def test_its_command_writes_the_page_that_it_is_for():
+    """Without a redirect: the program writes the file itself and prints nothing."""
+    ((page, command),) = re.findall(r"^\| `(docs/[a-z-]+\.md)` \|.*`(python [^`]*)`", PAGE, re.MULTILINE)
+    assert re.fullmatch(r"python -m [a-z.]+", command)
+    program = import_module(command.split()[-1])
+    assert HOME / page == program.PAGE
 
 
 def test_its_mistakes_are_one_line(drop_layers):
