@@ -1,0 +1,35 @@
+"""The verbs of the command line: one file each, with the verb's arguments and its call.
+
+A verb NAME is the function `NAME` of pretrain/cli/NAME.py. The function imports what it needs itself, so that `--help`
+does not wait for torch. It may return an exit code.
+
+(`doctor` answers a Python that is too old for Espalier, too, so this file has nothing that Python 3.6 does not know.)
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VERBS = {
+    "demo": "Pretrain a small BERT and change its shape on the way: a few minutes on two processes.",
+    "prepare": "Turn text into a corpus to train on.",
+    "plan": "Print what a recipe will do and what it costs. Trains nothing.",
+    "train": "Train a recipe, or resume it from the latest checkpoint in its folder.",
+    "evaluate": "Print validation loss and accuracy of a checkpoint.",
+    "fill": "Print the model's most likely words for [MASK] in a sentence.",
+    "profile": "Measure where the time of a training step goes.",
+    "compare": "Compare finished runs: the cost of each method to reach a loss.",
+    "grow": "Change the shape of a checkpoint offline.",
+    "export": "Write a checkpoint as a folder that Hugging Face transformers opens.",
+    "report": "Write one HTML page about a run.",
+    "finetune": "Fine-tune a checkpoint on a GLUE task or on SQuAD.",
+    "doctor": "Print what this environment has and what Espalier wants. Installs nothing.",
+}
+"""Every verb and its summary, which is also the first line of its own --help."""
+
+
+def verb_function(name: str) -> "Callable[..., int | None]":
+    """The function behind a verb."""
+    return getattr(importlib.import_module("pretrain.cli." + name), name)  # type: ignore[no-any-return]

@@ -1,41 +1,50 @@
-"""Parses the command line; what is wrong with it becomes one line like every other mistake."""
+"""Arguments that verbs share, and the parser: what is wrong with a command line becomes one line."""
 
 import functools
 import io
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
 
 import tyro
+from tyro.conf import Positional, UseAppendAction, arg
 
 from model.errors import UserError
+
+RecipeName = Annotated[Positional[str], arg(name="recipe", metavar="RECIPE")]
+CheckpointPath = Annotated[Positional[Path], arg(name="checkpoint", metavar="CHECKPOINT")]
+Overrides = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE")]
+
+# An option whose default the text of its help describes. tyro would write `{None}|PATH` and `(default: None)`.
+OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+OptionalStr = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
+OptionalInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
 
 BOX = "│╭╮╰╯─|+-"
 
 
-def run_verb(verbs: dict[str, Callable], arguments: list[str], prog: str, description: str) -> None:
-    """Calls the verb that the arguments name. Raises UserError instead of printing tyro's box of several lines."""
+def call_verb(function: Callable[..., int | None], arguments: Sequence[str], prog: str) -> int | None:
+    """Calls a verb with the arguments of its command line; gives what it returns.
+
+    Raises UserError instead of printing tyro's box of several lines.
+    """
     stderr, box = sys.stderr, io.StringIO()
 
-    def uncovered(verb: Callable) -> Callable:
-        """Errors are tyro's until the verb is called, and its own from then on."""
-
-        @functools.wraps(verb)
-        def call(*args, **kwargs):
-            sys.stderr = stderr
-            return verb(*args, **kwargs)
-
-        return call
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        sys.stderr = stderr  # errors are tyro's until the verb is called, and the verb's from then on
+        return function(*args, **kwargs)
 
     sys.stderr = box
     try:
-        covered = {name: uncovered(verb) for name, verb in verbs.items()}
-        tyro.extras.subcommand_cli_from_dict(covered, args=arguments, prog=prog, description=description)
+        return tyro.cli(call, args=list(arguments), prog=prog)
     except SystemExit as stop:
         if stop.code != 2 or not box.getvalue():
             raise
-        verb = arguments[0] if arguments and arguments[0] in verbs else ""
-        raise UserError(f"{_one_line(box.getvalue())}; see {' '.join([prog, verb]).strip()} --help") from None
+        raise UserError(f"{_one_line(box.getvalue())}; see {prog} --help") from None
     finally:
         sys.stderr = stderr
 
@@ -54,7 +63,7 @@ def read_span(option: str, text: str) -> tuple[int, int] | None:
         return None
     first, _, last = text.partition(":")
     if not (first.isdigit() and last.isdigit() and 0 < int(first) < int(last)):
-        raise UserError(f"{option} {text!r} is no span of steps; write FIRST:LAST, for example 100:110")
+        raise UserError(f"{option} {text!r} is not a range of steps; write FIRST:LAST, for example 100:110")
     return int(first), int(last)
 
 
@@ -70,7 +79,7 @@ def _one_line(box: str) -> str:
             break
         if line:
             message.append(line)
-    text = " ".join(message).removesuffix(" (required)").removesuffix(".")
+    text = re.sub(r"(?<!\.)\.$", "", " ".join(message).removesuffix(" (required)"))
     # An option that may be left out is a choice between None and its type, which is nobody's concern.
     choice = r"no type matching .* could be instantiated from \['(.*?)'\]\..*?(; it takes|$)"
     text = re.sub(choice, r"'\1' cannot be read\2", text)

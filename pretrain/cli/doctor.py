@@ -92,6 +92,11 @@ def main(arguments: "list[str]") -> int:
     return 2 if missing else 0
 
 
+def doctor() -> int:
+    """Print what this environment has and what Espalier wants. Installs nothing."""
+    return main([])
+
+
 def _complaint(missing: "list[Row]") -> str:
     if missing[0].item == "Python":
         return f"{sys.executable} is Python {platform.python_version()}, Espalier needs 3.10 or newer; name another"

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pretrain.__main__ import VERBS
+from pretrain.cli import VERBS
 from pretrain.pages.reference import PAGE, reference
 from pretrain.recipe import Recipe, load_recipe, resolve
 from pretrain.recipe.schema import Stage
@@ -18,7 +18,7 @@ PAGES = sorted([*HOME.glob("*.md"), *HOME.glob("docs/**/*.md"), *HOME.glob("ds_c
 def test_commands_and_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     verbs = set(re.findall(r"^    \./launch\.sh ([a-z]+)", text, re.MULTILINE))
-    assert verbs <= {*VERBS, "demo", "test", "check"}
+    assert verbs <= {*VERBS, "test", "check"}
     links = re.findall(r"\]\(([^)#]+)\)", text)
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
 

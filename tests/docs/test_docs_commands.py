@@ -12,7 +12,8 @@ import pytest
 import torch
 import tyro
 
-from pretrain.__main__ import VERBS, main
+from pretrain.__main__ import main
+from pretrain.cli import VERBS, verb_function
 from pretrain.recipe import load_recipe, resolve
 from pretrain.recipe.checks.stage_rules import check_lengths
 from pretrain.runs.folder import RunFolder
@@ -20,7 +21,7 @@ from pretrain.training.events import GrowthEvent, StepResult
 from tests.support.documented import HOME, PAGES, Command, commands, execute_all, make_place
 from tests.support.run_on_disk import generic_weights, make_corpus, make_run
 
-HANDLED_BY_LAUNCH_SH = ("demo", "test", "check")
+HANDLED_BY_LAUNCH_SH = ("test", "check")
 
 ALL = [command for page in PAGES for command in commands(page)]
 OF_A_VERB = [command for command in ALL if command.words and command.words[0] not in HANDLED_BY_LAUNCH_SH]
@@ -42,7 +43,7 @@ def parse(words: list[str]) -> str:
 
         return record
 
-    verbs = {verb: only_parsed(function) for verb, function in VERBS.items()}
+    verbs = {verb: only_parsed(verb_function(verb)) for verb in VERBS}
     tyro.extras.subcommand_cli_from_dict(verbs, args=words)
     return parsed[0]
 

@@ -7,7 +7,7 @@ All others are executed in that folder, by one process, in the order of the page
 - runs, recipes, texts and GLUE's and SQuAD's files are small ones of the same names (`make_place`)
 - `SMALLER` is added to a command of that verb, and an option that comes twice counts as it comes last; `INSTEAD`
   replaces numbers of steps
-- training starts anew each time, and `--nproc` starts no processes: launch.sh does, see `test_launch.py`
+- training starts from scratch each time, as rank 0 of 1: starting ranks is tested in `tests/pretrain/launch`
 """
 
 import io
@@ -60,7 +60,7 @@ class Command:
 
     @property
     def arguments(self) -> list[str]:
-        """Of `python -m pretrain`, made smaller, and without what launch.sh keeps for torchrun."""
+        """Of `python -m pretrain`, made smaller, and without the number of ranks."""
         verb, *rest = self.words
         text = shlex.join(rest)
         for large, small in INSTEAD.items():
@@ -145,7 +145,7 @@ def recipes_of_results() -> dict[str, dict]:
 def execute_all(folder: Path, commands: list[Command]) -> dict[str, tuple[int, str]]:
     """Exit code and output of each line, all in one process of its own, which imports torch only once."""
     jobs = {command.line: command.arguments for command in commands}
-    environment = {**os.environ, "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    environment = {**os.environ, "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "RANK": "0"}
     python = [sys.executable, "-m", __name__]
     done = subprocess.run(
         python, cwd=folder, env=environment, input=json.dumps(jobs), stdout=subprocess.PIPE, text=True

@@ -46,7 +46,7 @@ class Launched:
 
     def torchrun(self) -> list[int]:
         """The process id of torchrun, once it has started."""
-        return [child for child in children(self.process.pid) if b"torch.distributed.run" in command_line(child)]
+        return [child for child in children(self.process.pid) if b"pretrain.launch.agent" in command_line(child)]
 
     def ranks(self) -> list[int]:
         """The process ids of the ranks that live, in no order."""
@@ -72,3 +72,11 @@ def command_line(pid: int) -> bytes:
 def kill(pid: int, number: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

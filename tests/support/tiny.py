@@ -14,7 +14,8 @@ import yaml
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.data import Corpus
 from pretrain.engine import signals
-from pretrain.engine.exits import PREEMPTED, Stop
+from pretrain.engine.exits import Stop
+from pretrain.launch.outcome import ExitCode
 from pretrain.recipe import Recipe
 from pretrain.training.hooks.preemption import Preemption
 from pretrain.training.train import train
@@ -80,7 +81,7 @@ def train_until(recipe: Recipe, folder: Path, step: int) -> None:
     """On every rank: trains, and leaves at `step` as on a signal."""
     with signal_at(step), pytest.raises(Stop) as stopped:
         train(recipe, folder)
-    assert stopped.value.code == PREEMPTED
+    assert stopped.value.code == ExitCode.PREEMPTED
 
 
 def stop_message(function: Callable[..., None], *arguments: Any) -> str:

@@ -5,7 +5,8 @@ import torch.distributed as dist
 
 from pretrain.engine import signals
 from pretrain.engine.distributed import device
-from pretrain.engine.exits import PREEMPTED, Stop
+from pretrain.engine.exits import Stop
+from pretrain.launch.outcome import ExitCode
 from pretrain.training.events import Hook, TrainerView
 from pretrain.training.hooks.checkpoints import Checkpoints
 
@@ -25,5 +26,5 @@ class Preemption(Hook):
             raise Stop(
                 f"{signals.received or 'a signal to another rank'} received: saved at step {trainer.progress.step}; "
                 "the same command goes on from there",
-                code=PREEMPTED,
+                code=ExitCode.PREEMPTED,
             )

@@ -13,8 +13,8 @@ import time
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
-from pretrain.engine.exits import HUNG, leave
 from pretrain.engine.nodes import node_name
+from pretrain.launch.outcome import ExitCode, leave
 from pretrain.training.events import Activity, Hook, TrainerView
 
 GRACE_SECONDS = 3.0
@@ -54,8 +54,8 @@ class Watchdog(Hook):
             print(f"espalier: {self._verdict(answers)}", file=sys.stderr, flush=True)
         else:
             time.sleep(1)  # the line is printed before any rank exits
-        leave(HUNG)  # torchrun still has to end the rank that hangs, so this one has to fail
-        os._exit(HUNG)
+        leave(ExitCode.HUNG)  # torchrun still has to end the rank that hangs, so this one has to fail
+        os._exit(ExitCode.HUNG)
 
     def _verdict(self, answers: list[str | None]) -> str:
         """One line, from each rank's `NUMBER NAME`; None where a rank has not answered."""

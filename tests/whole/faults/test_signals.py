@@ -12,7 +12,8 @@ import pytest
 import torch.distributed as dist
 
 from pretrain.engine import signals
-from pretrain.engine.exits import PREEMPTED, Stop
+from pretrain.engine.exits import Stop
+from pretrain.launch.outcome import ExitCode
 from pretrain.recipe import Recipe
 from pretrain.training.train import train
 from tests.support.launching import Launched, kill
@@ -37,7 +38,7 @@ def test_a_signal_saves_the_run_and_asks_for_another_start(corpus, tmp_path, who
         else:
             run.wait_for(f"stage {moment}")
         kill(run.process.pid if whom == "launcher" else run.ranks()[-1], number)
-        assert run.wait() == PREEMPTED, run.text()
+        assert run.wait() == ExitCode.PREEMPTED, run.text()
         text = run.text()
     assert "received: saved at step" in text
     assert "Traceback" not in text and "FAILED" not in text
@@ -72,7 +73,7 @@ def train_signalled_in(recipe: Recipe, folder: Path, place: str) -> str:
         signals.received = None
         for name, handler in handlers.items():
             signal.signal(signal.Signals[name], handler)
-    assert stopped.value.code == PREEMPTED
+    assert stopped.value.code == ExitCode.PREEMPTED
     return str(stopped.value)
 
 

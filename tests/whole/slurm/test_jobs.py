@@ -65,7 +65,7 @@ def test_scancel_leaves_a_checkpoint_to_go_on_from(cluster, corpus, tmp_path):
     job = submit(cluster, recipe, tmp_path / "runs")
     cluster.wait_for(job, "validation at step 20")
     cluster.cancel(job)
-    cluster.wait_for(job, "submit it again to go on")
+    cluster.wait_for(job, "submit it again to resume")
     cluster.wait(job, "CANCELLED")
     checkpoints = tmp_path / "runs" / "little" / "checkpoints"
     saved = json.loads((checkpoints / (checkpoints / "latest").read_text().strip() / "index.json").read_text())

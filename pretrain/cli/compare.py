@@ -1,0 +1,50 @@
+"""The verb `compare`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from pretrain.cli.arguments import Overrides, check_counts
+
+
+def compare(
+    folders: Annotated[Positional[tuple[Path, ...]], arg(name="runs", metavar="RUN ...", help_behavior_hint="")] = (),
+    /,
+    recipes: str = "",
+    seeds: int = 3,
+    minutes: float = 60.0,
+    overrides: Overrides = (),
+    runs: Path = Path("runs"),
+    nproc: int = 1,
+    scale: str = "mini",
+    baseline: str = "",
+    out: Path = Path("compare"),
+) -> None:
+    """Compare finished runs: the cost of each method to reach a loss.
+
+    The baseline is training the target shape from scratch to the same loss.
+
+    Args:
+        folders: Folders of finished runs: the target shape from scratch at several budgets, and the methods.
+        recipes: Instead of folders: recipes to train first, separated by commas. Finished runs are not repeated.
+        seeds: Number of seeds for each recipe.
+        minutes: Time limit for training. A run that is cut off saves itself and resumes next time.
+        overrides: Override a value of every recipe, for example --set data.corpus=corpora/mine.
+        runs: The folder that holds the folders of runs.
+        nproc: Number of processes for each run.
+        scale: A word for the size of the models, kept in the JSON.
+        baseline: Names of the recipes to measure against, separated by commas. Defaults to those that train the
+            target shape in one stage.
+        out: Folder for table, picture, page and JSON.
+    """
+    from pretrain.compare.training import check_comparable, train_missing
+    from pretrain.compare.verb import compare as compare_runs
+    from pretrain.runs.outputs import check_folder
+
+    check_counts(seeds=[seeds], nproc=[nproc])
+    check_folder("--out", out)
+    if recipes:
+        check_comparable(recipes.split(","), overrides, nproc)
+        folders = tuple(train_missing(recipes.split(","), seeds, overrides, minutes, runs, nproc))
+    compare_runs(folders, out, scale, baseline.split(",") if baseline else ())

@@ -1,0 +1,31 @@
+"""The verb `plan`."""
+
+from pathlib import Path
+
+from pretrain.cli.arguments import Overrides, RecipeName
+
+
+def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> None:
+    """Print what a recipe will do and what it costs. Trains nothing.
+
+    Shapes, parameters, FLOPs, bytes on each rank, and the learning rate, stage by stage.
+
+    Args:
+        recipe: A recipe file, or the name of a recipe that ships with Espalier.
+        overrides: Override a value of the recipe, for example --set stages.1.steps=200.
+        nproc: Number of processes to plan for.
+    """
+    from pretrain.cost.plan import print_plan
+    from pretrain.data import Corpus
+    from pretrain.recipe import load_recipe, resolve
+    from pretrain.recipe.checks.saved_states import check_saved_states
+    from pretrain.recipe.checks.stage_rules import check_lengths
+
+    loaded = load_recipe(recipe, overrides)
+    vocab_size = Corpus.open(loaded.data.corpus).vocab_size if Path(loaded.data.corpus).exists() else None
+    run = resolve(loaded, vocab_size, nproc)
+    check_lengths(run)
+    check_saved_states(run)
+    print_plan(run)
+    if vocab_size is None:
+        print(f"corpus {loaded.data.corpus} does not exist yet: planned with the vocabulary of the recipe, or BERT's")

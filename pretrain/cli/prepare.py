@@ -1,0 +1,31 @@
+"""The verb `prepare`."""
+
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes
+
+from pretrain.cli.arguments import OptionalPath
+from pretrain.data.text.options import PrepareOptions
+
+
+def prepare(corpus: Annotated[PrepareOptions, OmitArgPrefixes], check: OptionalPath = None, show: int = 0) -> None:
+    """Turn text into a corpus to train on.
+
+    Reads documents, trains a vocabulary, writes shards of tokens and holds some documents out for validation.
+
+    Args:
+        check: Prepare nothing; read this prepared corpus in full and compare it with its manifest.
+        show: Print this many rows of the corpus, decoded, with their masks.
+    """
+    from pretrain.data.inspection import check_corpus, show_samples
+    from pretrain.data.text.console import print_counts, shown_progress
+    from pretrain.data.text.prepare import prepare as prepare_corpus
+
+    if check:
+        print(f"{check} is intact: " + ", ".join(f"{count:,} {unit}" for unit, count in check_corpus(check).items()))
+    else:
+        with shown_progress() as progress:
+            manifest = prepare_corpus(corpus, progress)
+        print_counts(corpus.output, manifest)
+    for row in show_samples(check or corpus.output, show) if show else ():
+        print(row)

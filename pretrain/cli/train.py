@@ -1,0 +1,91 @@
+"""The verb `train`: started by a user it checks the recipe and starts ranks; as one of the ranks it trains."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretrain.cli.arguments import OptionalInt, OptionalStr, Overrides, RecipeName, read_span
+from pretrain.launch.local import run_verb
+from pretrain.launch.start import is_rank, num_nodes, ranks_per_node, start_ranks
+
+if TYPE_CHECKING:
+    from pretrain.recipe import Recipe
+
+
+def train(
+    recipe: RecipeName,
+    /,
+    overrides: Overrides = (),
+    name: OptionalStr = None,
+    runs: Path = Path("runs"),
+    nproc: OptionalInt = None,
+    profile_steps: str = "",
+    dry_run: bool = False,
+) -> int:
+    """Train a recipe, or resume it from the latest checkpoint in its folder.
+
+    Args:
+        recipe: A recipe file, or the name of a recipe that ships with Espalier.
+        overrides: Override a value of the recipe, for example --set stages.1.steps=200.
+        name: The run's folder under --runs. Defaults to the recipe's name.
+        runs: The folder that holds the folders of runs.
+        nproc: Number of processes to start on each node. Defaults to one per GPU, or 2 without GPUs.
+        profile_steps: Profile these steps, such as 100:110, into the run's folder: a page, JSON and a trace.
+        dry_run: Check everything, start nothing.
+    """
+    span = read_span("--profile-steps", profile_steps)
+    if is_rank():
+        train_as_rank(recipe, overrides, name, runs, span)
+        return 0
+    num_ranks = ranks_per_node(nproc)
+    if dry_run:
+        check(recipe, overrides, name, runs, num_ranks * num_nodes())
+        return 0
+    arguments = train_arguments(recipe, overrides, name, runs)
+    if profile_steps:
+        arguments += ["--profile-steps", profile_steps]
+    # One plain process checks the recipe first: a user's mistake is one line, not a failure of every rank.
+    mistake = run_verb(*arguments, "--nproc", str(num_ranks), "--dry-run")
+    return mistake or start_ranks(["pretrain", *arguments], num_ranks)
+
+
+def train_arguments(recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path) -> list[str]:
+    """The command line of this verb, from the verb on."""
+    arguments = ["train", recipe, "--runs", str(runs)]
+    if name is not None:
+        arguments += ["--name", name]
+    return arguments + [word for override in overrides for word in ("--set", override)]
+
+
+def check(recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, num_ranks: int) -> None:
+    """Raises UserError for whatever would keep the run from starting; writes nothing."""
+    from pretrain.recipe import load_recipe
+    from pretrain.training.preflight import check_run
+
+    loaded = load_recipe(recipe, overrides)
+    check_run(loaded, num_ranks, folder_of(loaded, name, runs))
+
+
+def train_as_rank(
+    recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, span: tuple[int, int] | None
+) -> None:
+    """Trains, as one process among others. Signals are heard before torch is loaded."""
+    from pretrain.engine import signals
+    from pretrain.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    folder = folder_of(loaded, name, runs)
+    signals.listen(loaded.faults.signals)
+    from pretrain.engine.distributed import process_group
+    from pretrain.training.train import train as train_recipe
+
+    with process_group():
+        hooks = []
+        if span:
+            from pretrain.profile.hook import Profiler
+
+            hooks.append(Profiler(*span, folder / "profile"))
+        train_recipe(loaded, folder, hooks)
+
+
+def folder_of(recipe: "Recipe", name: str | None, runs: Path) -> Path:
+    return runs / (name or recipe.name)

@@ -1,0 +1,8 @@
+"""Starting ranks, on this machine or on the nodes of a SLURM job. Standard library only, so that it starts at once.
+
+start.py      chooses between the two
+local.py      torchrun on this machine: threads per rank, signals passed on
+slurm.py      one srun task per node; node.py is what the task runs
+agent.py      torchrun itself, in a process that dies with its launcher; rank.py is what it starts
+outcome.py    exit codes, and how the ranks' code reaches the launcher
+"""

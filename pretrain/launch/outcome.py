@@ -1,0 +1,51 @@
+"""Exit codes, and how the one that the ranks agreed on gets past torchrun to the launcher."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+
+
+class ExitCode(IntEnum):
+    """What an exit code of Espalier means. Any other code is a crash, or 128 + the signal that ended the process."""
+
+    DONE = 0
+    MISTAKE = 2
+    """A user's mistake, or a fault that a restart does not mend."""
+    HUNG = 70
+    """A rank made no progress and the watchdog ended the run (EX_SOFTWARE of sysexits.h)."""
+    PREEMPTED = 75
+    """The run saved itself on a signal and wants to be started again (EX_TEMPFAIL)."""
+    INTERRUPTED = 130
+    """Ctrl-C: 128 + SIGINT."""
+
+
+CODE_FILE = "ESPALIER_EXIT_CODE_FILE"
+"""Environment variable: the file in which the ranks leave their exit code for the launcher."""
+
+
+def leave(code: int) -> int:
+    """Returns what this process has to exit with once all ranks have agreed on `code`.
+
+    torchrun takes any exit but 0 for a crash, prints a page about it and exits with 1 itself. So under a launcher the
+    code goes into the launcher's file and the rank exits with 0.
+    """
+    file = os.environ.get(CODE_FILE)
+    if not file:
+        return code
+    Path(file).write_text(f"{int(code)}\n", "utf-8")
+    return ExitCode.DONE
+
+
+def agreed_code(run: Callable[[dict[str, str]], int]) -> int:
+    """Calls `run` with the variables that its ranks need; returns the code they agreed on, else what `run` returns."""
+    with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
+        file = Path(folder, "exit-code")
+        code = run({CODE_FILE: str(file)})
+        return int(file.read_text("utf-8")) if file.exists() else code
+
+
+def shell_code(returncode: int) -> int:
+    """The exit code of a process as a shell has it: -9 of subprocess, killed by SIGKILL, is 137."""
+    return returncode if returncode >= 0 else 128 - returncode

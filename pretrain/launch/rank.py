@@ -1,0 +1,12 @@
+"""One rank, which dies with its agent: `python -m pretrain.launch.rank MODULE ARGUMENTS` runs MODULE as `-m` would."""
+
+import runpy
+import sys
+
+from pretrain.launch import leash
+
+if __name__ == "__main__":
+    leash.die_with_parent()
+    module = sys.argv[1]
+    del sys.argv[1]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,0 +1,35 @@
+"""Signals that reach a launcher while its ranks run."""
+
+import signal
+from types import FrameType
+
+PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+"""The signals that ask ranks to save themselves and leave (`faults.signals` of the recipe names those that do)."""
+
+
+class Requests:
+    """Within a `with`, signals are kept for `take` instead of ending this process.
+
+    A signal that this process was started to ignore stays ignored, as under nohup.
+    """
+
+    def __init__(self) -> None:
+        self._pending: list[signal.Signals] = []
+        self._handlers: dict[signal.Signals, signal._HANDLER] = {}
+
+    def take(self) -> signal.Signals | None:
+        """The oldest signal that nobody has taken yet."""
+        return self._pending.pop(0) if self._pending else None
+
+    def __enter__(self) -> "Requests":
+        for number in (*PASSED_ON, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._handlers[number] = signal.signal(number, self._keep)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _keep(self, number: int, frame: FrameType | None) -> None:
+        self._pending.append(signal.Signals(number))
