@@ -1,4 +1,4 @@
-"""What a move costs beside the two things it stands for: the disk route, and one training step of 4,096 tokens.
+"""The cost of a move, compared with the disk route that it replaces and with one training step of 4,096 tokens.
 
     python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.pretrain.engine.benchmarks [REPETITIONS]
 

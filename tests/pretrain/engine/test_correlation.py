@@ -1,4 +1,4 @@
-"""The measured gradient correlation is the cosine of per-use gradients, whatever the layout."""
+"""The measured gradient correlation is the cosine of per-use gradients, in any layout."""
 
 from collections.abc import Callable
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""Communication beside the backward pass: on where there is a GPU, and harmless where there is none."""
+"""Communication overlaps with the backward pass on a GPU, and does no harm without one."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The size of updates, measured on fragments, is that of the whole tensors, whatever the partition."""
+"""The size of updates, measured on fragments, equals that of the whole tensors, under any partition."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""GLUE's files are read as GLUE writes them, and a model learns from them, whatever its shape."""
+"""GLUE's files are read as GLUE writes them, and a model of any shape learns from them."""
 
 import json
 from types import SimpleNamespace

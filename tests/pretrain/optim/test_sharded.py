@@ -1,4 +1,4 @@
-"""20 steps follow the unsharded trajectory, whatever ZeRO and tensor parallelism make of the parameters.
+"""20 steps follow the unsharded trajectory under any ZeRO stage and tensor parallelism.
 
 In fp32: DeepSpeed refuses to sum float64 gradients at any stage. `test_partition.py` proves the same without it.
 """

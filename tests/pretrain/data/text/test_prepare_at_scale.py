@@ -67,7 +67,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(texts: Path) -> Non
 
 
 def prepare_until_killed(options: PrepareOptions, num_chunks: int) -> None:
-    """Dies as by SIGKILL when so many more chunks are written; saves its state after some of them only."""
+    """Dies as if by SIGKILL after a number of chunks, and saves its state only after some of them."""
     sys.modules["pretrain.data.text.prepare"]._SECONDS_BETWEEN_SAVES = 0.03
     vars(sources).update(SMALL)  # this is a process of its own
     left = num_chunks
