@@ -13,7 +13,7 @@ from rich.text import Text
 from pretrain.cost.memory import num_parameters, peak_bytes, stage_bytes
 from pretrain.cost.savings import saves, saving, stage_flops, target_shape
 from pretrain.recipe import Run
-from pretrain.stage_rules.words import length_in_words, split_in_words
+from pretrain.stage_rules.until import length_in_words
 
 
 def print_plan(run: Run, console: Console | None = None) -> None:
@@ -65,9 +65,9 @@ def _rules(run: Run) -> Iterator[Text]:
     lines = []
     for stage in run.stages:
         if stage.until:
-            lines.append(f"{stage.name}: {length_in_words(run.moment(stage.length), stage)}")
+            lines.append(f"{stage.name}: {length_in_words(run.moment(stage.length), stage.until)}")
         if stage.split:
-            lines.append(f"{stage.name}: {split_in_words(stage)}")
+            lines.append(f"{stage.name}: {stage.split.words()}")
         if stage.keep:
             lines.append(f"{stage.name}: its final state is saved as checkpoints/{stage.keep}")
     if any(stage.until for stage in run.stages):

@@ -50,8 +50,8 @@ def gradient_correlation(
 
 def neighbour_correlation(
     config: BertConfig, fetch: Fetch, layout: ParallelLayout, dtype: torch.dtype, batches: Sequence[Batch]
-) -> dict[str, float]:
-    """{"3-4": correlation of the gradients of layers 3 and 4}, for uses of a block that follow each other. Collective.
+) -> dict[tuple[int, int], float]:
+    """{(3, 4): correlation of the gradients of layers 3 and 4}, for uses of a block that follow each other. Collective.
 
     Measured as in `gradient_correlation`, over all parameters of a layer together; from -1 to 1. Blocks that do not
     train have none; where no other has several uses nothing is computed.
@@ -71,7 +71,7 @@ def neighbour_correlation(
                 uses = torch.stack([gradients[f"blocks.{layer}.{spec.local_name}"].flatten() for layer in layers])
                 products += _products(uses, tp, spec.tensor_parallel_axis is not None)
         cosines = _cosines(products).diagonal(1).tolist()
-        correlation |= {f"{low}-{up}": cosine for (low, up), cosine in zip(pairwise(layers), cosines, strict=True)}
+        correlation |= dict(zip(pairwise(layers), cosines, strict=True))
     return correlation
 
 

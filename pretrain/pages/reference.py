@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -26,7 +26,7 @@ from pretrain.recipe.schema import Recipe, Stage
 from pretrain.recipe.shape_request import ShapeRequest
 from pretrain.settings.joined import JOINED
 from pretrain.settings.values import Share
-from pretrain.stage_rules.settings import Until
+from pretrain.stage_rules.until import Until
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
 
@@ -96,7 +96,7 @@ def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Field
         key = prefix + (field.alias or name)
         section = model_in(field.annotation)
         if section in APART or section is None or typing.get_origin(field.annotation) is list:
-            yield key, field, meanings.get(name, "")
+            yield key, field, meanings.get(name) or single_value_doc(field.annotation)
         else:
             yield from keys(section, f"{key}.")
 
@@ -116,6 +116,16 @@ def attribute_docs(schema: type) -> dict[str, str]:
     return docs
 
 
+def single_value_doc(annotation: Any) -> str:
+    """What a model of a single value says of itself, inside `Model | None`."""
+    model = next((part for part in typing.get_args(annotation) if is_single_value(part)), None)
+    return " ".join(inspect.getdoc(model).split()) if model else ""
+
+
+def is_single_value(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, RootModel)
+
+
 def kind(annotation: Any) -> str:
     """A type in words."""
     if typing.get_origin(annotation) is typing.Annotated:
@@ -131,6 +141,8 @@ def kind(annotation: Any) -> str:
         return "mapping"
     if annotation in APART:
         return APART[annotation]
+    if is_single_value(annotation):
+        return kind(annotation.model_fields["root"].annotation)
     return {int: "integer", float: "number", str: "text", bool: "`true` \\| `false`", Share: "share (`10%`)"}[
         annotation
     ]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from model.errors import UserError, nearest
 from pretrain.recipe.library import read_values
@@ -78,9 +78,9 @@ def _keys_at(schema: type[BaseModel], path: list) -> list[str]:
 
 
 def model_in(annotation: Any) -> type[BaseModel] | None:
-    """The pydantic model inside `Model`, `Model | None` or `list[Model]`."""
+    """The pydantic model inside `Model`, `Model | None` or `list[Model]`; None for a model of a single value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
+        return None if issubclass(annotation, RootModel) else annotation
     return next((model for argument in typing.get_args(annotation) if (model := model_in(argument))), None)
 
 

@@ -15,7 +15,7 @@ from pretrain.recipe.checks.stage_rules import check_ends, check_keys
 from pretrain.recipe.inherited import Inherited
 from pretrain.recipe.layout import data_parallel_size, micro_batches
 from pretrain.recipe.learning_rate import learning_rate
-from pretrain.recipe.rules import rule_in_steps, until_in_steps
+from pretrain.recipe.rules import until_in_steps
 from pretrain.recipe.run import ResolvedStage, Run
 from pretrain.recipe.schema import Recipe, Stage
 from pretrain.recipe.shapes import first_shape, next_shape
@@ -29,7 +29,7 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
     `corpus_vocab_size` None plans without a corpus: the vocabulary is the recipe's, or BERT's.
     """
     clock = timeline(recipe)
-    check_keys(recipe.stages, clock.unit)
+    check_keys(recipe.stages)
     stages: list[ResolvedStage] = []
     inherited = Inherited.of_run(recipe)
     for index, stage in enumerate(recipe.stages):
@@ -40,7 +40,7 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
             _check_stage(resolved, before, inherited.engine_file)
             stages.append(resolved)
     run = Run(recipe, num_ranks, clock.unit, tuple(stages), learning_rate(recipe, stages, clock.unit))
-    check_ends(run.stages)
+    check_ends(run)
     check_shapes_of_saved_states(run)
     check_schedule(run)
     return run
@@ -91,7 +91,7 @@ def _resolve_stage(
         lr_scale=stage.schedule.lr_scale,
         restart=stage.schedule.restart,
         until=until_in_steps(recipe.stages, index, partial(clock.steps, key="until")),
-        split=stage.split and rule_in_steps(stage.split, partial(clock.steps, key="split")),
+        split=stage.split and stage.split.in_steps(partial(clock.steps, key="split")),
         keep=stage.keep,
     )
 

@@ -10,13 +10,12 @@ from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from pretrain.recipe.schedule import LearningRate
 from pretrain.recipe.schema import Recipe, Restart
-from pretrain.stage_rules.settings import GradientCorrelation, Until
+from pretrain.stage_rules.split import Split
+from pretrain.stage_rules.until import Until
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Unit = Literal["steps", "seconds"]
 """What the clock of a run counts. One of either is a *tick*."""
-
-SECONDS_PER_HOUR = 3600
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class ResolvedStage:
     """The schedule that begins with this stage."""
     until: Until | None
     """The rules that may end the stage before `end`, with their intervals in steps."""
-    split: GradientCorrelation | None
+    split: Split | None
     keep: str | None
     part: int = 1
     """A stage whose blocks are split while it runs is divided: its parts are numbered from 1."""

@@ -9,7 +9,8 @@ from pretrain.data import Masking, Sampling
 from pretrain.optim.section import Optimizer
 from pretrain.recipe.shape_request import ShapeRequest
 from pretrain.settings.values import Amount, Hours, Number, Positive, PositiveAmount, Section
-from pretrain.stage_rules.settings import GradientCorrelation, Until
+from pretrain.stage_rules.split import Split
+from pretrain.stage_rules.until import Until
 
 
 class Data(Section):
@@ -166,7 +167,7 @@ class Stage(Section):
     grow_when: Literal["auto"] | None = None
     """`auto` begins this stage once a FLOP buys more in it than in the stage before, as if that stage had `until:
     auto`."""
-    split: GradientCorrelation | None = None
+    split: Split | None = None
     """Give neighbouring uses of a shared block separate blocks while the stage runs, wherever their gradients disagree
     (SWE-M)."""
     keep: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")] | None = None

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.errors import UserError
-from pretrain.recipe.run import SECONDS_PER_HOUR, Unit
+from pretrain.recipe.run import Unit
 from pretrain.recipe.schema import Recipe, Stage
-from pretrain.settings.values import Amount, Share
+from pretrain.settings.values import SECONDS_PER_HOUR, Amount, Share
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,8 @@ def _parse_hours(value: Any) -> Any:
 Hours = Annotated[float | Share, BeforeValidator(_parse_hours), PlainSerializer(_as_written)]
 """Hours of training, as a number or as a share of the run's budget."""
 
+SECONDS_PER_HOUR = 3600
+
 Positive = Annotated[int, Field(ge=1)]
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]

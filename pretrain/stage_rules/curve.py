@@ -1,30 +1,96 @@
-"""The training loss of a stage, thinned to means over equal numbers of steps, and the rules that look at it."""
+"""The training loss of a stage, thinned to means over equal numbers of steps, and what the rules on it share."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, NamedTuple
 
-from pretrain.stage_rules.base import Rule, Verdict
-from pretrain.stage_rules.settings import LossCurveRule
-from pretrain.training.events import StepResult, TrainerView
+from pydantic import Field
+from typing_extensions import Self
 
-if TYPE_CHECKING:
-    from pretrain.recipe import ResolvedStage, Run
+from pretrain.settings.values import Amount, Number, Positive
+from pretrain.stage_rules.base import Check, Verdict, Watch
+from pretrain.stage_rules.view import StepView, TrainingView
+
+
+class CurveRule(Check):
+    """A rule on the slope of the training loss after the warm-up. Each check adds one point to the curve."""
+
+    waits_for_warmup: ClassVar[bool] = True
+
+    checks: Positive = 2
+    """Act once the rule has held at N consecutive checks."""
+    window: Annotated[int, Field(ge=2)] = 5
+    """Measure the slope over the last third of the curve, and over at least this many points."""
+    least: Amount = 0
+    """Do not end the stage before this many steps after its warm-up or re-warm-up."""
+    loss_below: Number | None = None
+    """Do not end the stage at a loss above this, in nats. The slope is small on the bag-of-words plateau, too."""
+
+    @property
+    def least_steps(self) -> int:
+        """The first check needs more than `window` points."""
+        first = max(self.window + 1, math.ceil(self.least / self.every))
+        return self.every * (first + self.checks - 1)
+
+    @property
+    def longest(self) -> str:
+        return "least" if self.least > self.every * (self.window + 1) else "every"
+
+    def in_steps(self, count: Callable[[Amount], int]) -> Self:
+        return super().in_steps(count).model_copy(update={"least": count(self.least)})
+
+
+class CurveWatch(Watch):
+    """Checks the curve once it has more than `window` points."""
+
+    def __init__(self, rule: CurveRule, training: TrainingView):
+        super().__init__(rule.key, rule.every, rule.checks)
+        self.rule = rule
+        self.curve = LossCurve(rule.every)
+        self.warm_at = training.run.learning_rate.warm_at(training.stage.start)
+
+    def see(self, training: TrainingView, step: StepView) -> None:
+        if training.now > self.warm_at:
+            super().see(training, step)
+            self.curve.add(step.flops, step.loss)
+
+    def check(self, training: TrainingView) -> Verdict:
+        points, rule = self.curve.points, self.rule
+        if len(points) <= rule.window:
+            return Verdict.of(False)
+        is_time = self.num_steps >= rule.least
+        is_low = rule.loss_below is None or points[-1].loss < rule.loss_below
+        holds, numbers = self.judge(points)
+        return Verdict.of(is_time and is_low and holds, loss=points[-1].loss, **numbers)
+
+    @abstractmethod
+    def judge(self, points: Sequence[Point]) -> tuple[bool, dict[str, float]]:
+        """Whether the curve is a reason to end the stage, and the numbers behind the answer.
+
+        `points` is the whole curve, more than `window` points.
+        """
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"curve": self.curve.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        self.curve.restore(state["curve"])
 
 
 class Point(NamedTuple):
-    """Means over some steps in a row."""
+    """Means over consecutive steps."""
 
     flops: float
-    """Of the run so far."""
+    """Since the start of the run."""
     loss: float
 
 
 class LossCurve:
-    """One point for every `every` steps."""
+    """One point per `every` steps."""
 
     def __init__(self, every: int):
         self.every = every
@@ -45,51 +111,17 @@ class LossCurve:
         self.sums, self.num_steps = Point(*state["sums"]), state["num_steps"]
 
 
-class CurveRule(Rule):
-    """Looks at the curve after the (re-)warm-up, whenever it has one more point and enough of them."""
-
-    def __init__(self, name: str, settings: LossCurveRule, run: Run, stage: ResolvedStage):
-        super().__init__(name, settings.every, settings.checks)
-        self.settings = settings
-        self.curve = LossCurve(settings.every)
-        self.warm_at = run.learning_rate.warm_at(stage.start)
-
-    def see(self, trainer: TrainerView, result: StepResult) -> None:
-        if trainer.now > self.warm_at:
-            super().see(trainer, result)
-            self.curve.add(result.flops, result.loss)
-
-    def check(self, trainer: TrainerView) -> Verdict:
-        points, settings = self.curve.points, self.settings
-        if len(points) <= settings.window:
-            return Verdict.of(False)
-        is_time = self.num_steps >= settings.least
-        is_low = settings.loss_below is None or points[-1].loss < settings.loss_below
-        holds, numbers = self.judge(points)
-        return Verdict.of(is_time and is_low and holds, loss=points[-1].loss, **numbers)
-
-    @abstractmethod
-    def judge(self, points: Sequence[Point]) -> tuple[bool, dict[str, float]]:
-        """Whether the curve is a reason to end the stage, and the numbers that say so. `points`: the whole of it, more
-        than `window`."""
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"curve": self.curve.state()}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        super().restore(state)
-        self.curve.restore(state["curve"])
-
-
 def fall_per_efold(points: Sequence[Point], window: int) -> float:
-    """Nats that the loss falls now while the FLOPs grow by a factor of e: by a line through the last third of the
-    points, and at least through `window` of them."""
+    """Nats by which the loss now falls while the FLOPs grow by a factor of e.
+
+    Fitted by a line through the last third of the points, and through at least `window` of them.
+    """
     last = points[-max(window, len(points) // 3) :]
     return -slope([math.log(point.flops) for point in last], [point.loss for point in last])
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Of the line through the points, by least squares."""
+    """Slope of the least-squares line through the points."""
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
     return covariance / sum((a - mean_x) ** 2 for a in x)

@@ -1,26 +1,37 @@
 """`until: {loss: {below: X}}`: the mean training loss over the last steps is low enough."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from pretrain.stage_rules.base import Rule, Verdict
+from pretrain.settings.values import Number
+from pretrain.stage_rules.base import Check, Verdict, Watch
 from pretrain.stage_rules.curve import LossCurve
-from pretrain.stage_rules.settings import Loss
-from pretrain.training.events import StepResult, TrainerView
+from pretrain.stage_rules.view import StepView, TrainingView
 
 
-class LossBelow(Rule):
-    def __init__(self, name: str, settings: Loss):
-        super().__init__(name, settings.every, settings.checks)
-        self.below, self.curve = settings.below, LossCurve(settings.every)
+class Loss(Check):
+    key: ClassVar[str] = "loss"
 
-    def see(self, trainer: TrainerView, result: StepResult) -> None:
-        super().see(trainer, result)
-        self.curve.add(result.flops, result.loss)
+    below: Number
+    """End the stage when the mean training loss since the last check is below this, in nats."""
 
-    def check(self, trainer: TrainerView) -> Verdict:
+    def words(self) -> str:
+        return f"the loss is below {self.below:g}{self.checks_in_words()}"
+
+    def watch(self, training: TrainingView) -> Watch:
+        return LossBelow(self)
+
+
+class LossBelow(Watch):
+    def __init__(self, rule: Loss):
+        super().__init__(rule.key, rule.every, rule.checks)
+        self.below, self.curve = rule.below, LossCurve(rule.every)
+
+    def see(self, training: TrainingView, step: StepView) -> None:
+        super().see(training, step)
+        self.curve.add(step.flops, step.loss)
+
+    def check(self, training: TrainingView) -> Verdict:
         loss = self.curve.points[-1].loss
         return Verdict.of(loss < self.below, loss=loss)
 

@@ -101,6 +101,9 @@ class TrainerView(Protocol):
     def probe(self, stage: ResolvedStage, sequence: int | None = None) -> list[Batch]:
         """This rank's part of a few validation rows."""
 
+    def flops_per_token(self, stage: ResolvedStage) -> float:
+        """Training FLOPs of a stage per token of its rows."""
+
     def decide(self, decision: Decision) -> None:
         """Changes the stages of the run from here on. Every rank has to make the same decision."""
 

@@ -14,6 +14,7 @@ from growth.state import TrainingState, fresh_state
 from model.batch import Batch
 from pretrain.checkpoint.progress import Decision, Progress
 from pretrain.cost.flops import training_flops
+from pretrain.cost.savings import stage_flops
 from pretrain.data import Corpus, TrainingData
 from pretrain.engine.distributed import data_parallel_sum, device, device_clock
 from pretrain.engine.fast_fp32 import fast_fp32
@@ -205,6 +206,11 @@ class Trainer:
         """This rank's part of a few validation rows, which are the same before and after a change, in any layout."""
         num_rows = min(self.run.recipe.validation.rows, PROBE_ROWS)
         return self._validation_rows(stage, sequence or stage.sequence, num_rows)
+
+    def flops_per_token(self, stage: ResolvedStage) -> float:
+        """Training FLOPs of a stage per token of its rows."""
+        flops = stage_flops(stage, self.run.recipe.data.mask_rate)
+        return flops / (stage.global_batch * stage.sequence)
 
     def _validation_rows(self, stage: ResolvedStage, sequence: int, num_rows: int) -> list[Batch]:
         data, rank, num_ranks = self.run.recipe.data, data_parallel_rank(stage), stage.data_parallel

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pretrain.recipe import ResolvedStage
-from pretrain.stage_rules.words import length_in_words
+from pretrain.stage_rules.until import length_in_words
 from pretrain.training.events import Evaluation, GrowthEvent, Hook, StepResult, TrainerView
 
 LOG_SECONDS = 10.0
@@ -41,7 +41,7 @@ class ConsoleDisplay(Hook):
             f"stage {stage.name}: {stage.config.summary()}, {stage.global_batch} x {stage.sequence} tokens a step, "
             f"ZeRO {stage.zero_stage}, TP {stage.tensor_parallel} x DP {stage.data_parallel}, "
             f"{'sequence parallel, ' * stage.sequence_parallel}"
-            f"{length_in_words(trainer.run.moment(stage.length), stage)}"
+            f"{length_in_words(trainer.run.moment(stage.length), stage.until)}"
         )
 
     def on_growth(self, trainer: TrainerView, event: GrowthEvent) -> None:

@@ -30,7 +30,7 @@ def measured(tp: int, measure: Callable = gradient_correlation) -> dict[str, flo
     return measure(SHARED, fetch_from(state), layout, torch.float32, [batch])
 
 
-def neighbours(tp: int) -> dict[str, float]:
+def neighbours(tp: int) -> dict[tuple[int, int], float]:
     return measured(tp, neighbour_correlation)
 
 
@@ -107,6 +107,8 @@ def test_correlation_of_neighbouring_uses(ranks, tp):
     """Layers 0, 2 and 3 share a block: 2 follows 0. A layer is one vector of all its gradients."""
     layers = dict(untied_clone().blocks.named_children())
     whole = {name: torch.cat([each.grad.flatten() for each in layers[name].parameters()]) for name in layers}
-    pairs = {f"{low}-{up}": torch.cosine_similarity(whole[low], whole[up], dim=0).item() for low, up in ("02", "23")}
+    pairs = {
+        pair: torch.cosine_similarity(*(whole[str(layer)] for layer in pair), dim=0).item() for pair in ((0, 2), (2, 3))
+    }
     for found in pool(ranks).run(neighbours, tp):
         assert found == pytest.approx(pairs, abs=1e-5)

@@ -15,7 +15,8 @@ from pretrain.recipe.checks.saved_states import check_saved_states
 from pretrain.recipe.checks.stage_rules import check_lengths
 from pretrain.recipe.decisions import decided
 from pretrain.recipe.load import explained
-from pretrain.stage_rules.registry import rules_of
+from pretrain.stage_rules.until import watch_stage
+from tests.support.stage_rules import make_believe
 
 SHARED = dict(preset="tiny", layers=4, sharing=1)
 
@@ -130,12 +131,13 @@ def test_a_divided_stage_goes_on_under_its_name():
     assert [stage.config.num_blocks for stage in run.stages] == [1, 2, 3, 4, 8]
     assert [stage.index for stage in run.stages] == [0, 1, 2, 3, 4]
     assert [stage.keep for stage in run.stages] == [None, None, "small", None, None]
-    last = decided(run, [Decision(2, 30, PartialShape(sharing=[0, 1, 2, 3]))]).stages
-    assert [[operator.name for operator in stage.grow] for stage in last] == [
+    separate = decided(run, [Decision(2, 30, PartialShape(sharing=[0, 1, 2, 3]))])
+    assert [[operator.name for operator in stage.grow] for stage in separate.stages] == [
         [], ["unshare"], ["unshare"], ["unshare"], [], ["stack"]
     ], "nothing is left to unshare"  # fmt: skip
-    assert [[rule.name for rule in rules_of(run, stage, Progress())] for stage in run.stages[:3]] == [["split"]] * 3
-    assert rules_of(run, last[3], Progress()) == [], "nor to split"
+    watches = [watch_stage(make_believe(run, index)) for index in range(3)]
+    assert [[watch.name for watch in each] for each in watches] == [["split"]] * 3
+    assert watch_stage(make_believe(separate, 3)) == [], "nor to split"
 
 
 def test_decisions_are_saved_with_the_progress():

@@ -6,15 +6,16 @@ import math
 import pytest
 import torch
 
-from pretrain.checkpoint.progress import Progress
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.stage_rules.auto import falls_per_flop, next_stage_pays
-from pretrain.stage_rules.base import STAGE
+from pretrain.stage_rules.base import STAGE, count_agreement, item_from_json, item_to_json
 from pretrain.stage_rules.curve import LossCurve, Point, fall_per_efold, slope
-from pretrain.stage_rules.gradient_correlation import most_are_below, split_groups
-from pretrain.stage_rules.registry import count_agreement, rules_of
-from pretrain.stage_rules.ticket_distance import changed_part, draw, shown
+from pretrain.stage_rules.gradient_correlation import most_are_below
+from pretrain.stage_rules.split import split_groups
+from pretrain.stage_rules.ticket_distance import changed_part, draw, shown, ticket_from_json, ticket_to_json
+from pretrain.stage_rules.until import watch_stage
 from pretrain.training.events import StepResult
+from tests.support.stage_rules import make_believe
 
 FLOPS = 1e9
 """Of a step."""
@@ -32,7 +33,7 @@ def checks_that_end(holds: list[set[str]], checks: int) -> list[int]:
 
 
 def test_correlations_of_0_9_then_0_1_unshare_at_the_third_low_check():
-    correlations = [{f"{layer}-{layer + 1}": value for layer in range(23)} for value in (0.9, 0.9, 0.1, 0.1, 0.1)]
+    correlations = [{(layer, layer + 1): value for layer in range(23)} for value in (0.9, 0.9, 0.1, 0.1, 0.1)]
     holds = [{STAGE} if most_are_below(each, 0.5) else set() for each in correlations]
     assert checks_that_end(holds, checks=3) == [5]
 
@@ -43,9 +44,9 @@ def test_a_high_check_starts_the_count_again():
 
 
 def test_more_than_half_of_the_pairs_have_to_be_low():
-    half = {"0-1": 0.1, "1-2": 0.1, "2-3": 0.9, "3-4": 0.9}
+    half = {(0, 1): 0.1, (1, 2): 0.1, (2, 3): 0.9, (3, 4): 0.9}
     assert not most_are_below(half, 0.5)
-    assert most_are_below(half | {"4-5": 0.49}, 0.5)
+    assert most_are_below(half | {(4, 5): 0.49}, 0.5)
     assert not most_are_below({}, 0.5)
 
 
@@ -61,6 +62,11 @@ def test_more_than_half_of_the_pairs_have_to_be_low():
 )
 def test_a_group_splits_where_its_neighbours_are_apart(blocks, after, expected):
     assert split_groups(blocks, after) == expected
+
+
+def test_pairs_of_layers_are_text_in_json_alone():
+    assert [item_to_json(item) for item in (STAGE, (3, 14))] == ["stage", "3-14"]
+    assert [item_from_json(text) for text in ("stage", "3-14")] == [STAGE, (3, 14)]
 
 
 def test_slope_is_that_of_least_squares():
@@ -133,17 +139,17 @@ def resolved(until, stages=({"grow": "stack", "shape": {"layers": 24}},), model=
 def steps_of(until, loss, *stages) -> int | None:
     """How many steps the first stage of a run takes when the loss after step t is `loss(t)`."""
     run = resolved(until, *([stages] if stages else []))
-    trainer = type("Trainer", (), {"progress": Progress(), "stage": run.stages[0], "run": run})()
-    (rule,) = rules_of(run, run.stages[0], trainer.progress)
+    training = make_believe(run)
+    (watch,) = watch_stage(training)
     counts: dict[str, int] = {}
     for step in range(1, STEPS // 2):
-        trainer.progress.step = trainer.now = step
-        trainer.progress.num_tokens += 1000
-        trainer.progress.train_seconds += 36
-        rule.see(trainer, StepResult(step, "first", loss(step), 0, 0, None, 0, 0, 0, FLOPS * step, 0, 0))
-        if rule.is_due:
-            counts = count_agreement(counts, rule.check(trainer).holds)
-            if max(counts.values(), default=0) >= rule.checks:
+        training.progress.step = training.now = step
+        training.progress.num_tokens += 1000
+        training.progress.train_seconds += 36
+        watch.see(training, StepResult(step, "first", loss(step), 0, 0, None, 0, 0, 0, FLOPS * step, 0, 0))
+        if watch.is_due:
+            counts = count_agreement(counts, watch.check(training).holds)
+            if max(counts.values(), default=0) >= watch.checks:
                 return step
     return None
 
@@ -197,8 +203,11 @@ def test_loss_tokens_and_hours():
 
 
 def test_a_ticket_is_shown_by_head_and_by_the_part_of_the_neurons():
-    mask = {"heads 0": "10", "heads 1": "11", "ffn 0": "1101"}
-    assert shown(mask) == {"heads": {"0": [1, 0], "1": [1, 1]}, "ffn": {"0": 0.75}}
+    held = {"heads 0": "10", "heads 1": "11", "ffn 0": "1101"}
+    ticket = ticket_from_json(held)
+    assert ticket["ffn", 0] == (True, True, False, True)
+    assert ticket_to_json(ticket) == held, "as checkpoints have it"
+    assert shown(ticket) == {"heads": {"0": [1, 0], "1": [1, 1]}, "ffn": {"0": 0.75}}
 
 
 EARLY = {
@@ -222,9 +231,9 @@ def test_the_ticket_is_what_the_next_stage_would_prune():
         return draw(run.stages[0].config, run.stages[1], held)
 
     first = drawn()
-    assert first == {"heads 0": "01", "heads 1": "10", "ffn 0": "1011", "ffn 1": "0001"}
+    assert ticket_to_json(first) == {"heads 0": "01", "heads 1": "10", "ffn 0": "1011", "ffn 1": "0001"}
     scores[0] = (1.1, *scores[0][1:])
     scores[1] = (*scores[1][:4], 2.0, 0.9)
     second = drawn()
-    assert second == {"heads 0": "10", "heads 1": "10", "ffn 0": "0011", "ffn 1": "0011"}
+    assert ticket_to_json(second) == {"heads 0": "10", "heads 1": "10", "ffn 0": "0011", "ffn 1": "0011"}
     assert changed_part(first, second) == 4 / 12
