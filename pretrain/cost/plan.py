@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pretrain.cost.memory import num_parameters, peak_bytes, stage_bytes
-from pretrain.cost.savings import saves, saving, stage_flops, target_shape
+from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config
 from pretrain.recipe import Run
 from pretrain.stage_rules.until import length_in_words
 
@@ -25,7 +25,7 @@ def print_plan(run: Run, console: Console | None = None) -> None:
 
 def plan_tables(run: Run) -> RenderableType:
     saved: list[RenderableType] = (
-        [_saving_table(run), *_saving_notes(run)] if run.unit == "steps" and saves(run) else []
+        [_savings_table(run), *_savings_notes(run)] if run.unit == "steps" and changes_shape(run) else []
     )
     tables: tuple[RenderableType, ...] = (*saved, _memory_table(run), _schedule_table(run))
     return Group(_stages_table(run), *_rules(run), *tables, *run.recipe.optimizer.chosen.notes())
@@ -76,36 +76,38 @@ def _rules(run: Run) -> Iterator[Text]:
         yield Text("\n".join(lines) + "\n")
 
 
-def _saving_table(run: Run) -> Table:
-    target, mask_rate = target_shape(run), run.recipe.data.mask_rate
+def _savings_table(run: Run) -> Table:
+    target, mask_rate = target_config(run), run.recipe.data.mask_rate
     table = Table(title=f"FLOPs compared with the target from scratch ({target.summary()})", **_STYLE)
     table.add_column("stage")
     for heading in ("length", "step of the target", "step here", "share"):
         table.add_column(heading, justify="right")
     for stage in run.stages:
-        whole, own = stage_flops(stage, mask_rate, target), stage_flops(stage, mask_rate)
-        table.add_row(stage.name, run.moment(stage.length), f"{whole:.3g}", f"{own:.3g}", f"{own / whole:.1%}")
-    found = saving(run)
+        of_target, of_run = stage_flops(stage, mask_rate, target), stage_flops(stage, mask_rate)
+        table.add_row(
+            stage.name, run.moment(stage.length), f"{of_target:.3g}", f"{of_run:.3g}", f"{of_run / of_target:.1%}"
+        )
+    costs = compare_costs(run)
     table.add_section()
     table.add_row(
-        "run", run.moment(run.end), f"{found.target:.3g}", f"{found.own:.3g}", f"{1 / (1 + found.speedup):.1%}"
+        "run", run.moment(run.end), f"{costs.target:.3g}", f"{costs.run:.3g}", f"{1 / (1 + costs.speedup):.1%}"
     )
     return table
 
 
-def _saving_notes(run: Run) -> Iterator[Text]:
+def _savings_notes(run: Run) -> Iterator[Text]:
     """The speedup by the formula, the speedup in the paper, and what the formula assumes."""
-    found, paper, length = saving(run), run.recipe.paper, run.stages[-1].sequence
-    yield Text(f"speedup (target / this run - 1, at equal steps): {found.speedup:+.1%} on the same rows")
-    if found.full_length != found.target:
+    costs, paper, length = compare_costs(run), run.recipe.paper, run.stages[-1].sequence
+    yield Text(f"speedup (target / this run - 1, at equal steps): {costs.speedup:+.1%} on the same rows")
+    if costs.target_at_full_length != costs.target:
         yield Text(
-            f"{found.full_length_speedup:+.1%} if short rows count as savings, too "
+            f"{costs.full_length_speedup:+.1%} if short rows count as savings, too "
             f"(all rows of the target have {length} tokens)"
         )
     if paper is not None:
         figures = []
         if paper.flop_speedup is not None:
-            gap = 100 * (found.speedup - paper.flop_speedup)
+            gap = 100 * (costs.speedup - paper.flop_speedup)
             figures.append(f"{paper.flop_speedup:+.1%} FLOPs (the formula is {gap:+.1f} points off)")
         if paper.wall_speedup is not None:
             figures.append(f"{paper.wall_speedup:+.1%} in time")

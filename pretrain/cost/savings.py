@@ -12,25 +12,25 @@ from pretrain.recipe import ResolvedStage, Run
 
 
 @dataclass(frozen=True)
-class Saving:
-    """Costs in FLOPs of the whole run."""
+class CostComparison:
+    """FLOPs of a whole run and of its target from scratch."""
 
-    own: float
+    run: float
     target: float
-    """The target from scratch on the same rows and tokens."""
-    full_length: float
-    """The target from scratch on the same number of rows, each as long as the last stage's."""
+    """On the same rows and tokens."""
+    target_at_full_length: float
+    """On the same number of rows, each as long as those of the last stage."""
 
     @property
     def speedup(self) -> float:
-        return self.target / self.own - 1
+        return self.target / self.run - 1
 
     @property
     def full_length_speedup(self) -> float:
-        return self.full_length / self.own - 1
+        return self.target_at_full_length / self.run - 1
 
 
-def saving(run: Run) -> Saving:
+def compare_costs(run: Run) -> CostComparison:
     """Counts stages that a rule may end early at full length. The run must be measured in steps."""
     assert run.unit == "steps"
     rate, last = run.recipe.data.mask_rate, run.stages[-1]
@@ -38,20 +38,20 @@ def saving(run: Run) -> Saving:
     def cost(config: BertConfig | None = None, sequence: int | None = None) -> float:
         return sum(stage_flops(stage, rate, config, sequence) * stage.length for stage in run.stages)
 
-    return Saving(cost(), cost(target_shape(run)), cost(target_shape(run), last.sequence))
+    return CostComparison(cost(), cost(target_config(run)), cost(target_config(run), last.sequence))
 
 
-def target_shape(run: Run) -> BertConfig:
-    """The largest shape of the run, the last one if several cost the same: nothing frozen, skipped or to be pruned."""
+def target_config(run: Run) -> BertConfig:
+    """The most expensive shape of the run (the last if several are), with nothing frozen, skipped or to be pruned."""
     plain = dict(frozen_layers=0, layer_drop=None, sub_models=None, slimming=None)
     whole = [stage.config.replace(**plain) for stage in run.stages]
     sequence, rate = run.stages[-1].sequence, run.recipe.data.mask_rate
     return max(reversed(whole), key=lambda config: training_flops(config, 1, sequence, round(sequence * rate)))
 
 
-def saves(run: Run) -> bool:
-    """Whether some stage has another shape than the target."""
-    return any(stage.config != target_shape(run) for stage in run.stages)
+def changes_shape(run: Run) -> bool:
+    """Whether some stage has a different shape from the target."""
+    return any(stage.config != target_config(run) for stage in run.stages)
 
 
 def stage_flops(

@@ -1,13 +1,13 @@
-"""Writes docs/methods.md from the comments that head the method files: `python -m pretrain.pages.methods`.
+"""Writes docs/methods.md from the comments at the head of the method files: `python -m pretrain.pages.methods`.
 
-A comment is a paragraph on the method, then what is known of it: `Paper:`, `Code:` (the authors', where it says more
-than the paper) and `Chosen:`.
+A comment is a paragraph on the method, then the sources of its settings: `Paper:`, `Code:` (the authors', where it
+gives more than the paper) and `Chosen:`.
 """
 
 import re
 from pathlib import Path
 
-from pretrain.cost.savings import saves, saving
+from pretrain.cost.savings import changes_shape, compare_costs
 from pretrain.recipe.library import METHODS, SCALES
 from pretrain.recipe.load import load_recipe
 from pretrain.recipe.resolve import resolve
@@ -16,17 +16,17 @@ from pretrain.recipe.run import Run
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
 INTRODUCTION = """\
-The methods of the literature as recipes, each for every scale: `compound-base`, `compound-large`, `compound-mini`. At
-`base` and `large` the settings are the paper's; what it does not say is chosen here and named as such, and
-what we could not check in the source is called unconfirmed. At `mini` only the stages are the method's, and everything
-else is the scale's, so that methods can be compared.
+Methods from the literature as recipes, each at every scale: `compound-base`, `compound-large`, `compound-mini`. At
+`base` and `large` the settings come from the paper. Settings that the paper does not give are listed under *Chosen*,
+and settings that we could not check in the source are called unconfirmed. At `mini` only the stages come from the
+method and the scale sets everything else, so that methods can be compared.
 This page is written by `python -m pretrain.pages.methods` from the comments in `pretrain/recipe/shipped/`."""
 
 SAVINGS = """\
-Target from scratch over this run, minus 1, in FLOPs at equal steps, rows and tokens: by the formula of `plan`, which
-also prints what it assumes, and as the papers report it where they report just that. Whether the loss is the same at
-the end is not in these figures; `compare` measures it. The cost of a source model is counted here and in no paper; that
-a rule may end a stage early is left out."""
+FLOPs of the target from scratch over FLOPs of the run, minus 1, at equal steps, rows and tokens. The first figure is
+from the formula of `plan`, which also prints its assumptions; the second is the paper's, if it reports this measure.
+These figures do not say whether both reach the same loss; `compare` measures that. The cost of a source model is
+counted here but in no paper. Stages that a rule may end early count at full length."""
 
 GROUPS = {
     "From scratch": ("lamb", "lans", "academic", "albert", "pld"),
@@ -38,26 +38,26 @@ GROUPS = {
     "Pruning": ("earlybert", "earlybert-carry-on", "earlybert-random"),
     "A smaller model first": ("bert2bert-fpi", "bert2bert-aki", "bert2bert", "msg", "lemon", "staged", "multilevel"),
 }
-"""Headings of the page, and the methods below each."""
+"""Headings of the page, with their methods."""
 
 NOTE = re.compile(r"(?:^|\s)(?=(?:Paper|Code|Chosen)(?: \([^)]*\))?: )")
 
 
 def page() -> str:
     scales = [f"- `{file.stem}`: {text(file)}" for file in sorted(SCALES.glob("*.yaml"))]
-    parts = ["# Methods", INTRODUCTION, "## Scales", "\n".join(scales), "## What they save", SAVINGS, savings()]
+    parts = ["# Methods", INTRODUCTION, "## Scales", "\n".join(scales), "## Savings", SAVINGS, savings()]
     for heading, methods in GROUPS.items():
         parts += [f"## {heading}", *(section(METHODS / f"{method}.yaml") for method in methods)]
     return "\n\n".join(parts) + "\n"
 
 
 def savings() -> str:
-    """A row for each method that costs less than its target."""
+    """A table row for each method whose stages differ in shape."""
     lines = ["| method | base | paper | large | paper |", "|---|---|---|---|---|"]
     for method in (method for methods in GROUPS.values() for method in methods):
         runs = [resolve(load_recipe(f"{method}-{scale}"), None, 8) for scale in ("base", "large")]
-        if all(run.unit == "steps" and saves(run) for run in runs):
-            cells = [cell for run in runs for cell in (saving(run).speedup, _published(run))]
+        if all(run.unit == "steps" and changes_shape(run) for run in runs):
+            cells = [cell for run in runs for cell in (compare_costs(run).speedup, _published(run))]
             lines.append("| ".join([f"| `{method}` ", *map(_percent, cells)]) + "|")
     return "\n".join(lines)
 
@@ -71,17 +71,17 @@ def _percent(value: float | None) -> str:
 
 
 def section(file: Path) -> str:
-    """What the method is, and where its settings come from."""
+    """A method and the sources of its settings."""
     return "\n".join([f"**`{file.stem}`** {text(file)}", "", *(f"- {note}" for note in notes(file))]).strip()
 
 
 def text(file: Path) -> str:
-    """The first paragraph of the comment that heads a file."""
+    """The first paragraph of the comment at the head of a file."""
     return " ".join(comment(file).split("\n\n")[0].split())
 
 
 def notes(file: Path) -> list[str]:
-    """What the comment says after its first paragraph, by `Paper`, `Code` and `Chosen`."""
+    """The rest of the comment, split at `Paper`, `Code` and `Chosen`."""
     _, _, rest = comment(file).partition("\n\n")
     return [note for note in NOTE.split(" ".join(rest.split())) if note]
 

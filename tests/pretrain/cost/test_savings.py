@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from pretrain.cost.plan import print_plan
-from pretrain.cost.savings import saves, saving, stage_flops, target_shape
+from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config
 from pretrain.recipe import load_recipe, resolve
 
 
@@ -25,14 +25,14 @@ def run_of(name, overrides=()):
 )
 def test_compound_growth_saves_what_the_paper_says_within_a_few_points(name, formula, paper):
     run = run_of(name)
-    assert saving(run).speedup == pytest.approx(formula, abs=0.01)
+    assert compare_costs(run).speedup == pytest.approx(formula, abs=0.01)
     assert run.recipe.paper.flop_speedup == paper
-    assert abs(saving(run).speedup - paper) < 0.06
+    assert abs(compare_costs(run).speedup - paper) < 0.06
 
 
 def parts(run):
     """A step of each stage as a part of the target's."""
-    target, rate = target_shape(run), run.recipe.data.mask_rate
+    target, rate = target_config(run), run.recipe.data.mask_rate
     return [stage_flops(stage, rate) / stage_flops(stage, rate, target) for stage in run.stages]
 
 
@@ -46,18 +46,18 @@ def test_frozen_layers_cost_no_backward_pass():
 
 def test_sharing_saves_nothing_in_a_step():
     for name in ("swe-f-base", "swe-f-large", "swe-units-large", "swe-a-large"):
-        assert saving(run_of(name)).speedup == 0
+        assert compare_costs(run_of(name)).speedup == 0
         assert parts(run_of(name)) == [1, 1]
 
 
 def test_stackbert_costs_what_its_stages_do():
     """0.125 / 4 + 0.175 / 2 + 0.7 = 0.819 of the encoder's work: +22%, and the head's share less."""
     run = run_of("stackbert-base", ["data.mask_rate=1e-6", "data.sentence_pairs=none"])
-    assert saving(run).speedup == pytest.approx(1 / 0.81875 - 1, abs=1e-3)
+    assert compare_costs(run).speedup == pytest.approx(1 / 0.81875 - 1, abs=1e-3)
 
 
 def test_shorter_rows_are_told_apart_from_a_smaller_shape():
-    found = saving(run_of("truncate-base"))
+    found = compare_costs(run_of("truncate-base"))
     assert found.speedup == 0
     assert found.full_length_speedup == pytest.approx(1 / (0.7 * 0.476 + 0.3) - 1, abs=2e-3)
 
@@ -69,8 +69,8 @@ def test_dropped_layers_save_a_quarter_of_a_step():
 
 
 def test_a_plain_run_has_nothing_to_save():
-    assert not saves(run_of("base"))
-    assert not saves(run_of("lamb-large"))
+    assert not changes_shape(run_of("base"))
+    assert not changes_shape(run_of("lamb-large"))
 
 
 def printed(name):
