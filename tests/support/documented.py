@@ -73,7 +73,8 @@ class Command:
 def commands(page: Path) -> list[Command]:
     """Every line of a page's code that starts launch.sh; continued lines joined."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    scripts = re.findall(r"```(?:bash|sh)?\n(.*?)```", text, re.DOTALL)
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    scripts = [script for language, script in fences if language in ("", "bash", "sh")]
     found = [(line, "#SBATCH" in script) for script in scripts for line in script.splitlines()]
     found += [(line, False) for line in re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)]
     return [
