@@ -1,6 +1,7 @@
 """Self-attention, cut by heads under tensor parallelism."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,15 @@ from model.linear import make_linear, make_row_parallel_linear
 from model.norm import LayerNorm
 from model.parallel.tensor import TensorParallel
 
+Mask = Any
+"""What attention is told about who sees whom. Softmax attention takes bool [B, 1, S, S], `PackedRows` or None (all)."""
+
 
 class Attention(nn.Module):
-    """x [B, S, H] -> [B, S, H]. Letters: n heads of this rank, d head_dim."""
+    """The projections of attention, whatever it does between them. x [B, S, H] -> [B, S, H].
+
+    Letters: n heads of this rank, d head_dim.
+    """
 
     def __init__(self, config: BertConfig, num_heads: int, tp: TensorParallel):
         super().__init__()
@@ -29,13 +36,25 @@ class Attention(nn.Module):
         self.output = make_row_parallel_linear(width, config.hidden, rank("attention.output"), tp, bias)
         self.norm = LayerNorm(config.hidden, config.norm_eps)  # applied by the block, before or after this branch
 
-    def forward(self, x: Tensor, mask: Tensor | PackedRows | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask) -> Tensor:
         query, key, value = map(self.heads, self.tp.enter_through(x, self.query, self.key, self.value))
         context = self.attend(query, key, value, mask)  # [B, n, S, d]
         return self.output(context.transpose(1, 2).flatten(2))
 
     def heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, S, n*d] -> [B, n, S, d]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
+        """The weighted sums of the values. All [B, n, S, d]."""
+        raise NotImplementedError
+
+    def randomly(self, function: Callable[..., Tensor], *arguments) -> Tensor:
+        """function(*arguments), which draws random numbers: its own on each tensor-parallel rank, as its heads are."""
+        return function(*arguments) if self.tp.size == 1 else self.tp.draw_own(function, *arguments)
+
+
+class SoftmaxAttention(Attention):
+    """softmax(q k^T / sqrt(d)) v: that of BERT."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | PackedRows | None) -> Tensor:
         """softmax(q k^T / sqrt(d)) v, with dropout on the probabilities. All [B, n, S, d], a mask bool [B, 1, S, S]."""
@@ -52,29 +71,25 @@ class Attention(nn.Module):
             probabilities = self.randomly(dropout, probabilities, self.dropout)
         return probabilities @ value
 
-    def randomly(self, function: Callable[..., Tensor], *arguments) -> Tensor:
-        """The function's value; what it draws differs between tensor-parallel ranks, as their heads do."""
-        return function(*arguments) if self.tp.size == 1 else self.tp.draw_own(function, *arguments)
-
 
 def attention_map(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(d)): q, k [B, n, S, d] -> [B, n, S, S]."""
     # A contiguous key is a view when transposed; from [B, S, n, d] torch would gather it element by element.
     scores = (query * query.shape[-1] ** -0.5) @ key.contiguous().transpose(-2, -1)
     if mask is not None:
-        scores = scores + penalty(mask, scores.dtype)
+        scores = scores + additive(mask, scores.dtype)
     return scores.softmax(-1)
 
 
-def penalty(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """What to add to the scores: 0 where the mask is True, elsewhere the lowest number. Faster than filling them."""
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to be added to scores: 0 where it is True, elsewhere the lowest number. Faster than filling them."""
     return torch.logical_not(mask, out=mask.new_empty(mask.shape, dtype=dtype)).mul_(torch.finfo(dtype).min)
 
 
 def attention_mask(segments: Tensor | None) -> Tensor | None:
     """Which keys each query may see: those of its own segment. segments [B, S] -> bool [B, 1, S, S]; None: all.
 
-    Padding (segment 0) sees only padding, so no row of the softmax is empty and nothing of it reaches a real token.
+    Padding (segment 0) sees only padding: no row of the softmax is empty, and no real token sees padding.
     """
     if segments is None:
         return None

@@ -1,9 +1,9 @@
-"""Which kernel computes softmax attention on a GPU. (On a CPU plain matrix products do: see `model.attention`.)
+"""Which kernel computes softmax attention on a GPU. (On a CPU: plain matrix products, see `model.attention`.)
 
 | rows | precision | kernel |
 |---|---|---|
-| one segment each, no padding | any | torch's scaled_dot_product_attention, which needs no mask then |
-| packed or padded | 16 bit | that of the package flash-attn; without it torch's varlen_attn, which cannot drop out |
+| one segment each, no padding | any | torch's scaled_dot_product_attention, without a mask |
+| packed or padded | 16 bit | the package flash-attn's; without it torch's varlen_attn, which has no dropout |
 | packed or padded | otherwise | scaled_dot_product_attention with a mask: all S x S products of a row |
 
 The kernels for runs of tokens compute only what a segment may see of itself (Dao et al. 2022, arXiv 2205.14135).
@@ -28,27 +28,29 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Runs, float], Tensor]
 """query, key, value [T, n, d], the runs of the T tokens, probability of dropout -> context [T, n, d]."""
 
 LARGEST_HEAD, HEAD_MULTIPLE = 256, 8
-"""Widths of a head that the kernels for runs take."""
+"""Widths of a head that the kernels for runs accept."""
 OLDEST_DEVICE = (8, 0)
-"""Compute capability they begin at (Ampere)."""
+"""The lowest compute capability they run on (Ampere)."""
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """What stands in the place of a mask where a kernel for runs of tokens is used."""
+    """Given to attention instead of a mask where a kernel for runs of tokens is used."""
 
     runs: Runs
     kernel: Kernel
 
 
 def packed_rows(batch: Batch, dtype: torch.dtype, head_dim: int, dropout: float) -> PackedRows | None:
-    """None: attention needs a mask. `dropout` is 0 in evaluation."""
-    kernel = kernel_for_runs(batch.ids.device, dtype, head_dim, dropout) if batch.runs is not None else None
+    """What attention takes instead of a mask; None: it needs one. `dropout` is 0 in evaluation."""
+    if batch.runs is None:
+        return None
+    kernel = kernel_for_runs(batch.ids.device, dtype, head_dim, dropout)
     return None if kernel is None else PackedRows(batch.runs, kernel)
 
 
 def kernel_for_runs(device: torch.device, dtype: torch.dtype, head_dim: int, dropout: float) -> Kernel | None:
-    """The fastest there is for this; None: none can do it."""
+    """The fastest kernel that can do this; None: there is none."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return None
     if head_dim > LARGEST_HEAD or head_dim % HEAD_MULTIPLE or capability(device) < OLDEST_DEVICE:
@@ -72,7 +74,9 @@ def torch_varlen(query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout:
     from torch.nn.attention.varlen import varlen_attn
 
     assert not dropout
-    return varlen_attn(query, key, value, runs.starts, runs.starts, runs.longest, runs.longest)
+    context = varlen_attn(query, key, value, runs.starts, runs.starts, runs.longest, runs.longest)
+    assert isinstance(context, Tensor)  # a tuple only if asked for more
+    return context
 
 
 def fused_attention(
@@ -84,8 +88,10 @@ def fused_attention(
     return F.scaled_dot_product_attention(query, key, value, mask, dropout)
 
 
-@torch.compiler.disable  # the number of runs and the longest are others in every batch
+@torch.compiler.disable  # the number of runs and the longest differ from batch to batch
 def _over_runs(query: Tensor, key: Tensor, value: Tensor, packed: PackedRows, dropout: float) -> Tensor:
-    tokens = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # [B, n, S, d] -> [B * S, n, d], no copies
-    context = packed.kernel(*tokens, packed.runs, dropout)
+    def tokens(x: Tensor) -> Tensor:  # [B, n, S, d] -> [B * S, n, d], no copies
+        return x.transpose(1, 2).flatten(0, 1)
+
+    context = packed.kernel(tokens(query), tokens(key), tokens(value), packed.runs, dropout)
     return context.unflatten(0, (len(query), -1)).transpose(1, 2)

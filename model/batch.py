@@ -8,8 +8,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Runs:
-    """The B * S places of a micro-batch, row after row, as runs that see only themselves: segments, and the padding at
-    the end of a row."""
+    """The B * S places of a micro-batch, row after row, as runs that see only themselves: each segment, and the padding
+    at the end of each row."""
 
     starts: Tensor  # [N + 1] int32, the first place of each, and B * S
     longest: int
@@ -41,7 +41,7 @@ class Batch:
     sentence_positions: Tensor | None = None  # [N] int64, flat index of each segment's [CLS]
     sentence_labels: Tensor | None = None  # [N] int64, 0: the second sentence really follows the first
 
-    # Of pooled input only, see `model.variants.pooled_input.split_targets`:
+    # Of pooled input only, see `model.variants.pooled_input.slots`:
     slots: Tensor | None = None  # [B, S] int64, the slot of its row that each token is pooled into
     slot_segments: Tensor | None = None  # [B, slots] int64, like segments
 
@@ -51,7 +51,7 @@ class Batch:
         return self.ids.numel() if self.segments is None else int(torch.count_nonzero(self.segments))
 
     def to(self, device: torch.device | str) -> "Batch":
-        """On the way to a GPU the runs of packed rows are found: there is nothing to wait for yet."""
+        """On the way to a GPU the runs of packed rows are found, while no device has to be waited for."""
         goes_to_gpu = torch.device(device).type == "cuda"
         batch = replace(self, runs=Runs.of(self.segments)) if goes_to_gpu and self.segments is not None else self
         parts = {field.name: getattr(batch, field.name) for field in fields(batch)}

@@ -1,6 +1,6 @@
 """BERT for pretraining, read from the top: the losses, the encoder, one block."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model.attention import Attention, Mask, SoftmaxAttention, attention_mask
 from model.attention_kernels import PackedRows, packed_rows
 from model.batch import Batch
-from model.block import Block
+from model.block import Block, Layer
 from model.config import BertConfig
 from model.embeddings import Embeddings
 from model.heads import MaskedWordHead, Pooler
@@ -20,19 +21,21 @@ from model.loss import vocab_parallel_cross_entropy
 from model.norm import LayerNorm
 from model.parallel.tensor import TensorParallel, local_shape
 from model.parameters import parameter_table
-from model.variants.choice import attends_over_runs, make_layers, make_mask, timed_parts
-from model.variants.pooled_input import split_targets
-from model.variants.slimming import penalty
+from model.variants.parts import only_one, parts_of
 
 
 class PretrainingOutput(NamedTuple):
     """Sums over this micro-batch, so that the caller can divide by the counts of the whole global batch."""
 
-    loss: Tensor  # scalar: mlm_scale * mlm_loss + sentence_scale * sentence_loss (+ the L1 term of slimming)
+    loss: Tensor  # scalar: mlm_scale * mlm_loss + sentence_scale * sentence_loss (+ what variants add)
     mlm_loss: Tensor  # scalar, summed over masked tokens
     mlm_correct: Tensor  # scalar int64
     sentence_loss: Tensor  # scalar, summed over segments
     sentence_correct: Tensor  # scalar int64
+
+
+def plain_mask(batch: Batch) -> Tensor | None:
+    return attention_mask(batch.segments)
 
 
 class BertForPreTraining(nn.Module):
@@ -47,18 +50,22 @@ class BertForPreTraining(nn.Module):
         self.config = config
         self.tp = tp
         self.embeddings = Embeddings(config, tp)
-        blocks = [Block(config, block, tp) for block in range(config.num_blocks)]
+        self.parts = parts_of(config)
+        """What the active variants choose, wrap or add. A plain BERT has none."""
+        blocks = [Block(config, block, self._attention(block), tp) for block in range(config.num_blocks)]
         self.blocks = nn.ModuleList(blocks)
+        self.layers = self._layers([blocks[config.block_of(layer)] for layer in range(config.layers)])
+        """What the encoder runs, from the bottom up."""
+        self.make_mask: Callable[[Batch], Mask] = only_one(part.make_mask() for part in self.parts) or plain_mask
         self.recompute = False
         """Keep only the inputs of the layers, and compute them again in the backward pass."""
-        self.layers = make_layers(config, [blocks[config.block_of(layer)] for layer in range(config.layers)])
-        self.attention_mask = make_mask(config)
         self.final_norm = LayerNorm(config.hidden, config.norm_eps) if config.norm == "pre" else nn.Identity()
         self.mlm = MaskedWordHead(config, tp)
         if config.sentence_head:
             self.pooler = Pooler(config.hidden, config.hidden)
             self.sentence = Linear(config.hidden, 2)
-        self.timed_parts = timed_parts(self)
+        for part in self.parts:
+            part.extend(self, tp)
         self._mark_parameters()
         self._average_shared_gradients()
         if tp.sequence_parallel:
@@ -66,16 +73,17 @@ class BertForPreTraining(nn.Module):
 
     def forward(self, batch: Batch, mlm_scale: float = 1.0, sentence_scale: float = 1.0) -> PretrainingOutput:
         """The scales weigh the summed losses: 1 / (masked tokens or segments of the global batch) gives its mean."""
-        if self.config.pool_window > 1 and batch.slots is None:
-            batch = split_targets(batch, self.config.pool_window)
+        for part in self.parts:
+            batch = part.arrange(batch)
         hidden = self.encode(batch).flatten(0, 1)  # [B * S, H]
         logits = self.mlm(hidden[batch.masked_positions], self.embeddings.word.weight)  # [M, V / tp]
         nll, correct = vocab_parallel_cross_entropy(logits, batch.masked_ids, self.config.vocab_size, self.tp)
         mlm_loss, mlm_correct = nll.sum(), correct.sum()
         loss = mlm_loss * mlm_scale
-        if self.config.slimming:
-            # Added whole once a step: the shares of all micro-batches in the masked tokens sum to 1.
-            loss = loss + penalty(self) * len(batch.masked_ids) * mlm_scale
+        for part in self.parts:
+            if (term := part.loss_term(self, self.tp)) is not None:
+                # Added whole once a step: the shares of all micro-batches in the masked tokens sum to 1.
+                loss = loss + term * len(batch.masked_ids) * mlm_scale
         if batch.sentence_labels is None:
             return PretrainingOutput(loss, mlm_loss, mlm_correct, mlm_loss.new_zeros(()), mlm_correct * 0)
         scores = self.sentence(self.pooler(hidden[batch.sentence_positions])).to(mlm_loss.dtype)  # [N, 2]
@@ -86,7 +94,7 @@ class BertForPreTraining(nn.Module):
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states of the last layer, [B, S, H]."""
-        mask = self.packed_rows(batch) or self.attention_mask(batch)
+        mask = self.packed_rows(batch) or self.make_mask(batch)
         with self.token_randomness(batch.ids.device):
             x = self.embeddings(batch)  # with sequence parallelism [B, S / tp, H] from here on
             for layer in self.layers:
@@ -96,7 +104,7 @@ class BertForPreTraining(nn.Module):
     def packed_rows(self, batch: Batch) -> PackedRows | None:
         """What plain attention takes instead of a mask, where there is a kernel for it."""
         config, dropout = self.config, self.config.attention_dropout if self.training else 0.0
-        if batch.runs is None or not attends_over_runs(config):
+        if batch.runs is None or not config.attends_over_runs:
             return None
         return packed_rows(batch, self.mlm.bias.dtype, config.head_dim, dropout)
 
@@ -106,10 +114,20 @@ class BertForPreTraining(nn.Module):
         return self.tp.sharded_randomness(device) if own else nullcontext()
 
     def begin_step(self, step: int, steps_masked: int, seed: int = 0) -> None:
-        """Tells the parts that change while training where it stands: `step` optimizer steps into the run, and
-        `steps_masked` since new units came, if some fade in. The same on all ranks. A plain model has no such parts."""
-        for part in self.timed_parts:
+        """Tells variants that change with training's progress how far it is: `step` optimizer steps into the run, and
+        `steps_masked` since new units were added, if some fade in. The same on all ranks."""
+        for part in self.parts:
             part.begin_step(step, steps_masked, seed)
+
+    def _attention(self, block: int) -> Attention:
+        choice = only_one(part.make_attention(block, self.tp) for part in self.parts)
+        return choice or SoftmaxAttention(self.config, self.config.block_heads(block), self.tp)
+
+    def _layers(self, blocks: Sequence[Block]) -> Sequence[Layer]:
+        layers: Sequence[Layer] = blocks
+        for part in self.parts:
+            layers = part.wrap(layers, blocks)
+        return layers
 
     def load_weights(self, weight_of: Callable[[str], Tensor]) -> None:
         """Fills every parameter with this rank's part of the logical tensor `weight_of(name)` [spec.shape]."""

@@ -1,29 +1,30 @@
 """One block: attention and feed-forward network, each a residual branch with its norm."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
-from model.attention import Attention
+from model.attention import Attention, Mask
 from model.config import BertConfig
 from model.dropout import Dropout
 from model.feedforward import FeedForward
 from model.parallel.tensor import TensorParallel
-from model.variants.choice import make_attention
-from model.variants.slimming import add_coefficients
+
+Layer = Callable[[Tensor, Mask], Tensor]
+"""A step of the encoder, a block by itself in a plain BERT: hidden states [B, S, H] and a mask -> [B, S, H]."""
 
 
 class Block(nn.Module):
     """Attention and feed-forward network, each a residual branch with its norm. x [B, S, H] -> [B, S, H]."""
 
-    def __init__(self, config: BertConfig, block: int, tp: TensorParallel):
+    def __init__(self, config: BertConfig, block: int, attention: Attention, tp: TensorParallel):
         super().__init__()
         self.pre_norm = config.norm == "pre"
-        self.attention = make_attention(config, block, tp)
+        self.attention = attention
         self.feedforward = FeedForward(config, config.block_ffn(block), tp)
         self.dropout = Dropout(config.hidden_dropout)
-        if config.slimming:
-            add_coefficients(self, config.block_heads(block) // tp.size, config.block_ffn(block) // tp.size)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask) -> Tensor:
         x = self.residual(x, self.attention, mask)
         return self.residual(x, self.feedforward)
 

@@ -1,11 +1,11 @@
-"""Dropout: torch's kernel on CUDA; on a CPU the same thing out of cheap random bits."""
+"""Dropout: torch's kernel on CUDA; on a CPU the same from cheap random bits."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHANCES = 2**16
-"""On a CPU a probability is a whole number of chances out of so many: 16 random bits decide over an element."""
+"""On a CPU, 16 random bits decide about an element: a probability is rounded to a multiple of 1 / CHANCES."""
 
 
 class Dropout(nn.Module):
@@ -27,10 +27,10 @@ def dropout(x: Tensor, probability: float) -> Tensor:
 
 
 def scaled_mask(x: Tensor, probability: float) -> Tensor:
-    """0 where an element of x is dropped, elsewhere what keeps the expectation. Same shape and dtype as x.
+    """0 where an element of x is dropped, elsewhere the factor that keeps the expectation. Same shape and dtype as x.
 
-    torch's Bernoulli numbers take 40% of a small model's step on a CPU; 64-bit words of the same generator, four
-    elements to each, a fifth of that.
+    torch's Bernoulli numbers take 40% of a small model's step on a CPU. 64-bit words of the same generator, one for
+    four elements, take a fifth of that.
     """
     num_dropped = min(round(probability * CHANCES), CHANCES - 1)
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)

@@ -13,7 +13,7 @@ from model.parallel.tensor import TensorParallel
 
 
 class Embeddings(nn.Module):
-    """Batch -> [B, S, H], or this rank's part of the tokens. With pre-LN there is no norm here (as in Megatron)."""
+    """Batch -> [B, S, H], or this rank's part of the tokens. Pre-LN models have no norm here (as in Megatron)."""
 
     def __init__(self, config: BertConfig, tp: TensorParallel):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Errors a user can mend: one line each, no traceback."""
+"""Errors that a user can fix: one line each, no traceback."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

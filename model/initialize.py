@@ -1,5 +1,5 @@
-"""Fresh weights. Each logical tensor comes from a stream of its own, seeded by (seed, name): the same weights for a
-seed under any tensor-parallel size, and for a tensor that exists in two shapes with the same dimensions."""
+"""Fresh weights. Each logical tensor has its own random stream, seeded by (seed, name): one seed gives the same weights
+under any tensor-parallel size, and in any two shapes where the tensor has the same dimensions."""
 
 import hashlib
 import math
@@ -11,7 +11,7 @@ from model.config import BertConfig
 from model.parameters import ParameterSpec, parameter_table
 
 SINUSOID_BASE = 30.0
-"""Small, so that even neighbouring positions differ in many dimensions."""
+"""Small, so that neighbouring positions already differ in many dimensions."""
 
 
 def initial_weight(config: BertConfig, name: str, seed: int) -> Tensor:
@@ -22,7 +22,7 @@ def initial_weight(config: BertConfig, name: str, seed: int) -> Tensor:
     if name == "embeddings.position.weight" and config.position_init == "sinusoidal":
         return _sinusoids(spec, rms=2 * config.std)
     if config.attention_init != "independent" and spec.local_name in ("attention.query.weight", "attention.key.weight"):
-        # Equal query and key projections, half again as large: attention starts by similarity, positions included.
+        # Equal query and key projections, 1.5 times as large: attention starts by similarity, positions included.
         query = 1.5 * _normal(spec, f"blocks.{spec.block}.attention.query.weight", config.std, seed)
         turned = config.attention_init == "neighbours" and spec.local_name == "attention.key.weight"
         return _keys_of_neighbours(query) if turned else query
@@ -44,11 +44,11 @@ def _normal(spec: ParameterSpec, stream: str, std: float, seed: int) -> Tensor:
 
 
 def _keys_of_neighbours(query: Tensor) -> Tensor:
-    """Key projections under which each head finds a query's match at one place beside it: head 0 one token to the left,
-    head 1 one to the right, head 2 two to the left, and so on. [heads, head_dim, H]
+    """Key projections by which each head looks at one neighbour: head 0 one token to the left, head 1 one to the
+    right, head 2 two to the left, and so on. [heads, head_dim, H]
 
     A step along the sinusoids turns each of their pairs by a fixed angle (Vaswani et al. 2017, section 3.5), so the
-    key projection is the query's with its columns turned by as much.
+    key projection is the query's with its columns turned by that angle.
     """
     num_heads, _, hidden = query.shape
     head = torch.arange(num_heads)
@@ -68,5 +68,5 @@ def _sinusoids(spec: ParameterSpec, rms: float) -> Tensor:
 
 
 def _angles(hidden: int) -> Tensor:
-    """By how much each pair of sine and cosine turns from one position to the next. [ceil(H/2)]"""
+    """The angle by which each pair of sine and cosine turns from one position to the next. [ceil(H/2)]"""
     return (math.pi / 2) / SINUSOID_BASE ** (torch.arange(0, hidden, 2) / hidden)

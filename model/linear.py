@@ -1,8 +1,8 @@
 """Linear layers whose weight may be one tensor-parallel rank's part.
 
-Thin modules over megatron-core's mappings instead of its own Column/RowParallelLinear: forward and backward together
-take 0.7x to 0.9x of their time on CPU in bf16 (addmm fuses the bias), and query, key and value share one entry into
-the tensor-parallel region. All tensors are created empty; `model.initialize` or a training state fills them.
+Thin modules over megatron-core's mappings replace its Column/RowParallelLinear: on a CPU in bf16, forward and backward
+together take 0.7 to 0.9 times as long (addmm fuses the bias), and query, key and value share one entry into the
+tensor-parallel region. All tensors are created empty; `model.initialize` or a training state fills them.
 """
 
 import torch

@@ -9,7 +9,7 @@ from torch import Tensor
 from model.parallel.tensor import TensorParallel
 
 CHUNK = {"cpu": 2**18, "cuda": 2**24}
-"""So many scores become probabilities at a time: in a CPU's cache, in little of a GPU's memory."""
+"""Scores that are turned into probabilities at a time: they fit a CPU's cache, and take little of a GPU's memory."""
 
 
 def vocab_parallel_cross_entropy(
@@ -25,8 +25,8 @@ def vocab_parallel_cross_entropy(
 
 
 class _VocabParallelCrossEntropy(torch.autograd.Function):
-    """Keeps the logits and computes their probabilities again in the backward pass, which is faster on a CPU than to
-    write all of them to memory and to read them again, and takes half the memory."""
+    """Keeps the logits and recomputes their probabilities in the backward pass. On a CPU this is faster than writing
+    them all to memory and reading them back, and it takes half the memory."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, targets: Tensor, vocab_size: int, tp: TensorParallel) -> tuple[Tensor, Tensor]:

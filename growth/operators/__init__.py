@@ -32,6 +32,7 @@ from growth.operators.widen import Widen
 from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from model.errors import UserError, nearest
+from model.fields import Flag
 
 OPERATORS: dict[str, type[Operator]] = {
     operator.name: operator
@@ -44,12 +45,6 @@ OPERATORS: dict[str, type[Operator]] = {
         Coalesce, Decoalesce, Interpolate, Rewind,
     )
 }  # fmt: skip
-
-FREE_FIELDS = (
-    *("hidden_dropout", "attention_dropout", "frozen_layers", "layer_drop", "sub_models"),
-    *("heads_multiple", "ffn_multiple"),
-)
-"""Fields of BertConfig that no parameter depends on: any stage may change them."""
 
 __all__ = ["OPERATORS", "default_operators", "make_operator", "shape_change", "shapes"]
 
@@ -73,7 +68,7 @@ def shapes(source: BertConfig, operators: Sequence[Operator], wanted: Mapping[st
     reached = steps[-1]
     final = reached.replace(**wanted)
     for name in BertConfig.model_fields:
-        if name not in FREE_FIELDS and getattr(final, name) != getattr(reached, name):
+        if name not in BertConfig.fields_with(Flag.FREE) and getattr(final, name) != getattr(reached, name):
             able = [operator.name for operator in OPERATORS.values() if _reaches(operator, reached, name, final)]
             advice = f"add {' or '.join(able)} to grow" if able else "no operator changes it"
             raise UserError(

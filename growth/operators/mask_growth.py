@@ -1,7 +1,7 @@
 """Masked growth: new units and layers of any number, hidden behind a mask that then rises from 0 to 1.
 
 Yao et al. 2024 (MSG, arXiv 2305.02869). At mask 0 the function is preserved exactly, whatever the new weights are and
-for any ratio of sizes, hidden included (tier 1; the masks are in model/variants/masked_units.py). New units start from
+for any ratio of sizes, hidden included (tier 1; the masks are in model/variants/masked_units). New units start from
 fresh weights, new layers as copies in stacking order. When the mask has reached 1, `unmask` leaves a plain model.
 
 Moments: old units keep theirs. New ones start with those of the old units they stand beside (unit i by i mod old): of

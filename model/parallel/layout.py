@@ -1,7 +1,7 @@
-"""Where this process stands among tensor-parallel and data-parallel ranks.
+"""This process's place among the tensor-parallel and data-parallel ranks.
 
-The groups are ours and only the two kinds that are used: megatron-core's `initialize_model_parallel` makes two dozen,
-and each gloo group is a thread that wakes a hundred times a second. Its mappings take ours.
+We make only the two kinds of groups that are used: megatron-core's `initialize_model_parallel` makes two dozen, and
+each gloo group is a thread that wakes a hundred times a second. megatron-core's mappings take ours.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from model.errors import UserError
 from model.parallel.tensor import TensorParallel
 
 
@@ -19,15 +18,6 @@ class ParallelLayout:
 
     tensor_parallel: int = 1
     data_parallel: int = 1
-
-    @classmethod
-    def of_world(cls, tensor_parallel: int, world_size: int) -> "ParallelLayout":
-        if world_size % tensor_parallel:
-            raise UserError(
-                f"layout.tensor_parallel {tensor_parallel} does not divide the {world_size} processes; "
-                "choose a divisor or another --nproc"
-            )
-        return cls(tensor_parallel, world_size // tensor_parallel)
 
     def install(self) -> TensorParallel:
         """Makes this the current layout and returns this rank's tensor-parallel place. Collective the first time."""
@@ -62,7 +52,7 @@ class _Place:
 
 
 _places: dict[ParallelLayout, _Place] = {}
-"""Every layout this process has used: a run has few, and a group costs time to make and threads to keep."""
+"""Every layout this process has used. A run has few, and a group costs time to make and threads to keep."""
 
 _installed: _Place | None = None
 

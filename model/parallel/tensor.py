@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.parallel import sequence as sequence_parallel
-from model.parameters import ParameterSpec
+from model.parameter_spec import ParameterSpec
 
 with warnings.catch_warnings():  # it misses Transformer Engine and apex, which nothing used here needs
     warnings.simplefilter("ignore")
@@ -32,6 +32,11 @@ class TensorParallel:
     gathers_again: bool = True
     """With sequence parallelism: what enters a region is gathered a second time in the backward pass, not kept."""
 
+    @property
+    def _ranks(self) -> dist.ProcessGroup:
+        assert self.group is not None, "one rank alone has no group"
+        return self.group
+
     def enter(self, tensor: Tensor) -> Tensor:
         """Identity forward, sum over ranks backward: what every rank holds whole, before a weight whose output axis is
         cut."""
@@ -49,25 +54,25 @@ class TensorParallel:
         if not self.sequence_parallel:
             x = self.enter(x)
             return [linear(x) for linear in linears]
-        return sequence_parallel.gather_through(x, linears, self.group, self.gathers_again)
+        return sequence_parallel.gather_through(x, linears, self._ranks, self.gathers_again)
 
     def leave(self, terms: Tensor) -> Tensor:
         """Hidden states out of a region, after a weight whose input axis is cut: summed over ranks.
 
         terms [B, S, H] -> the sum, all tokens of it or this rank's part.
         """
-        return sequence_parallel.reduce_scatter(terms, self.group) if self.sequence_parallel else self.sum(terms)
+        return sequence_parallel.reduce_scatter(terms, self._ranks) if self.sequence_parallel else self.sum(terms)
 
     def own_tokens(self, whole: Tensor) -> Tensor:
-        """What this rank holds between regions of a tensor of all tokens [B, S, ...]."""
+        """This rank's part of a tensor of all tokens [B, S, ...], as it is held between regions."""
         return sequence_parallel.part_of_tokens(whole, self.rank, self.size) if self.sequence_parallel else whole
 
     def all_tokens(self, x: Tensor) -> Tensor:
         """The other way, for what every rank computes alike: [B, S, H]."""
-        return sequence_parallel.collect(x, self.group) if self.sequence_parallel else x
+        return sequence_parallel.collect(x, self._ranks) if self.sequence_parallel else x
 
     def summed(self, gradient: Tensor) -> Tensor:
-        """The sum over ranks of what each has of a gradient."""
+        """The sum over ranks of the parts of a gradient."""
         total = gradient.clone()
         dist.all_reduce(total, group=self.group)
         return total
@@ -81,8 +86,8 @@ class TensorParallel:
         """Inside, random numbers differ between tensor-parallel ranks (for activations that are cut); outside they are
         the same on all (for activations that are replicated).
 
-        The inner stream is seeded from the outer one, so it needs no state of its own and activation checkpointing
-        replays it. Works on the default generator of any device.
+        The inner stream is seeded from the outer one, so it has no state to save, and activation checkpointing replays
+        it. Works on the default generator of any device.
         """
         if self.size == 1:
             yield
@@ -100,7 +105,7 @@ class TensorParallel:
 
     @torch.compiler.disable  # it sets a generator
     def draw_own(self, function: Callable[..., Tensor], *arguments) -> Tensor:
-        """function(tensor, ...) with random numbers of this rank's own."""
+        """function(tensor, ...) with this rank's own random numbers."""
         with self.sharded_randomness(arguments[0].device):
             return function(*arguments)
 

@@ -163,27 +163,29 @@ def activation_bytes(
     recompute: bool = False,
     sequence_parallel: bool = False,
 ) -> int:
-    """Of one micro-batch of `tokens` tokens in rows of `sequence`, `num_predictions` of them masked. Softmax attention.
+    """Kept by one micro-batch of `tokens` tokens in rows of `sequence`, `num_predictions` of them masked.
 
-    A layer keeps of every token 4 hidden vectors (the inputs of both branches and of both norms); query, key, value and
-    context; the feed-forward network's inner units before and after the activation; and, where the attention map is
-    computed as a whole (`keeps_maps`: on a CPU), a map row for each head. Dropout adds a mask to each tensor that it
-    touches, and the map before it. The head keeps a score of every word, beside which comes its gradient.
-    `recompute`: of each layer only its input, and all of the one that is being computed again. Tensor parallelism
-    divides what lies inside its regions, `sequence_parallel` the hidden vectors between them as well. It gathers the
-    inputs of both branches anew in the backward pass; under `recompute` they stay whole.
+    A layer keeps of every token 4 hidden vectors (the inputs of both branches and of both norms); what its attention
+    keeps (`Shape.mixing_elements`: query, key, value and context, and a row of the map for each head where the map is
+    computed as a whole, `keeps_maps`: on a CPU); and the feed-forward network's inner units before and after the
+    activation. Dropout adds a mask to each tensor that it touches. The head keeps a score of every word and its
+    gradient.
+
+    `recompute`: each layer keeps only its input, and the layer that is being computed again keeps everything. Tensor
+    parallelism divides what lies inside its regions, `sequence_parallel` the hidden vectors between them as well. It
+    gathers the inputs of both branches a second time in the backward pass; under `recompute` they stay whole.
     """
     element = FP32_BYTES if precision == "fp32" else 2
     parts = tensor_parallel if sequence_parallel else 1
     branch_inputs = 2 * config.hidden // (1 if recompute else parts)
-    drops_hidden, drops_maps = config.hidden_dropout > 0, config.attention_dropout > 0
+    drops_hidden = config.hidden_dropout > 0
     layers = []
     for layer in range(config.layers):
         block = config.block_of(layer)
-        heads = config.block_heads(block)
-        cut = 4 * heads * config.head_dim + 2 * config.block_ffn(block)
-        cut += keeps_maps * heads * sequence * (3 if drops_maps else 1)
-        layers.append(branch_inputs + (2 + 2 * drops_hidden) * config.hidden // parts + cut // tensor_parallel)
+        queries, keys = config.num_tokens(layer, sequence, num_predictions * sequence / tokens)
+        cut = round(config.mixing_elements(block, keys, keeps_maps)) + 2 * config.block_ffn(block)
+        of_a_token = branch_inputs + (2 + 2 * drops_hidden) * config.hidden // parts + cut // tensor_parallel
+        layers.append(round(of_a_token * queries / sequence))
     elements = config.embedding_width * (1 + drops_hidden) // parts
     elements += config.layers * config.hidden // parts + max(layers) if recompute else sum(layers)
     scores = num_predictions * config.padded_vocab_size // tensor_parallel

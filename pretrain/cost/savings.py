@@ -7,6 +7,7 @@ of steps. Whether both reach the same loss is a separate question, which `compar
 from dataclasses import dataclass
 
 from model.config import BertConfig
+from model.fields import Flag
 from pretrain.cost.flops import training_flops
 from pretrain.recipe import ResolvedStage, Run
 
@@ -43,8 +44,7 @@ def compare_costs(run: Run) -> CostComparison:
 
 def target_config(run: Run) -> BertConfig:
     """The most expensive shape of the run (the last if several are), with nothing frozen, skipped or to be pruned."""
-    plain = dict(frozen_layers=0, layer_drop=None, sub_models=None, slimming=None)
-    whole = [stage.config.replace(**plain) for stage in run.stages]
+    whole = [stage.config.without(Flag.NOT_IN_TARGET) for stage in run.stages]
     sequence, rate = run.stages[-1].sequence, run.recipe.data.mask_rate
     return max(reversed(whole), key=lambda config: training_flops(config, 1, sequence, round(sequence * rate)))
 

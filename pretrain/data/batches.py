@@ -1,11 +1,12 @@
 """Turns rows into tensors: reads them, adds [CLS] and [SEP], masks, and distributes over ranks and micro-batches."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from model.batch import Batch
 from model.errors import UserError
-from model.variants.pooled_input import split_targets
 from pretrain.data.corpus import Corpus
 from pretrain.data.hashing import hash_of
 from pretrain.data.index import DataPosition, RowIndex, Rows
@@ -35,11 +36,11 @@ class TrainingData:
         masking: Masking,
         start: DataPosition = START,
         sampling: Sampling = PLAIN,
-        pool_window: int = 1,
+        arrange: Callable[[Batch], Batch] = lambda batch: batch,
     ) -> None:
-        """`pool_window`: of a model with pooled input; its batches carry the masked words apart from their context."""
+        """`arrange`: brings each batch into the form that the model reads (`model.variants.parts.arrange_for`)."""
         self._corpus, self._seed, self._sequence_length = corpus, seed, sequence_length
-        self._masking, self._sampling, self._pool_window = masking, sampling, pool_window
+        self._masking, self._sampling, self._arrange = masking, sampling, arrange
         self._split = corpus.split(split)
         self._index = RowIndex(self._split, sampling, seed, sequence_length, start)
 
@@ -57,8 +58,8 @@ class TrainingData:
         rows = self._index.take(num_rows)
         tokens = np.bincount(rows.row, rows.pieces.num_tokens + self._sampling.num_special).astype(np.int64)
         mine = deal(tokens, num_ranks)[rank]
-        batches = [self._batch(rows.select(mine[hand])) for hand in deal(tokens[mine], len(mine) // micro_batch)]
-        return [split_targets(batch, self._pool_window) for batch in batches] if self._pool_window > 1 else batches
+        hands = deal(tokens[mine], len(mine) // micro_batch)
+        return [self._arrange(self._batch(rows.select(mine[hand]))) for hand in hands]
 
     def _batch(self, rows: Rows) -> Batch:
         """One micro-batch: [CLS] first [SEP], or [CLS] first [SEP] second [SEP], one or several times in every row."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from model.config import BertConfig
 from model.errors import UserError
+from model.fields import Flag
 from model.parameters import ParameterSpec, parameter_table
 
 NAMES = {
@@ -65,14 +66,6 @@ FIELDS = {
     "attention_dropout": "attention_probs_dropout_prob",
     "norm_eps": "layer_norm_eps",
 }
-NEEDS_NO_ARCHITECTURE = {
-    "attention_bias": True,
-    "ffn_bias": True,
-    "frozen_layers": 0,
-    "layer_drop": None,
-    "sub_models": None,
-}
-"""Variants that a plain BERT computes, too, and their plain values."""
 EXPORTED_SHAPE = "espalier"
 """The key of `config.json` that holds our own config, which transformers keeps and does not read."""
 MARK = {"written_by": "espalier"}
@@ -154,11 +147,11 @@ def plain_shape(config: BertConfig) -> BertConfig:
 
     Raises UserError, with the reason, for a model that transformers has no architecture for.
     """
+    config = config.without(Flag.PLAIN_AT_EXPORT)
     for name, value in config.variants.items():
-        if name not in NEEDS_NO_ARCHITECTURE:
-            raise UserError(
-                f"{name} {value}: transformers has no such model to export to; grow or train back to a plain BERT"
-            )
+        raise UserError(
+            f"{name} {value}: transformers has no such model to export to; grow or train back to a plain BERT"
+        )
     heads, ffn = (
         max(getattr(config, f"block_{field}")(b) for b in range(config.num_blocks)) for field in ("heads", "ffn")
     )
@@ -168,7 +161,7 @@ def plain_shape(config: BertConfig) -> BertConfig:
             "models whose heads share hidden between them"
         )
     heads = config.hidden // config.head_dim
-    return config.replace(heads=heads, ffn=ffn, heads_multiple=1, ffn_multiple=1, **NEEDS_NO_ARCHITECTURE)
+    return config.replace(heads=heads, ffn=ffn, heads_multiple=1, ffn_multiple=1)
 
 
 def corner(shape: Sequence[int]) -> tuple[slice, ...]:

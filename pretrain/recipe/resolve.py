@@ -105,10 +105,9 @@ def _check_stage(stage: ResolvedStage, before: ResolvedStage | None, engine_file
         )
     check_layout(stage, before)
     check_exactness(stage.deepspeed, stage.precision, engine_file)
-    if stage.recompute and config.layer_drop:
-        raise UserError(
-            "recompute true computes layers a second time, when layer_drop would draw other layers; leave one out"
-        )
+    for setting, reason in config.refused_with().items():
+        if getattr(stage, setting):
+            raise UserError(reason)
 
 
 @contextmanager

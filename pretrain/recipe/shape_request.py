@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, InstanceOf, create_model, model
 from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from model.errors import UserError
-from pretrain.recipe.shares import WHOLE, counted
+from pretrain.recipe.shares import SHARES, counted
 from pretrain.settings.values import Section, Share, parse_share
 
 
@@ -37,8 +37,8 @@ def _request_fields() -> Iterator[tuple[str, Any]]:
         in_list = typing.get_args(field.annotation)[:1]
         if typing.get_origin(field.annotation) is tuple and typing.get_origin(in_list[0]) is tuple:
             key, value = typing.get_args(in_list[0])
-            annotation = dict[key, _or_share(value) if name in WHOLE else value] | annotation  # type: ignore[valid-type]
-        if name in WHOLE:
+            annotation = dict[key, _or_share(value) if name in SHARES else value] | annotation  # type: ignore[valid-type]
+        if name in SHARES:
             annotation = _or_share(annotation)
         yield name, (annotation | None, None)
 

@@ -6,21 +6,16 @@ from typing import Any
 
 from model.config import PRESETS, BertConfig
 from model.errors import UserError
+from model.fields import ShareOf
 from pretrain.settings.values import Share, parse_share
 
-WHOLE = {
-    "layers": "layers",
-    "sharing": "layers",
-    "frozen_layers": "layers",
-    "sub_models": "layers",
-    "light_layers": "layers",
-    "hidden": "hidden",
-    "embedding_size": "hidden",
-    "low_rank": "hidden",
-    "heads": "heads",
-    "ffn": "ffn",
+SHARES: dict[str, ShareOf] = {
+    name: mark
+    for name, field in BertConfig.model_fields.items()
+    for mark in field.metadata
+    if isinstance(mark, ShareOf)
 }
-"""Fields of BertConfig that may be given as a share, and the field of the run's model that it is a share of."""
+"""Fields of BertConfig that may be given as a share, each with the field of the run's model that it is a share of."""
 
 
 def whole_model(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,25 +36,23 @@ def counted(shape: Mapping[str, Any], model: Mapping[str, Any], section: str = "
 
 
 def _count(field: str, value: Any, model: Mapping[str, Any], key: str) -> Any:
-    if isinstance(value, Mapping) and field in WHOLE:
+    if isinstance(value, Mapping) and field in SHARES:
         return {name: _count(field, part, model, f"{key}.{name}") for name, part in value.items()}
     share = _share(value, key)
     if share is None:
         return value
-    if field not in WHOLE:
-        raise UserError(f"{key} is {str(value)!r}; only {', '.join(WHOLE)} take shares; give a value")
-    whole = model.get(WHOLE[field])
+    if field not in SHARES:
+        raise UserError(f"{key} is {str(value)!r}; only {', '.join(SHARES)} take shares; give a value")
+    whole = model.get(SHARES[field].field)
     if not isinstance(whole, int):
         raise UserError(
-            f"{key} is {str(value)!r}, a share of model.{WHOLE[field]}, which is {whole!r} and not a number; "
+            f"{key} is {str(value)!r}, a share of model.{SHARES[field].field}, which is {whole!r} and not a number; "
             "give a count"
         )
     part = share.percent / 100
-    if field == "light_layers":
+    if SHARES[field].spread:
         if part == 1:
-            raise UserError(
-                f"{key} is {str(value)!r}, but the lowest layer has no map below it to reuse; give a smaller share"
-            )
+            raise UserError(f"{key} is {str(value)!r}, but the lowest layer has to be left out; give a smaller share")
         return [layer for layer in range(whole) if math.floor((layer + 1) * part) > math.floor(layer * part)]
     return max(math.floor(part * whole + 0.5), 1)
 

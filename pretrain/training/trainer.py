@@ -12,6 +12,7 @@ from torch.profiler import record_function
 
 from growth.state import TrainingState, fresh_state
 from model.batch import Batch
+from model.variants.parts import arrange_for
 from pretrain.checkpoint.progress import Decision, Progress
 from pretrain.cost.flops import training_flops
 from pretrain.cost.savings import stage_flops
@@ -127,7 +128,7 @@ class Trainer:
             recipe.data.masking,
             start=self.progress.position,
             sampling=recipe.data.sampling,
-            pool_window=stage.config.pool_window,
+            arrange=arrange_for(stage.config),
         )
 
     # ---- one step ----

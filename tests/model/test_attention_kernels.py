@@ -9,7 +9,6 @@ from model import attention_kernels
 from model.attention_kernels import flash_attn, kernel_for_runs, torch_varlen
 from model.batch import Batch, Runs
 from model.config import BertConfig
-from model.variants.choice import attends_over_runs
 from tests.support.running import build, random_batch, small_config
 from tests.support.variants import VARIANTS
 
@@ -82,7 +81,7 @@ def test_runs_give_what_a_mask_gives(monkeypatch, changes, layout):
 
     monkeypatch.setattr(attention_kernels, "kernel_for_runs", lambda *arguments: kernel)
     found = loss_and_gradients(config, replace(batch, runs=Runs.of(batch.segments)))
-    assert len(calls) == (config.layers if attends_over_runs(config) else 0)
+    assert len(calls) == (config.layers if config.attends_over_runs else 0)
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-9)
 
@@ -90,7 +89,7 @@ def test_runs_give_what_a_mask_gives(monkeypatch, changes, layout):
 def test_only_what_needs_a_map_or_divides_rows_keeps_the_mask():
     reasons = {"light_layers", "pool_window", "attention", "layer_drop", "sub_models"}
     for changes in CASES.values():
-        assert attends_over_runs(small_config(**changes)) != bool(reasons & changes.keys()), changes
+        assert small_config(**changes).attends_over_runs != bool(reasons & changes.keys()), changes
 
 
 @pytest.mark.gpu

@@ -44,7 +44,7 @@ def test_blocks_of_a_sharing_pattern():
         (dict(ffn=(4,)), "ffn lists 1 values for 2 layers"),
         (dict(sharing=(0, 0, 0)), "sharing lists 3 values for 2 layers"),
         (dict(sharing=(0, 2)), r"sharing \[0, 2\] skips a block"),
-        (dict(sharing=1, heads=(4, 2)), r"layers 0 and 1 share a block but heads \(4, 2\) tells them apart"),
+        (dict(sharing=1, heads=(4, 2)), r"layers 0 and 1 share a block, but heads \(4, 2\) makes them different"),
     ],
 )
 def test_inconsistent_shapes_are_refused(changes, message):

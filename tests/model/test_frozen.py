@@ -66,7 +66,7 @@ def test_gradients_above_equal_those_of_the_unfrozen_model():
     ("changes", "message"),
     [
         (dict(frozen_layers=2), "frozen_layers 2 leaves none of 2 layers to train"),
-        (dict(frozen_layers=1, sharing=1), "layers 0 and 1 share a block but frozen_layers 1 tells them apart"),
+        (dict(frozen_layers=1, sharing=1), "layers 0 and 1 share a block, but frozen_layers 1 makes them different"),
     ],
 )
 def test_freezing_that_makes_no_sense_is_refused(changes, message):

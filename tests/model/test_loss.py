@@ -1,14 +1,13 @@
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.loss import vocab_parallel_cross_entropy
-from model.parallel.layout import ParallelLayout
 from model.parallel.tensor import TensorParallel
+from tests.support.running import layout_of
 from tests.support.workers import pool
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 1e-2}
@@ -48,7 +47,7 @@ def test_equals_torch(rows, vocab_size, padding, scale, dtype, seed):
 
 
 def sharded_loss(logits, targets, vocab_size, size):
-    tp = ParallelLayout.of_world(size, dist.get_world_size()).install()
+    tp = layout_of(size).install()
     local = torch.from_numpy(logits).chunk(size, dim=1)[tp.rank].clone().requires_grad_()
     loss, correct = vocab_parallel_cross_entropy(local, torch.from_numpy(targets), vocab_size, tp)
     (loss * torch.arange(1, len(loss) + 1)).sum().backward()

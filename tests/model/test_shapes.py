@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from model.config import round_to_multiple
+from model.canonical import round_to_multiple
 from model.errors import UserError
 from model.initialize import initial_weight
 from model.parameters import parameter_table

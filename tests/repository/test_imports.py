@@ -8,19 +8,9 @@ from tests.support.home import HOME
 
 PACKAGES = ("model", "growth", "pretrain")
 
-# Circles that remain, each with its reason.
-ALLOWED: list[set[str]] = [
-    {"model.config", "model.variants.compatibility"},
-    {
-        *("model.bert", "model.block", "model.variants.choice", "model.variants.layer_drop", "model.variants.slimming"),
-        *("model.variants.light_attention", "model.variants.masked_units", "model.variants.pooled_input"),
-        "model.variants.sub_models",
-    },
-]
-
 
 def test_no_module_imports_itself_by_way_of_others():
-    assert [circle for circle in circles(import_graph(HOME)) if not any(circle <= known for known in ALLOWED)] == []
+    assert circles(import_graph(HOME)) == []
 
 
 def test_a_circle_is_found(tmp_path):

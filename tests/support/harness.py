@@ -17,6 +17,7 @@ from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import start_engine
 from pretrain.engine.zero import basic_optimizer
 from pretrain.optim.adamw import adamw
+from tests.support.running import layout_of
 
 GLOBAL_ROWS, LENGTH, MASKED_PER_ROW = 8, 16, 3
 
@@ -26,7 +27,7 @@ CONFIG = BertConfig(
 
 
 def settings(tp: int, stage: int, precision: str = "fp32", accumulation: int = 1, **zero: Any) -> EngineSettings:
-    layout = ParallelLayout.of_world(tp, dist.get_world_size())
+    layout = layout_of(tp)
     return EngineSettings(
         layout=layout,
         micro_batch=GLOBAL_ROWS // layout.data_parallel // accumulation,

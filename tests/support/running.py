@@ -19,6 +19,11 @@ from tests.support.workers import pool
 ALONE = TensorParallel()
 
 
+def layout_of(tensor_parallel: int) -> ParallelLayout:
+    """All ranks of the process group, in groups of `tensor_parallel`."""
+    return ParallelLayout(tensor_parallel, dist.get_world_size() // tensor_parallel)
+
+
 def small_config(**changes) -> BertConfig:
     """Small, every width divisible by 4, a vocabulary that is no multiple of anything, dropout off."""
     fields = dict(layers=2, hidden=24, heads=4, ffn=32, vocab_size=131, max_positions=16)
@@ -111,7 +116,7 @@ def run_rank(
     training: bool,
     sequence_parallel: bool = False,
 ) -> tuple:
-    tp = ParallelLayout.of_world(tensor_parallel, dist.get_world_size()).install() if tensor_parallel > 1 else ALONE
+    tp = layout_of(tensor_parallel).install() if tensor_parallel > 1 else ALONE
     tp = replace(tp, sequence_parallel=sequence_parallel)
     model = build(config, tp, dtype).train(training)
     model.begin_step(step=300, steps_masked=2000, seed=1)

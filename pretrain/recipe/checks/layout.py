@@ -1,6 +1,5 @@
 """Whether a stage's shape can be computed in its layout."""
 
-from model.config import BertConfig
 from model.errors import UserError
 from pretrain.recipe.run import ResolvedStage
 
@@ -14,15 +13,10 @@ def check_layout(stage: ResolvedStage, before: ResolvedStage | None) -> None:
         # The loss just after a change of shape is measured on rows of the stage before.
         lengths = {"sequence": stage.sequence}
         lengths |= {f"sequence of stage {before.name}": before.sequence} if before else {}
-        _check_sequence_parallel(stage.config, stage.tensor_parallel, lengths)
+        _check_sequence_parallel(stage.tensor_parallel, lengths)
 
 
-def _check_sequence_parallel(config: BertConfig, tensor_parallel: int, lengths: dict[str, int]) -> None:
-    if config.pool_window > 1:
-        raise UserError(
-            "layout.sequence_parallel needs rows of a known length, but with pool_window "
-            f"{config.pool_window} the number of slots differs from batch to batch; leave one of them out"
-        )
+def _check_sequence_parallel(tensor_parallel: int, lengths: dict[str, int]) -> None:
     for key, length in lengths.items():
         if length % tensor_parallel:
             raise UserError(

@@ -5,19 +5,17 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from model import attention
 from model.dropout import Dropout, dropout
-from model.parallel.layout import ParallelLayout
-from tests.support.running import build, random_batch, run, small_config
+from tests.support.running import build, layout_of, random_batch, run, small_config
 from tests.support.workers import pool
 
 
 def masks_of_a_forward_pass(config, size):
     """This rank's dropout masks of one forward pass: (hidden states, attention probabilities)."""
     hidden, probabilities = [], []
-    model = build(config, ParallelLayout.of_world(size, dist.get_world_size()).install()).train()
+    model = build(config, layout_of(size).install()).train()
     for module in model.modules():
         if isinstance(module, Dropout):
             module.register_forward_hook(lambda module, inputs, output: hidden.append((output == 0).numpy()))
@@ -49,7 +47,7 @@ def test_masks_agree_where_activations_are_replicated_and_differ_where_they_are_
 
 
 def replayed_gradients(config, size, recompute):
-    model = build(config, ParallelLayout.of_world(size, dist.get_world_size()).install()).train()
+    model = build(config, layout_of(size).install()).train()
     model.recompute = recompute
     torch.manual_seed(5)
     model(random_batch(config)).loss.backward()

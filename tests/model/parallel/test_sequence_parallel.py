@@ -5,13 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from model.config import BertConfig
 from model.dropout import Dropout
-from model.parallel.layout import ParallelLayout
 from model.parallel.tensor import TensorParallel
-from tests.support.running import assert_close, build, random_batch, run, small_config
+from tests.support.running import assert_close, build, layout_of, random_batch, run, small_config
 from tests.support.variants import VARIANTS
 from tests.support.workers import pool
 
@@ -34,7 +32,7 @@ def test_four_ranks(layout):
 
 
 def place(**changes) -> TensorParallel:
-    tp = ParallelLayout.of_world(2, dist.get_world_size()).install()
+    tp = layout_of(2).install()
     return replace(tp, sequence_parallel=True, **changes)
 
 

@@ -3,15 +3,13 @@
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from model.bert import BertForPreTraining
 from model.errors import UserError
 from model.initialize import initial_weight
-from model.parallel.layout import ParallelLayout
 from model.parallel.tensor import local_shape, shard, unshard
 from model.parameters import parameter_table
-from tests.support.running import assert_close, random_batch, run, small_config
+from tests.support.running import assert_close, layout_of, random_batch, run, small_config
 from tests.support.workers import pool
 
 SHAPES = {
@@ -36,7 +34,7 @@ def test_same_loss_and_gradients(shape, size):
 
 
 def fresh_shards(config, size):
-    tp = ParallelLayout.of_world(size, dist.get_world_size()).install()
+    tp = layout_of(size).install()
     model = BertForPreTraining(config, tp)
     model.load_weights(lambda name: initial_weight(config, name, seed=7))
     table = parameter_table(config)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from model.attention import Attention, attention_map, attention_mask
 from model.errors import UserError
 from model.parallel.tensor import TensorParallel
-from model.variants.kernel_attention import RELU_FLOOR, KernelAttention, random_directions, segment_membership
+from model.variants.kernel_attention.layers import RELU_FLOOR, KernelAttention, random_directions, segment_membership
 from tests.support.running import build, random_batch, random_weight, small_config
 
 
@@ -146,11 +146,14 @@ def test_light_layers_drop_out_their_own_entries():
             dict(attention="elu", attention_dropout=0.1),
             "attention elu has no probabilities to drop out; set attention_dropout 0",
         ),
-        (dict(attention="elu", light_layers=(1,)), "light_layers reuse an attention map, and attention elu has none"),
+        (
+            dict(attention="elu", light_layers=(1,)),
+            "attention and light_layers do not go together",
+        ),
         (dict(kernel_features=8), "kernel_features 8 is for attention favor, not softmax"),
         (dict(light_layers=(2,)), "light_layers names layer 2, but the last of 2 layers is 1"),
         (dict(light_layers=(1,), heads=(4, 2)), "light layer 1 has 2 heads and the layer below 4"),
-        (dict(light_layers=(1,), sharing=1), "layers 0 and 1 share a block but light_layers"),
+        (dict(light_layers=(1,), sharing=1), "layers 0 and 1 share a block, but light_layers"),
     ],
 )
 def test_combinations_that_make_no_sense_are_refused(changes, message):

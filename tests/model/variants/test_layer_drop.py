@@ -4,13 +4,11 @@ import math
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from model.errors import UserError
-from model.parallel.layout import ParallelLayout
-from model.variants.settings import LayerDrop
+from model.variants.layer_drop import LayerDrop
 from pretrain.cost.flops import training_flops
-from tests.support.running import build, random_batch, small_config
+from tests.support.running import build, layout_of, random_batch, small_config
 from tests.support.workers import pool
 
 
@@ -91,7 +89,7 @@ def test_the_mean_of_many_passes_approaches_the_kept_layer():
 
 
 def layers_run_on_a_rank(config, seed):
-    tp = ParallelLayout.of_world(2, dist.get_world_size()).install()
+    tp = layout_of(2).install()
     model = build(config, tp).train()
     runs = []
     for step in range(10):
@@ -118,8 +116,11 @@ def test_flops_are_those_expected_in_the_end():
     ("changes", "message"),
     [
         (dict(layer_drop={}), "layer_drop needs norm pre"),
-        (dict(layer_drop={}, norm="pre", light_layers=(1,)), "layer_drop could skip a layer whose attention map"),
-        (dict(layer_drop={}, norm="pre", masked={"layers": (1,)}), "layer_drop and masked.layers"),
+        (
+            dict(layer_drop={}, norm="pre", light_layers=(1,)),
+            "layer_drop and light_layers do not go together",
+        ),
+        (dict(layer_drop={}, norm="pre", masked={"layers": (1,)}), "masked.layers and layer_drop do not go together"),
     ],
 )
 def test_refused_combinations(changes, message):

@@ -7,7 +7,7 @@ from model.bert import BertForPreTraining
 from model.errors import UserError
 from model.parallel.tensor import TensorParallel
 from model.parameters import parameter_table
-from model.variants.masked_units import MaskedLayerNorm, UnitMask
+from model.variants.masked_units.layers import MaskedLayerNorm, UnitMask
 from tests.support.running import build, random_batch, random_weight, small_config
 
 OLD = dict(layers=2, hidden=24, heads=4, head_dim=6, ffn=32)

@@ -7,7 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.batch import Batch
 from model.errors import UserError
-from model.variants.pooled_input import pool, pooled_masks, split_targets
+from model.variants.pooled_input.layers import pool, pooled_masks
+from model.variants.pooled_input.slots import split_targets
 from pretrain.cost.flops import training_flops
 from tests.support.running import build, random_batch, small_config
 
@@ -163,10 +164,10 @@ def test_flops(frozen):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(attention="elu"), "pool_window 2 needs attention softmax"),
-        (dict(light_layers=(1,)), "pool_window 2 and light_layers do not go together"),
-        (dict(layer_drop={}, norm="pre"), "pool_window 2 and layer_drop do not go together"),
-        (dict(masked={"layers": (1,)}), "pool_window 2 and masked.layers do not go together"),
+        (dict(attention="elu"), "attention and pool_window do not go together"),
+        (dict(light_layers=(1,)), "pool_window and light_layers do not go together"),
+        (dict(layer_drop={}, norm="pre"), "layer_drop and pool_window do not go together"),
+        (dict(masked={"layers": (1,)}), "masked.layers and pool_window do not go together"),
     ],
 )
 def test_refused_combinations(changes, message):

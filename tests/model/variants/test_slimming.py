@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from model.variants.slimming import coefficients, penalty
 from tests.support.running import build, random_batch, random_weight, run, small_config
 
 SLIM = small_config(slimming={"heads": 0.3, "ffn": 0.2})
@@ -14,6 +13,11 @@ def with_coefficients(config, value_of):
     model = build(config)
     model.load_weights(lambda name: value_of(name) if name.endswith("coefficients") else random_weight(config, name))
     return model
+
+
+def penalty(model):
+    (slimming,) = model.parts
+    return slimming.loss_term(model, model.tp)
 
 
 def test_ones_are_the_plain_model():
@@ -94,7 +98,6 @@ def test_l1_pulls_the_coefficient_of_a_useless_head_down():
         model(random_batch(SLIM), mlm_scale=1 / 9).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    values = coefficients(model)["blocks.0.attention.coefficients"]
+    values = model.blocks[0].attention.coefficients.detach()
     assert values[0].item() == pytest.approx(1 - 20 * 0.1 * 0.3, abs=1e-6)
     assert (values[1:] != 1).all()
-    assert len(coefficients(model)) == 4

@@ -76,9 +76,9 @@ def test_flops_are_those_of_a_step_on_average():
     ("changes", "message"),
     [
         (dict(layers=5), "sub_models 2 does not divide the 5 layers"),
-        (dict(frozen_layers=1), "sub_models and frozen_layers both decide"),
-        (dict(norm="pre", layer_drop={}), "sub_models and layer_drop both decide"),
-        (dict(pool_window=2), "sub_models and pool_window both decide"),
+        (dict(frozen_layers=1), "sub_models and frozen_layers do not go together: both decide"),
+        (dict(norm="pre", layer_drop={}), "sub_models and layer_drop do not go together: both decide"),
+        (dict(pool_window=2), "sub_models and pool_window do not go together: both decide"),
     ],
 )
 def test_refused_combinations(changes, message):

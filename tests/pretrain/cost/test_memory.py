@@ -5,13 +5,11 @@ from unittest.mock import patch
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.autograd.graph import saved_tensors_hooks
 
 from growth.state import fresh_state
 from model.config import BertConfig
 from model.parallel import sequence as sequence_parallel
-from model.parallel.layout import ParallelLayout
 from model.parallel.tensor import TensorParallel
 from pretrain.cost.memory import (
     HEAP_SHARE,
@@ -25,7 +23,7 @@ from pretrain.cost.memory import (
 )
 from pretrain.engine.build import build_model
 from pretrain.profile.against import Workload, packed_batches
-from tests.support.running import ALONE
+from tests.support.running import ALONE, layout_of
 from tests.support.workers import pool
 
 SHAPE = dict(layers=3, hidden=64, heads=4, ffn=256, vocab_size=512, max_positions=64)
@@ -83,8 +81,10 @@ def kept_bytes(config: BertConfig, dtype: torch.dtype, tp: TensorParallel = ALON
         {"hidden_dropout": 0.1, "attention_dropout": 0.1},
         {"norm": "pre"},
         {"ffn": (64, 256, 128), "heads": (4, 2, 4)},
+        {"light_layers": (1, 2), "attention_dropout": 0.1},
+        {"attention": "elu"},
     ],
-    ids=["plain", "dropout", "pre", "ragged"],
+    ids=["plain", "dropout", "pre", "ragged", "light", "elu"],
 )
 def test_activations_are_what_autograd_keeps(changes, dtype):
     quiet = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
@@ -92,8 +92,15 @@ def test_activations_are_what_autograd_keeps(changes, dtype):
     assert predicted == pytest.approx(kept, rel=0.03)
 
 
+def test_random_features_are_kept_too():
+    """In fp32: in 16 bit FAVOR+ computes its features in fp32, which the formula counts as 16 bit."""
+    config = BertConfig(**SHAPE, attention="favor", hidden_dropout=0, attention_dropout=0)
+    kept, predicted = kept_bytes(config, torch.float32)
+    assert predicted == pytest.approx(kept, rel=0.03)
+
+
 def kept_by_a_rank(config: BertConfig, divided: bool) -> tuple[int, int]:
-    tp = ParallelLayout.of_world(2, dist.get_world_size()).install()
+    tp = layout_of(2).install()
     return kept_bytes(config, torch.float32, replace(tp, sequence_parallel=divided))
 
 
@@ -106,7 +113,7 @@ def test_sequence_parallelism_keeps_half_of_everything(norm):
 
 
 def kept_where_gathered(config: BertConfig, gathers_again: bool) -> tuple[int, int]:
-    tp = ParallelLayout.of_world(2, dist.get_world_size()).install()
+    tp = layout_of(2).install()
     return kept_bytes(config, torch.float32, replace(tp, sequence_parallel=True, gathers_again=gathers_again))
 
 

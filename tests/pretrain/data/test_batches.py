@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from model.errors import UserError
+from model.variants.parts import arrange_for
 from pretrain.data import Corpus, DataPosition, Masking, Sampling, TrainingData, unigram_baseline, validation_batches
 from pretrain.data.index import RowIndex
 from tests.support.running import build, small_config
@@ -229,8 +230,10 @@ def test_resuming_with_other_ranks_and_another_length_sees_the_rest(corpus: Corp
 
 def test_pooled_input_carries_its_targets_apart(corpus):
     """The same rows, in the sample format of pooled input: as many tokens and targets, in fewer slots."""
+    shapes = small_config(), small_config(pool_window=2)
     plain, pooled = (
-        TrainingData(corpus, "train", 5, LENGTH, Masking(), pool_window=window).next(8, 8, 0, 1)[0] for window in (1, 2)
+        TrainingData(corpus, "train", 5, LENGTH, Masking(), arrange=arrange_for(shape)).next(8, 8, 0, 1)[0]
+        for shape in shapes
     )
     assert plain.slots is None
     assert torch.equal(pooled.masked_ids.sort().values, plain.masked_ids.sort().values)

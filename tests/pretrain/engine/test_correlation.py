@@ -14,6 +14,7 @@ from model.parameters import parameter_table
 from pretrain.engine.correlation import gradient_correlation, neighbour_correlation
 from pretrain.engine.exchange import fetch_from
 from tests.support.harness import CONFIG, GLOBAL_ROWS, global_batch, rows
+from tests.support.running import layout_of
 from tests.support.workers import pool
 
 SHARED = CONFIG.replace(layers=4, sharing=(0, 1, 0, 0), ffn=64)
@@ -22,7 +23,7 @@ SHARED = CONFIG.replace(layers=4, sharing=(0, 1, 0, 0), ffn=64)
 def measured(tp: int, measure: Callable = gradient_correlation) -> dict[str, float]:
     import torch.distributed as dist
 
-    layout = ParallelLayout.of_world(tp, dist.get_world_size())
+    layout = layout_of(tp)
     layout.install()
     state = fresh_state(SHARED, 1, dist.get_rank(), dist.get_world_size())
     count = GLOBAL_ROWS // layout.data_parallel
@@ -63,7 +64,7 @@ def expected() -> dict[str, float]:
 
 def of_layers_to_share() -> tuple[dict[str, float], dict[str, float]]:
     """Measured of a shared state, and of the same layers with a block each that are about to share."""
-    layout = ParallelLayout.of_world(1, 1)
+    layout = layout_of(1)
     layout.install()
     state, untied = fresh_state(SHARED, 1), SHARED.replace(sharing=None)
     batches, dtype = [global_batch(SHARED, 0)], torch.float32

@@ -9,17 +9,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import transformers
 
 from model.bert import BertForPreTraining
 from model.errors import UserError
 from model.initialize import initial_weight
-from model.parallel.layout import ParallelLayout
 from model.parameters import parameter_table
 from pretrain.interop.huggingface import export_config, export_model, export_weights, huggingface_names
 from pretrain.interop.huggingface_import import import_config, import_model, import_weights
-from tests.support.running import build, random_batch, random_weight, run, small_config
+from tests.support.running import build, layout_of, random_batch, random_weight, run, small_config
 from tests.support.workers import pool
 
 KINDS = {
@@ -156,7 +154,7 @@ def test_layers_that_parted_after_the_export_are_imported_as_they_are(tmp_path):
 
 
 def hidden_states(config, state, batch, size):
-    tp = ParallelLayout.of_world(size, dist.get_world_size()).install()
+    tp = layout_of(size).install()
     model = BertForPreTraining(config, tp).double().eval()
     weights = import_weights(config, state)
     model.load_weights(weights.__getitem__)

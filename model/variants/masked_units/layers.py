@@ -1,21 +1,21 @@
-"""New units that fade in behind a mask (MSG): hidden units, heads, FFN units and layers.
+"""The masks behind which new units fade in: hidden units, heads, FFN units and layers.
 
-Yao et al. 2024 (arXiv 2305.02869). At mask 0 the model computes exactly what it did without the new units, whatever
-their weights; at 1 it is the plain model, which the next stage then builds without any of this. The masks sit on
-embeddings, queries, keys and values, before the FFN's activation, on the heads' hidden units, and in every LayerNorm.
+At mask 0 the model computes exactly what it did without the new units, whatever their weights; at 1 it is the plain
+model, which the next stage then builds without any of this. The masks sit on embeddings, queries, keys and values,
+before the FFN's activation, on the heads' hidden units, and in every LayerNorm.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from model.attention import Mask
+from model.block import Block, Layer
+from model.config import BertConfig
 from model.norm import LayerNorm
 from model.parallel.tensor import TensorParallel
-
-if TYPE_CHECKING:
-    from model.bert import BertForPreTraining
-    from model.block import Block
+from model.variants.parts import Parts
 
 
 class UnitMask(nn.Module):
@@ -66,33 +66,43 @@ class MaskedLayerNorm(LayerNorm):
 class FadingLayer:
     """m block(x) + (1 - m) x."""
 
-    def __init__(self, block: "Block"):
+    def __init__(self, block: Block):
         self.block = block
         self.level = 0.0
 
     def set(self, level: float) -> None:
         self.level = level
 
-    def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, mask: Mask) -> Tensor:
         return torch.lerp(x, self.block(x, mask), self.level)
 
 
-class NewUnits:
-    """All masks of a model, rising together."""
+class MaskedUnitsParts(Parts):
+    """All masks of a model, which rise together."""
 
-    def __init__(self, model: "BertForPreTraining"):
-        config, tp = model.config, model.tp
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.masks: list[UnitMask | FadingLayer] = []
+
+    def wrap(self, layers: Sequence[Layer], blocks: Sequence[Block]) -> Sequence[Layer]:
+        assert self.config.masked is not None
+        new = {number: FadingLayer(blocks[number]) for number in sorted(set(self.config.masked.layers))}
+        self.masks.extend(new.values())
+        return [new.get(number, layer) for number, layer in enumerate(layers)]
+
+    def extend(self, model: nn.Module, tp: TensorParallel) -> None:
+        config = self.config
         assert config.masked is not None
-        self.num_steps = config.masked.steps
-        self.masks: list[UnitMask | FadingLayer] = [layer for layer in model.layers if isinstance(layer, FadingLayer)]
         if config.masked.hidden:
-            self.masks.append(_mask_hidden(model, UnitMask(config.masked.hidden, config.hidden, TensorParallel())))
+            mask = UnitMask(config.masked.hidden, config.hidden, TensorParallel())
+            _mask_hidden(model, config, mask)
+            self.masks.append(mask)
         for block in range(config.num_blocks):
             attention = model.get_submodule(f"blocks.{block}.attention")
             feedforward = model.get_submodule(f"blocks.{block}.feedforward")
             if num_old := config.old_width("heads", block):
                 attention.head_mask = mask = UnitMask(num_old, config.block_heads(block), tp)
-                for projection in ("value",) if config.is_light(block) else ("query", "key", "value"):
+                for projection in config.projections(block):
                     mask.on_output(attention.get_submodule(projection))
                 self.masks.append(mask)
             if num_old := config.old_width("ffn", block):
@@ -101,25 +111,22 @@ class NewUnits:
                 self.masks.append(mask)
 
     def begin_step(self, step: int, steps_masked: int, seed: int) -> None:
-        self.set(min(steps_masked / self.num_steps, 1.0))
-
-    def set(self, level: float) -> None:
+        assert self.config.masked is not None
+        level = min(steps_masked / self.config.masked.steps, 1.0)
         for mask in self.masks:
             mask.set(level)
 
 
-def _mask_hidden(model: "BertForPreTraining", mask: UnitMask) -> UnitMask:
-    config = model.config
+def _mask_hidden(model: nn.Module, config: BertConfig, mask: UnitMask) -> None:
     model.hidden_mask = mask
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, LayerNorm) and len(child.weight) == config.hidden:
                 setattr(module, name, MaskedLayerNorm(config.hidden, config.norm_eps, mask))
     if config.embedding_size:
-        mask.on_output(model.embeddings.projection)
+        mask.on_output(model.get_submodule("embeddings.projection"))
     else:
-        mask.on_input(model.embeddings.norm)
-        mask.on_output(model.mlm.transform)
+        mask.on_input(model.get_submodule("embeddings.norm"))
+        mask.on_output(model.get_submodule("mlm.transform"))
     if config.sentence_head:
-        mask.on_output(model.pooler)
-    return mask
+        mask.on_output(model.get_submodule("pooler"))

@@ -1,37 +1,35 @@
-"""Random sub-models: a step runs only so many of the lowest layers, and trains the topmost of these.
+"""A layer of which each step draws whether it runs, and whether it is trained.
 
-Chen et al. 2022 (bert2BERT, arXiv 2110.07143), the first stage of its two-stage training: with k = `sub_models` the
-lowest k, 2k, 3k, ... layers are drawn evenly, and the top k of them are updated, and the heads. What is below them runs
-without gradients; its own are zero, so an optimizer's momentum fades as it does where layers are dropped. In
-evaluation every layer runs.
+What is below the layers being trained runs without gradients; its own are zero, so an optimizer's momentum fades as it
+does where layers are dropped. In evaluation every layer runs.
 """
 
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from model.attention import Mask
+from model.block import Block, Layer
 from model.config import BertConfig
-
-if TYPE_CHECKING:
-    from model.block import Block
+from model.variants.parts import Parts
 
 
 class SubModelLayer:
     """x [B, S, H] -> [B, S, H]. One draw a step, equal on all ranks: a function of (seed, step)."""
 
-    def __init__(self, config: BertConfig, layer: int, block: "Block"):
+    def __init__(self, config: BertConfig, layer: int, block: Block):
         assert config.sub_models is not None
         self.size, self.num_sizes, self.layer, self.block = config.sub_models, config.num_sub_models, layer, block
-        self.begin_step(step=0, steps_masked=0, seed=0)
+        self.begin_step(step=0, seed=0)
 
-    def begin_step(self, step: int, steps_masked: int, seed: int) -> None:
+    def begin_step(self, step: int, seed: int) -> None:
         depth = self.size * random.Random(f"sub-model {seed} {step}").randint(1, self.num_sizes)
         self.runs = self.layer < depth
         self.is_trained = self.runs and self.layer >= depth - self.size
 
-    def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, mask: Mask) -> Tensor:
         block = self.block
         if self.is_trained or not block.training:
             return block(x, mask)
@@ -42,3 +40,13 @@ class SubModelLayer:
         with torch.no_grad():
             y = block(x, mask)
         return torch.cat([y, no_rows])
+
+
+class SubModelParts(Parts):
+    def wrap(self, layers: Sequence[Layer], blocks: Sequence[Block]) -> Sequence[Layer]:
+        self.layers = [SubModelLayer(self.config, layer, block) for layer, block in enumerate(blocks)]
+        return self.layers
+
+    def begin_step(self, step: int, steps_masked: int, seed: int) -> None:
+        for layer in self.layers:
+            layer.begin_step(step, seed)

@@ -1,25 +1,24 @@
-"""Kernel attention: phi(q) (phi(k)^T v) / (phi(q) sum phi(k)), linear in the length of the sequence.
-
-Katharopoulos et al. 2020 (arXiv 2006.16236, phi = elu + 1), Choromanski et al. 2021 (Performer, arXiv 2009.14794: relu,
-and FAVOR+, whose positive random features approximate the softmax). There are no probabilities to drop out.
-"""
+"""Attention by a kernel: the features that replace the softmax, and how segments stay apart."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.attention import Attention
+from model.batch import Batch
 from model.config import BertConfig
 from model.parallel.tensor import TensorParallel
+from model.variants.parts import Parts
 
 RELU_FLOOR = 1e-3
-"""Keeps the relu kernel of any query and key positive."""
+"""Keeps the relu kernel positive for every query and key."""
 
 
 class KernelAttention(Attention):
-    """The parameters of softmax attention, another way to mix. `mask`: see `segment_membership`."""
+    """Has the parameters of softmax attention and mixes tokens differently. `mask`: see `segment_membership`."""
 
     def __init__(self, config: BertConfig, num_heads: int, tp: TensorParallel):
         super().__init__(config, num_heads, tp)
@@ -31,7 +30,7 @@ class KernelAttention(Attention):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         query, key = self.features(query, each=-1), self.features(key, each=(-2, -1))  # [B, n, S, m]
         if mask is not None:
-            # Every segment g has m features of its own: queries meet only the keys of their segment.
+            # Every segment g has its own m features: queries meet only the keys of their segment.
             query, key = ((x.unsqueeze(-2) * mask).flatten(-2) for x in (query, key))  # [B, n, S, G*m]
         memory = key.transpose(-2, -1) @ value  # [B, n, G*m, d]
         weight = query @ key.sum(-2).unsqueeze(-1)  # [B, n, S, 1], 0 for padding
@@ -67,3 +66,11 @@ def random_directions(num_features: int, head_dim: int) -> Tensor:
     normal, other = torch.randn((2, *shape), generator=generator, dtype=torch.float64, device="cpu")
     directions = torch.linalg.qr(normal).Q * other.norm(dim=-1, keepdim=True)
     return directions.flatten(0, 1)[:num_features]
+
+
+class KernelAttentionParts(Parts):
+    def make_attention(self, block: int, tp: TensorParallel) -> KernelAttention:
+        return KernelAttention(self.config, self.config.block_heads(block), tp)
+
+    def make_mask(self) -> Callable[[Batch], Tensor | None]:
+        return lambda batch: segment_membership(batch.segments)

@@ -1,35 +1,35 @@
-"""Progressive layer dropping: a layer is skipped at random, and scaled up where it is kept.
+"""A layer that is skipped at random, and scaled up where it is kept.
 
-Zhang and He 2020 (arXiv 2010.13369), with pre-LN: x + G/p attention(norm(x)), then x + G/p ffn(norm(x)), one draw
-G ~ Bernoulli(p) for both. The schedule is `LayerDrop.theta`. In evaluation every layer runs.
+With pre-LN: x + G/p attention(norm(x)), then x + G/p ffn(norm(x)), one draw G ~ Bernoulli(p) for both. In evaluation
+every layer runs.
 """
 
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from model.attention import Mask
+from model.block import Block, Layer
 from model.config import BertConfig
-
-if TYPE_CHECKING:
-    from model.block import Block
+from model.variants.parts import Parts
 
 
 class DroppableLayer:
     """x [B, S, H] -> [B, S, H]. One draw a micro-batch, equal on all ranks: a function of (seed, step, layer)."""
 
-    def __init__(self, config: BertConfig, layer: int, block: "Block"):
+    def __init__(self, config: BertConfig, layer: int, block: Block):
         assert config.layer_drop is not None
         self.settings, self.num_layers, self.layer, self.block = config.layer_drop, config.layers, layer, block
-        self.begin_step(step=0, steps_masked=0, seed=0)
+        self.begin_step(step=0, seed=0)
 
-    def begin_step(self, step: int, steps_masked: int, seed: int) -> None:
+    def begin_step(self, step: int, seed: int) -> None:
         theta = self.settings.theta(step)
         self.keep = self.settings.keep_probability(self.layer, self.num_layers, theta)
         self.draws = random.Random(f"layer drop {seed} {step} {self.layer}")
 
-    def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, mask: Mask) -> Tensor:
         block = self.block
         if not block.training:
             return block(x, mask)
@@ -39,3 +39,13 @@ class DroppableLayer:
             return torch.cat([x, block(x[:0], None if mask is None else mask[:0])])
         x = x + block.dropout(block.attention(block.attention.norm(x), mask)) / self.keep
         return x + block.dropout(block.feedforward(block.feedforward.norm(x))) / self.keep
+
+
+class LayerDropParts(Parts):
+    def wrap(self, layers: Sequence[Layer], blocks: Sequence[Block]) -> Sequence[Layer]:
+        self.layers = [DroppableLayer(self.config, layer, block) for layer, block in enumerate(blocks)]
+        return self.layers
+
+    def begin_step(self, step: int, steps_masked: int, seed: int) -> None:
+        for layer in self.layers:
+            layer.begin_step(step, seed)

@@ -1,0 +1,234 @@
+"""The shape of a BERT: the fields of the plain model, what follows from them, and what a variant may answer instead.
+
+A *layer* is a step of the computation; a *block* is a set of parameters. Layers that share a block use it in turn.
+
+A variant is a class over `Shape` in `model/variants/`: it adds its fields and overrides some of the methods from
+`contradictions` on, each by way of `super()`, so that several variants can answer together. `model/config.py` lists
+the variants. Nothing here imports torch.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.canonical import canonical
+from model.fields import Count, Flag, Index, Probability, ShareOf
+from model.parameter_spec import VOCABULARY_MULTIPLE, ParameterSpec
+
+LowRankLinear = Literal[
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.output",
+    "feedforward.input",
+    "feedforward.output",
+    "mlm.transform",
+]
+"""Linear layers that can have low rank: in every block, or the one of that name."""
+
+
+class PlainBert(BaseModel):
+    """The fields that a plain BERT needs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    layers: Annotated[Count, ShareOf("layers")]
+    hidden: Annotated[Count, ShareOf("hidden")]
+    heads: Annotated[Count | tuple[Count, ...], ShareOf("heads")]
+    """Attention heads, for all layers or for each."""
+    head_dim: Count = 0
+    """Width of one head. Defaults to hidden / heads (of the widest layer)."""
+    ffn: Annotated[Count | tuple[Count, ...], ShareOf("ffn")]
+    """Inner width of the feed-forward network, for all layers or for each."""
+    vocab_size: Count
+    """Entries of the tokenizer's vocabulary, without padding."""
+    max_positions: Count = 512
+    type_vocab: Count = 2
+    norm: Literal["post", "pre"] = "post"
+    """`post`: LayerNorm after each residual sum, as in BERT. `pre`: before each branch, as in Megatron (no embedding
+    norm, a final norm)."""
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    hidden_dropout: Annotated[Probability, Flag.FREE] = 0.1
+    attention_dropout: Annotated[Probability, Flag.FREE] = 0.1
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-12
+    initializer_std: Annotated[float, Field(gt=0)] | None = None
+    """Standard deviation of fresh weights. Defaults to 0.02 at hidden 768, scaled by 1/sqrt(hidden)."""
+    position_init: Literal["normal", "sinusoidal"] = "normal"
+    """`sinusoidal`: the learned position table starts as sinusoids, which shortens the bag-of-words plateau."""
+    attention_init: Literal["independent", "aligned", "neighbours"] = "independent"
+    """`aligned`: each key projection starts equal to its query projection, so that attention starts by similarity.
+    `neighbours`: in addition, each head starts by looking one token to the left, one to the right, two to the left, ...
+    (by sinusoidal positions): no bag-of-words plateau, and seeds differ much less."""
+    output_init: Literal["equal", "scaled"] = "equal"
+    """`scaled`: what each layer adds to the residual sum starts smaller, by 1/sqrt(2 layers), as in Megatron-LM.
+    Without it a small model of several layers learns more slowly than one layer alone."""
+    sharing: Annotated[Count | tuple[Index, ...] | None, ShareOf("layers")] = None
+    """Which block each layer uses. An integer A: layer i uses block i mod A. By default each layer has its own."""
+    sentence_head: bool = True
+    """The pooler and a two-way classifier on [CLS] for sentence pairs (NSP or SOP)."""
+    heads_multiple: Annotated[Count, Flag.FREE] = 1
+    """Numbers of heads are rounded to the nearest multiple of this, never below one multiple (for uneven layers)."""
+    ffn_multiple: Annotated[Count, Flag.FREE] = 1
+    """The same for FFN widths."""
+
+
+class Shape(PlainBert):
+    """A plain BERT, the options of its parts, and what follows from both."""
+
+    attention_bias: Annotated[bool, Flag.PLAIN_AT_EXPORT] = True
+    """Biases of the query, key, value and output projections."""
+    ffn_bias: Annotated[bool, Flag.PLAIN_AT_EXPORT] = True
+    """Biases of the feed-forward network's two layers."""
+    embedding_size: Annotated[Count | None, ShareOf("hidden")] = None
+    """Width of the embedding tables and of the tied decoder, projected to hidden (ALBERT). Defaults to hidden."""
+    low_rank: Annotated[
+        tuple[tuple[LowRankLinear, Count], ...],
+        ShareOf("hidden"),
+    ] = ()
+    """Linear layers kept as products W = up down, by name, each with its rank: `{feedforward.input: 64}`."""
+
+    # --- what follows from the fields ---------------------------------------------------------------------------------
+
+    def layer_width(self, field: str, layer: int) -> int:
+        widths = getattr(self, field)
+        return widths[layer] if isinstance(widths, tuple) else widths
+
+    def block_of(self, layer: int) -> int:
+        if self.sharing is None:
+            return layer
+        return self.sharing[layer] if isinstance(self.sharing, tuple) else layer % self.sharing
+
+    def layers_of(self, block: int) -> list[int]:
+        """The layers that use a block, from the bottom up."""
+        return [layer for layer in range(self.layers) if self.block_of(layer) == block]
+
+    def block_heads(self, block: int) -> int:
+        return self.layer_width("heads", self.layers_of(block)[0])
+
+    def block_ffn(self, block: int) -> int:
+        return self.layer_width("ffn", self.layers_of(block)[0])
+
+    def rank(self, linear: str) -> int | None:
+        """The rank of a linear layer, by its name inside the block or its whole name; None: full."""
+        return next((rank for name, rank in self.low_rank if name == linear), None)
+
+    @cached_property
+    def embedding_width(self) -> int:
+        return self.embedding_size or self.hidden
+
+    @cached_property
+    def num_blocks(self) -> int:
+        return len({self.block_of(layer) for layer in range(self.layers)})
+
+    @cached_property
+    def padded_vocab_size(self) -> int:
+        return -(-self.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+    @cached_property
+    def std(self) -> float:
+        return self.initializer_std or 0.02 * (768 / self.hidden) ** 0.5
+
+    # --- what variants may answer -------------------------------------------------------------------------------------
+
+    @classmethod
+    def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The same shape, before its types are checked, written in the one way that makes equal models compare equal.
+        Raises TypeError for values of the wrong types."""
+        return canonical(values)
+
+    # --- what goes with what ------------------------------------------------------------------------------------------
+
+    def uses(self, key: str) -> bool:
+        """Whether a field, or a setting inside one (`masked.layers`), differs from its default."""
+        field, _, inner = key.partition(".")
+        value = getattr(self, field)
+        if inner and value is not None:
+            return getattr(value, inner) != type(value).model_fields[inner].default
+        return value != type(self).model_fields[field].default
+
+    def clashes(self, key: str, others: Mapping[str, str]) -> Iterator[str]:
+        """A line for each other setting in use that does not go together with `key`: {setting: the reason}."""
+        for other, reason in others.items():
+            if self.uses(key) and self.uses(other):
+                yield f"{key} and {other} do not go together: {reason}; leave one of them out"
+
+    def contradictions(self) -> Iterator[str]:
+        """What is wrong with the variants of this shape, one line each, with what to do. (Those of the plain fields are
+        in `model.consistency`.)"""
+        yield from ()
+
+    def refused_with(self) -> Mapping[str, str]:
+        """Settings of a stage (`recompute`, `sequence_parallel`) that this shape cannot train with, each with the line
+        that says so to the user."""
+        return {}
+
+    # --- parameters ---------------------------------------------------------------------------------------------------
+
+    def layer_kind(self, layer: int) -> dict[str, Any]:
+        """By field, what layers that share a block have to have in common."""
+        return {"heads": self.layer_width("heads", layer), "ffn": self.layer_width("ffn", layer)}
+
+    def projections(self, block: int) -> tuple[str, ...]:
+        """The projections of the tokens that a block's attention has."""
+        return ("query", "key", "value")
+
+    def added_parameters(self, module: str, block: int | None) -> Iterator[ParameterSpec]:
+        """What a variant adds to a module: `attention` or `feedforward` of a block. They come before those of the
+        module's own parts, as parameters that torch finds in the module itself."""
+        yield from ()
+
+    def is_trained(self, spec: ParameterSpec) -> bool:
+        return True
+
+    # --- layers -------------------------------------------------------------------------------------------------------
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The `model.variants.parts.Parts` of the active variants, each as `module:class`: by name, so that torch and
+        their layers are imported only where a model is built."""
+        return ()
+
+    @property
+    def attends_over_runs(self) -> bool:
+        """Whether attention is one function of query, key and value whose rows are never divided: it needs no mask
+        then, given a kernel that knows where segments begin."""
+        return True
+
+    # --- costs --------------------------------------------------------------------------------------------------------
+
+    def num_tokens(self, layer: int, sequence: int, num_predictions: float) -> tuple[float, float]:
+        """Of a row of `sequence` tokens, `num_predictions` of them masked: how many a layer computes, and how many it
+        looks at."""
+        return sequence, sequence
+
+    def mixing_flops(self, block: int, queries: float, keys: float) -> float:
+        """Products of tokens with each other in one row, forward: the attention map, and its use."""
+        return 2 * self.map_flops(block, queries, keys)
+
+    def map_flops(self, block: int, queries: float, keys: float) -> float:
+        """One product over a whole attention map."""
+        return 2 * queries * keys * self.block_heads(block) * self.head_dim
+
+    def constant_product_flops(self, block: int, queries: float) -> float:
+        """The part of `mixing_flops` that multiplies tokens by constants, which have no gradient."""
+        return 0
+
+    def run_share(self, layer: int) -> float:
+        """The share of the steps in which a layer runs at all."""
+        return 1
+
+    def trained_share(self, layer: int) -> float:
+        """The share of the steps in which a layer runs that train it too."""
+        return 1
+
+    def mixing_elements(self, block: int, keys: float, has_map: bool) -> float:
+        """Elements that the attention of one token keeps for the backward pass: its projections and context, and what
+        mixes it with `keys` tokens.
+
+        has_map: softmax attention computes its map as a whole. Dropout then keeps a mask and the map before it as well.
+        """
+        heads = self.block_heads(block)
+        row_of_the_map = heads * keys * (3 if self.attention_dropout else 1)
+        return (len(self.projections(block)) + 1) * heads * self.head_dim + has_map * row_of_the_map
