@@ -12,7 +12,7 @@ from model.config import BertConfig
 from model.parameters import ParameterSpec, parameter_table
 
 MomentPolicy = Literal["transform", "copy", "reset"]
-"""`transform`: what the algebra or the operator's estimate says; `copy`: mapped without rescaling; `reset`: zeros, with
+"""`transform`: by the algebra or the operator's estimate; `copy`: mapped without rescaling; `reset`: zeros, with
 the step counted from 0 again."""
 
 Rule = Callable[[ParameterSpec, Fetch], Record]
@@ -49,7 +49,7 @@ class ShapeChange:
 
 
 def identity(config: BertConfig, target: BertConfig | None = None) -> ShapeChange:
-    """Every parameter as it is. `target` may differ in what no parameter depends on (dropout)."""
+    """Every parameter unchanged. `target` may differ in fields that no parameter depends on (dropout)."""
     return ShapeChange(config, target or config, lambda spec, fetch: fetch(spec.name))
 
 

@@ -1,14 +1,14 @@
-"""How an optimizer's moments follow a change of shape: the part that depends on the optimizer.
+"""How moments follow a change of shape: the part that depends on the optimizer.
 
 An operator maps exp_avg as it maps gradients and exp_avg_sq with the coefficients squared. That is right for moments of
-plain gradients: Adam, AdamW, LAMB. Other optimizers average gradients that were divided by a norm, and the norm changes
-with the shape, too. With G' the mapped gradient, the averages of G / |G| become averages of G' / |G'|:
+plain gradients: Adam, AdamW, LAMB. Other optimizers average gradients divided by a norm, and the norm changes with
+the shape. With G' the mapped gradient, the averages of G / |G| become averages of G' / |G'|:
 
     exp_avg' = exp_avg_mapped |G| / |G'|             exp_avg_sq' = exp_avg_sq_mapped (|G| / |G'|)^2
 
-and (|G| / |G'|)^2 is estimated by sum(exp_avg_sq) / sum(exp_avg_sq_mapped): the sum stays what it was. Exact where
+and (|G| / |G'|)^2 is estimated by sum(exp_avg_sq) / sum(exp_avg_sq_mapped), which preserves the sum. This is exact if
 every unit of an axis gets the same number of copies (k copies on a produced or a consumed axis: exp_avg / sqrt(k)), and
-under any map as long as gradients keep their proportions.
+under any map while gradients keep their proportions.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """How large updates are: the mean square of exp_avg / sqrt(exp_avg_sq), by which Adam moves a parameter.
 
-On stationary gradients it stays what it is. So where an operator knows one moment of a new parameter better than the
-other, the size of the old updates says how large the other one has to be.
+On stationary gradients it is constant. So if an operator knows one moment of a new parameter better than the other, the
+size of the old updates determines how large the other must be.
 """
 
 import torch
@@ -12,7 +12,7 @@ from growth.state import Record
 
 
 class UpdateSize:
-    """Of several parameters together, noted one by one so that no two need be in memory."""
+    """The size of several parameters' updates together, noted one at a time so that only one is in memory."""
 
     def __init__(self) -> None:
         self.noted: list[Tensor] = []  # [sum of squares, number of entries] of each, float64

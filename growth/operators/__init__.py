@@ -1,4 +1,4 @@
-"""The operators by name, and how a list of them leads from one shape to another."""
+"""The list of operators, and how several of them lead from one shape to another."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -56,9 +56,9 @@ def make_operator(name: str, options: Mapping[str, Any]) -> Operator:
 
 
 def shapes(source: BertConfig, operators: Sequence[Operator], wanted: Mapping[str, Any]) -> list[BertConfig]:
-    """The shape before, after each operator, and at the end (free fields applied).
+    """The shape before, after each operator, and at the end (with the free fields).
 
-    Raises UserError when the operators do not lead to the wanted shape, naming a field and an operator that changes it.
+    Raises UserError if the operators do not lead to the wanted shape, naming a field and an operator that changes it.
     """
     wanted, steps = PartialShape(wanted), [source]
     for operator in operators:
@@ -78,7 +78,7 @@ def shapes(source: BertConfig, operators: Sequence[Operator], wanted: Mapping[st
 
 
 def _reaches(operator: type[Operator], source: BertConfig, field: str, target: BertConfig) -> bool:
-    """Whether an operator, left to its defaults, brings one field to its target."""
+    """Whether an operator with default options brings one field to its target."""
     if field not in operator.changes:
         return False
     wanted = getattr(target, field)
@@ -94,9 +94,9 @@ def shape_change(
     wanted: Mapping[str, Any],
     inputs: Inputs = Inputs(),  # noqa: B008
 ) -> ShapeChange:
-    """All operators as one change. `inputs` are those of `source`: each operator gets the state it starts from.
+    """All operators as one change. `inputs` belong to `source`; each operator gets the state that it starts from.
 
-    The shape reached is the last of `shapes`, but for what an operator leaves to the state.
+    The shape reached is the last of `shapes`, except where an operator leaves widths to the state.
     """
     shapes(source, operators, wanted)
     change, wanted = identity(source), PartialShape(wanted)

@@ -1,8 +1,8 @@
-"""Appending copies of the top layers: the L_new - L_old layers on top are born as the L_new - L_old topmost old ones.
+"""Appending copies of the top layers: the L_new - L_old new layers start as copies of the topmost old ones.
 
-Yang et al. 2020 (MSLT, "Progressively Stacking 2.0", arXiv 2011.13635): new layer j from layer 2 L_old - L_new + j
-(from 0 on the new layers). Tier 3: the moments of the copies are an estimate. The method freezes the old layers
-meanwhile.
+Yang et al. 2020 (MSLT, "Progressively Stacking 2.0", arXiv 2011.13635): new layer j copies layer 2 L_old - L_new + j
+(new layers counted from 0). Tier 3: the moments of the copies are an estimate. The method freezes the old layers while
+the new ones are trained.
 """
 
 from typing import ClassVar
@@ -21,7 +21,7 @@ class AppendTop(DepthOperator):
         if target.layers > 2 * source.layers:
             raise UserError(
                 f"grow append_top: layers {source.layers} -> {target.layers} needs more copies than there are layers; "
-                f"go to at most {2 * source.layers}, or use stack"
+                f"ask for at most {2 * source.layers}, or use stack"
             )
         return target
 

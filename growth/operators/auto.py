@@ -1,5 +1,5 @@
-"""`grow: auto`: from a target shape alone to operators. Each change goes to the operator that keeps most, in this
-order:
+"""`grow: auto` chooses operators from the target shape alone. Each change goes to the operator that preserves most, in
+this order:
 
     units that fade in          unmask
     low rank -> full            densify
@@ -9,7 +9,7 @@ order:
     sharing                     unshare where blocks split, share where they merge
     hidden or layers shrink     coalesce, and heads and FFN with them
     more layers                 stack
-    wider hidden, heads, FFN    widen; mask_growth where hidden is no whole multiple
+    wider hidden, heads, FFN    widen; mask_growth where hidden is not a multiple
     fewer heads, neurons        prune_heads, prune_neurons
     more positions              lengthen
     pooled input                unpool
@@ -37,11 +37,11 @@ from growth.partial_shape import PartialShape
 from model.config import BertConfig
 
 Needed = Callable[[BertConfig, BertConfig], bool]
-"""Whether an operator has something to do between the shape so far and the final one."""
+"""Whether an operator is needed between the current shape and the final one."""
 
 
 def default_operators(source: BertConfig, wanted: Mapping[str, Any]) -> list[Operator]:
-    """The operators, with their defaults, that lead from a shape to the wanted fields."""
+    """The operators, with default options, that lead from a shape to the wanted fields."""
     wanted = PartialShape(wanted)
     final = source.replace(**wanted)
     shape, chosen = source, []
@@ -61,7 +61,7 @@ def _splits(shape: BertConfig, final: BertConfig) -> bool:
 
 
 def _regroups(shape: BertConfig, final: BertConfig) -> bool:
-    """A list of blocks is for the layers there will be; it can only be compared when there are as many."""
+    """A list of blocks is for the final layers; it can only be compared once there are that many."""
     return not isinstance(final.sharing, tuple) or len(final.sharing) == shape.layers
 
 

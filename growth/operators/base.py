@@ -1,4 +1,4 @@
-"""What every operator is: a checked set of options that leads from one shape to another."""
+"""The base class of all operators: a checked set of options that leads from one shape to another."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ Correlation = Mapping[str, float]
 
 
 def _no_records(name: str) -> Record:
-    raise AssertionError(f"{name} was asked for where no state is at hand")
+    raise AssertionError(f"{name} was requested without a state")
 
 
 def _no_correlation(source: BertConfig, shared: BertConfig, fetch: Fetch) -> Correlation:
-    raise UserError("gradients cannot be measured here; give the option correlation, a number from 0 to 1")
+    raise UserError("gradients cannot be measured here; set the option correlation to a number from 0 to 1")
 
 
 def _no_saved_state(path: str) -> tuple[BertConfig, Fetch]:
@@ -31,16 +31,16 @@ def _no_saved_state(path: str) -> tuple[BertConfig, Fetch]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an operator may ask for when it decides its change. Calls are collective where the state is spread."""
+    """What an operator may use to decide its change. Calls are collective if the state is spread over ranks."""
 
     fetch: Fetch = _no_records
     """Records of the shape the operator starts from."""
     correlation: Callable[[BertConfig, BertConfig, Fetch], Correlation] = _no_correlation
-    """(shape of the state, the same with the sharing to measure, the state) -> measured on a probe batch."""
+    """(shape of the state, that shape with the sharing to measure, the state) -> correlations on a probe batch."""
     saved: Callable[[str], tuple[BertConfig, Fetch]] = _no_saved_state
-    """A checkpoint's shape and state, by path."""
+    """Shape and state of a checkpoint, by name or path."""
     moments: MomentRule = of_gradients
-    """What the optimizer makes of moments that follow the gradients."""
+    """How the optimizer's moments follow the change."""
 
 
 class Operator(BaseModel):
@@ -50,7 +50,7 @@ class Operator(BaseModel):
 
     name: ClassVar[str]
     changes: ClassVar[tuple[str, ...]]
-    """Fields of BertConfig this operator can change."""
+    """Fields of BertConfig that the operator can change."""
 
     works_on_masked_units: ClassVar[bool] = False
     """Whether it may run while new units still fade in (`masked`)."""
@@ -58,9 +58,9 @@ class Operator(BaseModel):
     moments: MomentPolicy = "transform"
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
-        """The shape this operator leads to: the wanted values of the fields it changes.
+        """The shape that the operator leads to, with the wanted values of the fields it changes.
 
-        Raises UserError when it cannot get there from `source`.
+        Raises UserError if it cannot get there from `source`.
         """
         raise NotImplementedError
 
@@ -89,11 +89,11 @@ class Operator(BaseModel):
         """Raises UserError unless it can use a saved state of shape `saved` on a model of shape `source`."""
 
     def settled(self, source: BertConfig, wanted: PartialShape, inputs: Inputs) -> PartialShape:
-        """The wanted values once the state is at hand, for an operator that leaves some of them to it. Collective."""
+        """The wanted values, completed from the state by an operator that leaves some to it. Collective."""
         return wanted
 
     def change(self, source: BertConfig, target: BertConfig, inputs: Inputs = Inputs()) -> ShapeChange:
-        """The change from `source` to a shape that `target()` returned, moments by this operator's policy."""
+        """The change from `source` to a shape that `target()` returned, with this operator's moment policy."""
         change = self.rule(source, target, inputs)
         if self.moments == "reset":
             return change.with_moments_reset()

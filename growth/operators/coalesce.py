@@ -1,11 +1,11 @@
-"""Coalescing: down one level of a V-cycle, to a smaller model that keeps what units and layers have in common.
+"""Coalescing: down one level of a V-cycle, to a smaller model that averages units and layers.
 
 Zou et al. 2024 (arXiv 2404.07999): F averages the units i and i + n (row-normalised), R averages neighbouring layers.
-In our terms the inverse of the de-coalescing maps, (C^T, P^T): weights are averaged over produced units and summed
-over consumed ones. Tier 3: the function changes unless the units are copies, and then `coalesce(decoalesce(x)) == x`.
-exp_avg follows the same algebra. So does exp_avg_sq where the merged units and layers see the same gradients, as copies
-do; n gradients that do not agree average out to as little as 1 / n of that. How much they agree shows in exp_avg, which
-averages out alike: exp_avg_sq is scaled so that updates are as large as those of the merged entries were.
+In our terms this is the inverse of the de-coalescing maps, (C^T, P^T): weights are averaged over produced units and
+summed over consumed ones. Tier 3: the function changes unless the units are copies; then `coalesce(decoalesce(x)) ==
+x`. exp_avg follows the same algebra. exp_avg_sq does too if the merged units and layers see the same gradients, as
+copies do; the average of n gradients that disagree has as little as 1 / n of that mean square. exp_avg shows how much
+they agree, so exp_avg_sq is scaled to make updates as large as those of the merged entries were.
 """
 
 from dataclasses import replace

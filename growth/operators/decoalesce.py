@@ -1,9 +1,9 @@
 """De-coalescing: up one level of a V-cycle; units are copied and their consumers divided, layers are repeated.
 
 Zou et al. 2024 (arXiv 2404.07999): T = the row-normalised transpose of the coalescing matrix, G likewise for depth.
-They scale the embedding by 1/2 where we divide mlm.norm, which feeds the tied decoder; the embedding's own norm makes
-it the same. Width alone preserves the function and the training state (tier 2); depth does not preserve the function
-(tier 3).
+They scale the embedding by 1/2. We divide mlm.norm instead, which feeds the tied decoder; the LayerNorm after the
+embedding makes the two equal. Width alone preserves the function and the training state (tier 2). Depth does not
+preserve the function (tier 3).
 """
 
 from typing import ClassVar

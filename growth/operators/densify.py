@@ -1,16 +1,16 @@
 """Densifying: a low-rank layer becomes a full one, W = up down. The function is preserved (tier 1).
 
 Yang et al. 2020 (CoRe, arXiv 2011.13633), the FFN's refinement; Gu et al. 2021 (arXiv 2010.12562), factorisation. The
-factors' gradients are G_up = G down^T and G_down = up^T G, so their exp_avg says of G's all but what lies outside both
-the rows of `down` and the columns of `up`. Tier 3 for the moments, by default (`transform`) the least-squares estimates
+factors' gradients are G_up = G down^T and G_down = up^T G, so their exp_avg determines that of G except outside both
+the rows of `down` and the columns of `up`. Tier 3 for the moments: by default (`transform`) the least-squares estimates
 
     exp_avg     = argmin_M  |M down^T - m_up|^2 + |up^T M - m_down|^2    (the smallest such M)
     exp_avg_sq  = a b^T / sqrt(mean a mean b)
                   a_o = mean_r v_up[o, r] / |down_r|^2,   b_i = mean_r v_down[r, i] / |up_r|^2
 
-the second for entries of G that are uncorrelated, a rank-one fit as in Adafactor. The least-squares exp_avg is the
-smaller the less of G the factors saw; it is multiplied so that updates of the full layer are as large as those of the
-factors were. `copy` leaves it as it is; `reset` starts the layer at step 0.
+The second assumes uncorrelated entries of G and is a rank-one fit, as in Adafactor. The less of G the factors saw, the
+smaller is the least-squares exp_avg; it is scaled so that updates of the full layer are as large as those of the
+factors were. `copy` omits that scaling; `reset` starts the layer at step 0.
 """
 
 from dataclasses import replace
@@ -42,7 +42,7 @@ class Densify(Operator):
             if before.get(name) != rank:
                 raise UserError(
                     f"grow densify: low_rank.{name} {before.get(name, 'full')} -> {rank} is not full rank; densify "
-                    "makes layers full, leave the others as they are"
+                    "only makes layers full, so leave the others unchanged"
                 )
         return target
 

@@ -1,4 +1,4 @@
-"""Growing depth: each layer of the deep model copies a layer of the shallow one. The operators differ only in which."""
+"""Growing depth: each layer of the deep model copies a layer of the shallow one; the operators differ in which one."""
 
 from typing import Any, ClassVar
 
@@ -27,7 +27,7 @@ class DepthOperator(Operator):
         copied = self.source_layers(source.layers, layers)
 
         def along_depth(values: Any) -> Any:
-            """A per-layer list follows its layers; one value stays."""
+            """A per-layer list follows its layers; a single value is unchanged."""
             return tuple(values[layer] for layer in copied) if isinstance(values, tuple) else values
 
         sharing = None if source.sharing is None else tuple(source.block_of(layer) for layer in copied)

@@ -1,8 +1,8 @@
-"""Slimming coefficients folded into the output layers they multiply, W' = W c, and gone as parameters.
+"""Folding slimming coefficients: they are multiplied into the output layers, W' = W c, and removed as parameters.
 
-After the search of Chen et al. 2021 (EarlyBERT, arXiv 2101.00063), to go on with the searched weights; after rewinding
-they are left out instead, as they were 1 then. Folded in, the function is preserved (tier 1). Moments are kept: the
-true ones are divided by c, which Adam's ratio of moments does not see.
+Use it after the search of Chen et al. 2021 (EarlyBERT, arXiv 2101.00063) to continue from the searched weights. After
+`rewind`, drop them instead (`fold: false`), since they were 1 at that time. Folding preserves the function (tier 1).
+Moments are unchanged: the exact ones are divided by c, which cancels in Adam's ratio of moments.
 """
 
 from dataclasses import replace

@@ -1,9 +1,9 @@
-"""Identity layers: the added layers put out zero, so the residual stream passes them unchanged.
+"""Identity layers: the added layers output zero, so the residual stream passes through unchanged.
 
 Shen et al. 2022 (staged training, arXiv 2203.06211); LEMON's "all zero" (Wang et al. 2024, arXiv 2310.07999). With
-pre-LN the function is preserved (tier 1). The added layers are copies of their neighbour but for the last linear layer
-of each branch, which is zero. Their moments are the neighbour's, an estimate (tier 3): an added layer starts to move as
-the layer it copies does.
+pre-LN the function is preserved (tier 1). The added layers are copies of their neighbour, except that the last linear
+layer of each branch is zero. Their moments are the neighbour's, an estimate (tier 3): an added layer starts to move
+like the layer it copies.
 """
 
 from dataclasses import replace
@@ -32,12 +32,12 @@ class IdentityLayers(DepthOperator):
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if source.norm != "pre":
             raise UserError(
-                "grow identity_layers: with norm post, LayerNorm changes what an empty layer passes on; use stack, "
+                "grow identity_layers: with norm post, LayerNorm changes the output of an empty layer; use stack, "
                 "or a model with norm pre"
             )
         if source.sharing is not None:
             raise UserError(
-                "grow identity_layers: layers share blocks, and an empty one would empty the rest; unshare first"
+                "grow identity_layers: layers share blocks, so an empty one would empty the others; unshare first"
             )
         return super().target(source, wanted)
 

@@ -1,7 +1,7 @@
-"""Interleaving: every layer is followed by its own copies, layer i from layer floor(i L_old / L_new).
+"""Interleaving: every layer is followed by its own copies; layer i copies layer floor(i L_old / L_new).
 
-The other placement of Chang et al. 2018 (arXiv 1710.10348) and of MSG (Yao et al. 2024, arXiv 2305.02869). Tier 3, as
-stacking: the moments are copied as an estimate.
+The placement of Chang et al. 2018 (arXiv 1710.10348) and of MSG (Yao et al. 2024, arXiv 2305.02869). Tier 3, like
+stacking: the copied moments are an estimate.
 """
 
 from typing import ClassVar

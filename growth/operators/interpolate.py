@@ -1,8 +1,8 @@
 """Interpolation with a saved state of the same shape: theta = (1 - alpha) theta_saved + alpha theta.
 
-Zou et al. 2024 (arXiv 2404.07999), the last step of the V-cycle, where the saved state is the large model's from
-before coalescing; it breaks the symmetry that de-coalescing leaves. alpha 1 is the identity, 0 takes the saved
-weights. Tier 3: the moments are those of the state that goes on training, an estimate of the mixture's.
+Zou et al. 2024 (arXiv 2404.07999), the last step of the V-cycle: the saved state is that of the large model before
+coalescing. It breaks the symmetry that de-coalescing leaves. alpha 1 is the identity, 0 takes the saved weights. Tier
+3: the moments are those of the current state, an estimate of the mixture's.
 """
 
 from dataclasses import replace

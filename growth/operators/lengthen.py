@@ -1,10 +1,10 @@
 """Lengthening: more rows in the position table, for longer sequences.
 
     copy         row p is old row p mod n (Beltagy et al. 2020, Longformer, arXiv 2004.05150): unchanged up to length n
-    interpolate  the old rows spread evenly over the new length: every position moves
+    interpolate  the old rows are spread evenly over the new length: every position moves
 
-`copy` preserves the function of sequences up to the old length (tier 1); nothing in them reaches the new rows. The
-moments of new rows are those of the rows they come from, an estimate of what longer sequences will give them.
+`copy` preserves the function of sequences up to the old length (tier 1), which do not use the new rows. New rows take
+the moments of the rows they come from, an estimate.
 """
 
 from typing import ClassVar, Literal

@@ -1,12 +1,12 @@
-"""Masked growth: new units and layers of any number, hidden behind a mask that then rises from 0 to 1.
+"""Masked growth: any number of new units and layers, behind a mask that then rises from 0 to 1.
 
-Yao et al. 2024 (MSG, arXiv 2305.02869). At mask 0 the function is preserved exactly, whatever the new weights are and
-for any ratio of sizes, hidden included (tier 1; the masks are in model/variants/masked_units). New units start from
-fresh weights, new layers as copies in stacking order. When the mask has reached 1, `unmask` leaves a plain model.
+Yao et al. 2024 (MSG, arXiv 2305.02869). At mask 0 the function is preserved exactly, for any new weights and any
+ratio of sizes, hidden included (tier 1; the masks are in model/variants/masked_units). New units start from fresh
+weights, new layers as copies in stacking order. Once the mask has reached 1, `unmask` leaves a plain model.
 
-Moments: old units keep theirs. New ones start with those of the old units they stand beside (unit i by i mod old): of
-the right size, and in which direction does not matter while the mask is at 0. `moments: copy` is the paper's own
-choice, zeros in the new part under the old step, whose first updates are up to 3.2x too large.
+Moments: old units keep theirs. New unit i starts with those of old unit i mod old: they have the right size, and their
+direction does not matter while the mask is 0. `moments: copy` is the paper's choice: zeros in the new part with the old
+step, whose first updates are up to 3.2x too large.
 """
 
 from dataclasses import replace
@@ -50,7 +50,7 @@ class MaskGrowth(Operator):
             check_width(self.name, axis, old, new, whole=False)
         if not changed and target.layers == source.layers:
             raise UserError(
-                "grow mask_growth: shape asks for no more hidden, heads, ffn or layers; say there what to grow"
+                "grow mask_growth: the shape asks for no more hidden, heads, ffn or layers; set one of them there"
             )
         masked: dict[str, Any] = {axis: getattr(deep, axis) for axis in changed}
         return target.replace(masked={**masked, "layers": tuple(range(source.layers, layers)), "steps": self.steps})
@@ -77,7 +77,7 @@ class MaskGrowth(Operator):
 
 
 def behind_mask(axis: str, block: int | None, old: int, new: int) -> AxisMap:
-    """Old units as they are, then zeros, for whoever produces or consumes them."""
+    """Old units unchanged, then zeros, for producers and consumers."""
     present = OneHot(torch.arange(new) % old, (torch.arange(new) < old).double(), old)
     return AxisMap(present, present)
 

@@ -1,8 +1,8 @@
-"""Levels of a V-cycle: what maps the large model to the small one and back (Zou et al. 2024, arXiv 2404.07999).
+"""Levels of a V-cycle: the maps between the large model and the small one (Zou et al. 2024, arXiv 2404.07999).
 
 Between two levels, unit i of the small model stands for units i, i + n, i + 2n, ... of the large one, and small layer i
-for k neighbouring layers. Going up copies units (their consumers divide) and layers; going down takes the mean of the
-units' weights, the sum of their consumers', the mean of the layers: exactly the way back.
+for k neighbouring layers. Going up copies units (consumers divide their weights) and layers. Going down is the exact
+inverse: it averages the units' weights and the layers, and sums the consumers' weights.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,14 +23,14 @@ class LevelOperator(Operator):
 
     changes: ClassVar[tuple[str, ...]] = ("layers", "hidden", "heads", "ffn")
     verb: ClassVar[str]
-    """What this operator must not be asked to do."""
+    """What the operator cannot do, for its message."""
     opposite: ClassVar[str]
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if source.sharing is not None or isinstance(source.heads, tuple) or isinstance(source.ffn, tuple):
             raise UserError(f"grow {self.name}: needs layers of equal widths with a block each; unshare first")
         if not any(field in wanted for field in self.changes):
-            raise UserError(f"grow {self.name}: shape says neither layers, hidden, heads nor ffn; say what to change")
+            raise UserError(f"grow {self.name}: the shape sets none of layers, hidden, heads and ffn; set one of them")
         layers = wanted.get("layers", source.layers)
         target = source.replace(layers=layers, **wanted_widths(wanted))
         changes = {"layers": (source.layers, layers)}
@@ -41,7 +41,7 @@ class LevelOperator(Operator):
                 raise UserError(f"grow {self.name}: {axis} {old} -> {new} {self.verb}; use {self.opposite}")
             if large % small:
                 raise UserError(
-                    f"grow {self.name}: {axis} {old} -> {new} is no whole factor; choose a divisor of {large}"
+                    f"grow {self.name}: {axis} {old} -> {new} is not a whole factor; choose a divisor of {large}"
                 )
         return target
 
@@ -51,7 +51,7 @@ class LevelOperator(Operator):
 
 
 def level_maps(small: BertConfig, large: BertConfig) -> Callable[[int | None], Mapping[str, AxisMap]]:
-    """The way up for the units of every axis; both shapes with equal layers, so block 0 speaks for all."""
+    """The maps upward for the units of every axis. All layers are equal, so block 0 represents them all."""
     return axis_maps(
         small.replace(layers=1),
         large.replace(layers=1),

@@ -1,7 +1,7 @@
-"""Attention maps of their own for light layers, which reused the map of the layer below.
+"""Own attention maps for light layers, which reused the map of the layer below.
 
 Gu et al. 2021 (CompoundGrow, arXiv 2010.12562), from its released code: query and key are copied from the layer whose
-map was used. Tier 3: the layer's input differs from that layer's, so the function changes; moments are copied as an
+map was reused. Tier 3: the function changes because the two layers have different inputs; the copied moments are an
 estimate.
 """
 

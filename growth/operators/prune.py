@@ -1,9 +1,9 @@
 """Pruning: each layer keeps some of its heads or FFN neurons, and its tensors become physically smaller.
 
 Chen et al. 2021 (EarlyBERT, arXiv 2101.00063), section 3: rows of query, key, value (or of the FFN's input layer) and
-columns of the output layer of removed units are dropped, with their contribution. They prune heads layer by layer, and
-neurons wherever in the model their coefficients are smallest (`quota: global`). Tier 3: the function changes; moments
-and steps of what is kept are kept. Equal to the dense model with those units' outputs zeroed.
+columns of the output layer are removed with their units. They prune heads layer by layer, and neurons wherever in the
+model their coefficients are smallest (`quota: global`). Tier 3: the function changes. Units that stay keep their
+moments and steps. The result equals the dense model with the outputs of the removed units set to zero.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from model.errors import UserError
 from model.parameters import parameter_table
 
 Score = Callable[[int], Tensor]
-"""One number for each unit of a block: the higher, the sooner it stays."""
+"""One score for each unit of a block. The highest stay."""
 
 
 class Prune(Operator):
@@ -51,7 +51,7 @@ class Prune(Operator):
         elif field in wanted:
             target = source.replace(**{field: wanted[field]})
         else:
-            raise UserError(f"grow {self.name}: say how many {field} to keep in shape.{field}, or which in keep")
+            raise UserError(f"grow {self.name}: set shape.{field} to the number to keep, or name the units in keep")
         for axis, block, old, new in changed_widths(source, target):
             if new > old:
                 raise UserError(f"grow {self.name}: {axis} {old} -> {new} in block {block} grows; use widen")
@@ -80,7 +80,7 @@ class Prune(Operator):
         return map_axes(source, target, axis_maps(source, target, make), self.moments)
 
     def ticket(self, source: BertConfig, wanted: PartialShape, score: Score) -> dict[int, Tensor]:
-        """The units that each block would keep, by these scores."""
+        """The units that each block would keep with these scores."""
         target = self.target(source, wanted | self.widths(source, wanted, score))
         kept = target.block_heads if self.axis == "heads" else target.block_ffn
         return {block: best_units(score(block), kept(block)) for block in range(target.num_blocks)}
@@ -89,7 +89,7 @@ class Prune(Operator):
         return wanted | self.widths(source, wanted, self.score(source, inputs.fetch))
 
     def widths(self, source: BertConfig, wanted: PartialShape, score: Score) -> dict[str, Any]:
-        """What of the wanted shape the scores decide."""
+        """The fields of the wanted shape that the scores decide."""
         return {}
 
     def score(self, source: BertConfig, fetch: Fetch) -> Score:
@@ -146,19 +146,19 @@ class PruneNeurons(Prune):
 
 
 def best_units(scores: Tensor, num_kept: int) -> Tensor:  # [units] -> [num_kept]
-    """The units with the highest scores, in order; of equal ones the first."""
+    """The units with the highest scores, in their order; ties go to the first."""
     return scores.argsort(descending=True, stable=True)[:num_kept].sort().values
 
 
 def global_quota(scores: Sequence[Tensor], num_kept: int) -> list[int]:
-    """How many of the best `num_kept` units of all layers lie in each; the best of every layer is always among them."""
+    """How many of the best `num_kept` units of all layers each layer has; the best of every layer always stays."""
     layers = torch.cat([torch.full((len(each),), layer) for layer, each in enumerate(scores)])
     ranked = torch.cat([each.double().index_fill(0, each.argmax(), torch.inf) for each in scores])
     return torch.bincount(layers[best_units(ranked, num_kept)], minlength=len(scores)).tolist()
 
 
 def unit_scores(config: BertConfig, axis: str, block: int, fetch: Fetch) -> Tensor:  # [units]
-    """The slimming coefficient of each unit of an axis; without them the sum of squares of all weights it has."""
+    """The slimming coefficient of each unit of an axis; without coefficients, the sum of squares of its weights."""
     if config.slimming is not None:
         branch = {"heads": "attention", "ffn": "feedforward"}[axis]
         return fetch(f"blocks.{block}.{branch}.coefficients").weight

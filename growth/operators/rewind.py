@@ -1,8 +1,8 @@
 """Rewinding: back to the weights of an earlier state of the same shape, with a fresh optimizer.
 
-Chen et al. 2021 (EarlyBERT, arXiv 2101.00063), from its released code: the ticket that the search has drawn is trained
-from the weights before the first step. Learned slimming coefficients stay, so that pruning after this goes by them.
-Tier 3: the function becomes the earlier one; every moment and step starts anew.
+Chen et al. 2021 (EarlyBERT, arXiv 2101.00063), from its released code: the ticket that the search found is trained
+from the weights before the first step. Learned slimming coefficients stay, so a later prune can use them. Tier 3: the
+function becomes the earlier one; all moments and steps start from zero.
 """
 
 from typing import ClassVar

@@ -1,9 +1,9 @@
-"""Sharing: layers with blocks of their own come to share one, the mean of theirs. The inverse of `unshare`.
+"""Sharing: layers with their own blocks come to share one, the mean of theirs. The inverse of `unshare`.
 
 Tier 3: the function changes unless the blocks are equal. The shared block's gradient is the mean over its uses, so
 exp_avg is the mean, and exp_avg_sq the mean times (1 + (n - 1) rho) / n, with rho the mean correlation between the
-gradients of the uses (see unshare.py), measured on a probe batch. Where exp_avg agrees more than that, as it does in
-layers just unshared, it is made smaller, so that updates do not become larger than they were.
+gradients of the uses (see unshare.py), measured on a probe batch. Where the blocks' exp_avg agree more than that, as in
+layers just unshared, exp_avg is reduced so that updates do not become larger than they were.
 """
 
 from dataclasses import replace

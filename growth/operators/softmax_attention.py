@@ -1,7 +1,7 @@
-"""Softmax attention in place of kernel attention: the same query, key, value and output, weight for weight.
+"""Softmax attention replaces kernel attention: query, key, value and output keep their weights.
 
-Yang et al. 2020 (CoRe, arXiv 2011.13633), the refinement of its fast attention; the abstract names no kernel, ours are
-those of model/variants/kernel_attention. Tier 3: the function changes, and the moments are kept as an estimate.
+Yang et al. 2020 (CoRe, arXiv 2011.13633) refine their fast attention this way. The abstract names no kernel; ours are
+in model/variants/kernel_attention. Tier 3: the function changes, and the unchanged moments are an estimate.
 """
 
 from typing import ClassVar

@@ -1,7 +1,7 @@
-"""Stacking: the deep model is the shallow one again and again, layer i from layer i mod L.
+"""Stacking: the deep model repeats the shallow one; layer i copies layer i mod L.
 
 Gong et al. 2019 (PMLR v97, StackBERT); Gu et al. 2021 (CompoundGrow, arXiv 2010.12562), section on depth. Tier 3: the
-function changes, and a copied layer's moments are an estimate of what its gradients will be.
+function changes, and the moments of copied layers are an estimate.
 """
 
 from typing import ClassVar

@@ -1,9 +1,9 @@
 """Tiling the FFN: k copies of the narrow network side by side, each with 1/k of the output weights.
 
 Gu et al. 2021 (CompoundGrow, arXiv 2010.12562), its width operator: W1 = tile(W1', k), b1 = tile(b1', k),
-W2 = tile(W2', k) / k. The function and the training state are preserved (tier 2). Copies see the same inputs and the
-same gradients, for BERT drops out what a feed-forward network puts out, not its inner units: they stay equal for ever,
-and the network as good as narrow, unless `noise` tells them apart (then tier 1).
+W2 = tile(W2', k) / k. The function and the training state are preserved (tier 2). BERT applies dropout to the output
+of the feed-forward network, not to its inner units, so copies see the same inputs and gradients: they stay equal
+forever, and the network is no better than the narrow one, unless `noise` breaks the symmetry (then tier 1).
 """
 
 from typing import Annotated, ClassVar
@@ -44,7 +44,7 @@ class TileFfn(Operator):
         for axis, _, old, new in changed:
             check_width(self.name, axis, old, new, whole=False)
             if new % old:
-                raise UserError(f"grow tile_ffn: ffn {old} -> {new} is no whole multiple; use widen")
+                raise UserError(f"grow tile_ffn: ffn {old} -> {new} is not a multiple; use widen")
         return target
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:

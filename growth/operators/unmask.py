@@ -1,7 +1,7 @@
-"""Unmasking: units that have faded in (`mask_growth`) become like all others; no parameter changes.
+"""Unmasking: units that have faded in (`mask_growth`) become ordinary units; no parameter changes.
 
 Yao et al. 2024 (MSG, arXiv 2305.02869). With the mask at 1 the function and the training state are preserved (tier 2);
-a mask that has not risen to 1 yet jumps there (tier 3).
+a mask still below 1 jumps to 1 (tier 3).
 """
 
 from typing import ClassVar

@@ -1,7 +1,7 @@
 """Unpooling: the input is no longer pooled before the first layer; no parameter changes.
 
-Gu et al. 2021 (CompoundGrow, arXiv 2010.12562), its length operator: the cheap stages pool the context by 2
-and train the whole position table, growing removes the pooling. Tier 3: the function changes; moments are kept as an
+Gu et al. 2021 (CompoundGrow, arXiv 2010.12562), the length operator: the cheap stages pool the context by 2 and train
+the whole position table; growing removes the pooling. Tier 3: the function changes; the unchanged moments are an
 estimate.
 """
 
@@ -22,7 +22,7 @@ class Unpool(Operator):
         new = wanted.get("pool_window", 1)
         if new >= source.pool_window:
             raise UserError(
-                f"grow unpool: pool_window {source.pool_window} -> {new} pools no less; ask for a smaller one"
+                f"grow unpool: pool_window {source.pool_window} -> {new} does not pool less; ask for a smaller window"
             )
         return source.replace(pool_window=new)
 

@@ -1,15 +1,15 @@
-"""Unsharing: layers that shared a block get blocks of their own, equal at birth.
+"""Unsharing: layers that shared a block get their own blocks, which start equal.
 
-Yang et al. 2021 (SWE, arXiv 2110.03848), algorithm 1; by groups as SWE-M, or A x B units. The function is preserved
+Yang et al. 2021 (SWE, arXiv 2110.03848), algorithm 1; also by groups (SWE-M) or A x B units. The function is preserved
 bitwise. Tier 3 for the moments: the shared block's gradient was the mean over its n uses, g = (g_1 + ... + g_n) / n, so
 with gradients of equal size and mean pairwise correlation rho
 
     E[g^2] = E[g_i^2] (1 + (n - 1) rho) / n       (and the same with k where k layers still share a new block)
 
 With rho measured on a probe batch, exp_avg_sq is multiplied by n / (1 + (n - 1) rho) and exp_avg by its square root:
-each layer goes on with the update that the shared block was about to make, and its own gradients are of the size that
-the moments expect. Without the factor updates grow by up to sqrt(n) as those gradients come in; with the factor on
-exp_avg_sq alone, which leaves exp_avg an unbiased estimate, they start as much too small.
+each layer continues with the update that the shared block was about to make, and its gradients have the size that the
+moments expect. Without the factor, updates grow by up to sqrt(n) as those gradients arrive. With the factor on
+exp_avg_sq alone, which leaves exp_avg an unbiased estimate, updates start too small by as much.
 """
 
 from dataclasses import replace

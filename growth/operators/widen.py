@@ -1,16 +1,16 @@
-"""Widening: new units of hidden, heads, FFN or the embedding are copies of old ones, and their consumers divide.
+"""Widening: new units of hidden, heads, FFN or the embedding copy old ones; consumers divide their weights.
 
-    copy   unit i copies unit i mod old. hidden by whole multiples only; heads and FFN to any size.
-    fpi    bert2BERT's function-preserving initialisation (Chen et al. 2022, arXiv 2110.07143), after Net2Net: what is
-           left over of a multiple is drawn at random. By name also for hidden to any size, where it is not exact:
-           LayerNorm's statistics see some units twice (their MLM loss 1.67 -> 1.70 from 512 to 768).
-    aki    bert2BERT's advanced knowledge initialisation: new units are taken from the next layer. Breaks the symmetry.
-    lemon  whole multiples with unequal fan-outs (Wang et al. 2024, arXiv 2310.07999): W / k + R - mean(R) over the k
-           copies, R the fresh weights of the wide model. `noise` gives the same in any strength.
+    copy   unit i copies unit i mod old. hidden only to multiples; heads and FFN to any size.
+    fpi    bert2BERT's function-preserving initialization (Chen et al. 2022, arXiv 2110.07143), after Net2Net: units
+           beyond a multiple copy random ones. Also takes hidden to any size, where it is not exact: LayerNorm's
+           statistics see some units twice (their MLM loss went from 1.67 to 1.70 from 512 to 768).
+    aki    bert2BERT's advanced knowledge initialization: new units come from the next layer. Breaks the symmetry.
+    lemon  multiples with unequal fan-outs (Wang et al. 2024, arXiv 2310.07999): W / k + R - mean(R) over the k
+           copies, with R the fresh weights of the wide model. `noise` does the same at any strength.
 
-copy and fpi with equal copies on hidden: the function and the whole training state are preserved (tier 2). With noise,
-or lemon: the function is preserved (tier 1), the moments are those without the noise. aki and uneven hidden: tier 3.
-Equal copies of FFN units stay equal for ever, those of hidden units and heads until dropout tells them apart.
+copy, and fpi with equal copies of hidden units, preserve the function and the whole training state (tier 2). noise and
+lemon preserve the function (tier 1); the moments are those without noise. aki and uneven hidden: tier 3. Equal copies
+of FFN units stay equal forever, those of hidden units and heads until dropout separates them.
 """
 
 from collections.abc import Mapping
@@ -54,11 +54,13 @@ class Widen(Operator):
         target = source.replace(**wanted_widths(wanted, {axis: FIELDS[axis] for axis in axes}))
         changed = list(changed_widths(source, target))
         if not changed or (target.embedding_size is None) != (source.embedding_size is None):
-            raise UserError(f"grow widen: shape asks for no other {', '.join(axes)}; say there what to widen to")
+            raise UserError(f"grow widen: the shape does not change {', '.join(axes)}; set the new width there")
         for axis, _, old, new in changed:
             check_width(self.name, axis, old, new, whole=axis in NORMALISED and self.how in ("copy", "lemon"))
             if self.how == "lemon" and new % old:
-                raise UserError(f"grow widen: {axis} {old} -> {new} is no whole multiple, as lemon needs; use copy")
+                raise UserError(
+                    f"grow widen: {axis} {old} -> {new} is not a multiple, as lemon requires; use how: copy"
+                )
         return target
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
@@ -88,7 +90,7 @@ class Widen(Operator):
 
 
 def with_new_units(spec: ParameterSpec, record: Record, other: Record, maps: Mapping[str, AxisMap]) -> Record:
-    """The record with those produced units that are beyond the old size taken from another."""
+    """The record, with produced units beyond the old size taken from another record."""
     tensors = []
     for own, theirs in zip(record.tensors(), other.tensors(), strict=True):
         for position, axis in enumerate(spec.axes):
@@ -102,11 +104,11 @@ def with_new_units(spec: ParameterSpec, record: Record, other: Record, maps: Map
 
 
 def check_width(operator: str, axis: str, old: int, new: int, whole: bool) -> None:
-    """Raises UserError where copies cannot lead from one width to another."""
+    """Raises UserError if copies cannot lead from one width to the other."""
     if new < old:
         raise UserError(f"grow {operator}: {axis} {old} -> {new} shrinks; use {SHRINKING.get(axis, 'coalesce')}")
     if whole and new % old:
         raise UserError(
-            f"grow {operator}: {axis} {old} -> {new} is no whole multiple, and LayerNorm would see some units more "
-            "often than others; use mask_growth, which is exact, or ask for the error by name: {widen: {how: fpi}}"
+            f"grow {operator}: {axis} {old} -> {new} is not a multiple, so LayerNorm would see some units more often "
+            "than others; use mask_growth, which is exact, or accept the error with {widen: {how: fpi}}"
         )

@@ -1,4 +1,4 @@
-"""What the operators on width share: which axes a shape change touches, the map of each, and noise between copies."""
+"""Shared by the operators on width: the axes that a shape change touches, the map of each, and noise between copies."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -12,10 +12,10 @@ from model.initialize import initial_weight
 from model.parameters import ParameterSpec
 
 FIELDS = {"hidden": "hidden", "heads": "heads", "ffn": "ffn", "embedding": "embedding_size"}
-"""Axes of the parameter table that have a width of their own, and the field of BertConfig that sets it."""
+"""Axes of the parameter table with their own width, and the field of BertConfig that sets it."""
 
 NORMALISED = ("hidden", "embedding")
-"""Axes that a LayerNorm runs over: it couples their units, so all must be copied equally often."""
+"""Axes that a LayerNorm runs over. It couples their units, so all must be copied equally often."""
 
 
 def width(config: BertConfig, axis: str, block: int | None) -> int | None:
@@ -62,5 +62,5 @@ def with_noise(
 
 
 def wanted_widths(wanted: PartialShape, axes: Mapping[str, str] = FIELDS) -> dict[str, Any]:
-    """The part of a wanted shape that sets widths."""
+    """The fields of a wanted shape that set widths."""
     return {field: wanted[field] for field in axes.values() if wanted.get(field) is not None}

@@ -1,10 +1,10 @@
-"""The recipes that come with Espalier, and how a recipe is laid over another.
+"""The shipped recipes, and how one recipe is laid over another.
 
-    recipes/scales/base.yaml         a whole recipe: BERT-base from scratch
-    recipes/methods/compound.yaml    what CompoundGrow changes at every scale and, under `scales`, at some
+    shipped/scales/base.yaml         a whole recipe: BERT-base from scratch
+    shipped/methods/compound.yaml    what CompoundGrow changes at every scale and, under `scales`, at some
     compound-base                    the second laid over the first
 
-A recipe of a user's own names the one below it by `extends`.
+A user's recipe names the one below it with `extends`.
 """
 
 from pathlib import Path
@@ -18,9 +18,9 @@ SCALES, METHODS = RECIPES / "scales", RECIPES / "methods"
 
 
 def read_values(path: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """What a recipe file says, or the recipe of a name, with all it extends; the name is the file's if none is given.
+    """The values of a recipe, by file or name, with all that it extends. Its name defaults to the file's.
 
-    `above` are the files that extend it. Raises UserError naming what cannot be found or read.
+    `above`: the files that extend it. Raises UserError naming what cannot be found or read.
     """
     if Path(path).parent.resolve() == METHODS:
         raise UserError(f"{path} is a method; name it with a scale, for example {Path(path).stem}-base")
@@ -40,15 +40,15 @@ def read_values(path: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def shipped_names() -> list[str]:
-    """Every name that comes with Espalier."""
+    """The names of all shipped recipes."""
     scales = _stems(SCALES)
     return [*_stems(RECIPES), *scales, *(f"{method}-{scale}" for method in _stems(METHODS) for scale in scales)]
 
 
 def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Both as one: mappings are merged key by key, and for the rest what is above replaces what is below.
+    """Both as one recipe: mappings are merged key by key; any other value above replaces the one below.
 
-    A mapping of stages changes those below by their names; a list of stages replaces them, as `grow` does always.
+    A mapping of stages changes the stages below by name. A list of stages replaces them; `grow` is always replaced.
     """
     both = dict(below)
     for key, value in above.items():
@@ -65,7 +65,7 @@ def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _changed_stages(stages: list[Any], changes: dict[str, Any]) -> list[dict[str, Any]]:
     for stage in stages:
         if not isinstance(stage, dict):
-            raise UserError(f"stages: {stage!r} in the recipe below is no stage; write a mapping with a name there")
+            raise UserError(f"stages: {stage!r} in the recipe below is not a stage; write a mapping with a name there")
     names = [stage.get("name") for stage in stages]
     for name, change in changes.items():
         if name not in names:
@@ -86,7 +86,7 @@ def _at_scale(method: str, scale: str) -> dict[str, Any]:
 
 
 def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A file's values, laid over those of the recipe that it extends: a file beside it, or a recipe by its name."""
+    """The values of a file, laid over the recipe that it extends: a file in the same folder, or a recipe by name."""
     if file.resolve() in above:
         raise UserError(f"recipe {file} extends itself; name another recipe there")
     try:
@@ -95,16 +95,16 @@ def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"recipe {file} cannot be read: {error}") from None
     values = parse(text, str(file))
     if not isinstance(values, dict):
-        raise UserError(f"{file} holds no recipe: it has to be a mapping of keys such as name, model and stages")
+        raise UserError(f"{file} is not a recipe: it must be a mapping of keys such as name, model and stages")
     below = values.pop("extends", None)
     if below is None:
         return values
     if not isinstance(below, str) or not below:
         raise UserError(f"{file}: extends is {below!r}; name a recipe there, or remove it")
     above = (*above, file.resolve())
-    beside = file.parent / (f"{below}.yaml" if file.parent == METHODS else below)
-    if beside.is_file() or below.endswith(".yaml"):
-        inherited = _read(beside, above)
+    neighbour = file.parent / (f"{below}.yaml" if file.parent == METHODS else below)
+    if neighbour.is_file() or below.endswith(".yaml"):
+        inherited = _read(neighbour, above)
     else:
         inherited = read_values(below, above)
     inherited.pop("name", None)

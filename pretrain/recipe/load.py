@@ -1,4 +1,4 @@
-"""A recipe by file or name, and `--set` overrides: a validated Recipe or one clear line out."""
+"""Loads a recipe by file or name, with `--set` overrides: the result is a validated Recipe or one clear error line."""
 
 import re
 import typing
@@ -16,7 +16,7 @@ from pretrain.settings.yaml_text import parse
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads a recipe, by file or by the name of one that comes with Espalier, and applies `--set` overrides.
+    """Reads a recipe, by file or by the name of a shipped one, and applies `--set` overrides.
 
     `overrides`: strings such as `stages.1.steps=200`. Raises UserError naming the file and the offending key.
     """
@@ -31,7 +31,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def explained(schema: type[BaseModel], source: str = "", section: str = "") -> Iterator[None]:
     """Inside, a ValidationError of `schema` becomes one line: source, key, what is wrong, the nearest valid key.
 
-    `source` names the file, `section` where in it the values stand.
+    `source` names the file, `section` the key in it that holds the values.
     """
     try:
         yield
@@ -40,7 +40,7 @@ def explained(schema: type[BaseModel], source: str = "", section: str = "") -> I
 
 
 def _explain(schema: type[BaseModel], error: ValidationError, section: str) -> str:
-    # An unknown key is the likeliest cause of everything else that is wrong (a misspelt key is missing, too).
+    # An unknown key is the likeliest cause of the other faults: a misspelt key is also missing.
     faults = error.errors()
     fault = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
     path = [part for part in fault["loc"] if not _is_type_tag(part)]
@@ -62,12 +62,12 @@ def _explain(schema: type[BaseModel], error: ValidationError, section: str) -> s
 
 
 def _is_type_tag(part: int | str) -> bool:
-    """Pydantic adds the tried member of a union to the path of a fault (`int`, `tuple[...]`, `constrained-int`)."""
+    """Pydantic adds the union member it tried to the path of a fault (`int`, `tuple[...]`, `constrained-int`)."""
     return (isinstance(part, str) and not re.fullmatch(r"[A-Za-z]\w*", part)) or part in ("int", "float", "str", "bool")
 
 
 def _keys_at(schema: type[BaseModel], path: list) -> list[str]:
-    """The keys that the section at `path` knows, as they are written in a recipe."""
+    """The keys of the section at `path`, as written in a recipe."""
     annotation: Any = schema
     for part in path:
         model = model_in(annotation)
@@ -92,7 +92,7 @@ def _lower_first(text: str) -> str:
 
 
 def _apply(values: dict, override: str) -> None:
-    """Sets one value in place: `key.key=value`; a stage goes by its number or its name; the value is read as YAML."""
+    """Sets one value in place: `key.key=value`; a stage is given by number or name; the value is read as YAML."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise UserError(f"--set {override}: write KEY=VALUE, for example --set stages.1.steps=200")
@@ -110,7 +110,7 @@ def _index(node: Any, part: str, override: str) -> Any:
     if isinstance(node, dict):
         return part
     if not isinstance(node, list):
-        raise UserError(f"--set {override}: there is nothing below {part!r} to set; it stands under a plain value")
+        raise UserError(f"--set {override}: there is nothing below {part!r} to set: its parent is a plain value")
     names = {item["name"]: index for index, item in enumerate(node) if isinstance(item, dict) and "name" in item}
     if part in names:
         return names[part]

@@ -1,4 +1,4 @@
-"""Operators as a recipe or the command line names them: checked options in, operators out."""
+"""Operators from their names and options in a recipe or on the command line."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def read_operators(
     named = [(name, options or {}) for mapping in grow for name, options in mapping.items()]
     if any(name == AUTO for name, _ in named):
         if named != [(AUTO, {})]:
-            raise UserError("grow auto stands alone and takes no options; name the operators instead")
+            raise UserError("grow auto cannot be combined with operators or options; name the operators instead")
         return tuple(default_operators(source, wanted))
     operators = []
     for name, options in named:

@@ -1,9 +1,9 @@
-"""The learning rate: a pure function of the clock, over the whole run, whatever happens to the model meanwhile.
+"""The learning rate: a pure function of the clock over the whole run, independent of changes of shape.
 
     rate(now) = phase(now) * rewarm(now) * scale(stage)
 
-A *phase* is one warm-up, an optional hold and one decay: a run has one, two-phase BERT has two. On top of it each stage
-may climb back from zero after its change of shape (re-warm-up) and may scale the rate.
+A *phase* is a warmup, an optional hold and a decay: most runs have one, two-phase BERT has two. Each stage may also
+climb back from zero after its change of shape (rewarm) and scale the rate.
 
 The clock counts steps, or seconds of training for a run with a budget of hours. Steps are optimizer updates that were
 applied: one that the loss scaler skipped does not count, so it does not advance the schedule.
@@ -19,9 +19,9 @@ Shape = Literal["linear", "polynomial", "cosine", "constant"]
 
 @dataclass(frozen=True)
 class Phase:
-    """Linear warm-up over `warmup` ticks, `hold` ticks at the peak, then a decay to `end` at `start + length`.
+    """Linear warmup over `warmup` ticks, `hold` ticks at the peak, then a decay to `end` at `start + length`.
 
-    The first tick has `peak / warmup`, the last of the warm-up the peak, the last of the phase just above `end`.
+    The first tick has `peak / warmup`, the last of the warmup the peak, the last of the phase a rate just above `end`.
     """
 
     start: float
@@ -31,7 +31,7 @@ class Phase:
     hold: float = 0
     shape: Shape = "linear"
     end: float = 0.0
-    """As a part of the peak."""
+    """As a fraction of the peak."""
     power: float = 1.0
 
     def __call__(self, now: float) -> float:
@@ -47,7 +47,7 @@ class Phase:
 
 
 def _climb(elapsed: float, length: float) -> float:
-    """Rises to 1 in the last tick before `length`; the first tick does not waste its step on a rate of zero."""
+    """Rises to 1 in the last tick before `length`. Starts above 0, so the first step is not wasted."""
     return min((elapsed + 1) / length, 1.0)
 
 
@@ -62,7 +62,7 @@ def _decay(shape: Shape, power: float, progress: float) -> float:
 
 @dataclass(frozen=True)
 class StageRate:
-    """What one stage does to the rate: climb from zero over `rewarm` ticks, and multiply by `scale` throughout."""
+    """The factor of one stage: a climb from zero over `rewarm` ticks, times `scale` throughout."""
 
     start: float
     rewarm: float = 0
@@ -85,13 +85,13 @@ class LearningRate:
         return rate * _current(self.stages, now)(now) if self.stages else rate
 
     def warm_at(self, now: float) -> float:
-        """The tick up to which the rate climbs, in the phase and the stage of a moment."""
+        """The tick at which the climb ends, in the phase and the stage at `now`."""
         phase, stage = _current(self.phases, now), _current(self.stages, now)
         return max(phase.start + phase.warmup, stage.start + stage.rewarm)
 
     @property
     def corners(self) -> list[float]:
-        """The ticks at which the curve bends or jumps: enough to print or draw it."""
+        """The breakpoints of the curve, in ticks: enough to print or draw it."""
         ticks = {0.0}
         for phase in self.phases:
             up = max(phase.start + phase.warmup - 1, phase.start)

@@ -1,4 +1,4 @@
-"""What the values of a recipe are made of: sections that refuse unknown keys, counts, and shares of the run."""
+"""The types of values in a recipe: counts, shares, numbers, and sections that refuse unknown keys."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from model.errors import UserError
 
 @dataclass(frozen=True)
 class Share:
-    """A part of a whole (the run, its model, its rows), written `28%` in a recipe."""
+    """A share of the run, of its model or of its row length, written `28%` in a recipe."""
 
     percent: float
 
@@ -20,7 +20,7 @@ class Share:
 
 
 def parse_share(value: Any) -> Share | None:
-    """`28%` -> Share(28); None for what is no share from 0% to 100%."""
+    """`28%` -> Share(28); None for anything but a share from 0% to 100%."""
     if not isinstance(value, str) or not value.strip().endswith("%"):
         return None
     try:
@@ -74,7 +74,7 @@ SECONDS_PER_HOUR = 3600
 Positive = Annotated[int, Field(ge=1)]
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-"""No text or `true` that could be read as one."""
+"""Strict: text and `true` are refused."""
 
 Rate = Annotated[Number, Field(ge=0, lt=1)]
 

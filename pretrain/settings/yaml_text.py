@@ -1,4 +1,4 @@
-"""YAML as recipes are written in it."""
+"""Reads YAML as recipes use it."""
 
 import re
 import typing
@@ -20,7 +20,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
-                raise _fault(f"a key has to be a plain word, not {key!r}", key_node)
+                raise _fault(f"a key must be a plain word, not {key!r}", key_node)
             if key in seen:
                 raise _fault(f"key {key!r} is given twice", key_node)
             seen.add(key)

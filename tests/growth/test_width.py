@@ -57,7 +57,7 @@ def test_fpi_on_uneven_hidden_is_close_and_by_name_only():
     change = change_of(source, {"widen": {"how": "fpi"}}, {"hidden": 48, "heads": 6})
     after = loss(change.target, grown(change, state))
     assert 1e-9 < abs(after - before) < 0.05 * before
-    with pytest.raises(UserError, match=r"hidden 32 -> 48 is no whole multiple.*mask_growth.*how: fpi"):
+    with pytest.raises(UserError, match=r"hidden 32 -> 48 is not a multiple.*mask_growth.*how: fpi"):
         change_of(source, {"widen": {}}, {"hidden": 48})
 
 

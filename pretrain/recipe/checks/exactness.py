@@ -1,4 +1,4 @@
-"""What DeepSpeed offers but cannot be held exactly here: refused with the reason before anything runs."""
+"""DeepSpeed features that would make training inexact here: refused with the reason before anything runs."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,24 +21,24 @@ REFUSALS = (
     Refusal(
         "zero_optimization.offload_optimizer.device",
         _IS_NVME,
-        "masters and moments on disk are out of reach between two calls of the optimizer: no step could see the norm "
-        "of a whole parameter, and no move could read them; choose cpu",
+        "the optimizer cannot access NVMe-offloaded state between steps, so neither the norm of a whole parameter nor "
+        "a change of shape is possible; choose cpu",
     ),
     Refusal(
         "zero_optimization.offload_param.device",
         _IS_NVME,
-        "weights on disk are out of reach of a change of shape; choose cpu",
+        "a change of shape cannot access NVMe-offloaded weights; choose cpu",
     ),
     Refusal(
         "zero_optimization.offload_optimizer.ratio",
         lambda value: value not in (None, "auto", 1, 1.0),
-        "DeepSpeed would step what is not offloaded with an AdamW of its own, whatever the recipe's optimizer; "
+        "DeepSpeed would update the part that is not offloaded with its own AdamW, whatever the recipe's optimizer; "
         "remove it",
     ),
     Refusal(
         "zero_optimization.zenflow",
         _IS_SET,
-        "ZenFlow steps parts of a parameter at different times, so its norms and moments are not those of one step; "
+        "ZenFlow updates parts of a parameter at different times, so norms and moments would mix several steps; "
         "remove it",
     ),
     Refusal(
@@ -65,15 +65,15 @@ REFUSALS = (
 
 
 def check_exactness(config: dict[str, Any], precision: str, path: str) -> None:
-    """Raises UserError for a DeepSpeed file that an optimizer could not be exact under; `path` names the file."""
+    """Raises UserError for a DeepSpeed file that would make an optimizer inexact; `path` names the file."""
     for refusal in REFUSALS:
         value = value_at(config, refusal.key)
         if refusal.is_refused(value):
             raise UserError(f"{path} sets {refusal.key} to {_shown(value)}: {refusal.reason}")
     if precision == "fp16" and value_at(config, "zero_optimization.stage") == 0:
         raise UserError(
-            f"{path} is ZeRO stage 0, where DeepSpeed divides fp16 gradients by a loss scale that it never multiplied "
-            "the loss with; choose ds_configs/zero1.json, or precision bf16"
+            f"{path} is ZeRO stage 0, where DeepSpeed divides fp16 gradients by a loss scale without scaling the loss; "
+            "choose ds_configs/zero1.json, or precision bf16"
         )
 
 

@@ -39,13 +39,13 @@ def test_bad_settings_are_named(values, message):
 @pytest.mark.parametrize(
     ("section", "precision", "message"),
     [
-        ({"stage": 3, "offload_optimizer": {"device": "nvme"}}, "bf16", "to nvme: masters and moments on disk"),
-        ({"stage": 3, "offload_param": {"device": "nvme"}}, "bf16", "weights on disk"),
-        ({"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}, "bf16", "an AdamW of its own"),
+        ({"stage": 3, "offload_optimizer": {"device": "nvme"}}, "bf16", "to nvme: the optimizer cannot access"),
+        ({"stage": 3, "offload_param": {"device": "nvme"}}, "bf16", "NVMe-offloaded weights"),
+        ({"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}, "bf16", "with its own AdamW"),
         ({"stage": 3, "zero_hpz_partition_size": 2}, "bf16", "ignore tensor parallelism"),
         ({"stage": 3, "mics_shard_size": 2}, "bf16", "mics_shard_size, which DeepSpeed does not know"),  # any more
         ({"stage": 2, "zenflow": {"topk_ratio": 0.1}}, "bf16", "to a section: ZenFlow"),
-        ({"stage": 0}, "fp16", "a loss scale that it never multiplied"),
+        ({"stage": 0}, "fp16", "a loss scale without scaling the loss"),
     ],
 )
 def test_what_cannot_be_exact_is_refused(tmp_path, name, section, precision, message):

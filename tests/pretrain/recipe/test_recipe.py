@@ -72,7 +72,7 @@ def test_auto_finds_the_operators(recipe_file):
     run = resolve(load_recipe(file), corpus_vocab_size=1000, num_ranks=4)
     assert [operator.name for operator in run.stages[-1].grow] == ["stack", "widen"]
     mixed = recipe_file("grow: stack, shape", "grow: [auto, stack], shape")
-    with pytest.raises(UserError, match="grow auto stands alone"):
+    with pytest.raises(UserError, match="grow auto cannot be combined"):
         resolve(load_recipe(mixed), corpus_vocab_size=1000, num_ranks=4)
 
 

@@ -41,7 +41,7 @@ def mistake(tmp_path, monkeypatch):
         ({"a_yaml": "extends: compound-base\nstages: {quarter: 5}"}, "stages.quarter is 5; write the keys that change"),
         (
             {"b_yaml": VALUES + "stages: [x, y]", "a_yaml": "extends: b.yaml\nstages: {x: {steps: 5}}"},
-            "stages: 'x' in the recipe below is no stage",
+            "stages: 'x' in the recipe below is not a stage",
         ),
         ({"a_yml": "extends: a.yml"}, "a.yml extends itself"),
         ({"mini": "extends: mini"}, "mini extends itself"),
@@ -65,8 +65,8 @@ def test_a_folder_of_its_name_does_not_hide_a_recipe(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("? [a, b]\n: 3", "line 1: a key has to be a plain word, not ['a', 'b']"),
-        ("{{a: 1}: 3}", "line 1: a key has to be a plain word, not {'a': 1}"),
+        ("? [a, b]\n: 3", "line 1: a key must be a plain word, not ['a', 'b']"),
+        ("{{a: 1}: 3}", "line 1: a key must be a plain word, not {'a': 1}"),
         ("steps: !!int soon", "invalid literal for int()"),
         ("steps: \x01", "special characters are not allowed"),
     ],
