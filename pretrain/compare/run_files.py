@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, FiniteFloat
 from model.errors import UserError
 from pretrain.recipe import Recipe
 from pretrain.recipe.load import explained
+from pretrain.runs.history import read_lines
 
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 
@@ -80,15 +81,10 @@ def read_summary(file: Path) -> Summary:
 
 def read_steps(file: Path) -> tuple[Step, ...]:
     with _named(file), explained(Step):
-        lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-        steps = tuple(Step.model_validate(line) for line in lines if not _is_event(line))
+        steps = tuple(Step.model_validate(line) for line in read_lines(file, is_finished=True) if "event" not in line)
         if not steps:
             raise ValueError("it holds no step")
         return steps
-
-
-def _is_event(line: Any) -> bool:
-    return isinstance(line, dict) and "event" in line
 
 
 @contextmanager

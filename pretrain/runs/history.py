@@ -1,16 +1,23 @@
-"""What a run has done so far, read from its metrics.jsonl: one object a step or event."""
+"""The history of a run: its metrics.jsonl, one object for each step or event. The only reader of that file."""
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from model.errors import UserError
 from pretrain.runs.folder import RunFolder
 
 Line = dict[str, Any]
+
+LASTING_EVENTS = ("rollback",)
+"""Events that stay when a resumed run drops what was written after its checkpoint."""
+
+NUM_LAST_STEPS = 20
+"""Steps at the end of a stage that its loss is averaged over."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,11 @@ class History:
         metrics = RunFolder(folder).metrics
         if not metrics.is_file():
             raise UserError(f"{folder} has no metrics.jsonl; name the folder of a run, such as runs/demo")
-        return cls([line for line in _read_lines(metrics) if line["step"] <= last_step])
+        try:
+            lines = read_lines(metrics)
+        except ValueError as fault:
+            raise UserError(f"{metrics} is damaged: {fault}; remove it, or copy the file again") from None
+        return cls([line for line in lines if line["step"] <= last_step])
 
     @property
     def steps(self) -> list[Line]:
@@ -34,21 +45,50 @@ class History:
 
     @property
     def stages(self) -> list[Line]:
-        """Each stage once, as it began: a resumed run announces its stage again."""
+        """The event that began each stage. A resumed run may repeat it; the first one counts."""
         return list({line["stage"]: line for line in reversed(self.events("stage"))}.values())[::-1]
 
+    def steps_of(self, stage: str) -> list[Line]:
+        return [line for line in self.steps if line["stage"] == stage]
 
-def _read_lines(metrics: Path) -> Iterator[Line]:
-    """Without the last one if it is torn: the run writes it just now, or was killed while it did."""
+
+def final_loss(steps: Sequence[Line]) -> float:
+    """Mean loss of the last steps, in nats; those that diverged are left out. NaN where there are no others."""
+    losses = [line["loss"] for line in steps if math.isfinite(line["loss"])]
+    return fmean(losses[-NUM_LAST_STEPS:]) if losses else math.nan
+
+
+def usual_speed(steps: Sequence[Line]) -> float:
+    """Median tokens per second; NaN without steps."""
+    return median(line["tokens_per_second"] for line in steps) if steps else math.nan
+
+
+def read_lines(metrics: Path, *, is_finished: bool = False) -> list[Line]:
+    """Every step and event. Raises ValueError that names the first line that is neither.
+
+    A torn last line is ignored unless the run is finished: the run is writing it, or was killed while it did.
+    """
     texts = metrics.read_bytes().splitlines()
+    lines = []
     for number, text in enumerate(texts, 1):
         line = _parsed(text)
         if line is not None:
-            yield line
-        elif number < len(texts):
-            raise UserError(
-                f"{metrics} is damaged: line {number} is no step and no event; take it out, or copy the file again"
-            )
+            lines.append(line)
+        elif is_finished or number < len(texts):
+            raise ValueError(f"line {number} is not a step or an event")
+    return lines
+
+
+def truncate(metrics: Path, num_lines: int) -> int:
+    """Keeps the first `num_lines` lines, and the lasting events after them. Returns how many lines are left."""
+    texts = metrics.read_bytes().splitlines() if metrics.is_file() else []
+    dropped = [(text, _parsed(text)) for text in texts[num_lines:]]
+    lasting = [text for text, line in dropped if line and line.get("event") in LASTING_EVENTS]
+    kept = texts[:num_lines] + lasting
+    partial = metrics.with_suffix(".partial")
+    partial.write_bytes(b"".join(text + b"\n" for text in kept))
+    partial.replace(metrics)
+    return len(kept)
 
 
 def _parsed(text: bytes) -> Line | None:

@@ -1,8 +1,6 @@
 """The picture of a run: loss against tokens, with every change of shape marked."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -13,23 +11,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
+from pretrain.runs.history import History, Line
+
 TRAINING, VALIDATION, GUIDE = "#2f6690", "#d1495b", "#8d8d8d"
 STAGE_SHADES = ("#f4f4f0", "#ffffff")
 SMOOTHING_SHARE = 0.01
-"""Of the run's steps: the width of the running mean."""
+"""Width of the running mean, as a share of the run's steps."""
 
 
-def plot_loss(metrics: Path, picture: Path, unigram_loss: float | None = None) -> None:
-    """Draws metrics.jsonl into a PNG, with the loss of a model that knows only how frequent tokens are as a guide."""
-    lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
-    steps = [line for line in lines if "event" not in line]
+def plot_loss(history: History, picture: Path, unigram_loss: float | None = None) -> None:
+    """Draws a PNG, with the loss of a model that knows only how frequent tokens are as a guide."""
     figure, axes = plt.subplots(figsize=(8.5, 4.6), dpi=110, layout="constrained")
     try:
-        _draw_loss(axes, steps)
-        _draw_validation(axes, [line for line in lines if line.get("event") == "validation"])
+        _draw_loss(axes, history.steps)
+        _draw_validation(axes, history.events("validation"))
         if unigram_loss is not None:
             axes.axhline(unigram_loss, color=GUIDE, linestyle=":", label=f"unigram predictor ({unigram_loss:.2f})")
-        _draw_stages(axes, steps, lines)
+        _draw_stages(axes, history)
         axes.set(xlabel="tokens", ylabel="masked-token loss (nats)")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.spines[["top", "right"]].set_visible(False)
@@ -39,7 +37,7 @@ def plot_loss(metrics: Path, picture: Path, unigram_loss: float | None = None) -
         plt.close(figure)
 
 
-def _draw_loss(axes: Axes, steps: list[dict[str, Any]]) -> None:
+def _draw_loss(axes: Axes, steps: list[Line]) -> None:
     """The running mean restarts at every change of shape, so that a jump there shows."""
     tokens = np.array([step["tokens"] for step in steps])
     loss = np.array([step["mlm_loss"] for step in steps])
@@ -63,17 +61,17 @@ def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
     return (sums[last] - sums[first]) / (last - first)
 
 
-def _draw_validation(axes: Axes, validations: list[dict[str, Any]]) -> None:
+def _draw_validation(axes: Axes, validations: list[Line]) -> None:
     tokens, losses = ([line[key] for line in validations] for key in ("tokens", "valid_loss"))
     axes.plot(tokens, losses, "o", color=VALIDATION, markersize=4.5, label="validation", clip_on=False, zorder=3)
 
 
-def _draw_stages(axes: Axes, steps: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
-    """Each stage shaded, with its name and shape above; each growth a line with its operator."""
-    shapes = {line["stage"]: line["shape"] for line in lines if line.get("event") == "stage"}
-    operators = {line["stage"]: line["operator"] for line in lines if line.get("event") == "growth"}
-    last_tokens = {step["stage"]: step["tokens"] for step in steps}
-    begin, whole = 0, steps[-1]["tokens"]
+def _draw_stages(axes: Axes, history: History) -> None:
+    """Shades each stage under its name and shape, and marks each change of shape by a line with its operator."""
+    shapes = {line["stage"]: line["shape"] for line in history.stages}
+    operators = {line["stage"]: line["operator"] for line in history.events("growth")}
+    last_tokens = {step["stage"]: step["tokens"] for step in history.steps}
+    begin, whole = 0, history.steps[-1]["tokens"]
     for index, (stage, end) in enumerate(last_tokens.items()):
         axes.axvspan(begin, end, color=STAGE_SHADES[index % 2], zorder=0)
         if stage in operators:

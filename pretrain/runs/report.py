@@ -13,7 +13,7 @@ from string import Template
 from typing import Any
 
 from pretrain.runs.folder import RunFolder
-from pretrain.runs.history import History, Line
+from pretrain.runs.history import History, Line, final_loss, usual_speed
 
 TEMPLATES = Path(__file__).parent / "templates"
 PARTS = {"style": "report.css", "script": "report.js"}
@@ -85,7 +85,7 @@ class Places:
     """Where a step lies on every horizontal axis."""
 
     def __init__(self, history: History):
-        self.by_step = {0: dict.fromkeys(AXES, 0)}
+        self.by_step: dict[int, dict[str, float]] = {0: dict.fromkeys(AXES, 0.0)}
         for line in history.steps:
             self.by_step[line["step"]] = {axis: line[axis] for axis in AXES}
 
@@ -166,10 +166,9 @@ def _is_number(value: Any) -> bool:
 def _stage_table(history: History) -> dict[str, Any]:
     rows = []
     for stage in history.stages:
-        taken = [line for line in history.steps if line["stage"] == stage["stage"]]
-        losses = [line["loss"] for line in taken if math.isfinite(line["loss"])]
-        speed = sorted(line["tokens_per_second"] for line in taken)
-        numbers = (fmean(losses[-20:]) if losses else "", round(speed[len(speed) // 2]) if speed else "")
+        taken = history.steps_of(stage["stage"])
+        loss, speed = final_loss(taken), usual_speed(taken)
+        numbers = ("" if math.isnan(loss) else loss, round(speed) if taken else "")
         rows.append([stage["stage"], stage["step"], len(taken), stage["shape"], *numbers])
     return {"columns": ["stage", "from step", "steps", "shape", "loss at its end", "tokens/s"], "rows": rows}
 

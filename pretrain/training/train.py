@@ -23,7 +23,7 @@ from pretrain.runs.folder import RunFolder
 from pretrain.training.evaluation import evaluate
 from pretrain.training.events import Evaluation, Hook
 from pretrain.training.hooks import make_hooks
-from pretrain.training.hooks.non_finite import NonFiniteGuard, RollBack
+from pretrain.training.hooks.non_finite import NonFiniteGuard, Rollback
 from pretrain.training.preflight import check_run, check_shards
 from pretrain.training.trainer import Trainer
 from pretrain.use.trained import open_corpus, saved_rows
@@ -45,9 +45,9 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> Non
             try:
                 trainer.fit()
                 break
-            except RollBack as roll_back:
+            except Rollback as rollback:
                 trainer.call("on_leave")
-                position = roll_back.position
+                position = rollback.position
             except Stop:
                 trainer.call("on_leave")
                 raise
@@ -67,7 +67,7 @@ def _trainer(
     position: DataPosition | None,
     extra_hooks: Sequence[Hook],
 ) -> Trainer:
-    """A trainer from the folder's newest intact checkpoint, or from the start; after a roll-back it reads elsewhere."""
+    """A trainer at the folder's newest intact checkpoint, or at the start. It reads on from `position`, if given."""
     hooks = make_hooks(run.recipe, folder, guard, extra_hooks)
     progress, state = Progress(), None
     newest = load_newest(folder.checkpoints, report=lambda line: print(f"espalier: {line}", file=sys.stderr))

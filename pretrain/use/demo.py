@@ -1,6 +1,6 @@
 """What the demo shows at its end: `python -m pretrain.use.demo RUN_FOLDER`.
 
-Everything is read from the run's folder: how the loss fell from stage to stage, what that is worth beside a model that
+Everything is read from the run's folder: how the loss fell from stage to stage, how that compares with a model that
 knows only how frequent tokens are, and words that the trained model writes into text it has not seen.
 """
 
@@ -23,6 +23,7 @@ from pretrain.data import Corpus, unigram_baseline
 from pretrain.data.hashing import hash_of
 from pretrain.recipe.schema import Recipe
 from pretrain.runs.folder import RunFolder
+from pretrain.runs.history import History
 from pretrain.use.fill import Filler, blank_id
 from pretrain.use.trained import open_corpus, open_trained
 
@@ -67,9 +68,8 @@ def stage_table(summary: dict) -> Table:
 
 
 def validation_table(summary: dict, run_folder: RunFolder, corpus: Corpus, recipe: Recipe, sequence: int) -> Table:
-    """Loss and accuracy on masked tokens of held-out text, before and after, beside the unigram predictor's."""
-    lines = map(json.loads, run_folder.metrics.read_text("utf-8").splitlines())
-    before = next(line for line in lines if line.get("event") == "validation")
+    """Loss and accuracy on masked tokens of held-out text, before and after, and the unigram predictor's."""
+    before = History.read(run_folder.path).events("validation")[0]
     data = recipe.data
     unigram = unigram_baseline(corpus, sequence, data.masking, recipe.validation.rows, data.sampling)
     rows = {

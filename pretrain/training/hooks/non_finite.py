@@ -1,7 +1,8 @@
-"""Keeps a loss or gradient that is not finite out of the weights, and gets the run past data or luck that causes it.
+"""Keeps a loss or gradient that is not finite out of the weights, and gets the run past the data that causes it.
 
-A step whose gradient is not finite is skipped and the first tensor that was not finite is named. After several in a row
-the run rolls back to its last checkpoint and skips the data read since; after several roll-backs it stops.
+A step whose gradient is not finite is skipped, and the first tensor that is not finite is named. After several such
+steps in a row, the run rolls back to its last checkpoint and skips the data read since. After several rollbacks, it
+stops.
 """
 
 import math
@@ -14,26 +15,37 @@ from torch import Tensor, nn
 
 from pretrain.data import DataPosition
 from pretrain.engine.exits import Stop
+from pretrain.recipe import ResolvedStage
 from pretrain.recipe.schema import Faults
 from pretrain.training.events import Hook, StepResult, TrainerView
 
 
-class RollBack(Exception):
-    """Raised on every rank: go back to the last checkpoint, but read on from `position`."""
+class Rollback(Exception):
+    """Raised on every rank: resume from the last checkpoint, but read on from `position`."""
 
     def __init__(self, position: DataPosition):
         self.position = position
 
 
 class NonFiniteGuard(Hook):
-    """On every rank. A skipped step consumes data; neither the step count nor the schedule advances."""
+    """A skipped step consumes data; neither the step count nor the schedule advances."""
 
     name = "non_finite"
 
     def __init__(self, settings: Faults):
         self.settings = settings
         self.num_in_a_row = 0
-        self.num_roll_backs = 0
+        self.num_rollbacks = 0
+        self.reason = ""
+        """Why the run has just rolled back, until that is reported."""
+
+    def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
+        """Reports a rollback: now Metrics have dropped the steps that it undid."""
+        if self.reason:
+            step = trainer.progress.step
+            message = f"{self.reason}: rolled back to step {step}; the data read since then is skipped"
+            trainer.call("on_event", {"event": "rollback", "step": step, "message": message})
+            self.reason = ""
 
     def on_step(self, trainer: TrainerView, result: StepResult) -> None:
         self.num_in_a_row = 0
@@ -47,27 +59,28 @@ class NonFiniteGuard(Hook):
         message = f"step {step} skipped: {culprit} is not finite ({self.num_in_a_row} in a row)"
         trainer.call("on_event", {"event": "skipped", "step": trainer.progress.step, "message": message})
         if self.num_in_a_row >= self.settings.non_finite_steps:
-            self.num_in_a_row = 0
-            self._roll_back(trainer, step, culprit)
+            self._roll_back(trainer, f"step {step}: {culprit} is not finite")
 
-    def _roll_back(self, trainer: TrainerView, step: int, culprit: str) -> None:
-        if self.num_roll_backs >= self.settings.roll_backs:
+    def _roll_back(self, trainer: TrainerView, reason: str) -> None:
+        if self.num_rollbacks >= self.settings.roll_backs:
             raise Stop(
-                f"step {step}: {culprit} is not finite, after {self.num_roll_backs} roll-backs; lower optimizer.lr, "
-                "lengthen schedule.warmup or look at the data there, then start a new run from an earlier checkpoint"
+                f"{reason}, after {self.num_rollbacks} rollbacks; lower optimizer.lr, lengthen schedule.warmup or look "
+                "at the data there, then start a new run from an earlier checkpoint"
             )
-        self.num_roll_backs += 1
-        raise RollBack(trainer.progress.position)
+        self.num_in_a_row = 0
+        self.num_rollbacks += 1
+        self.reason = reason
+        raise Rollback(trainer.progress.position)
 
     def state(self) -> dict[str, Any]:
-        return {"roll_backs": self.num_roll_backs}
+        return {"roll_backs": self.num_rollbacks}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.num_roll_backs = max(self.num_roll_backs, state["roll_backs"])
+        self.num_rollbacks = max(self.num_rollbacks, state["roll_backs"])
 
 
 def _first_non_finite(module: nn.Module, repeat: Callable[[], Any]) -> str:
-    """Takes the step again under watch: the first output, else the first gradient, that is not finite. Collective."""
+    """Repeats the step and names the first output, else the first gradient, that is not finite. Collective."""
     found: list[str] = []
 
     def watch(what: str) -> Callable[[Any], None]:

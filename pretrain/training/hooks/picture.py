@@ -2,11 +2,12 @@
 
 from pretrain.data import unigram_baseline
 from pretrain.runs.folder import RunFolder
+from pretrain.runs.history import History
 from pretrain.training.events import Hook, TrainerView
 
 
 class LossPicture(Hook):
-    """On rank 0 only, after Metrics: it draws what that has written."""
+    """Draws what Metrics have written."""
 
     def __init__(self, folder: RunFolder):
         self.folder = folder
@@ -18,4 +19,4 @@ class LossPicture(Hook):
         unigram_loss, _ = unigram_baseline(
             trainer.corpus, trainer.stage.sequence, recipe.data.masking, recipe.validation.rows, recipe.data.sampling
         )
-        plot_loss(self.folder.metrics, self.folder.plot, unigram_loss)
+        plot_loss(History.read(self.folder.path), self.folder.plot, unigram_loss)

@@ -113,9 +113,9 @@ def with_summary(**changes: Any) -> Callable[[str], str]:
         ("summary.json", with_summary(tokens=0), "tokens is 0"),
         ("summary.json", with_summary(stages=[]), r"stages is \[\]"),
         ("metrics.jsonl", None, "No such file"),
-        ("metrics.jsonl", lambda text: text[:-20], "column"),
+        ("metrics.jsonl", lambda text: text[:-20], "is not a step or an event"),
         ("metrics.jsonl", lambda text: "", "no step"),
-        ("metrics.jsonl", lambda text: "3", "write a mapping"),
+        ("metrics.jsonl", lambda text: "3", "line 1 is not a step or an event"),
     ],
 )
 def test_a_damaged_file_is_named_before_anything_is_written(tmp_path, file, damage, problem):

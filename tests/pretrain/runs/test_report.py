@@ -154,7 +154,7 @@ def test_a_damaged_line_is_named_and_a_torn_last_one_forgiven(run, garbled):
     metrics.write_bytes(b"\n".join([*lines, garbled]))
     assert len(History.read(run).lines) == len(lines)
     metrics.write_bytes(b"\n".join([*lines[:2], garbled, *lines[2:]]))
-    with pytest.raises(UserError, match=r"metrics.jsonl is damaged: line 3 is no step and no event; take it out"):
+    with pytest.raises(UserError, match=r"metrics.jsonl is damaged: line 3 is not a step or an event; remove it"):
         History.read(run)
 
 

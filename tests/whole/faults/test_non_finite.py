@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.recipe import Recipe
+from pretrain.runs.history import History
 from pretrain.training.train import train
 from pretrain.training.trainer import Trainer
 from pretrain.training.update import update
@@ -59,13 +60,11 @@ def train_poisoned(recipe: Recipe, folder: Path, batches: range) -> None:
 
 
 def events(folder: Path, kind: str) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line.get("event") == kind]
+    return History.read(folder).events(kind)
 
 
 def steps(folder: Path) -> list[int]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line["step"] for line in lines if "event" not in line]
+    return [line["step"] for line in History.read(folder).steps]
 
 
 @pytest.mark.parametrize(("zero", "precision"), [(0, "fp32"), (1, "fp32"), (2, "bf16"), (3, "fp32")])
@@ -88,14 +87,32 @@ def test_after_several_in_a_row_the_run_rolls_back_and_skips_the_data(corpus, tm
     recipe = little_recipe(corpus, stages=STEPS, model=MODEL)
     pool(2).run(train_poisoned, recipe, tmp_path / "run", range(7, 10))
     assert steps(tmp_path / "run") == list(range(1, 13))
-    assert events(tmp_path / "run", "skipped") == []  # with the rest of what came after the checkpoint
+    assert events(tmp_path / "run", "skipped") == []  # dropped with the rest of what came after the checkpoint
+    (event,) = events(tmp_path / "run", "rollback")
+    assert event["step"] == 4
+    assert re.fullmatch(
+        rf"step 7: the gradient of {POISONED}.(weight|bias) \(rank 1\) is not finite: rolled back to step 4; "
+        "the data read since then is skipped",
+        event["message"],
+    )
+    assert event["message"] in (tmp_path / "run" / "report.html").read_text()
     saved = json.loads((tmp_path / "run/checkpoints/step-00000012/index.json").read_text())["run"]
     assert saved["progress"]["position"]["taken"] == [[32, 8 * (9 + 8)]]
     assert saved["hooks"]["non_finite"] == {"roll_backs": 1}
 
 
-def test_after_several_roll_backs_the_run_stops_with_a_clear_line(corpus, tmp_path):
+def test_a_second_rollback_to_the_same_checkpoint_keeps_the_event_of_the_first(corpus, tmp_path):
+    """Batches 5 and 6 bad, back to step 4 and on with batch 7, which is bad too, as is 8; then it gets through."""
+    recipe = little_recipe(corpus, stages=STEPS, model=MODEL, faults={"non_finite_steps": 2})
+    pool(2).run(train_poisoned, recipe, tmp_path / "run", range(5, 9))
+    assert steps(tmp_path / "run") == list(range(1, 13))
+    assert [event["step"] for event in events(tmp_path / "run", "rollback")] == [4, 4]
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert report.count('["rollback",4,') == 2
+
+
+def test_after_several_rollbacks_the_run_stops_with_a_clear_line(corpus, tmp_path):
     recipe = little_recipe(corpus, stages=STEPS, model=MODEL, faults={"non_finite_steps": 2, "roll_backs": 1})
     for message in pool(2).run(stop_message, train_poisoned, recipe, tmp_path / "run", range(3, 99)):
         assert f"the gradient of {POISONED}." in message
-        assert "(rank 1) is not finite, after 1 roll-backs; lower optimizer.lr" in message
+        assert "(rank 1) is not finite, after 1 rollbacks; lower optimizer.lr" in message
