@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 import torch
 
-from tests.support.tiny import little_corpus
+from tests.support.tiny import tiny_corpus
 
 # A shared machine has slow moments; a deadline for each example would make tests fail by chance.
 hypothesis.settings.register_profile("espalier", deadline=None)
@@ -23,4 +23,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the tiny run reads."""
-    return little_corpus(tmp_path_factory.mktemp("little")).directory
+    return tiny_corpus(tmp_path_factory.mktemp("little")).directory

@@ -1,4 +1,4 @@
-"""What all ranks decide together."""
+"""How ranks agree: on an error, and on a value."""
 
 import sys
 from typing import TypeVar
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def raise_together(error: Exception | None) -> None:
-    """Raises Stop on all ranks when any of them has an error: the first one's message. Collective."""
+    """Raises Stop on all ranks when any of them has an error, with the message of the first. Collective."""
     messages: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(messages, None if error is None else str(error))
     for message in filter(None, messages):
@@ -19,7 +19,7 @@ def raise_together(error: Exception | None) -> None:
 
 
 def from_rank_0(value: T) -> T:
-    """What rank 0 has, on all ranks. Collective."""
+    """Rank 0's value, on all ranks. Collective."""
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]

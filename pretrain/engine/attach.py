@@ -1,4 +1,4 @@
-"""Tells an optimizer that needs norms of whole parameters how the engine has laid them out."""
+"""Attaches an optimizer that needs norms of whole parameters to an engine, which has cut them into parts."""
 
 from collections import defaultdict
 from functools import partial
@@ -14,14 +14,15 @@ from pretrain.engine.zero import basic_optimizer, num_step_calls, places, publis
 from pretrain.optim.layerwise import LayerwiseOptimizer, Partition, Segment
 
 
-def bind_optimizer(engine: DeepSpeedEngine) -> None:
-    """Optimizers that treat every element alike (AdamW) need nothing."""
+def attach_optimizer(engine: DeepSpeedEngine) -> None:
+    """Tells a layer-wise optimizer where its parameters are. AdamW treats every element alike and need not know."""
     optimizer = basic_optimizer(engine)
     if isinstance(optimizer, LayerwiseOptimizer):
-        optimizer.bind(partition(engine))
+        optimizer.attach(partition(engine))
 
 
 def partition(engine: DeepSpeedEngine) -> Partition:
+    """Which elements of which parameter lie where in the flat tensors that the optimizer steps on."""
     table = parameter_table(engine.module.config)
     number = {name: index for index, name in enumerate(table)}
     tp = engine.module.tp
@@ -40,7 +41,7 @@ def partition(engine: DeepSpeedEngine) -> Partition:
 
 
 def _ranks_with_parts(engine: DeepSpeedEngine) -> dist.ProcessGroup | None:
-    """Those that hold one copy of the model between them: at stage 0 every data-parallel rank has its own."""
+    """The ranks that share one copy of the optimizer's state. At stage 0 every data-parallel rank has its own copy."""
     if engine.zero_optimization_stage() == ZeroStageEnum.disabled:
         return engine.module.tp.group if engine.module.tp.size > 1 else None
     return dist.group.WORLD if dist.get_world_size() > 1 else None

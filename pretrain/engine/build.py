@@ -15,12 +15,12 @@ from model.block import Block
 from model.config import BertConfig
 from model.parallel.layout import ModelParallelUnit, ParallelLayout
 from model.parallel.tensor import TensorParallel
-from pretrain.engine.attach import bind_optimizer
+from pretrain.engine.attach import attach_optimizer
 from pretrain.engine.compilation import compile_blocks
 from pretrain.engine.config_file import DEFAULT_BUCKET, overlaps_messages
 from pretrain.engine.distributed import device
-from pretrain.engine.norm import mark_cut_gradients
-from pretrain.engine.unused import leave_out_needless_work
+from pretrain.engine.norm import mark_split_gradients
+from pretrain.engine.unused import skip_unused_work
 from pretrain.engine.zero import prime_optimizer
 from pretrain.optim.groups import GroupRules, parameter_groups
 from pretrain.optim.options import MakeOptimizer
@@ -40,25 +40,25 @@ class EngineSettings:
     groups: GroupRules = field(default_factory=GroupRules)
     grad_clip: float = 1.0
     sequence_parallel: bool = False
-    """Tensor-parallel ranks divide the tokens between their regions."""
+    """Tensor-parallel ranks divide the tokens among them outside their parallel regions."""
     recompute: bool = False
-    """Layers are computed again in the backward pass; only their inputs are kept."""
+    """Layers are recomputed in the backward pass; only their inputs are kept."""
     compile: bool = False
     """Blocks run through torch.compile."""
     deepspeed: Mapping[str, Any] = field(default_factory=dict)
-    """The DeepSpeed JSON: ZeRO stage, offload, communication. What the recipe owns is filled in here."""
+    """The DeepSpeed JSON: ZeRO stage, offload, communication. `deepspeed_config` fills in what the recipe owns."""
 
 
 def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[str, int]) -> DeepSpeedEngine:
     """An engine with empty weights and zero moments, ready for `write_record`. Collective.
 
-    `steps` says how many optimizer steps each parameter has taken: parameters with different steps go into different
+    `steps` holds the optimizer steps that each parameter has taken. Parameters with different steps go into different
     groups, because DeepSpeed flattens a group and keeps one step for it.
     """
     tp = replace(
         settings.layout.install(),
         sequence_parallel=settings.sequence_parallel,
-        gathers_again=not settings.recompute,  # which gathers again anyway
+        gathers_again=not settings.recompute,  # recomputation gathers again anyway
     )
     model = build_model(config, tp, PRECISIONS[settings.precision])
     model.recompute = settings.recompute
@@ -78,14 +78,14 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
         dist_init_required=False,
     )
     prime_optimizer(engine)
-    bind_optimizer(engine)
-    mark_cut_gradients(engine)
-    leave_out_needless_work(engine)
+    attach_optimizer(engine)
+    mark_split_gradients(engine)
+    skip_unused_work(engine)
     return engine
 
 
 def build_model(config: BertConfig, tp: TensorParallel, dtype: torch.dtype) -> BertForPreTraining:
-    """The model on this rank's device with uninitialised weights: nothing is drawn that would be overwritten."""
+    """The model on this rank's device, with uninitialized weights: they will be overwritten."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -96,11 +96,11 @@ def build_model(config: BertConfig, tp: TensorParallel, dtype: torch.dtype) -> B
 
 
 def gather_whole_blocks(model: BertForPreTraining) -> bool:
-    """ZeRO 3 gathers and reduces a plain block in one message instead of one for each of its parts, where that is
-    possible; returns whether it is.
+    """Lets ZeRO 3 gather and reduce a block in one message instead of one for each of its parts, where it can.
 
-    DeepSpeed does so around a block's forward and backward pass, so each has to have exactly one, whole: not where
-    layers share a block or call parts of it, not where a frozen one has no backward pass or all run twice.
+    DeepSpeed does so around a block's forward and backward pass, so each block must run exactly once, whole, in both.
+    That rules out layers that share a block, variants that call parts of one, frozen layers and recomputation. Returns
+    whether it is possible.
     """
     config = model.config
     possible = (
@@ -115,11 +115,11 @@ def gather_whole_blocks(model: BertForPreTraining) -> bool:
 
 
 def deepspeed_config(settings: EngineSettings, num_trained: int, in_whole_blocks: bool) -> dict[str, Any]:
-    """The user's JSON with every value filled in that the recipe, the device or the model decides, and no bucket larger
-    than the model.
+    """The user's JSON, with every value filled in that the recipe, the device or the model decides.
 
-    in_whole_blocks: ZeRO 3 gathers a block in one message. Biases then travel with their block; else they stay whole on
-    every rank (DeepSpeed's default), which takes a message for each of them at the end of a step.
+    No bucket is larger than the model. `in_whole_blocks`: ZeRO 3 gathers a block in one message. Biases then travel
+    with their block; otherwise they stay whole on every rank (DeepSpeed's default), which takes a message for each of
+    them at the end of a step.
     """
     config = dict(settings.deepspeed)
     zero = dict(config.get("zero_optimization", {}))
@@ -136,7 +136,7 @@ def deepspeed_config(settings: EngineSettings, num_trained: int, in_whole_blocks
         "gradient_clipping": settings.grad_clip,
         "bf16": {"enabled": settings.precision == "bf16"},
         "fp16": {**config.get("fp16", {}), "enabled": settings.precision == "fp16"},
-        "zero_allow_untested_optimizer": True,  # ours are tested under every stage
+        "zero_allow_untested_optimizer": True,  # Lamb and Lans are tested under every stage
         "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is as fast on the CPU and needs no compiler
         "steps_per_print": 2**31,
     }

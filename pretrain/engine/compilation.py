@@ -1,7 +1,7 @@
 """torch.compile of the model's blocks: norms, activations, dropout and sums are fused into their neighbours.
 
-It pays on a GPU, where each of these is otherwise a kernel of its own that reads and writes its tensors. On a CPU a
-step takes as long as before, and compiling takes its time at every change of shape.
+It pays on a GPU, where each of these would otherwise be a separate kernel that reads and writes its tensors. On a CPU a
+step takes as long as before, and compiling takes extra time at every change of shape.
 """
 
 import os
@@ -18,13 +18,13 @@ from pretrain.optim.passes import can_compile
 Choice = bool | Literal["auto"]
 
 GRAPHS_PER_BLOCK = 8
-"""Of one shape: training, evaluation, rows of another number or length; torch's own limit for all shapes together."""
+"""For one shape: training, evaluation, other numbers or lengths of rows. Torch's limit counts all shapes."""
 
 
 def compiles(choice: Choice, device: torch.device) -> bool:
-    """Whether blocks are compiled on this device; `auto`: on a GPU, where torch has what it needs.
+    """Whether blocks are compiled on this device. `auto` compiles on a GPU where torch has what it needs.
 
-    Raises UserError where `true` asks for what cannot be had.
+    Raises UserError where `true` asks for it and something is missing.
     """
     missing = missing_for(device.type)
     if choice is True and missing:
@@ -33,7 +33,7 @@ def compiles(choice: Choice, device: torch.device) -> bool:
 
 
 def missing_for(device_type: str) -> str | None:
-    """What torch.compile lacks on a kind of device; None: nothing."""
+    """What torch.compile lacks on a kind of device, or None."""
     if device_type == "cpu":
         return None if can_compile() else "a C++ compiler (CXX, or g++)"
     if find_spec("triton") is None:
@@ -43,8 +43,10 @@ def missing_for(device_type: str) -> str | None:
 
 
 def compile_blocks(model: BertForPreTraining) -> None:
-    """Each block's forward pass, in place: parameters keep their names. A block of which a variant calls the parts
-    (layers that drop out, say) is not compiled."""
+    """Compiles each block's forward pass in place, so parameters keep their names.
+
+    A block whose parts a variant calls one by one (layer dropping, for example) is not compiled.
+    """
     torch.compiler.reset()  # what was compiled for the shape before
     torch._dynamo.config.recompile_limit = GRAPHS_PER_BLOCK * len(model.blocks)
     whole = [block for block in model.blocks if any(layer is block for layer in model.layers)]

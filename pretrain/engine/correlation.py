@@ -1,4 +1,4 @@
-"""How much the gradients of a shared block's uses agree, measured on a probe batch with the uses untied."""
+"""How much the gradients of the uses of a shared block agree, measured on a probe batch with the uses untied."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -28,15 +28,15 @@ def gradient_correlation(
 ) -> dict[str, float]:
     """Mean pairwise correlation of the per-use gradients, for every parameter of a block with several uses. Collective.
 
-    `shared` is the sharing to measure where it is not the state's own (layers about to share a block). A tied block
-    yields only the mean of its uses' gradients, so a copy of the model with a block for each layer takes one forward
+    `shared` is the sharing to measure, if not the state's own (layers that are about to share a block). A tied block
+    yields only the mean of its uses' gradients. So a copy of the model with a block for each layer takes one forward
     and backward pass over this rank's `batches`, summed over all data-parallel ranks, without dropout. Values are
-    clipped to [0, 1]: the estimate they serve (growth/operators/unshare.py) has no use for less.
+    clipped to [0, 1], the range that their user needs (growth/operators/unshare.py).
     """
     shared = shared or config
     tp = layout.install()
     gradients = _gradients_of_uses(config, fetch, tp, dtype, batches)
-    correlation = {}
+    correlation: dict[str, float] = {}
     for name, spec in parameter_table(shared).items():
         layers = shared.layers_of(spec.block) if spec.block is not None else []
         if len(layers) > 1:
@@ -53,8 +53,8 @@ def neighbour_correlation(
 ) -> dict[tuple[int, int], float]:
     """{(3, 4): correlation of the gradients of layers 3 and 4}, for uses of a block that follow each other. Collective.
 
-    Measured as in `gradient_correlation`, over all parameters of a layer together; from -1 to 1. Blocks that do not
-    train have none; where no other has several uses nothing is computed.
+    Measured as in `gradient_correlation`, over all parameters of a layer together; from -1 to 1. Frozen blocks have
+    none. Where no other block has several uses, nothing is computed.
     """
     uses_of_blocks = [config.layers_of(block) for block in range(config.num_blocks) if not config.is_frozen(block)]
     shared = [layers for layers in uses_of_blocks if len(layers) > 1]
@@ -63,7 +63,7 @@ def neighbour_correlation(
     tp = layout.install()
     gradients = _gradients_of_uses(config, fetch, tp, dtype, batches)
     untied = parameter_table(config.replace(sharing=None))
-    correlation = {}
+    correlation: dict[str, float] = {}
     for layers in shared:
         products = torch.zeros(len(layers), len(layers), dtype=torch.float64, device=device())
         for spec in untied.values():
@@ -78,7 +78,7 @@ def neighbour_correlation(
 def _gradients_of_uses(
     config: BertConfig, fetch: Fetch, tp: TensorParallel, dtype: torch.dtype, batches: Sequence[Batch]
 ) -> dict[str, Tensor]:
-    """On this rank, of its rows, by the names of the untied model: what each layer would change its block by."""
+    """This rank's gradients on its rows, by the names of the untied model: how each layer would change its block."""
     untied = config.replace(sharing=None)
     model = build_model(untied, tp, dtype).eval()
     copies = map_blocks(config, untied, [config.block_of(layer) for layer in range(config.layers)])

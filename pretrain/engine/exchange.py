@@ -23,12 +23,12 @@ Span = tuple[int, int, int]
 
 @dataclass
 class EngineParts:
-    """What the ranks hold of an engine's state between them, in its partitions. Outlives the engine."""
+    """The engine's state as its ranks hold it, in partitions. Outlives the engine."""
 
     config: BertConfig
     steps: dict[str, int]
     spans: dict[str, dict[int, Span]]
-    """Who holds which elements of each parameter: {name: {rank: span}}."""
+    """Which rank holds which elements of each parameter: {name: {rank: span}}."""
     columns: dict[str, dict[str, Tensor]]
     """This rank's parts, [numel] each: {"weight": {name: part}, "exp_avg": ...}."""
     frozen: dict[str, Record]
@@ -53,8 +53,8 @@ def engine_parts(engine: DeepSpeedEngine) -> EngineParts:
 def assemble(parts: EngineParts) -> TrainingState:
     """The logical state, each record on its owner, on the CPU. Collective; empties `parts`.
 
-    Parts go straight to the owner: no rank ever holds more than its own records and one more. One kind of tensor is
-    read after another, so where nothing else holds the engine's partitions, they are freed on the way.
+    Parts go straight to the owner: no rank ever holds more than its own records and one more. Weights are read first,
+    then each moment, so partitions that nothing else holds are freed on the way.
     """
     rank, num_ranks = dist.get_rank(), dist.get_world_size()
     owners = assign_owners(parts.config, num_ranks)
@@ -77,7 +77,7 @@ def assemble(parts: EngineParts) -> TrainingState:
 
 
 def fetch_from(state: TrainingState) -> Fetch:
-    """Gives any record on every rank, by broadcast from its owner. Collective: all ranks ask for the same names."""
+    """Returns any record on every rank, by broadcast from its owner. Collective: all ranks ask for the same names."""
     table = parameter_table(state.config)
     rank = dist.get_rank()
 
@@ -111,13 +111,15 @@ def write_record(engine: DeepSpeedEngine, local: dict[str, Fragment], name: str,
 
 
 def frozen_records(engine: DeepSpeedEngine) -> dict[str, Record]:
-    """What DeepSpeed does not hold of parameters that are not trained: fp32 weights, moments and steps, to be found
-    again when they are trained. On the owner; the other ranks know only the step."""
+    """fp32 weights, moments and steps of frozen parameters: DeepSpeed does not hold them, and they may be trained later.
+
+    The owner has the record; the other ranks know only the step.
+    """
     return vars(engine).setdefault("frozen_records", {})
 
 
 def _gather_spans(local: dict[str, Fragment], model: BertForPreTraining) -> dict[str, dict[int, Span]]:
-    """Who contributes which elements of each parameter: every element comes from one rank, replicas are left out."""
+    """Which rank contributes which elements of each parameter: every element comes from one rank, not from replicas."""
     table = parameter_table(model.config)
     layout = ParallelLayout.current()
     mine = {name: (model.tp.rank, fragment.start, fragment.numel) for name, fragment in local.items()}
@@ -143,7 +145,7 @@ _NOTHING = (torch.empty(0),) * 3
 
 
 def _collect(spec: ParameterSpec, spans: dict[int, Span], part: Tensor | None, owner: int) -> Tensor | None:
-    """On the owner the whole tensor from the parts that the ranks in `spans` hold of it. Collective."""
+    """The whole tensor on its owner, from the parts that the ranks in `spans` hold; None elsewhere. Collective."""
     if dist.get_rank() != owner:
         if dist.get_rank() in spans:
             assert part is not None

@@ -1,4 +1,4 @@
-"""fp32 matrix products through oneDNN on a CPU: as precise, and twice as fast where MKL is slow (AMD)."""
+"""fp32 matrix products through oneDNN on a CPU: equally precise, and twice as fast where MKL is slow (AMD)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +9,15 @@ import torch
 from pretrain.engine.distributed import device
 
 LARGEST_ERROR = 1e-5
-"""Relative to the largest entry. True fp32 is at 1e-6, a product of bf16 numbers above 1e-3."""
+"""Relative to the largest entry. True fp32 has 1e-6, a product of bf16 numbers more than 1e-3."""
 
 
 @contextmanager
 def fast_fp32() -> Iterator[None]:
-    """Inside, torch may take oneDNN's fp32, if this machine's keeps to the error of fp32.
+    """Inside, torch may use oneDNN's fp32, if on this machine it is as precise as fp32.
 
-    The setting that chooses it also allows bf16 arithmetic, which some processors (Intel's with AMX) then do: there
-    nothing changes. A precision that the caller has lowered already stays as it is.
+    The setting that chooses it also allows bf16 arithmetic, which some processors (Intel's with AMX) then use. There
+    nothing changes. A precision that the caller has already lowered stays unchanged.
     """
     before = torch.get_float32_matmul_precision()
     if device().type == "cpu" and before == "highest" and error_with("medium") < LARGEST_ERROR:

@@ -4,10 +4,10 @@ import ctypes
 
 
 def return_freed_memory() -> None:
-    """Gives the system what is free inside glibc's heap. Without glibc nothing happens.
+    """Returns free memory in glibc's heap to the system. Without glibc nothing happens.
 
-    An engine is built beside the state it starts from. Freed, that state would stay in this process: in pieces, between
-    tensors that live on, where few of the activations fit.
+    An engine is built while the state it starts from is still there. Once freed, that state would stay in the process:
+    in pieces between tensors that live on, where few activations fit.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -17,7 +17,7 @@ from pretrain.engine.host_memory import return_freed_memory
 from pretrain.engine.zero import destroy, fragments
 
 MakeChange = Callable[[TrainingState], ShapeChange]
-"""Decides the change once the old state can be read (an operator may measure something on it first)."""
+"""Decides on the change once the old state can be read: an operator may measure something on it first."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ def move(
 
 
 def start_engine(state: TrainingState, settings: EngineSettings, change: ShapeChange | None = None) -> DeepSpeedEngine:
-    """An engine that continues from a logical state, e.g. a fresh one or a checkpoint's. Collective."""
+    """An engine that starts from a logical state, such as a fresh one or a checkpoint's. Collective."""
     change = change or identity(state.config)
     engine = build_engine(change.target, settings, new_steps(change, state))
     load_state(engine, state, change)
@@ -80,7 +80,7 @@ def load_state(engine: DeepSpeedEngine, state: TrainingState, change: ShapeChang
 
 
 def new_steps(change: ShapeChange, state: TrainingState) -> dict[str, int]:
-    """The step of every parameter after the change, found without moving a tensor's data."""
+    """The step of every parameter after the change, without touching any tensor's data."""
     return {name: change.record(name, _meta_fetch(state)).step for name in parameter_table(change.target)}
 
 

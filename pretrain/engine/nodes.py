@@ -18,10 +18,10 @@ from rich.table import Table
 from pretrain.engine.distributed import device
 
 SLOW = 0.5
-"""A node with less than this part of the median bandwidth is called slow."""
+"""A node is slow if it has less than this fraction of the median bandwidth."""
 
 CLOCK_SECONDS = 1.0
-"""How far clocks may be apart: file times and logs are compared across nodes."""
+"""How far apart clocks may be: file times and logs are compared across nodes."""
 
 ROOM_GB = 10.0
 
@@ -38,9 +38,9 @@ class Node:
     gpu: str
     gpu_gib: float
     clock_seconds: float
-    """Ahead of the first node."""
+    """How far its clock is ahead of the first node's."""
     free_gb: float
-    """Where the run's folder is."""
+    """On the disk of the run's folder."""
     within_gb_per_second: float | None
     """All-reduce over the ranks of the node; None for a single rank. All bandwidths are bus bandwidths."""
     across_gb_per_second: float | None
@@ -48,7 +48,7 @@ class Node:
 
 
 def survey(folder: Path) -> list[Node]:
-    """Looks at every node that a rank is on, in rank order. Collective; takes a second or two."""
+    """Examines every node that has a rank, in rank order. Collective; takes a second or two."""
     rank = dist.get_rank()
     names: list[str] = [""] * dist.get_world_size()
     dist.all_gather_object(names, node_name())
@@ -67,7 +67,7 @@ def survey(folder: Path) -> list[Node]:
 
 
 def verdict(nodes: Sequence[Node]) -> list[str]:
-    """What is wrong, a line each, naming the node; nothing when the run can start."""
+    """A line for each fault, which names the node; empty when all is well."""
     lines = []
     lines += _odd_ones(nodes, "GPU", lambda node: node.gpu)
     lines += _odd_ones(nodes, "GPU memory (GiB)", lambda node: round(node.gpu_gib))
@@ -85,7 +85,7 @@ def verdict(nodes: Sequence[Node]) -> list[str]:
 
 
 def show(nodes: Sequence[Node], console: Console | None = None) -> None:
-    """The table and the verdict."""
+    """Prints the table and the verdict."""
     console = console or Console(highlight=False, soft_wrap=True)
     table = Table("node", "ranks", "CPUs a rank", "GPU", "within GB/s", "across GB/s", "clock s", "free GB", box=None)
     for node in nodes:
@@ -95,11 +95,11 @@ def show(nodes: Sequence[Node], console: Console | None = None) -> None:
         table.add_row(node.name, *numbers, f"{node.clock_seconds:+.2f}", f"{node.free_gb:,.0f}")
     console.print(table)
     faults = verdict(nodes)
-    console.print("verdict: " + ("; ".join(faults) if faults else "all nodes alike, nothing in the way"))
+    console.print("verdict: " + ("; ".join(faults) if faults else "all nodes are alike, no faults"))
 
 
 def node_name() -> str:
-    """As SLURM calls it, else the host's name."""
+    """SLURM's name of this node, else the host's name."""
     return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 

@@ -1,4 +1,4 @@
-"""What DeepSpeed does under ZeRO and with 16-bit weights, and leaves out at stage 0 in fp32: norm and overflow."""
+"""The gradient's norm and the check for overflow at stage 0 in fp32, where DeepSpeed has neither."""
 
 import torch
 import torch.distributed as dist
@@ -10,9 +10,9 @@ from pretrain.engine.zero import basic_optimizer
 
 
 def gradient_norm_before_step(engine: DeepSpeedEngine) -> float | None:
-    """The norm before clipping, to be asked for between backward and step; None: DeepSpeed reports it afterwards.
+    """The norm before clipping, between backward and step. None where DeepSpeed reports it after the step.
 
-    DeepSpeed 0.19.8 clips but reports nothing at ZeRO stage 0 in fp32. Cut parameters count on every tensor-parallel
+    DeepSpeed 0.19.8 clips but reports nothing at ZeRO stage 0 in fp32. Split parameters count on every tensor-parallel
     rank, replicated ones once.
     """
     if engine.optimizer is not basic_optimizer(engine):
@@ -28,7 +28,7 @@ def gradient_norm_before_step(engine: DeepSpeedEngine) -> float | None:
 
 
 def skip_step(engine: DeepSpeedEngine) -> None:
-    """Makes the coming step one that changes nothing, and counts it: what DeepSpeed does itself elsewhere."""
+    """Makes the next step change nothing, and counts it as skipped, as DeepSpeed itself does elsewhere."""
     optimizer = basic_optimizer(engine)
     step = optimizer.step
 
@@ -39,10 +39,10 @@ def skip_step(engine: DeepSpeedEngine) -> None:
     engine.skipped_steps += 1
 
 
-def mark_cut_gradients(engine: DeepSpeedEngine) -> None:
-    """DeepSpeed 0.19.8 looks for the mark of a cut parameter on its gradient in the norm of 16-bit weights at stage 0.
+def mark_split_gradients(engine: DeepSpeedEngine) -> None:
+    """Marks the gradients of split parameters, where DeepSpeed 0.19.8 looks for the mark with 16-bit weights at stage 0.
 
-    Nothing puts it there, so cut parameters would count on one tensor-parallel rank only.
+    DeepSpeed does not set it, so split parameters would count on one tensor-parallel rank only.
     """
     if isinstance(engine.optimizer, FP16_UnfusedOptimizer):
         for parameter in engine.module.parameters():

@@ -1,4 +1,4 @@
-"""Signals that ask a run to save itself and leave. Imports nothing heavy: handlers stand before torch is loaded."""
+"""Signals that ask a run to save itself and stop. Imports nothing heavy: handlers are set before torch is loaded."""
 
 import signal
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 ASKING = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP")
 
 received: str | None = None
-"""The name of the last signal that came, read at the step boundaries."""
+"""The name of the last signal received. Read at step boundaries."""
 
 _listening = False
 
 
 def listen(names: Sequence[str]) -> None:
-    """From now on these signals are remembered instead of ending the process; the others end it.
+    """From now on these signals are recorded and do not end the process; the other signals do.
 
     (launch.sh has torchrun ignore them, and what is ignored stays ignored in a child.)
     """
@@ -23,7 +23,7 @@ def listen(names: Sequence[str]) -> None:
 
 
 def stop_listening() -> None:
-    """For a process that is about to exit: a signal that comes now would end it as a failure, so it does nothing."""
+    """For a process that is about to exit: a signal would now make it fail, so all are ignored."""
     if _listening:
         for name in ASKING:
             signal.signal(signal.Signals[name], signal.SIG_IGN)

@@ -62,7 +62,7 @@ class Part:
 class LayerwiseOptimizer(torch.optim.Optimizer):
     """Base of optimizers that scale each parameter's update by norms of the whole parameter.
 
-    Steps on whole parameters as it is, on parts of them after `bind`. The gradients are used as scratch memory.
+    Steps on whole parameters; after `attach`, on parts of them. The gradients are used as scratch memory.
     State of each tensor: exp_avg, exp_avg_sq (as the weight) and step, as in torch's Adam.
     """
 
@@ -91,7 +91,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         self._arrived: list[tuple[Tensor, Tensor, dict[str, Any]]] = []  # weight, gradient, group
         self._num_calls = 0
 
-    def bind(self, partition: Partition) -> None:
+    def attach(self, partition: Partition) -> None:
         """From now on the tensors stepped on hold the segments of `partition`."""
         self._partition = partition
 

@@ -1,4 +1,4 @@
-"""One little run for the tests of checkpoints and faults: a made-up corpus, three stages with two changes of shape."""
+"""One tiny run for the tests of checkpoints and faults: a made-up corpus, three stages with two changes of shape."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -31,12 +31,12 @@ CLOCKED = ("seconds", "tokens_per_second", "parts")
 """What metrics say of time, which no two runs share."""
 
 
-def little_corpus(directory: Path) -> Corpus:
-    """An epoch of about 30 steps of the little run."""
+def tiny_corpus(directory: Path) -> Corpus:
+    """An epoch of about 30 steps of the tiny run."""
     return prepared(directory, made_up_documents(40, longest=20))
 
 
-def little_values(corpus: Path, **changes: Any) -> dict[str, Any]:
+def tiny_values(corpus: Path, **changes: Any) -> dict[str, Any]:
     return {
         "name": "little",
         "model": dict(layers=2, hidden=32, heads=4, ffn=64, sharing=1, max_positions=32),  # dropout 0.1, as in BERT
@@ -51,12 +51,12 @@ def little_values(corpus: Path, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def little_recipe(corpus: Path, **changes: Any) -> Recipe:
-    return Recipe.model_validate(little_values(corpus, **changes))
+def tiny_recipe(corpus: Path, **changes: Any) -> Recipe:
+    return Recipe.model_validate(tiny_values(corpus, **changes))
 
 
 def write_recipe(file: Path, corpus: Path, **changes: Any) -> Path:
-    file.write_text(yaml.safe_dump(little_values(corpus, **changes)), "utf-8")
+    file.write_text(yaml.safe_dump(tiny_values(corpus, **changes)), "utf-8")
     return file
 
 

@@ -10,7 +10,7 @@ from pretrain.checkpoint import find_checkpoint, read_index
 from pretrain.data import TrainingData
 from pretrain.recipe import Recipe
 from pretrain.training.train import train
-from tests.support.tiny import little_recipe, losses, metrics, same_bits, train_until
+from tests.support.tiny import losses, metrics, same_bits, tiny_recipe, train_until
 from tests.support.workers import pool
 
 PLAIN = [{"name": "tied", "steps": 40}]
@@ -26,7 +26,7 @@ NO_DROPOUT = dict(
 def test_20_steps_and_20_more_are_40(corpus, tmp_path, zero, layout):
     """Dropout on, two micro-batches a step, the stop in the second epoch."""
     deepspeed = f"ds_configs/zero{zero}.json"
-    recipe = little_recipe(corpus, stages=PLAIN, deepspeed=deepspeed, layout=layout, seed=zero)
+    recipe = tiny_recipe(corpus, stages=PLAIN, deepspeed=deepspeed, layout=layout, seed=zero)
     pool(2).run(train, recipe, tmp_path / "whole")
     pool(2).run(train_until, recipe, tmp_path / "parts", 25)
     stopped = read_index(find_checkpoint(tmp_path / "parts"))["run"]
@@ -40,7 +40,7 @@ def test_20_steps_and_20_more_are_40(corpus, tmp_path, zero, layout):
 @pytest.fixture(scope="session")
 def grown(corpus, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("grown") / "whole"
-    pool(2).run(train, little_recipe(corpus), folder)
+    pool(2).run(train, tiny_recipe(corpus), folder)
     return folder
 
 
@@ -48,8 +48,8 @@ def grown(corpus, tmp_path_factory) -> Path:
 def test_a_stop_before_at_or_after_a_change_of_shape_changes_nothing(corpus, tmp_path, grown, stops):
     """At the boundary itself the change is made again: same correlation, same loss before and after."""
     for step in stops:
-        pool(2).run(train_until, little_recipe(corpus), tmp_path / "parts", step)
-    pool(2).run(train, little_recipe(corpus), tmp_path / "parts")
+        pool(2).run(train_until, tiny_recipe(corpus), tmp_path / "parts", step)
+    pool(2).run(train, tiny_recipe(corpus), tmp_path / "parts")
     assert [line["step"] for line in metrics(tmp_path / "parts") if line.get("event") == "growth"] == [10, 20]
     assert metrics(tmp_path / "parts") == metrics(grown)
     assert same_bits(tmp_path / "parts", grown)
@@ -64,7 +64,7 @@ LAYOUTS = {
 
 
 def laid_out(corpus: Path, tensor_parallel: int, zero: int) -> Recipe:
-    return little_recipe(
+    return tiny_recipe(
         corpus,
         model=NO_DROPOUT,
         stages=PLAIN,

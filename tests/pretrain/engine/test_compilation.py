@@ -19,7 +19,7 @@ from pretrain.engine.zero import destroy
 from pretrain.training.train import train as train_recipe
 from tests.support.harness import CONFIG, settings, start, train
 from tests.support.running import build, random_batch, small_config
-from tests.support.tiny import little_corpus, little_recipe, metrics, same_bits, train_until
+from tests.support.tiny import metrics, same_bits, tiny_corpus, tiny_recipe, train_until
 from tests.support.workers import pool
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -114,7 +114,7 @@ def test_through_a_change_of_shape(tp, stage, changes):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    return little_corpus(tmp_path_factory.mktemp("little")).directory
+    return tiny_corpus(tmp_path_factory.mktemp("little")).directory
 
 
 def traced(run, *arguments) -> None:
@@ -125,7 +125,7 @@ def traced(run, *arguments) -> None:
 def test_a_stopped_run_goes_on_to_the_same_bits(corpus, tmp_path):
     model = dict(layers=1, hidden=32, heads=4, ffn=64, max_positions=32, hidden_dropout=0, attention_dropout=0)
     stages = [{"name": "only", "steps": 4}]
-    recipe = little_recipe(corpus, compile=True, model=model, stages=stages, validation={"rows": 8})
+    recipe = tiny_recipe(corpus, compile=True, model=model, stages=stages, validation={"rows": 8})
     pool(2).run(traced, train_recipe, recipe, tmp_path / "whole")
     pool(2).run(traced, train_until, recipe, tmp_path / "parts", 2)
     pool(2).run(traced, train_recipe, recipe, tmp_path / "parts")

@@ -15,7 +15,7 @@ from tests.support.workers import pool
 
 
 def as_deepspeed_does_it():
-    return patch.object(build, "leave_out_needless_work", lambda engine: None)
+    return patch.object(build, "skip_unused_work", lambda engine: None)
 
 
 def trained(tp: int, stage: int, precision: str, accumulation: int, whole: bool) -> tuple:
@@ -72,7 +72,7 @@ def work_left(whole: bool) -> tuple[bool, bool]:
     return copy.called, search.called
 
 
-def test_deepspeed_still_does_needless_work():
+def test_deepspeed_still_does_unused_work():
     """When this fails, DeepSpeed has mended it: remove that part of `pretrain.engine.unused`."""
     assert pool(2).run(work_left, True) == [(True, True)] * 2
     assert pool(2).run(work_left, False) == [(False, False)] * 2

@@ -67,7 +67,7 @@ def in_parts(kind, variant, tp: int) -> tuple[float, int, list[int]]:
 
     published = []
     optimizer = kind([{"params": [flat]} for flat in flats], **options(kind, variant))
-    optimizer.bind(Partition(segments, len(SHAPES), len(GROUPS), dist.group.WORLD, publish=published.append))
+    optimizer.attach(Partition(segments, len(SHAPES), len(GROUPS), dist.group.WORLD, publish=published.append))
     num_collectives = 0
     original = dist.all_reduce
 

@@ -1,14 +1,14 @@
 """A whole run with an optimizer of another moment rule: it grows, and one that was stopped ends in the same bits."""
 
 from pretrain.training.train import train
-from tests.support.tiny import little_corpus, little_recipe, losses, same_bits, train_until
+from tests.support.tiny import losses, same_bits, tiny_corpus, tiny_recipe, train_until
 from tests.support.workers import pool
 
 
 def test_a_stopped_run_ends_in_the_same_bits(tmp_path):
     """NVLAMB, whose rule reads the whole state over all ranks before a change of shape."""
-    recipe = little_recipe(
-        little_corpus(tmp_path).directory,
+    recipe = tiny_recipe(
+        tiny_corpus(tmp_path).directory,
         optimizer={"name": "lamb", "prenormalize": "always", "lr": 2e-2},
         layout={"tensor_parallel": 2},
         stages=[

@@ -13,7 +13,7 @@ from pretrain.profile.measure import single_stage
 from pretrain.recipe import resolve
 from pretrain.training.trainer import Trainer
 from tests.support.running import build, small_config
-from tests.support.tiny import little_recipe
+from tests.support.tiny import tiny_recipe
 from tests.support.workers import pool
 
 
@@ -28,7 +28,7 @@ def profiled_run(recipe, folder) -> None:
 
 
 def test_a_profile_says_where_the_time_goes(corpus, tmp_path):
-    pool(2).run(profiled_run, little_recipe(corpus, layout={"tensor_parallel": 2}), tmp_path)
+    pool(2).run(profiled_run, tiny_recipe(corpus, layout={"tensor_parallel": 2}), tmp_path)
     profile = json.loads((tmp_path / "profile.json").read_text())
     assert set(profile["phases"]) == {"data", "forward", "backward", "optimizer", "hooks"}
     assert all(profile["phases"][phase] > 0 for phase in ("data", "forward", "backward", "optimizer"))

@@ -11,7 +11,7 @@ from pretrain.checkpoint import find_checkpoint, load_checkpoint, read_index
 from pretrain.engine.agreement import from_rank_0
 from pretrain.recipe import Recipe
 from pretrain.training.train import train
-from tests.support.tiny import little_recipe, metrics, same_bits, train_until
+from tests.support.tiny import metrics, same_bits, tiny_recipe, train_until
 from tests.support.workers import pool
 
 SHARED = dict(layers=4, hidden=32, heads=4, ffn=64, sharing=1, max_positions=32)
@@ -29,7 +29,7 @@ def test_all_ranks_go_by_rank_0():
 
 def adaptive(corpus: Path, first: dict[str, Any], **changes: Any) -> Recipe:
     stages = [{"name": "tied", "steps": 16, **first}, {"name": "untied", "steps": 3, "grow": "unshare"}, {"name": "on"}]
-    return little_recipe(corpus, model=SHARED, stages=stages, steps=24, validation={"rows": 16}, **changes)
+    return tiny_recipe(corpus, model=SHARED, stages=stages, steps=24, validation={"rows": 16}, **changes)
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -125,7 +125,7 @@ def test_a_v_cycle_is_one_run(corpus, tmp_path):
         },
     ]
     model = SHARED | {"sharing": None}
-    recipe = little_recipe(corpus, model=model, stages=stages, validation={"rows": 16}, optimizer={"lr": 1e-12})
+    recipe = tiny_recipe(corpus, model=model, stages=stages, validation={"rows": 16}, optimizer={"lr": 1e-12})
     pool(2).run(train_until, recipe, tmp_path / "run", 6)
     pool(2).run(train, recipe, tmp_path / "run")
     folders = (tmp_path / "run" / "checkpoints" / "large", find_checkpoint(tmp_path / "run"))
@@ -147,7 +147,7 @@ def test_a_ticket_is_drawn_when_it_settles_and_trained_from_the_first_weights(co
     stages = [search, {**train_it, "schedule": {"restart": {"warmup": 2}}}, {"name": "longer"}]
     model = SHARED | {"sharing": None, "slimming": {"heads": 1e-2, "ffn": 1e-2}}
     keep_all = {"every": 4, "keep_last": 9}
-    recipe = little_recipe(corpus, model=model, stages=stages, steps=22, validation={"rows": 16}, checkpoint=keep_all)
+    recipe = tiny_recipe(corpus, model=model, stages=stages, steps=22, validation={"rows": 16}, checkpoint=keep_all)
     pool(2).run(train, recipe, tmp_path / "whole")
     folder = tmp_path / "whole"
     assert stages_of(folder) == {"search": [1, 9], "ticket": [10, 13], "longer": [14, 22]}

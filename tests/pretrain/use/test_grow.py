@@ -23,7 +23,7 @@ from pretrain.use.grow import grow, open_state, own_tokenizer, read_shape, save_
 from tests.support.harness import CONFIG, same, whole_state
 from tests.support.proving import random_state
 from tests.support.run_on_disk import make_corpus, make_run
-from tests.support.tiny import little_corpus, little_recipe, metrics
+from tests.support.tiny import metrics, tiny_corpus, tiny_recipe
 from tests.support.workers import pool
 
 OPERATORS = ["stack", "{widen: {axis: ffn, how: fpi}}"]
@@ -198,8 +198,8 @@ def unshared_offline(path, out) -> tuple[dict[str, Record], dict, dict[str, Reco
 
 def test_correlation_is_measured_on_the_corpus_of_the_run(tmp_path):
     stages = [{"name": "tied", "steps": 2}, {"name": "untied", "steps": 1, "grow": "unshare"}]
-    corpus = little_corpus(tmp_path).path
-    recipe = little_recipe(corpus, stages=stages, schedule={})
+    corpus = tiny_corpus(tmp_path).path
+    recipe = tiny_recipe(corpus, stages=stages, schedule={})
     [in_memory] = pool(1).run(trained, recipe, tmp_path / "run")
     before = tmp_path / "run" / "checkpoints" / "step-00000002"
     [(after, run, shared)] = pool(1).run(unshared_offline, before, tmp_path / "new")

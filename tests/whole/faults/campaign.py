@@ -2,7 +2,7 @@
 
     python -m tests.whole.faults.campaign --kills 200 --seed 1
 
-Two ranks train the little run under torchrun's own agent. SIGKILL takes one rank or everything at a random moment of a
+Two ranks train the tiny run under torchrun's own agent. SIGKILL takes one rank or everything at a random moment of a
 step, of a start, inside a move between two shapes or inside the writing of a checkpoint. The run is started again until
 it ends; then its weights, moments, steps and metrics must be those of a run that nobody disturbed, bit for bit.
 
@@ -30,7 +30,7 @@ from pretrain.engine.distributed import process_group
 from pretrain.recipe import Recipe
 from pretrain.training.train import train
 from tests.support.launching import children, kill
-from tests.support.tiny import little_corpus, little_recipe, metrics, same_bits
+from tests.support.tiny import metrics, same_bits, tiny_corpus, tiny_recipe
 
 NUM_RANKS = 2
 MOMENTS = {
@@ -82,7 +82,7 @@ class Attempt:
 def campaign(num_kills: int, seed: int, scratch: Path, say: Callable[[str], None] = print) -> Counter[str]:
     """Kills until there were `num_kills`; how many of each kind. AssertionError when a run ends otherwise."""
     draw = random.Random(seed)
-    recipe = little_recipe(little_corpus(scratch).directory)
+    recipe = tiny_recipe(tiny_corpus(scratch).directory)
     reference = scratch / "reference"
     assert Attempt(recipe, reference).wait()
     expected = metrics(reference)

@@ -17,7 +17,7 @@ from pretrain.runs.history import History
 from pretrain.training.train import train
 from pretrain.training.trainer import Trainer
 from pretrain.training.update import update
-from tests.support.tiny import final_state, little_recipe, stop_message
+from tests.support.tiny import final_state, stop_message, tiny_recipe
 from tests.support.workers import pool
 
 STEPS = [{"name": "a", "steps": 12}]
@@ -69,7 +69,7 @@ def steps(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize(("zero", "precision"), [(0, "fp32"), (1, "fp32"), (2, "bf16"), (3, "fp32")])
 def test_a_bad_step_is_skipped_and_its_tensor_named(corpus, tmp_path, zero, precision):
-    recipe = little_recipe(
+    recipe = tiny_recipe(
         corpus, stages=STEPS, model=MODEL, precision=precision, deepspeed=f"ds_configs/zero{zero}.json"
     )
     pool(2).run(train_poisoned, recipe, tmp_path / "run", range(5, 6))
@@ -84,7 +84,7 @@ def test_a_bad_step_is_skipped_and_its_tensor_named(corpus, tmp_path, zero, prec
 
 def test_after_several_in_a_row_the_run_rolls_back_and_skips_the_data(corpus, tmp_path):
     """Checkpoint at 4, batches 7 to 9 bad: back to step 4, and on with batch 10."""
-    recipe = little_recipe(corpus, stages=STEPS, model=MODEL)
+    recipe = tiny_recipe(corpus, stages=STEPS, model=MODEL)
     pool(2).run(train_poisoned, recipe, tmp_path / "run", range(7, 10))
     assert steps(tmp_path / "run") == list(range(1, 13))
     assert events(tmp_path / "run", "skipped") == []  # dropped with the rest of what came after the checkpoint
@@ -103,7 +103,7 @@ def test_after_several_in_a_row_the_run_rolls_back_and_skips_the_data(corpus, tm
 
 def test_a_second_rollback_to_the_same_checkpoint_keeps_the_event_of_the_first(corpus, tmp_path):
     """Batches 5 and 6 bad, back to step 4 and on with batch 7, which is bad too, as is 8; then it gets through."""
-    recipe = little_recipe(corpus, stages=STEPS, model=MODEL, faults={"non_finite_steps": 2})
+    recipe = tiny_recipe(corpus, stages=STEPS, model=MODEL, faults={"non_finite_steps": 2})
     pool(2).run(train_poisoned, recipe, tmp_path / "run", range(5, 9))
     assert steps(tmp_path / "run") == list(range(1, 13))
     assert [event["step"] for event in events(tmp_path / "run", "rollback")] == [4, 4]
@@ -112,7 +112,7 @@ def test_a_second_rollback_to_the_same_checkpoint_keeps_the_event_of_the_first(c
 
 
 def test_after_several_rollbacks_the_run_stops_with_a_clear_line(corpus, tmp_path):
-    recipe = little_recipe(corpus, stages=STEPS, model=MODEL, faults={"non_finite_steps": 2, "roll_backs": 1})
+    recipe = tiny_recipe(corpus, stages=STEPS, model=MODEL, faults={"non_finite_steps": 2, "roll_backs": 1})
     for message in pool(2).run(stop_message, train_poisoned, recipe, tmp_path / "run", range(3, 99)):
         assert f"the gradient of {POISONED}." in message
         assert "(rank 1) is not finite, after 1 rollbacks; lower optimizer.lr" in message

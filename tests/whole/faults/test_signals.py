@@ -17,7 +17,7 @@ from pretrain.launch.outcome import ExitCode
 from pretrain.recipe import Recipe
 from pretrain.training.train import train
 from tests.support.launching import Launched, kill
-from tests.support.tiny import little_recipe, write_recipe
+from tests.support.tiny import tiny_recipe, write_recipe
 from tests.support.workers import pool
 
 # Whom the signal reaches, which one it is, and what the run is doing then: the last line that it has printed.
@@ -87,6 +87,6 @@ def train_signalled_in(recipe: Recipe, folder: Path, place: str) -> str:
     ids=["evaluation", "growth", "checkpointing"],
 )
 def test_a_signal_during_other_things_is_heard_at_the_next_boundary(corpus, tmp_path, place, step):
-    for message in pool(2).run(train_signalled_in, little_recipe(corpus), tmp_path / "run", place):
+    for message in pool(2).run(train_signalled_in, tiny_recipe(corpus), tmp_path / "run", place):
         assert f"received: saved at step {step};" in message
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == f"step-{step:08d}\n"

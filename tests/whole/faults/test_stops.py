@@ -15,14 +15,14 @@ from pretrain.data import Corpus, TrainingData
 from pretrain.recipe import Recipe
 from pretrain.runs.folder import RunFolder
 from pretrain.training.train import train
-from tests.support.tiny import little_recipe, stop_message, train_until
+from tests.support.tiny import stop_message, tiny_recipe, train_until
 from tests.support.workers import pool
 
 STEPS = [{"name": "a", "steps": 12}]
 
 
 def test_a_second_run_in_the_same_folder_is_refused(corpus, tmp_path):
-    recipe = little_recipe(corpus, stages=STEPS)
+    recipe = tiny_recipe(corpus, stages=STEPS)
     (tmp_path / "run").mkdir()
     with (tmp_path / "run" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -35,10 +35,10 @@ def test_a_second_run_in_the_same_folder_is_refused(corpus, tmp_path):
 
 
 def test_a_run_goes_on_under_another_layout_but_not_with_another_recipe(corpus, tmp_path):
-    recipe = little_recipe(corpus, stages=STEPS)
+    recipe = tiny_recipe(corpus, stages=STEPS)
     pool(2).run(train_until, recipe, tmp_path / "run", 2)
     RunFolder(tmp_path / "run").check(
-        little_recipe(
+        tiny_recipe(
             corpus,
             stages=[{"name": "a", "steps": 12, "deepspeed": "ds_configs/zero3.json", "batch": {"micro": 4}}],
             layout={"tensor_parallel": 2},
@@ -46,7 +46,7 @@ def test_a_run_goes_on_under_another_layout_but_not_with_another_recipe(corpus, 
         )
     )
     with pytest.raises(UserError, match=r"another recipe \(its batch differ"):
-        RunFolder(tmp_path / "run").check(little_recipe(corpus, stages=STEPS, batch={"global": 16}))
+        RunFolder(tmp_path / "run").check(tiny_recipe(corpus, stages=STEPS, batch={"global": 16}))
 
 
 @pytest.mark.parametrize("shard", ["one/train-00000.bin", "two/train-00000.idx"])
@@ -59,7 +59,7 @@ def test_a_shard_changed_since_prepare_is_named(corpus, tmp_path, shard):
     data = bytearray(shard.read_bytes())
     data[-3] ^= 1
     shard.write_bytes(data)
-    recipe = little_recipe(tmp_path / "mixture.yaml", stages=STEPS)
+    recipe = tiny_recipe(tmp_path / "mixture.yaml", stages=STEPS)
     for message in pool(2).run(stop_message, train, recipe, tmp_path / "run"):
         assert message.startswith(f"{shard} is not what prepare wrote (its checksum differs)")
 
@@ -74,7 +74,7 @@ def test_a_truncated_shard_is_named(corpus, tmp_path):
 
 def test_a_run_folder_that_cannot_be_written_is_one_line(corpus, tmp_path):
     (tmp_path / "file").write_text("")
-    recipe = little_recipe(corpus, stages=STEPS)
+    recipe = tiny_recipe(corpus, stages=STEPS)
     for message in pool(2).run(stop_message, train, recipe, tmp_path / "file" / "run"):
         assert f"cannot write to {tmp_path}/file/run: {os.strerror(20)}; choose another folder by --runs" in message
 
@@ -95,7 +95,7 @@ def hang(recipe: Recipe, folder: Path, log: Path) -> None:
 
 
 def test_a_rank_that_hangs_is_named_with_what_it_does(corpus, tmp_path):
-    recipe = little_recipe(corpus, stages=STEPS, faults={"timeout_minutes": 0.1}, checkpoint={"every": 4})
+    recipe = tiny_recipe(corpus, stages=STEPS, faults={"timeout_minutes": 0.1}, checkpoint={"every": 4})
     with pytest.raises(AssertionError, match="the process died"):
         pool(2).run(hang, recipe, tmp_path / "run", tmp_path / "log")
     node = os.uname().nodename

@@ -9,7 +9,7 @@ from pretrain.training.train import train
 from tests.support.cluster import Cluster
 from tests.support.home import HOME
 from tests.support.machines import FABRIC
-from tests.support.tiny import little_recipe, losses, metrics, write_recipe
+from tests.support.tiny import losses, metrics, tiny_recipe, write_recipe
 from tests.support.workers import pool
 
 LAUNCH = str(HOME / "launch.sh")
@@ -55,7 +55,7 @@ def test_a_job_of_two_nodes_is_requeued_on_a_signal_and_ends_as_if_nothing_had_h
     assert "node2" in text
     assert "Traceback" not in text
 
-    pool(2).run(train, little_recipe(corpus), tmp_path / "reference")
+    pool(2).run(train, tiny_recipe(corpus), tmp_path / "reference")
     assert losses(tmp_path / "runs" / "little") == losses(tmp_path / "reference")
     assert metrics(tmp_path / "runs" / "little") == metrics(tmp_path / "reference")
 
