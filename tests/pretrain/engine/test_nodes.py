@@ -61,4 +61,4 @@ def test_the_table_says_it_plainly():
     text = console.file.getvalue()
     assert "node2" in text
     assert "250.00" in text
-    assert "verdict: all nodes alike, nothing in the way" in text
+    assert "verdict: all nodes are alike, no faults" in text
