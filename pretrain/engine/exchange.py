@@ -111,7 +111,7 @@ def write_record(engine: DeepSpeedEngine, local: dict[str, Fragment], name: str,
 
 
 def frozen_records(engine: DeepSpeedEngine) -> dict[str, Record]:
-    """fp32 weights, moments and steps of frozen parameters: DeepSpeed does not hold them, and they may be trained later.
+    """fp32 weights, moments and steps of frozen parameters. DeepSpeed does not hold them; they may be trained later.
 
     The owner has the record; the other ranks know only the step.
     """

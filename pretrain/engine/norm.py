@@ -40,7 +40,7 @@ def skip_step(engine: DeepSpeedEngine) -> None:
 
 
 def mark_split_gradients(engine: DeepSpeedEngine) -> None:
-    """Marks the gradients of split parameters, where DeepSpeed 0.19.8 looks for the mark with 16-bit weights at stage 0.
+    """Marks the gradients of split parameters: with 16-bit weights at stage 0, DeepSpeed 0.19.8 looks there.
 
     DeepSpeed does not set it, so split parameters would count on one tensor-parallel rank only.
     """
