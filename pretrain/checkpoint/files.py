@@ -64,7 +64,7 @@ def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
             if file not in files:
                 files[file] = safe_open(path / file, framework="pt")
             tensors = (files[file].get_tensor(f"{name}/{kind}").view(spec.shape) for kind in TENSORS)
-            state.records[name] = Record(*tensors, step=steps[name])
+            state.records[name] = Record.of(tensors, steps[name])
     return state, index["run"]
 
 

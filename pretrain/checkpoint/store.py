@@ -1,4 +1,4 @@
-"""The checkpoints of one run: written in the background, kept and dropped, the newest intact one found again."""
+"""The checkpoints of one run: writing them in the background, dropping old ones, finding the newest intact one."""
 
 import shutil
 import threading
@@ -27,7 +27,7 @@ class Written:
 
     path: Path
     num_bytes: int
-    """Of the tensors, over all ranks."""
+    """Size of the tensors, over all ranks."""
     seconds: float
     """From the start of the background thread to the checkpoint being complete on disk."""
 
@@ -35,9 +35,9 @@ class Written:
 class CheckpointStore:
     """Saves states into a run's `checkpoints` folder. Every rank makes one; all ranks call `save` and `flush` together.
 
-    One background thread a rank writes that rank's part beside the final name; rank 0's waits for all parts, writes the
-    index, renames the folder and moves `latest`. Ranks tell each other through the process group's key-value store, so
-    the thread takes no part in collectives.
+    A background thread on each rank writes that rank's part under a temporary name. Rank 0's waits for all parts,
+    writes the index, renames the folder and moves `latest`. Threads tell each other through the process group's
+    key-value store, so they take no part in collectives.
     """
 
     def __init__(self, folder: Path, keep_last: int = 2, keep_every: int = 0, in_background: bool = True):
@@ -46,13 +46,14 @@ class CheckpointStore:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._num_saved = 0
-        self._messages = _get_default_store().clone()  # a connection of its own: the thread waits on it
+        store: Any = _get_default_store()
+        self._messages = store.clone()  # a separate connection, because the thread waits on it
 
     def save(self, step: int, state: TrainingState, run: dict[str, Any], name: str = "") -> None:
         """Returns once the thread has the state, which must not change afterwards. Collective.
 
-        `name`: a checkpoint to keep for good, beside those of the steps. Raises Stop on all ranks when the one before
-        could not be written or there is no room for this one.
+        With a `name` the checkpoint is kept permanently, next to those of the steps. Raises Stop on all ranks when the
+        previous one could not be written or there is no room for this one.
         """
         self.flush()
         path = self.folder / (name or STEP.format(step))
@@ -85,7 +86,7 @@ class CheckpointStore:
         if free < num_bytes:
             return UserError(
                 f"no room for checkpoint {partial.stem}: it takes {num_bytes / 1e9:.1f} GB, {self.folder} has "
-                f"{free / 1e9:.1f} GB free; the checkpoints before it are untouched: make room and start again"
+                f"{free / 1e9:.1f} GB free; earlier checkpoints are untouched: make room and start again"
             )
         return None
 
@@ -123,14 +124,14 @@ def load_newest(
 ) -> tuple[Path, TrainingState, dict[str, Any]] | None:
     """The newest intact checkpoint of a run, up to the one that `latest` names; None when there is none yet.
 
-    Damaged ones are reported, set aside and passed over. Collective. Raises Stop on all ranks when all are damaged.
+    Damaged ones are reported, set aside and skipped. Collective. Raises Stop on all ranks when all are damaged.
     """
     candidates = list(reversed(checkpoints_of(folder)))
     latest = _read_latest(folder)
     candidates = [path for path in candidates if latest is None or path.name <= latest] or candidates
     if dist.get_rank() == 0:
         for partial in folder.glob("*" + PARTIAL):
-            report(f"{partial} was being written when the run stopped; it is dropped")
+            report(f"{partial} was being written when the run stopped; it is deleted")
             shutil.rmtree(partial, ignore_errors=True)
     for path in candidates:
         damage = find_damage(path)
@@ -169,9 +170,9 @@ def _complete(path: Path, partial: Path) -> None:
     partial.rename(path)
     sync_folder(path.parent)
     if path.name.startswith("step-"):
-        beside = path.parent / (LATEST + PARTIAL)
-        write_text(beside, path.name + "\n")
-        beside.replace(path.parent / LATEST)
+        partial_pointer = path.parent / (LATEST + PARTIAL)
+        write_text(partial_pointer, path.name + "\n")
+        partial_pointer.replace(path.parent / LATEST)
         sync_folder(path.parent)
 
 
@@ -200,5 +201,5 @@ def _explained(path: Path, error: Exception) -> UserError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return UserError(
         f"checkpoint {path.stem} could not be written to {path.parent}: {reason}; "
-        "the checkpoints before it are untouched: mend that and start again"
+        "earlier checkpoints are untouched: fix that and start again"
     )

@@ -7,8 +7,9 @@ this one hands each tensor's memory to the file and to the checksum, both of whi
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,17 +18,18 @@ DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", to
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Writes tensors of the CPU to a safetensors file, on disk when this returns. Gives the file's sha256."""
+    """Writes CPU tensors to a safetensors file, which is on disk when this returns. Returns the file's sha256."""
     header, offset = {}, 0
     for name, tensor in tensors.items():
         end = offset + tensor.nbytes
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the data starts aligned
+    text += b" " * (-len(text) % 8)  # aligns the data
     digest = hashlib.sha256()
     with path.open("wb", buffering=0) as file:
-        for part in (len(text).to_bytes(8, "little"), text, *map(_memory, tensors.values())):
+        parts: Iterable[bytes | memoryview] = (len(text).to_bytes(8, "little"), text, *map(_memory, tensors.values()))
+        for part in parts:
             digest.update(part)
             _write_all(file.fileno(), part)
         os.fsync(file.fileno())
@@ -35,7 +37,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_text(path: Path, text: str) -> str:
-    """Writes a text file, on disk when this returns. Gives its sha256."""
+    """Writes a text file, which is on disk when this returns. Returns its sha256."""
     data = text.encode()
     with path.open("wb") as file:
         file.write(data)
@@ -54,7 +56,8 @@ def sync_folder(path: Path) -> None:
 
 
 def _memory(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    array: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:

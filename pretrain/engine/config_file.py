@@ -1,6 +1,7 @@
 """DeepSpeed's JSON files, which own ZeRO, offload and communication, and nothing that the recipe owns."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def offloads_optimizer(config: dict[str, Any]) -> bool:
     return value_at(config, "zero_optimization.offload_optimizer.device") not in (None, "none")
 
 
-def overlaps_messages(config: dict[str, Any], on_gpu: bool, data_parallel: int) -> bool:
+def overlaps_messages(config: Mapping[str, Any], on_gpu: bool, data_parallel: int) -> bool:
     """Whether gradients are reduced while the backward pass goes on. Left out: where there are several GPUs; on a CPU,
     or alone, it would be a second bucket for nothing."""
     said = value_at(config, "zero_optimization.overlap_comm")

@@ -85,7 +85,7 @@ def _gradients_of_uses(
     model.load_weights(lambda name: copies.record(name, fetch).weight)
     for batch in batches:
         model(batch.to(device())).loss.backward()
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 def _products(uses: Tensor, tp: TensorParallel, is_cut: bool) -> Tensor:  # [n, elements on this rank] -> [n, n]

@@ -90,7 +90,7 @@ def fetch_from(state: TrainingState) -> Fetch:
         else:
             message = torch.empty(3, spec.numel, device=device())
         dist.broadcast(message, owner)
-        return Record(*(tensor.view(spec.shape) for tensor in message.cpu()), step=state.steps[name])
+        return Record.of((tensor.view(spec.shape) for tensor in message.cpu()), state.steps[name])
 
     return fetch
 

@@ -1,10 +1,11 @@
 """The gradient's norm and the check for overflow at stage 0 in fp32, where DeepSpeed has neither."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
-from torch import nn
 
 from pretrain.engine.zero import basic_optimizer
 
@@ -29,10 +30,10 @@ def gradient_norm_before_step(engine: DeepSpeedEngine) -> float | None:
 
 def skip_step(engine: DeepSpeedEngine) -> None:
     """Makes the next step change nothing, and counts it as skipped, as DeepSpeed itself does elsewhere."""
-    optimizer = basic_optimizer(engine)
+    optimizer: Any = basic_optimizer(engine)
     step = optimizer.step
 
-    def skip(*arguments, **options) -> None:
+    def skip(*arguments: Any, **options: Any) -> None:
         optimizer.step = step
 
     optimizer.step = skip
@@ -50,5 +51,5 @@ def mark_split_gradients(engine: DeepSpeedEngine) -> None:
                 parameter.register_post_accumulate_grad_hook(_mark_gradient)
 
 
-def _mark_gradient(parameter: nn.Parameter) -> None:
+def _mark_gradient(parameter: Any) -> None:
     parameter.grad.tensor_model_parallel = True

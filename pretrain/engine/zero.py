@@ -1,7 +1,7 @@
 """Where a DeepSpeed engine keeps each parameter's fp32 master and moments on this rank, under every ZeRO stage.
 
-The only file that knows DeepSpeed 0.19.8's partitions. Everything it gives out are *fragments*: flat views that can be
-read and written in place.
+The only file that knows DeepSpeed 0.19.8's partitions. It hands out *fragments*: flat views that can be read and
+written in place.
 """
 
 from collections.abc import Iterator
@@ -92,16 +92,16 @@ def prime_optimizer(engine: DeepSpeedEngine) -> None:
 
 
 def num_step_calls(engine: DeepSpeedEngine) -> int:
-    """How often DeepSpeed calls the inner optimizer in one step: once for each flat tensor, at stage 0 once for all."""
+    """How often DeepSpeed calls the inner optimizer in one step: once for each flat tensor; at stage 0, once in all."""
     if engine.zero_optimization_stage() == ZeroStageEnum.disabled:
         return 1
     return len(list(_flat_parameters(engine)))
 
 
 def publish(engine: DeepSpeedEngine, index: int) -> None:
-    """Brings a master that changed after its call to `step` to the weights that the model computes with.
+    """Copies a master that changed after its call to `step` to the weights that the model computes with.
 
-    index: which call of the step brought it. DeepSpeed copies (and later gathers) right after each call by itself.
+    `index` is that call's number in the step. DeepSpeed itself copies (and later gathers) right after each call.
     """
     if engine.zero_optimization_stage() == ZeroStageEnum.weights:
         engine.optimizer._reassign_or_swap_out_partitioned_parameters(index)
@@ -109,8 +109,11 @@ def publish(engine: DeepSpeedEngine, index: int) -> None:
         _publish_stage12(engine, index)
 
 
-def write_model_weight(engine: DeepSpeedEngine, parameter: nn.Parameter, shard: Tensor) -> None:
-    """Sets the weights the model computes with. shard: the whole flattened tensor-parallel shard, any float dtype."""
+def write_model_weight(engine: DeepSpeedEngine, parameter: Any, shard: Tensor) -> None:
+    """Sets the weights that the model computes with, from the whole flattened tensor-parallel shard, any float dtype.
+
+    `parameter` is the model's; under stage 3 it carries DeepSpeed's attributes.
+    """
     with torch.no_grad():
         if engine.zero_optimization_stage() == ZeroStageEnum.weights:
             local = _stage3_part(engine, parameter, shard)
@@ -134,7 +137,7 @@ def current_steps(engine: DeepSpeedEngine) -> dict[str, int]:
 
 
 def destroy(engine: DeepSpeedEngine) -> None:
-    """Takes the engine apart. Its memory is free once the caller has dropped its references and run `gc.collect()`."""
+    """Destroys the engine. Its memory is free once the caller has dropped its references and run `gc.collect()`."""
     stage = engine.zero_optimization_stage()
     engine.destroy()
     if stage == ZeroStageEnum.weights:
@@ -142,13 +145,13 @@ def destroy(engine: DeepSpeedEngine) -> None:
 
 
 def _forget_stage3_globals() -> None:
-    """What DeepSpeed 0.19.8 leaves of a ZeRO-3 engine for the rest of the process.
+    """Removes what DeepSpeed 0.19.8 leaves of a ZeRO-3 engine for the rest of the process.
 
-    It keeps the engine alive by two references of its own: the root module is pushed on a global stack and never
+    Two of its references keep the engine alive: the root module is pushed on a global stack and never
     popped, and an `lru_cache` on a method of the parameter coordinator holds its instances. And torch's `linear` stays
-    replaced, by one that rounds differently: a run that went on at another stage would not resume to the same bits.
-    Process-wide: no other ZeRO-3 engine may be live. `tests/pretrain/engine/test_leak.py` fails when a DeepSpeed
-    release no longer needs this.
+    replaced by one that rounds differently: a run that continued at another stage would not resume to the same bits.
+    This is process-wide: no other ZeRO-3 engine may be live. `tests/pretrain/engine/test_leak.py` fails when a
+    DeepSpeed release no longer needs this.
     """
     from deepspeed.runtime.zero import parameter_offload
     from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses
@@ -202,7 +205,7 @@ def _publish_stage12(engine: DeepSpeedEngine, group: int) -> None:
     own.data.copy_(wrapper.single_partition_of_fp32_groups[group].data)
 
 
-# ---- stage 3: every parameter cut over the data-parallel ranks, packed into sub-groups ----
+# ---- stage 3: every parameter split over the data-parallel ranks, packed into sub-groups ----
 
 
 def _stage3_places(engine: DeepSpeedEngine) -> Iterator[Place]:
@@ -213,14 +216,14 @@ def _stage3_places(engine: DeepSpeedEngine) -> Iterator[Place]:
             yield Place(name, zero.fp32_partitioned_groups_flat[sub_group], offset, *_stage3_span(engine, parameter))
 
 
-def _stage3_span(engine: DeepSpeedEngine, parameter: nn.Parameter) -> tuple[int, int]:
+def _stage3_span(engine: DeepSpeedEngine, parameter: Any) -> tuple[int, int]:
     """First element and number of elements this rank holds: equal parts, the last ones short or empty."""
     part = parameter.ds_tensor.ds_numel
     start = min(part * engine.optimizer._get_param_partition_rank(parameter), parameter.ds_numel)
     return start, min(part, parameter.ds_numel - start)
 
 
-def _stage3_part(engine: DeepSpeedEngine, parameter: nn.Parameter, shard: Tensor) -> Tensor:
+def _stage3_part(engine: DeepSpeedEngine, parameter: Any, shard: Tensor) -> Tensor:
     start, numel = _stage3_span(engine, parameter)
     return shard.view(-1).narrow(0, start, numel)
 
@@ -239,5 +242,5 @@ def _flat_parameters(engine: DeepSpeedEngine) -> Iterator[tuple[Tensor, dict[str
 
 
 def _step_device(group: dict[str, Any], flat: Tensor) -> torch.device:
-    """torch's fused and capturable optimizers want the step beside the parameter, the others on the CPU."""
+    """torch's fused and capturable optimizers want the step on the parameter's device, the others on the CPU."""
     return flat.device if group.get("fused") or group.get("capturable") else torch.device("cpu")

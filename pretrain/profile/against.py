@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,6 +135,7 @@ def bare_loop(workload: Workload, num_micro_batches: int = 1) -> Contender:
         for batch in batches:
             model(batch, 1 / num_masked, 1 / num_pairs).loss.backward()
         for weight, master in zip(weights, masters, strict=True):
+            assert weight.grad is not None
             master.grad, weight.grad = weight.grad.float(), None
         nn.utils.clip_grad_norm_(masters, 1.0)
         optimizer.step()
@@ -149,8 +151,9 @@ def hugging_face(workload: Workload, *, bf16: bool, compiled: bool, fused: bool,
     from transformers import BertConfig as TheirConfig
     from transformers import BertForPreTraining as TheirModel
 
-    config = workload.config
-    model = TheirModel(
+    config: Any = workload.config  # plain: heads and ffn are numbers
+    model_class: Any = TheirModel
+    model = model_class(
         TheirConfig(
             vocab_size=config.vocab_size,
             hidden_size=config.hidden,
@@ -169,7 +172,7 @@ def hugging_face(workload: Workload, *, bf16: bool, compiled: bool, fused: bool,
         dict(zip(rows, parts, strict=True))
         for parts in zip(*(tensor.chunk(micro_batches) for tensor in rows.values()), strict=True)
     ]
-    call = torch.compile(model) if compiled and (device().type == "cuda" or shutil.which("g++")) else model
+    call: Any = torch.compile(model) if compiled and (device().type == "cuda" or shutil.which("g++")) else model
 
     def step() -> None:
         for batch in batches:

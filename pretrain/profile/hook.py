@@ -13,14 +13,13 @@ from pretrain.recipe import ResolvedStage
 from pretrain.training.events import Hook, StepResult, TrainerView
 
 MODULES = ("embeddings", "attention", "feedforward", "block", "mlm", "pooler", "sentence")
-"""Parts of the model that get a line of their own, by the last part of their name; `block`: one that is compiled, which
-hides its parts."""
+"""Parts of the model that get a line, by the last part of their name. A compiled `block` hides its parts."""
 
 
 class Profiler(Hook):
-    """Records steps `first` .. `last` - 1 (counted from 1) on every rank.
+    """Records steps `first` to `last` - 1 (counted from 1) on every rank.
 
-    Each writes a trace that opens in Perfetto; rank 0 also the table, as JSON and as a page.
+    Each rank writes a trace that opens in Perfetto; rank 0 also writes the table, as JSON and as a page.
     """
 
     def __init__(self, first: int, last: int, folder: Path):
@@ -45,6 +44,7 @@ class Profiler(Hook):
         self.recorder.start()
 
     def _stop(self) -> None:
+        assert self.recorder is not None
         self.recorder.stop()
         for span in self.spans:
             span.remove()
@@ -58,7 +58,7 @@ class Profiler(Hook):
 
 
 def parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules that get a line, and its name."""
+    """The modules that get a line, each with the name of its line."""
     modules = dict(model.named_modules())
     compiled = {name for name, module in modules.items() if "forward" in vars(module)}
     inside = tuple(f"{name}." for name in compiled)

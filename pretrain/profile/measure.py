@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import tyro
 
+from growth.partial_shape import PartialShape
 from pretrain.cost.memory import peak_bytes as predicted_peak
 from pretrain.cost.memory import stage_bytes
 from pretrain.data import Corpus
@@ -21,7 +22,8 @@ from pretrain.profile.hook import Profiler
 from pretrain.profile.measurement import Measurement
 from pretrain.profile.peak_memory import peak_bytes, reset_peak, resident_bytes
 from pretrain.recipe import Run, load_recipe, resolve
-from pretrain.training.events import Hook, StepResult
+from pretrain.recipe.schedule import LearningRate, Phase
+from pretrain.training.events import Hook, StepResult, TrainerView
 from pretrain.training.trainer import Trainer
 
 
@@ -33,10 +35,10 @@ class Steps(Hook):
         self.results: list[StepResult] = []
         self.peak_bytes = 0
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: TrainerView) -> None:
         reset_peak()
 
-    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+    def on_step(self, trainer: TrainerView, result: StepResult) -> None:
         self.results.append(result)
         if result.step == self.last:
             self.peak_bytes = peak_bytes()
@@ -74,8 +76,11 @@ def measure(
 
 def single_stage(run: Run, index: int, steps: int) -> Run:
     """A run of `steps` steps of one stage, from fresh weights in that stage's shape, at a constant learning rate."""
-    stage = replace(run.stages[index], index=0, start=0, end=steps, grow=(), shape={}, until=None, split=None)
-    return replace(run, unit="steps", stages=(stage,), learning_rate=lambda now: run.recipe.optimizer.lr)
+    stage = replace(
+        run.stages[index], index=0, start=0, end=steps, grow=(), shape=PartialShape(), until=None, split=None
+    )
+    constant = Phase(0, steps, run.recipe.optimizer.lr, shape="constant")
+    return replace(run, unit="steps", stages=(stage,), learning_rate=LearningRate((constant,)))
 
 
 def _summarize(

@@ -201,7 +201,7 @@ def _maps(history: History) -> Iterator[dict[str, Any]]:
     get a map each.
     """
     held = [line for line in history.lines if _has_values(line)]
-    for kind in dict.fromkeys(line.get("rule", line["event"]) for line in held):
+    for kind in dict.fromkeys(str(line.get("rule", line["event"])) for line in held):
         groups: dict[str, dict[int, dict[str, float]]] = {}
         for line in (line for line in held if line.get("rule", line["event"]) == kind):
             for name, value in (

@@ -58,7 +58,7 @@ class Trainer:
         self.stage = run.stages[self.progress.stage]
         self.engine = None
         self.activity = Activity(0, "start", time.monotonic())
-        self._start_state = state or fresh_state(
+        self._start_state: TrainingState | None = state or fresh_state(
             run.stages[0].config, run.recipe.seed, dist.get_rank(), dist.get_world_size()
         )
 
@@ -112,9 +112,7 @@ class Trainer:
         previous, self.stage = self.stage, stage
         self.start_activity(f"entry into stage {stage.name}")
         if self.engine is None:
-            state, self._start_state = self._start_state, None
-            stages.start(self, state)
-            del state
+            stages.start(self, self._take_start_state())
         else:
             stages.move_on(self, previous, self.checkpoints)
         return_freed_memory()
@@ -130,6 +128,12 @@ class Trainer:
             sampling=recipe.data.sampling,
             arrange=arrange_for(stage.config),
         )
+
+    def _take_start_state(self) -> TrainingState:
+        """Hands the state over. A reference kept here would keep its memory."""
+        state, self._start_state = self._start_state, None
+        assert state is not None
+        return state
 
     # ---- one step ----
 

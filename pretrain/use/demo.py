@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -19,7 +20,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pretrain.data import Corpus, unigram_baseline
+from pretrain.data import Corpus, Vocabulary, unigram_baseline
 from pretrain.data.hashing import hash_of
 from pretrain.recipe.schema import Recipe
 from pretrain.runs.folder import RunFolder
@@ -31,7 +32,7 @@ NUM_SHOWN = 3
 NUM_GUESSES = 3
 NUM_SCORED = 128
 WORD_LETTERS = range(4, 9)
-TABLE = dict(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+TABLE: dict[str, Any] = dict(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
 INDENT = (0, 0, 0, 2)
 
 
@@ -120,10 +121,10 @@ class HeldOutWord:
     def masked(self, mask: int) -> list[int]:
         return [*self.sentence[: self.first], *[mask] * (self.last - self.first), *self.sentence[self.last :]]
 
-    def surroundings(self, corpus: Corpus) -> tuple[str, str]:
+    def surroundings(self, vocabulary: Vocabulary) -> tuple[str, str]:
         """The text before and after the word, with the blanks that WordPiece puts around apostrophes taken out."""
         before, after = (
-            corpus.tokenizer.decode(list(part)).replace(" ' ", "'").replace("- -", "--")
+            vocabulary.tokenizer.decode(list(part)).replace(" ' ", "'").replace("- -", "--")
             for part in (self.sentence[: self.first], self.sentence[self.last :])
         )
         return f"{before.rstrip()} ", f" {after}" if after[:1].isalnum() else after
@@ -159,7 +160,7 @@ def words_of(corpus: Corpus, sentence: tuple[int, ...]) -> list[HeldOutWord]:
         if blank is None and last - first > 1:
             continue
         first += sentence[first] == blank
-        while last > first and not corpus.tokenizer.id_to_token(sentence[last - 1]).isalpha():
+        while last > first and not (corpus.tokenizer.id_to_token(sentence[last - 1]) or "").isalpha():
             last -= 1  # a full stop or comma after the word
         text = corpus.tokenizer.decode(list(sentence[first:last]))
         if text.isalpha():

@@ -13,6 +13,7 @@ from model.errors import UserError
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.data import Vocabulary
 from pretrain.interop.huggingface import export_model, is_exported
+from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History
 from pretrain.runs.model_card import model_card
 from pretrain.runs.outputs import check_complete_folder, complete_folder
@@ -22,22 +23,24 @@ FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config
 
 
 def export(path: Path, output: Path | None = None, corpus: str | None = None) -> Path:
-    """Exports a checkpoint, or the latest of a run, and returns the folder; left out, `huggingface` in the run's.
+    """Exports a checkpoint, or the latest of a run, and returns the folder.
 
-    `corpus`: where the prepared corpus is, if not where training found it; the tokenizer comes from there. Raises
-    UserError when transformers has no model of this shape, or `output` holds something else.
+    `output` defaults to the folder `huggingface` in the run's. The tokenizer comes from the corpus, which is at
+    `corpus` if it is not where training found it. Raises UserError when transformers has no model of this shape, or
+    `output` holds something else.
     """
     checkpoint = find_checkpoint(path)
     run_folder = run_of(checkpoint)
     if output is None:
         if run_folder is None:
-            raise UserError(f"{path} lies in no run's folder; say where to write by --output")
+            raise UserError(f"{path} is not in a run's folder; say where to write by --output")
         output = run_folder / "huggingface"
     check_output(output)
     state, run = load_checkpoint(checkpoint)
     vocabulary = open_vocabulary(run, corpus, checkpoint)
-    has_history = "progress" in run and run_folder is not None and (run_folder / "metrics.jsonl").is_file()
-    history = History.read(run_folder, run["progress"]["step"]) if has_history else None
+    history = None
+    if "progress" in run and run_folder is not None and RunFolder(run_folder).metrics.is_file():
+        history = History.read(run_folder, run["progress"]["step"])
     with complete_folder(output) as folder:
         export_model(folder, state.config, {name: record.weight for name, record in state.records.items()})
         export_tokenizer(folder, vocabulary, state.config.max_positions, state.config.type_vocab)
@@ -46,7 +49,7 @@ def export(path: Path, output: Path | None = None, corpus: str | None = None) ->
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The folder of the run whose checkpoint this is; None of one that was copied or grown to somewhere else."""
+    """The folder of the run that saved this checkpoint; None if it was copied or grown to somewhere else."""
     beside = checkpoint.resolve().parent
     return beside.parent if beside.name == "checkpoints" else None
 
@@ -56,7 +59,7 @@ def check_output(output: Path) -> None:
     check_complete_folder("--output", output)
     held = {file.name for file in output.iterdir()} if output.is_dir() else set()
     if held and not (held <= FILES and is_exported(output)):
-        raise UserError(f"{output} is not empty and no exported model of Espalier's alone; choose another --output")
+        raise UserError(f"{output} holds other files than a model exported by Espalier; choose another --output")
 
 
 def export_tokenizer(output: Path, vocabulary: Vocabulary, max_length: int, num_types: int) -> None:

@@ -87,10 +87,12 @@ class Filler:
 
     @cached_property
     def _forbidden(self) -> Tensor:
-        """[V] minus infinity for what is no word, or of characters no letter or digit of one; 0 for the rest."""
+        """[V] 0 for whole words (in a vocabulary of characters: letters and digits), minus infinity for the rest."""
         vocabulary = self.vocabulary
         tokens = [vocabulary.tokenizer.id_to_token(id) for id in range(vocabulary.vocab_size)]
-        fits = ~vocabulary.is_special & np.array([token.isalnum() for token in tokens])  # no ## of a continuation
+        fits = ~vocabulary.is_special & np.array(
+            [token is not None and token.isalnum() for token in tokens]
+        )  # no ## of a continuation
         forbidden = torch.full((self.model.config.padded_vocab_size,), -torch.inf)
         forbidden[torch.from_numpy(np.flatnonzero(fits))] = 0.0
         return forbidden

@@ -127,7 +127,7 @@ def changed_state(state: TrainingState, change: ShapeChange) -> TrainingState:
     for name in parameter_table(change.target):
         record = change.record(name, fetch)
         if owners[name] == rank:
-            after.records[name] = Record(*(tensor.contiguous() for tensor in record.tensors()), step=record.step)
+            after.records[name] = Record.of((tensor.contiguous() for tensor in record.tensors()), record.step)
     return after
 
 

@@ -32,7 +32,7 @@ class Checkpoints(Hook):
         self.pause_seconds = 0.0
         self.reported = True
         self.step_seconds: deque[float] = deque(maxlen=20)
-        self.last_seconds: float | None = None
+        self.last_seconds = 0.0
 
     def on_start(self, trainer: TrainerView) -> None:
         self.saved_step = trainer.progress.step  # what it was loaded from, or nothing worth saving

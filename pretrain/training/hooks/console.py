@@ -31,7 +31,8 @@ class ConsoleDisplay(Hook):
 
     def on_start(self, trainer: TrainerView) -> None:
         self.bar.start()
-        self.task = self.bar.add_task("", total=trainer.run.end, completed=trainer.now, numbers="")
+        self.task = self.bar.add_task("", total=trainer.run.end, numbers="")
+        self.bar.update(self.task, completed=trainer.now)
         if trainer.progress.step:
             self.console.print(f"resumed at step {trainer.progress.step:,}")
 

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
@@ -29,8 +30,8 @@ class Watchdog(Hook):
     def on_start(self, trainer: TrainerView) -> None:
         self.places: list[str] = [""] * dist.get_world_size()
         dist.all_gather_object(self.places, f"rank {dist.get_rank()} on {node_name()}")
-        store = _get_default_store().clone()  # a connection for the thread alone
-        threading.Thread(target=self._watch, args=(trainer, store), name="watchdog", daemon=True).start()
+        store: Any = _get_default_store()
+        threading.Thread(target=self._watch, args=(trainer, store.clone()), name="watchdog", daemon=True).start()
 
     def on_end(self, trainer: TrainerView) -> None:
         self.ended.set()

@@ -139,7 +139,7 @@ def test_a_checkpoint_without_its_run_needs_an_output(corpus, tmp_path, monkeypa
     monkeypatch.chdir(checkpoint)
     before = sorted(tmp_path.rglob("*"))
     for path in (checkpoint, Path(".")):
-        with pytest.raises(UserError, match="lies in no run's folder; say where to write by --output"):
+        with pytest.raises(UserError, match="is not in a run's folder; say where to write by --output"):
             export(path)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -164,17 +164,17 @@ def test_only_an_earlier_export_is_replaced_and_whole(corpus, tmp_path, monkeypa
     assert (folder / "README.md").read_text() != "of the export before"
 
     transformers.AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(folder)  # somebody trained it on
-    with pytest.raises(UserError, match="no exported model of Espalier's alone; choose another --output"):
+    with pytest.raises(UserError, match="holds other files than a model exported by Espalier; choose another --output"):
         export(tmp_path / "run")
     shutil.rmtree(folder)
     export(tmp_path / "run")
     (folder / "model-00001-of-00002.safetensors").touch()
-    with pytest.raises(UserError, match="no exported model of Espalier's alone; choose another --output"):
+    with pytest.raises(UserError, match="holds other files than a model exported by Espalier; choose another --output"):
         export(tmp_path / "run")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="no exported model of Espalier's alone"):
+    with pytest.raises(UserError, match="holds other files than a model exported by Espalier"):
         export(tmp_path / "run", foreign)
     assert (foreign / "config.json").read_text() == '{"model_type": "bert"}'
 
@@ -205,5 +205,5 @@ def test_mistakes_are_one_line(corpus, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
     (full / "letters.txt").write_text("mine")
-    with pytest.raises(UserError, match="is not empty and no exported model"):
+    with pytest.raises(UserError, match="holds other files than a model exported"):
         export(tmp_path / "run", full)
