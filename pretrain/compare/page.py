@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pretrain.compare.judge import Line
 from pretrain.compare.table import HEADINGS, cells
+from pretrain.runs.html import write_html
 
 
 def write_page(lines: Sequence[Line], out: Path) -> None:
@@ -21,19 +22,17 @@ def write_page(lines: Sequence[Line], out: Path) -> None:
         for event in run.growth
     )
     picture = base64.b64encode((out / "compare.png").read_bytes()).decode()
-    page = f"""<!doctype html><meta charset=utf-8><title>Does it pay?</title>
-<style>body{{font:15px system-ui;margin:2rem auto;max-width:75rem}}td,th{{padding:.3rem .7rem;text-align:left}}</style>
-<h1>Does it pay?</h1>
-<p>Speedup: cost of the from-scratch run that ends at the same validation loss, interpolated over budgets with a full
-decay of their own, over the method's cost. In brackets: over all pairings of seeds. &gt;= and &lt;= mark methods beyond
-every budget; nothing is extrapolated. Device speedup counts processor seconds on a CPU, which other users of the
-machine do not stretch. "Over small too": against the better of the full and the small model from scratch; a
-model that never reached the method's loss is left out of it.</p>
+    page = f"""<p>Speedup: the cost of the from-scratch run that ends at the same validation loss, interpolated over budgets
+with a full decay each, over the method's cost. In brackets: over all pairings of seeds. &gt;= and &lt;= mark methods
+beyond every budget; nothing is extrapolated. Device speedup counts processor seconds on a CPU, which other users of the
+machine do not stretch. "Over small too": against the better of the full and the small model from scratch. A model that
+never reached the method's loss is left out of it.</p>
 <p>The verdict is that of the medians: the gap in loss at equal cost has to exceed the range of either's seeds, upwards
 (significantly worse) or downwards (significant). "Paired by seed" gives, seed by seed, the FLOP speedup over the
-from-scratch runs of the same seed, which saw the same data; it is significant when three seeds or more all gain.</p>
-<table><tr>{head}</tr>{body}</table><img alt="loss against cost" src="data:image/png;base64,{picture}">
+from-scratch runs of the same seed, which saw the same data. It is significant when three seeds or more all gain.</p>
+<div class="scroll"><table><tr>{head}</tr>{body}</table></div>
+<img alt="loss against cost" src="data:image/png;base64,{picture}">
 <h2>Changes of shape</h2>
 <table><tr><th>run</th><th>operator</th><th>step</th><th>loss before</th><th>after</th></tr>{growth}</table>
 """
-    (out / "compare.html").write_text(page, "utf-8")
+    write_html(out / "compare.html", "Does it pay?", [page.rstrip()])

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from pretrain.profile.breakdown import Breakdown
 from pretrain.profile.measurement import Measurement
+from pretrain.runs.html import write_html
 
 WIDTH, BAR, GAP, LABEL = 760, 20, 6, 240
-
-STYLE = "body{font:15px system-ui;margin:2rem auto;max-width:60rem}svg text{font:13px system-ui}h2{margin-top:2rem}"
 
 
 def write_page(found: dict[str, Measurement], file: Path, title: str) -> None:
@@ -28,23 +27,18 @@ def write_page(found: dict[str, Measurement], file: Path, title: str) -> None:
         )
         if result.breakdown is not None:
             parts += _charts(result.breakdown)
-    _write(file, title, parts)
+    write_html(file, title, parts)
 
 
 def write_breakdown(breakdown: Breakdown, folder: Path, title: str) -> None:
     """profile.json and profile.html of some steps of a run."""
     (folder / "profile.json").write_text(json.dumps(asdict(breakdown), indent=1) + "\n", "utf-8")
-    _write(folder / "profile.html", title, _charts(breakdown))
+    write_html(folder / "profile.html", title, _charts(breakdown))
 
 
 def _charts(breakdown: Breakdown) -> list[str]:
     sections = ((heading, values) for heading, values in asdict(breakdown).items() if values)
     return [f"<h3>{heading} (ms)</h3>{bars(values, '{:.2f}')}" for heading, values in sections]
-
-
-def _write(file: Path, title: str, parts: list[str]) -> None:
-    head = f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"
-    file.write_text("\n".join([head, f"<h1>{escape(title)}</h1>", *parts]) + "\n", "utf-8")
 
 
 def bars(values: dict[str, float], form: str) -> str:
@@ -56,7 +50,7 @@ def bars(values: dict[str, float], form: str) -> str:
         length = (WIDTH - LABEL - 90) * value / longest
         rows.append(
             f'<text x="{LABEL - 8}" y="{y + 15}" text-anchor="end">{escape(label)}</text>'
-            f'<rect x="{LABEL}" y="{y}" width="{length:.1f}" height="{BAR}" fill="#4a7c59"/>'
+            f'<rect x="{LABEL}" y="{y}" width="{length:.1f}" height="{BAR}" fill="var(--mark)"/>'
             f'<text x="{LABEL + length + 6:.1f}" y="{y + 15}">{form.format(value)}</text>'
         )
     height = len(values) * (BAR + GAP)

@@ -14,8 +14,8 @@ from typing import Any
 
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History, Line, final_loss, usual_speed
+from pretrain.runs.html import TEMPLATES, style
 
-TEMPLATES = Path(__file__).parent / "templates"
 PARTS = {"style": "report.css", "script": "report.js"}
 MAX_POINTS = 600
 """Of a curve: a longer one is drawn as means over equal stretches."""
@@ -49,6 +49,7 @@ def page(folder: Path, history: History) -> str:
     # Only "</" could end the script element early.
     data = json.dumps(report_data(history), separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
     parts = {kind: (TEMPLATES / name).read_text("utf-8") for kind, name in PARTS.items()}
+    parts["style"] = style() + parts["style"]
     return Template((TEMPLATES / "report.html").read_text("utf-8")).substitute(
         parts,
         title=escape(folder.resolve().name),
