@@ -19,7 +19,7 @@ FORMAT = 2
 
 
 def write_part(folder: Path, rank: int, state: TrainingState) -> str | None:
-    """Writes the records that this rank owns. Gives the file's sha256; None where the rank owns nothing."""
+    """Writes the records that this rank owns. Returns the file's sha256, or None where the rank owns nothing."""
     tensors = {
         f"{name}/{kind}": tensor
         for name, record in state.records.items()
@@ -29,7 +29,7 @@ def write_part(folder: Path, rank: int, state: TrainingState) -> str | None:
 
 
 def write_index(folder: Path, state: TrainingState, run: dict[str, Any], part_sums: dict[int, str]) -> None:
-    """Writes what binds the parts together. `run`: JSON of all that is no tensor; `part_sums`: {rank: sha256}."""
+    """Writes the index of the parts. `run` is JSON with everything but the tensors; `part_sums` is {rank: sha256}."""
     parameters = {name: {"file": _part(owner), "step": state.steps[name]} for name, owner in state.owners.items()}
     index = {"format": FORMAT, "config": state.config.model_dump(), "run": run, "parameters": parameters}
     sums = {_part(rank): checksum for rank, checksum in part_sums.items()}
@@ -38,9 +38,9 @@ def write_index(folder: Path, state: TrainingState, run: dict[str, Any], part_su
 
 
 def load_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
-    """The state, spread over the ranks there are now, and what was saved beside it. Collective.
+    """The state, spread over the current ranks, and what was saved with it. Collective.
 
-    Raises UserError on all ranks when the folder is no checkpoint, or a file in it is missing or changed.
+    Raises UserError on all ranks when the folder is not a checkpoint, or a file in it is missing or changed.
     """
     _check_is_checkpoint(path)
     damage = find_damage(path)
@@ -77,9 +77,9 @@ def read_index(path: Path) -> dict[str, Any]:
 
 
 def find_damage(path: Path) -> str | None:
-    """Reads every file and compares its checksum; says what is wrong with the first that differs.
+    """Compares every file with its checksum, and says what is wrong with the first that differs.
 
-    The files are dealt over the ranks, and all get the same answer. Collective.
+    The files are divided among the ranks, and all get the same answer. Collective.
     """
     rank, num_ranks = _rank_and_size()
     sums = _read_checksums(path)

@@ -22,11 +22,11 @@ def write_page(lines: Sequence[Line], out: Path) -> None:
         for event in run.growth
     )
     picture = base64.b64encode((out / "compare.png").read_bytes()).decode()
-    page = f"""<p>Speedup: the cost of the from-scratch run that ends at the same validation loss, interpolated over budgets
-with a full decay each, over the method's cost. In brackets: over all pairings of seeds. &gt;= and &lt;= mark methods
-beyond every budget; nothing is extrapolated. Device speedup counts processor seconds on a CPU, which other users of the
-machine do not stretch. "Over small too": against the better of the full and the small model from scratch. A model that
-never reached the method's loss is left out of it.</p>
+    page = f"""<p>Speedup: the cost of the from-scratch run that ends at the same validation loss, interpolated over
+budgets with a full decay each, over the cost of the method. In brackets: over all pairings of seeds. &gt;= and &lt;=
+mark methods beyond every budget; nothing is extrapolated. Device speedup counts processor seconds on a CPU, which other
+users of the machine do not stretch. "Over small too": against the better of the full and the small model from scratch.
+A model that never reached the method's loss is left out of it.</p>
 <p>The verdict is that of the medians: the gap in loss at equal cost has to exceed the range of either's seeds, upwards
 (significantly worse) or downwards (significant). "Paired by seed" gives, seed by seed, the FLOP speedup over the
 from-scratch runs of the same seed, which saw the same data. It is significant when three seeds or more all gain.</p>

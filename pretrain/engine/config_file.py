@@ -28,7 +28,7 @@ OWNED_BY_RECIPE = {
 
 
 def load_engine_file(path: str) -> dict[str, Any]:
-    """Reads a DeepSpeed JSON, beside the working directory or in the project; UserError names the file and the key."""
+    """Reads a DeepSpeed JSON, from the working directory or the project. UserError names the file and the key."""
     file = next((file for file in (Path(path), PROJECT / path) if file.is_file()), None)
     if file is None:
         raise UserError(f"deepspeed: {path} does not exist; the files that come with Espalier are ds_configs/*.json")

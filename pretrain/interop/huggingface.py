@@ -165,5 +165,5 @@ def plain_shape(config: BertConfig) -> BertConfig:
 
 
 def corner(shape: Sequence[int]) -> tuple[slice, ...]:
-    """The part of a padded tensor that is no padding."""
+    """The part of a padded tensor that is not padding."""
     return tuple(slice(size) for size in shape)

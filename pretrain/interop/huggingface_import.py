@@ -96,7 +96,7 @@ def opening(directory: Path) -> Iterator[None]:
     except Exception as fault:  # damaged files break the libraries that read them in any way
         reason = " ".join(f"{type(fault).__name__}: {fault}".split())[:MAX_REASON]
         raise UserError(
-            f"{directory} cannot be opened as a model of transformers ({reason}); copy it again, or save it anew"
+            f"{directory} cannot be opened as a model of transformers ({reason}); copy it again, or save it again"
         ) from None
 
 

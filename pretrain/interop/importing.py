@@ -55,7 +55,7 @@ def _read(path: Path, config: BertConfig, seed: int) -> dict[str, Tensor]:
     if list(path.glob("*_model_states.pt")) or (path / "latest").is_file():
         return _read_deepspeed(path, config, seed)
     raise UserError(
-        f"start {path} is no checkpoint: it has neither {INDEX} (Espalier), config.json (Hugging Face) nor "
+        f"start {path} is not a checkpoint: it has neither {INDEX} (Espalier), config.json (Hugging Face) nor "
         "*_model_states.pt (DeepSpeed)"
     )
 

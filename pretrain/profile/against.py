@@ -1,7 +1,7 @@
-"""Our training step beside transformers' BertForPreTraining: the same model, sequences and masks, taken in turn.
+"""Our training step against transformers' BertForPreTraining: the same model, sequences and masks, alternately.
 
-Every figure is a ratio of real tokens per second within one round; a round runs each contender once, so that whatever
-else the machine does falls on all of them alike. Medians over the rounds, with their range.
+Every figure is a ratio of real tokens per second within one round. A round runs each contender once, so that whatever
+else the machine does affects all of them alike. The table has medians over the rounds, with their range.
 """
 
 import shutil

@@ -66,7 +66,7 @@ class Profile:
         for axis in axes:
             if axis not in AXES:
                 raise UserError(f"--sweep {axis!r} is unknown; choose from {', '.join(AXES)}, separated by commas")
-        self._vocab_size()  # what no combination could do without is no reason to leave one out
+        self._vocab_size()  # no combination works without a corpus, so this is an error, not a reason to skip
         found: dict[str, Measurement] = {}
         for values in product(*(SWEPT[axis] for axis in axes)):
             label = " ".join(f"{axis} {value}" for axis, value in zip(axes, values, strict=True))

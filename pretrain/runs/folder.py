@@ -23,7 +23,7 @@ from pretrain.recipe import Recipe
 PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "tokenizers")
 
 
-# What may change while a run goes on: where and how it is computed, watched and saved; not what it learns.
+# What may change when a run is resumed: where and how it is computed, watched and saved, but not what it learns.
 FREE_KEYS = (
     *(("checkpoint",), ("faults",), ("validation",), ("layout",), ("deepspeed",), ("batch", "micro"), ("paper",)),
     *(("compile",), ("data", "corpus"), ("stages", "layout"), ("stages", "deepspeed"), ("stages", "batch", "micro")),
@@ -48,7 +48,7 @@ class RunFolder:
         self.checked_shards = path / "checked-shards.json"
 
     def check(self, recipe: Recipe) -> None:
-        """Raises UserError when the folder holds a run of another recipe, a finished one, or one that is going on."""
+        """Raises UserError when the folder holds a run of another recipe, a finished one, or one that is running."""
         if self.recipe.is_file():
             held, ours = without(yaml.safe_load(self.recipe.read_text("utf-8")), FREE_KEYS), lasting(recipe)
             different = sorted(key for key in held.keys() | ours.keys() if held.get(key) != ours.get(key))
@@ -58,7 +58,7 @@ class RunFolder:
                     "give this run another --name, or move that folder away"
                 )
         elif self.path.is_dir() and any(path != self.lock for path in self.path.iterdir()):
-            raise UserError(f"{self.path} exists and is no run's folder; give this run another --name")
+            raise UserError(f"{self.path} exists and is not the folder of a run; give this run another --name")
         if self.summary.is_file():
             raise UserError(
                 f"the run in {self.path} is finished; give a new run another --name, or move that folder away"
@@ -69,10 +69,10 @@ class RunFolder:
 
     @contextmanager
     def opened(self, recipe: Recipe) -> Iterator[None]:
-        """Holds the folder for this run and writes down its recipe. Collective.
+        """Locks the folder for this run and writes its recipe. Collective.
 
-        Raises Stop on all ranks when another run holds it or it cannot be written. The lock is the operating system's:
-        it goes with the process, however that ends.
+        Raises Stop on all ranks when another run holds it or it cannot be written. The lock is the operating system's
+        and ends with the process, however that ends.
         """
         file, error = None, None
         if dist.get_rank() == 0:
@@ -96,14 +96,14 @@ class RunFolder:
                 file.close()
 
     def _lock(self, file: TextIO, kind: int) -> None:
-        """Waits a moment for whoever only looks, and for a killed run's last rank to be gone."""
+        """Waits a moment for processes that only look, and for the last rank of a killed run to be gone."""
         for _ in range(LOCK_TRIES):
             try:
                 return fcntl.flock(file, kind | fcntl.LOCK_NB)
             except BlockingIOError:  # noqa: PERF203 (it waits anyway)
                 time.sleep(LOCK_SECONDS / LOCK_TRIES)
         file.seek(0)
-        raise UserError(f"a run goes on in {self.path} ({file.read()}); wait for it, or give this run another --name")
+        raise UserError(f"a run is active in {self.path} ({file.read()}); wait for it, or give this run another --name")
 
     def _create(self, recipe: Recipe) -> None:
         self.recipe.write_text(yaml.safe_dump(_as_json(recipe), sort_keys=False), "utf-8")
@@ -115,12 +115,12 @@ def _as_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def lasting(recipe: Recipe) -> dict[str, Any]:
-    """What of a recipe has to stay while a run goes on, as JSON."""
+    """The part of a recipe that a resumed run may not change, as JSON."""
     return without(_as_json(recipe), FREE_KEYS)
 
 
 def without(values: dict[str, Any], paths: Iterable[Sequence[str]]) -> dict[str, Any]:
-    """`values` less what lies at `paths` in its nested mappings and lists of them."""
+    """`values` without the entries at `paths`, in nested mappings and lists of them."""
     kept = deepcopy(values)
     for path in paths:
         _drop(kept, path)

@@ -1,4 +1,4 @@
-"""Where verbs write: whether they can is found out before the work, and a folder takes its name when it is complete."""
+"""Where verbs write: they check that they can before the work, and a folder gets its name once it is complete."""
 
 import shutil
 import tempfile
@@ -10,9 +10,9 @@ from model.errors import UserError
 
 
 def check_file(option: str, path: Path | None, example: str) -> None:
-    """Raises UserError where no file could be written to `path`, whose folders need not exist yet; None is left out.
+    """Raises UserError where no file can be written to `path`, whose folders need not exist yet. None is skipped.
 
-    `example`: a name for the file, to suggest in the place of a folder.
+    `example` is a file name to suggest where `path` is a folder.
     """
     if path is None:
         return
@@ -26,13 +26,13 @@ def check_file(option: str, path: Path | None, example: str) -> None:
 
 
 def check_folder(option: str, path: Path) -> None:
-    """Raises UserError where nothing could be written into the folder `path`, which need not exist yet."""
+    """Raises UserError where nothing can be written into the folder `path`, which need not exist yet."""
     with _explained(option, path):
         _check_room(option, path)
 
 
 def check_complete_folder(option: str, path: Path) -> None:
-    """Raises UserError where `complete_folder` could not put the folder `path`: it needs room beside it as well."""
+    """Raises UserError where `complete_folder` cannot put the folder `path`: it writes next to it as well."""
     check_folder(option, path)
     place = path.resolve()
     for obstacle, is_there in (("the folder you are in", place == Path.cwd()), ("where a disk is", place.is_mount())):
@@ -45,7 +45,7 @@ def check_complete_folder(option: str, path: Path) -> None:
 def _check_room(option: str, path: Path) -> None:
     above = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     if not above.is_dir():
-        raise UserError(f"{option} {path}: {above} is a file and no folder; name another place")
+        raise UserError(f"{option} {path}: {above} is a file, not a folder; name another place")
     tempfile.TemporaryFile(dir=above).close()
 
 
@@ -59,7 +59,7 @@ def _explained(option: str, path: Path) -> Iterator[None]:
 
 @contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
-    """A new folder to write into; it takes the place of `path` at the end, and after a failure `path` is as it was."""
+    """A new folder to write into. It replaces `path` at the end; after a failure `path` is unchanged."""
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))

@@ -33,7 +33,7 @@ def evaluate(model: nn.Module, batches: Sequence[Batch]) -> Evaluation:
 def validation_rows(
     corpus: Corpus, sequence: int, data: Data, num_rows: int, micro_batch: int, rank: int, num_ranks: int
 ) -> list[Batch]:
-    """This rank's part of the validation rows, in the largest micro-batches up to `micro_batch` that divide it."""
+    """This rank's part of the validation rows, in the largest micro-batches, up to `micro_batch`, that divide it."""
     num_rows = num_divisible_rows(num_rows, num_ranks)
     per_rank = num_rows // num_ranks
     micro = max(size for size in range(1, micro_batch + 1) if per_rank % size == 0)

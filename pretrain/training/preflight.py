@@ -1,4 +1,4 @@
-"""What is checked before training: by one plain process, so that a mistake is one line, and by all ranks together."""
+"""Checks before training: by one plain process, so that a mistake is one line, and by all ranks together."""
 
 import json
 from pathlib import Path
@@ -27,16 +27,16 @@ def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus
     compiles(recipe.compile, device())
     run_folder = RunFolder(folder)
     run_folder.check(recipe)
-    if not run_folder.recipe.is_file():  # a run that goes on may be past what is wrong here, and cannot change it
+    if not run_folder.recipe.is_file():  # a resumed run may be past the fault, and cannot change its recipe
         check_lengths(run)
         check_saved_states(run)
     return run, corpus, run_folder
 
 
 def check_shards(corpus: Corpus, folder: RunFolder) -> None:
-    """Compares every shard with its checksum from `prepare`, the shards dealt over the ranks. Collective.
+    """Compares every shard with its checksum from `prepare`, with the shards divided among the ranks. Collective.
 
-    Files that this run has checked before and that have kept their size and date are passed over. Raises Stop on all
+    Files that this run has checked before, and that have kept their size and date, are skipped. Raises Stop on all
     ranks when a shard has changed.
     """
     checked = json.loads(folder.checked_shards.read_text("utf-8")) if folder.checked_shards.is_file() else {}

@@ -85,7 +85,7 @@ def _trainer(
 
 
 def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int) -> Evaluation:
-    """Validation loss and accuracy of a checkpoint, in one process. `corpus` left out: the one it was trained on."""
+    """Validation loss and accuracy of a checkpoint, in one process. `corpus` defaults to the one it was trained on."""
     tp = ParallelLayout(1, dist.get_world_size()).install()
     state, saved = load_checkpoint(find_checkpoint(path))
     opened = open_corpus(saved, corpus, path)

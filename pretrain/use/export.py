@@ -50,8 +50,8 @@ def export(path: Path, output: Path | None = None, corpus: str | None = None) ->
 
 def run_of(checkpoint: Path) -> Path | None:
     """The folder of the run that saved this checkpoint; None if it was copied or grown to somewhere else."""
-    beside = checkpoint.resolve().parent
-    return beside.parent if beside.name == "checkpoints" else None
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == "checkpoints" else None
 
 
 def check_output(output: Path) -> None:

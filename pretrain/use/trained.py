@@ -1,4 +1,4 @@
-"""A trained model, opened from its checkpoint in one process, together with the vocabulary it speaks."""
+"""A trained model, opened from its checkpoint in one process, with its vocabulary."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +21,11 @@ class Trained(NamedTuple):
     """In fp32 on the CPU, dropout off."""
     vocabulary: Vocabulary
     run: dict[str, Any]
-    """What the checkpoint says of its run: recipe, sequence length, progress."""
+    """What the checkpoint holds about its run: recipe, sequence length, progress."""
 
 
 def open_trained(path: Path, corpus: str | None = None) -> Trained:
-    """The model of a checkpoint, or of a run's latest. `corpus` left out: the one it was trained on.
+    """The model of a checkpoint, or of a run's latest. `corpus` defaults to the one it was trained on.
 
     Raises UserError when there is no such checkpoint, or the corpus has another vocabulary.
     """
@@ -35,10 +35,10 @@ def open_trained(path: Path, corpus: str | None = None) -> Trained:
 
 
 def open_vocabulary(run: dict[str, Any], corpus: str | None, checkpoint: Path) -> Vocabulary:
-    """A corpus's, or what `grow` put beside the checkpoint, where it grew a model of transformers."""
-    beside = checkpoint / "tokenizer.json"
-    if corpus is None and "corpus" not in run and beside.is_file():
-        return Vocabulary.read(beside)
+    """A corpus's vocabulary, or the tokenizer in the checkpoint, if `grow` made it from a model of transformers."""
+    tokenizer = checkpoint / "tokenizer.json"
+    if corpus is None and "corpus" not in run and tokenizer.is_file():
+        return Vocabulary.read(tokenizer)
     return open_corpus(run, corpus, checkpoint)
 
 

@@ -1,4 +1,4 @@
-"""Saves the run every so many steps, just before a change of shape, and at the end."""
+"""Saves the run every N steps, just before a change of shape, and at the end."""
 
 import hashlib
 import json
@@ -17,12 +17,10 @@ from pretrain.recipe.schema import Checkpoint
 from pretrain.runs.folder import RunFolder, versions
 from pretrain.training.events import Hook, StepResult, TrainerView
 
-RANDOMNESS = "every stream is drawn anew from (seed, step, micro-batch, data-parallel rank): nothing to restore"
+RANDOMNESS = "every stream is drawn from (seed, step, micro-batch, data-parallel rank): nothing to restore"
 
 
 class Checkpoints(Hook):
-    """On every rank."""
-
     def __init__(self, folder: RunFolder, settings: Checkpoint):
         self.every = settings.every
         self.store = CheckpointStore(
@@ -35,7 +33,7 @@ class Checkpoints(Hook):
         self.last_seconds = 0.0
 
     def on_start(self, trainer: TrainerView) -> None:
-        self.saved_step = trainer.progress.step  # what it was loaded from, or nothing worth saving
+        self.saved_step = trainer.progress.step  # it was loaded from there, or has nothing to save yet
         if trainer.progress.step == 0 and INITIAL in trainer.run.saved_states:
             self.save(trainer, INITIAL)
         self.last_seconds = trainer.progress.train_seconds
@@ -60,9 +58,9 @@ class Checkpoints(Hook):
         self.store.flush()
 
     def save(self, trainer: TrainerView, name: str = "") -> None:
-        """Saves the state as it is now, unless this step is saved already. Collective.
+        """Saves the current state, unless this step is already saved. Collective.
 
-        `name`: a checkpoint that no later one displaces (a point to rewind to), at checkpoints/NAME.
+        With a `name` the checkpoint is kept permanently at checkpoints/NAME, as a point to return to.
         """
         if not name:
             if self.saved_step == trainer.progress.step:
@@ -76,7 +74,7 @@ class Checkpoints(Hook):
         self.reported = False
 
     def _report(self, trainer: TrainerView) -> None:
-        """Once it is on disk: what the checkpoint cost the steps, and what it cost in the background."""
+        """Reports, once the checkpoint is on disk, how long steps waited for it and how long the writing took."""
         written = self.store.written
         if written is None or self.reported:
             return
@@ -95,7 +93,7 @@ class Checkpoints(Hook):
 
 
 def _run_state(trainer: TrainerView) -> dict[str, Any]:
-    """Everything beside the tensors that a reader, or the next step, may want to know."""
+    """Everything except the tensors that a reader, or the next step, may need."""
     run, stage = trainer.run, trainer.stage
     recipe = json.loads(run.recipe.model_dump_json(by_alias=True))
     return {

@@ -1,4 +1,4 @@
-"""Shows the run while it goes: a progress bar on a terminal, a line now and then in a log."""
+"""Shows the progress of a run: a bar on a terminal, a line every few seconds in a log."""
 
 import time
 from typing import Any
@@ -14,8 +14,6 @@ LOG_SECONDS = 10.0
 
 
 class ConsoleDisplay(Hook):
-    """On rank 0 only."""
-
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
         self.last_line = 0.0

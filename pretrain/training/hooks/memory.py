@@ -1,4 +1,4 @@
-"""Reports the memory that training takes: in the first step of every stage, and now and then."""
+"""Reports the memory that training takes: in the first step of every stage, and every N steps."""
 
 import psutil
 import torch
@@ -10,7 +10,7 @@ GIB = 2**30
 
 
 class Memory(Hook):
-    """On rank 0 only, before Metrics is closed. An event `memory` every so many steps, in GiB of this rank."""
+    """Writes the event `memory`, in GiB of this rank."""
 
     def __init__(self, every: int = 50):
         self.every = every
@@ -26,7 +26,7 @@ class Memory(Hook):
 
 
 def memory() -> dict[str, float]:
-    """What the process holds on the host, and the most that its tensors took on the GPU since the last call."""
+    """Memory of this process on the host, and the peak of its tensors on the GPU since the last call."""
     held = {"host_memory_gib": psutil.Process().memory_info().rss / GIB}
     if torch.cuda.is_available():
         held["gpu_peak_memory_gib"] = torch.cuda.max_memory_allocated() / GIB

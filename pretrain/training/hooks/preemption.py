@@ -1,4 +1,4 @@
-"""Leaves when a signal asks for it: at the next step boundary, saved, with an exit code that means `start me again`."""
+"""Stops on a signal: at the next step boundary, saved, with an exit code that means `start me again`."""
 
 import torch
 import torch.distributed as dist
@@ -12,7 +12,7 @@ from pretrain.training.hooks.checkpoints import Checkpoints
 
 
 class Preemption(Hook):
-    """On every rank. A signal may reach some ranks only, and any of them first: all agree before any acts."""
+    """A signal may reach only some ranks, and any of them first, so all agree before any acts."""
 
     def __init__(self, checkpoints: Checkpoints):
         self.checkpoints = checkpoints
@@ -25,6 +25,6 @@ class Preemption(Hook):
             self.checkpoints.store.flush()
             raise Stop(
                 f"{signals.received or 'a signal to another rank'} received: saved at step {trainer.progress.step}; "
-                "the same command goes on from there",
+                "the same command resumes from there",
                 code=ExitCode.PREEMPTED,
             )

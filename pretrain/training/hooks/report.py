@@ -1,4 +1,4 @@
-"""Writes report.html whenever the run ends or is left."""
+"""Writes report.html whenever the run stops."""
 
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.report import write_report
@@ -6,8 +6,6 @@ from pretrain.training.events import Hook, TrainerView
 
 
 class Report(Hook):
-    """On rank 0 only, after Metrics, whose file it reads."""
-
     def __init__(self, folder: RunFolder):
         self.folder = folder
 

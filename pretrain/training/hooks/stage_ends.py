@@ -12,7 +12,7 @@ from pretrain.training.events import Hook, StepResult, TrainerView
 
 
 class StageEnds(Hook):
-    """On every rank, before Checkpoints, which save what is decided here. All ranks use what rank 0 found."""
+    """All ranks use what rank 0 found."""
 
     name = "stage_ends"
 

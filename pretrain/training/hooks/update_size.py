@@ -1,4 +1,4 @@
-"""Measures how far each tensor moves in a step, around every change of shape: a change must not make updates jump."""
+"""Measures how far each tensor moves in a step around a change of shape, which must not make updates jump."""
 
 from typing import Any
 
@@ -15,9 +15,10 @@ STEPS_BEFORE, STEPS_AFTER = 3, 10
 
 
 class UpdateSizes(Hook):
-    """On every rank. Event `update_size`: for each tensor the RMS of (new weight - old weight) / lr, decay included.
+    """Writes the event `update_size`: for each tensor the RMS of (new weight - old weight) / lr, decay included.
 
-    In the last steps before a change and the first after it; keeps a copy of this rank's master weights meanwhile.
+    It measures the last steps before a change and the first ones after it. Meanwhile it keeps a copy of this rank's
+    master weights.
     """
 
     name = "update_sizes"
@@ -33,7 +34,7 @@ class UpdateSizes(Hook):
         self.stage, self.entered = state["stage"], state["entered"]
 
     def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
-        if stage.name != self.stage:  # else a resumed run goes on within it
+        if stage.name != self.stage:  # else a resumed run continues within it
             self.stage, self.entered = stage.name, trainer.progress.step
         self.before = self._weights(trainer) if self._is_near_a_change(trainer) else None
 
@@ -45,7 +46,7 @@ class UpdateSizes(Hook):
         self.before = self._weights(trainer) if self._is_near_a_change(trainer) else None
 
     def _is_near_a_change(self, trainer: TrainerView) -> bool:
-        """Whether the next step is to be measured."""
+        """Whether to measure the next step."""
         stages, stage = trainer.run.stages, trainer.stage
         if stage is not stages[0] and trainer.progress.step - self.entered < STEPS_AFTER:
             return True
@@ -57,9 +58,9 @@ class UpdateSizes(Hook):
 
 
 def update_sizes(before: dict[str, Tensor], after: dict[str, Tensor], names: list[str]) -> dict[str, float]:
-    """Root mean square of the difference, over the fragments of all ranks, of every tensor that is trained. Collective.
+    """Root mean square of the difference for every trained tensor, over the fragments of all ranks. Collective.
 
-    Where several ranks hold the same elements all of them count, in the sum and in its divisor.
+    Where several ranks hold the same elements, each of them counts, in the sum and in its divisor.
     """
     sums = torch.zeros(2, len(names), dtype=torch.float64)
     for index, name in enumerate(names):

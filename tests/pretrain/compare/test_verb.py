@@ -168,7 +168,7 @@ def test_a_file_where_the_output_goes_is_found_before_any_work(tmp_path, capsys,
     (tmp_path / "taken").write_text("mine")
     out = str(tmp_path / "taken" / below)
     assert main(["compare", "--recipes", "mini", "--runs", str(tmp_path), "--out", out]) == 2
-    assert "taken is a file and no folder" in capsys.readouterr().err
+    assert "taken is a file, not a folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 

@@ -96,6 +96,6 @@ def test_what_does_not_fit_is_one_line(tmp_path):
     (message,) = pool(1).run(import_error, tmp_path / "model", CONFIG.replace(layers=3))
     assert "has no blocks.2.attention.query.weight" in message
     (message,) = pool(1).run(import_error, tmp_path / "empty", CONFIG)
-    assert "is no checkpoint: it has neither" in message
+    assert "is not a checkpoint: it has neither" in message
     (message,) = pool(1).run(import_error, tmp_path / "nowhere", CONFIG)
     assert "nowhere does not exist" in message

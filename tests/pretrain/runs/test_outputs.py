@@ -25,11 +25,11 @@ def place(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("export run --output file", "file is a file and no folder; name another place"),
+        ("export run --output file", "file is a file, not a folder; name another place"),
         ("export run --output file/below", "--output file/below: "),
         ("export run --output /proc/x", "--output /proc/x cannot be written: No such file or directory; name another"),
         ("report run --output run", "--output run is a folder; name a file, such as run/report.html"),
-        ("report run --output file/page.html", "file is a file and no folder; name another place"),
+        ("report run --output file/page.html", "file is a file, not a folder; name another place"),
         ("grow run --out file/grown", "--out file/grown: "),
         ("profile tiny --out file", "--out file: "),
         ("profile tiny --json run", "--json run is a folder; name a file, such as run/rows.json"),

@@ -144,7 +144,7 @@ def test_a_folder_with_another_recipe_is_refused(runs, corpus):
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path, corpus):
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="no run's folder"):
+    with pytest.raises(UserError, match="not the folder of a run"):
         RunFolder(tmp_path).check(recipe(corpus))
 
 

@@ -28,7 +28,7 @@ def test_a_second_run_in_the_same_folder_is_refused(corpus, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write("process 1 on elsewhere")
         lock.flush()
-        with pytest.raises(UserError, match=r"a run goes on in .* \(process 1 on elsewhere\); wait for it"):
+        with pytest.raises(UserError, match=r"a run is active in .* \(process 1 on elsewhere\); wait for it"):
             RunFolder(tmp_path / "run").check(recipe)
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["lock"]
     RunFolder(tmp_path / "run").check(recipe)  # the lock went with its owner
