@@ -63,7 +63,7 @@ def neighbour_correlation(
     tp = layout.install()
     gradients = _gradients_of_uses(config, fetch, tp, dtype, batches)
     untied = parameter_table(config.replace(sharing=None))
-    correlation: dict[str, float] = {}
+    correlation: dict[tuple[int, int], float] = {}
     for layers in shared:
         products = torch.zeros(len(layers), len(layers), dtype=torch.float64, device=device())
         for spec in untied.values():
