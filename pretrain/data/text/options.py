@@ -9,7 +9,7 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from model.errors import UserError
-from pretrain.data.text.sources import TextFormat
+from pretrain.data.text.sources.base import TextFormat
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from model.errors import UserError
 from pretrain.data.text.duplicates import SeenDocuments
 from pretrain.data.text.indexed import token_dtype
 from pretrain.data.text.options import PrepareOptions, Progress
+from pretrain.data.text.reading import Input, find_inputs, read_chunks
 from pretrain.data.text.shards import Documents, SplitWriter
-from pretrain.data.text.sources import Block, Input, find_inputs, read_chunks
+from pretrain.data.text.sources.base import Block
 from pretrain.data.text.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash
 from pretrain.data.text.vocabulary import train_vocabulary
 from pretrain.data.text.worker import TokenizedChunk, Worker, run_in_process, start_process

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from model.errors import UserError
 from pretrain.data.text.documents import documents_of
 from pretrain.data.text.options import PrepareOptions, Progress
-from pretrain.data.text.sources import Input, read_blocks
+from pretrain.data.text.reading import Input, read_blocks
 from pretrain.data.text.tokenizer import train_tokenizer
 
 IN_THIS_PROCESS = 8_000_000
@@ -28,7 +28,7 @@ IN_THIS_PROCESS = 8_000_000
 
 def train_vocabulary(options: PrepareOptions, inputs: list[Input], progress: Callable[[Progress], None]) -> Tokenizer:
     """Raises UserError if there is no text, or the options do not fit it."""
-    if shards := [source.name for source in inputs if source.name.endswith(".idx")]:
+    if shards := [source.name for source in inputs if source.is_tokenized]:
         raise UserError(f"{shards[0]} is tokenized already; give its vocabulary with --vocab")
     blocks = _beginnings(options, inputs, progress)
     texts: list[str] = []

@@ -18,7 +18,8 @@ from pretrain.data.text.encoding import Encoder
 from pretrain.data.text.options import PrepareOptions
 from pretrain.data.text.sentences import split_sentences
 from pretrain.data.text.shards import Documents
-from pretrain.data.text.sources import Block
+from pretrain.data.text.sources.base import Block
+from pretrain.data.text.sources.megatron import TokenBlock
 from pretrain.data.text.tokenizer import SpecialIds
 
 
@@ -46,7 +47,7 @@ class Worker:
     def tokenize(self, chunk: list[Block]) -> TokenizedChunk:
         counts: Counter[str] = Counter()
         texts = list(chain.from_iterable(documents_of(block, self._options.text_format, counts) for block in chunk))
-        parts = [self._encode(texts), *(self._adopt(block.content) for block in chunk if block.kind == "tokens")]
+        parts = [self._encode(texts), *(self._adopt(block.content) for block in chunk if isinstance(block, TokenBlock))]
         documents = Documents.concatenate([documents for documents, _ in parts])
         hashes = np.concatenate([hashes for _, hashes in parts])
 

@@ -7,7 +7,8 @@ import pytest
 
 from model.errors import UserError
 from pretrain.data import Corpus, PrepareOptions, prepare
-from pretrain.data.text.sources import TextFormat, find_inputs, read_blocks
+from pretrain.data.text.reading import find_inputs, read_blocks
+from pretrain.data.text.sources.base import TextFormat
 from pretrain.data.text.worker import text_hash
 from tests.support.corpora import made_up_documents, prepared
 

@@ -18,21 +18,22 @@ import pytest
 from model.errors import UserError
 from pretrain.data import Corpus, PrepareOptions, Progress, prepare
 from pretrain.data.inspection import check_corpus
-from pretrain.data.text import sources, vocabulary
+from pretrain.data.text import vocabulary
 from pretrain.data.text.duplicates import SeenDocuments
+from pretrain.data.text.sources import limits
 from pretrain.data.text.worker import Worker
 from tests.support.corpora import made_up_documents
 
 DOCUMENTS = made_up_documents(300)
 
 
-SMALL = {"_CHUNK_BYTES": 1 << 12, "_MAX_DOCUMENT_BYTES": 1 << 16}
+SMALL = {"CHUNK_BYTES": 1 << 12, "MAX_DOCUMENT_BYTES": 1 << 16}
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in SMALL.items():
-        monkeypatch.setattr(sources, name, size)
+        monkeypatch.setattr(limits, name, size)
 
 
 def options(directory: Path, name: str, **changes) -> PrepareOptions:
@@ -69,7 +70,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(texts: Path) -> Non
 def prepare_until_killed(options: PrepareOptions, num_chunks: int) -> None:
     """Dies as if by SIGKILL after a number of chunks, and saves its state only after some of them."""
     sys.modules["pretrain.data.text.prepare"]._SECONDS_BETWEEN_SAVES = 0.03
-    vars(sources).update(SMALL)  # this is a process of its own
+    vars(limits).update(SMALL)  # this is a process of its own
     left = num_chunks
 
     def count(progress: Progress) -> None:

@@ -1,0 +1,82 @@
+"""Sources by name, as `prepare` is given them: which files they are, and their content in chunks."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.errors import UserError
+from pretrain.data.text.sources import FILE_FORMATS, NAMED_TEXTS, limits
+from pretrain.data.text.sources.base import Block, FileFormat, TextFormat, gathered
+from pretrain.data.text.sources.built_in import BUILT_IN
+from pretrain.data.text.sources.streams import COMPRESSIONS
+
+_FORMATS = {file_format.ending: file_format for file_format in FILE_FORMATS}
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing to read: a file, a dataset or the built-in corpus."""
+
+    name: str
+    num_bytes: int | None
+    """On disk; None if only reading will tell."""
+    path: Path | None = None
+
+    @property
+    def is_tokenized(self) -> bool:
+        return self.path is not None and _format_of(self.path).is_tokenized
+
+
+def find_inputs(sources: Iterable[str]) -> list[Input]:
+    """The sources in order, a directory replaced by its sorted files. Raises UserError for a source that is missing."""
+    inputs = []
+    for source in sources:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file() and _ending(file) in _FORMATS)
+            if not files:
+                raise UserError(f"directory {path} holds no {', '.join(_FORMATS)} file (or these with .gz or .zst)")
+            inputs += [Input(str(file), file.stat().st_size, file) for file in files]
+        elif path.exists():
+            if _ending(path) not in _FORMATS:
+                raise UserError(f"corpus {path} must end in {', '.join(_FORMATS)} (and may be compressed: .gz, .zst)")
+            inputs.append(Input(source, path.stat().st_size, path))
+        elif source != BUILT_IN and (_ending(path) in _FORMATS or source.startswith((".", "/", "~"))):
+            raise UserError(f"corpus {source} does not exist; give a file, a directory, a dataset name or {BUILT_IN!r}")
+        else:
+            inputs.append(Input(source, None))
+    return inputs
+
+
+def read_chunks(inputs: Iterable[Input], format: TextFormat) -> Iterator[list[Block]]:
+    """The blocks of all inputs, in order, gathered into chunks.
+
+    Raises UserError if a column is missing or an input cannot be read at all.
+    """
+    chunk: list[Block] = []
+    size = 0
+    for source in inputs:
+        for block in read_blocks(source, format):
+            chunk.append(block)
+            size += block.num_bytes
+            if size >= limits.CHUNK_BYTES:
+                yield chunk
+                chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def read_blocks(source: Input, format: TextFormat) -> Iterator[Block]:
+    """The blocks of one input."""
+    if source.path is not None:
+        return _format_of(source.path).read(source.path, format)
+    named = next(text for text in NAMED_TEXTS if text.knows(source.name))
+    return gathered(named.read(source.name, format))
+
+
+def _format_of(path: Path) -> FileFormat:
+    return _FORMATS[_ending(path)]
+
+
+def _ending(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
