@@ -137,9 +137,20 @@ def _packages() -> "Iterator[Row]":
 
 
 def requirements_of(key: str) -> "list[Requirement]":
-    """The packages that pyproject.toml lists under a key: `dependencies`, or the name of an extra."""
+    """The packages under a key of pyproject.toml: `dependencies`, or the name of an extra. From a wheel, its copy."""
+    if not PYPROJECT.is_file():
+        return _requirements_of_wheel("" if key == "dependencies" else key)
     (body,) = re.findall(rf"^{key} = \[\n(.*?)^\]", PYPROJECT.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     return [Requirement(*pair) for pair in re.findall(r'^ *"([\w.-]+)([^"\[]*)"', body, re.MULTILINE)]
+
+
+def _requirements_of_wheel(extra: str) -> "list[Requirement]":
+    """Lines such as `torch<2.14,>=2.11` and `transformers<6,>=4.50; extra == "finetune"`."""
+    from importlib import metadata  # which Python 3.7 lacks
+
+    lines = [line.partition(";") for line in metadata.requires("espalier-bert") or ()]
+    wanted = [line for line, _, condition in lines if re.findall(r'extra == "(\w+)"', condition) == [extra] * bool(extra)]
+    return [Requirement(*re.match(r"([\w.-]+)(.*)", line.strip()).groups()) for line in wanted]
 
 
 def installed_version(name: str) -> "str | None":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from pretrain.cli.arguments import OptionalInt, OptionalStr, Overrides, RecipeName, read_span
 from pretrain.launch.local import run_verb
-from pretrain.launch.start import is_rank, num_nodes, ranks_per_node, start_ranks
+from pretrain.launch.start import is_rank, num_nodes, ranks_per_node, start_ranks, train_arguments
 
 if TYPE_CHECKING:
     from pretrain.recipe import Recipe
@@ -46,14 +46,6 @@ def train(
     # One plain process checks the recipe first: a user's mistake is one line, not a failure of every rank.
     mistake = run_verb(*arguments, "--nproc", str(num_ranks), "--dry-run")
     return mistake or start_ranks(["pretrain", *arguments], num_ranks)
-
-
-def train_arguments(recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path) -> list[str]:
-    """The command line of this verb, from the verb on."""
-    arguments = ["train", recipe, "--runs", str(runs)]
-    if name is not None:
-        arguments += ["--name", name]
-    return arguments + [word for override in overrides for word in ("--set", override)]
 
 
 def check(recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, num_ranks: int) -> None:

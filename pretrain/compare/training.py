@@ -1,12 +1,15 @@
-"""Trains the runs of a comparison that are not there yet, as many as fit into some minutes."""
+"""Trains the missing runs of a comparison, as many as fit into some minutes."""
 
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import UserError
+from pretrain.engine.exits import Stop
+from pretrain.launch.local import run_here
+from pretrain.launch.outcome import ExitCode
+from pretrain.launch.start import train_arguments
 from pretrain.recipe import load_recipe, resolve
 
 
@@ -33,30 +36,29 @@ def train_missing(
 ) -> list[Path]:
     """Trains every recipe under every seed that has no finished folder yet, until the minutes are spent.
 
-    Runs go round by round, so that a short allotment leaves whole rounds; one that is cut off goes on next time.
-    Returns the folders that are finished.
+    Goes round by round, so that whatever time there is leaves whole rounds. The run that the end of the minutes
+    interrupts saves itself, and resumes next time. Returns the folders that are finished.
     """
     deadline = time.monotonic() + minutes * 60
-    queue = [(recipe, seed) for seed in range(seeds) for recipe in recipes]
-    folders = []
-    for recipe, seed in queue:
-        name = f"{Path(recipe).stem}-seed{seed}"
-        folder = runs / name
-        if not (folder / "summary.json").is_file():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
-            command += ["-m", "pretrain", "train", recipe, "--runs", str(runs), "--name", name, "--set", f"seed={seed}"]
-            for override in overrides:
-                command += ["--set", override]
-            print(f"training {name}", file=sys.stderr)
-            try:
-                done = subprocess.run(command, timeout=left)
-            except subprocess.TimeoutExpired:
-                print(f"{name}: out of time; it goes on from its last checkpoint next time", file=sys.stderr)
-                break
-            if done.returncode:
-                raise UserError(f"training {name} failed (exit code {done.returncode}); its message is above")
-        folders.append(folder)
-    return folders
+    finished = []
+    for seed in range(seeds):
+        for recipe in recipes:
+            name = f"{Path(recipe).stem}-seed{seed}"
+            if not (runs / name / "summary.json").is_file():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return finished
+                print(f"training {name}", file=sys.stderr)
+                arguments = train_arguments(recipe, (f"seed={seed}", *overrides), name, runs)
+                code = run_here(["pretrain", *arguments], nproc, seconds=left)
+                if time.monotonic() > deadline and not (runs / name / "summary.json").is_file():
+                    print(f"{name}: out of time; it resumes from its latest checkpoint next time", file=sys.stderr)
+                    return finished
+                if code == ExitCode.INTERRUPTED:
+                    raise KeyboardInterrupt
+                if code == ExitCode.PREEMPTED:
+                    raise Stop(f"training {name} was stopped by a signal and saved; the same command resumes it", code)
+                if code:
+                    raise UserError(f"training {name} failed (exit code {code}); its message is above")
+            finished.append(runs / name)
+    return finished

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from model.errors import UserError
 from pretrain.launch.gpus import count_gpus
@@ -35,6 +36,14 @@ def start_ranks(module: Sequence[str], nproc: int) -> int:
     sys.stdout.flush()
     job = Job.from_environment()
     return run_on_all_nodes(job, module, nproc) if job else run_here(module, nproc)
+
+
+def train_arguments(recipe: str, overrides: Sequence[str], name: str | None, runs: Path) -> list[str]:
+    """The command line of the verb `train`, from the verb on."""
+    arguments = ["train", recipe, "--runs", str(runs)]
+    if name is not None:
+        arguments += ["--name", name]
+    return arguments + [word for override in overrides for word in ("--set", override)]
 
 
 def positive(name: str, number: int) -> int:

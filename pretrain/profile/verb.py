@@ -1,8 +1,6 @@
 """The verb `profile`: measures a stage, a sweep of layouts, scaling, or the table against Hugging Face."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +13,7 @@ from rich.table import Table
 
 from model.errors import UserError
 from pretrain.data import Corpus
+from pretrain.launch.local import run_here
 from pretrain.profile.measurement import Measurement
 from pretrain.profile.page import write_page
 from pretrain.recipe import load_recipe, resolve
@@ -44,17 +43,15 @@ class Profile:
         overrides = (*self.overrides, *overrides)
         resolve(load_recipe(self.recipe, overrides), self._vocab_size(), nproc)
         file = self.out / f"{label}.json"
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
-        command = [*torchrun, "-m", "pretrain.profile.measure", self.recipe, "--out", str(file)]
-        command += ["--stage", str(self.stage), "--steps", str(self.steps), "--profiled", str(self.profiled)]
-        command += ["--overrides", *overrides]
-        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc))}
-        done = subprocess.run(command, env=os.environ | threads, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if done.returncode:
-            log = file.with_suffix(".log")
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_bytes(done.stdout)
-            raise UserError(f"profile of {label} failed (exit code {done.returncode}); its output is in {log}")
+        command = ["pretrain.profile.measure", self.recipe, "--out", str(file), "--stage", str(self.stage)]
+        command += ["--steps", str(self.steps), "--profiled", str(self.profiled), "--overrides", *overrides]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        log = file.with_suffix(".log")
+        with log.open("wb") as output:
+            code = run_here(command, nproc, output=output)
+        if code:
+            raise UserError(f"profile of {label} failed (exit code {code}); its output is in {log}")
+        log.unlink()
         return Measurement.read(file)
 
     def _vocab_size(self) -> int:

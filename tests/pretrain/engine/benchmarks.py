@@ -1,6 +1,6 @@
 """The cost of a move, compared with the disk route that it replaces and with one training step of 4,096 tokens.
 
-    python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.pretrain.engine.benchmarks [REPETITIONS]
+    torchrun --standalone --nproc-per-node 2 -m tests.pretrain.engine.benchmarks [REPETITIONS]
 
 BERT-base with half its FFN grows to the 110M-parameter BERT-base (`tile_ffn`) at ZeRO stage 1, fp32, in memory and by
 way of the disk: save, convert with the verb `grow`, start processes again, load. The three are taken in turn, so that
@@ -33,6 +33,7 @@ from pretrain.engine.distributed import process_group
 from pretrain.engine.exchange import read_state
 from pretrain.engine.move import move, start_engine
 from pretrain.engine.zero import destroy
+from pretrain.launch.local import torchrun_command
 from pretrain.optim.adamw import adamw
 from pretrain.use.grow import save_state
 
@@ -76,7 +77,7 @@ def repetition(seconds: dict[str, list[float]], folder: Path) -> None:
     engines = [start_engine(fresh_state(SMALL, 0, rank, num_ranks), settings())]
     step(engines[0])
     convert = ["-m", "pretrain", "grow", folder / "old", "--to", f"ffn={LARGE.ffn}", "--operator", "tile_ffn"]
-    load = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}", "-m", __spec__.name, "load"]
+    _, *load = torchrun_command([__spec__.name, "load"], num_ranks, ["--standalone"])
     timed(seconds, "disk: save", lambda: save_state(read_state(engines[0]), {}, folder / "old"))
     timed(seconds, "disk: convert", lambda: alone(rank, *convert, "--out", folder / "new"))
     timed(seconds, "disk: restart and load", lambda: alone(rank, *load, folder / "new"))
