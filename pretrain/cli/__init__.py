@@ -32,4 +32,4 @@ VERBS = {
 
 def verb_function(name: str) -> "Callable[..., int | None]":
     """The function behind a verb."""
-    return getattr(importlib.import_module("pretrain.cli." + name), name)  # type: ignore[no-any-return]
+    return getattr(importlib.import_module("pretrain.cli." + name), name)

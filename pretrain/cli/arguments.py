@@ -70,7 +70,7 @@ def read_span(option: str, text: str) -> tuple[int, int] | None:
 def _one_line(box: str) -> str:
     """The message inside a box, without its title and its hints, and what the argument takes."""
     lines = [line.strip(BOX + " ") for line in box.splitlines()[1:]]
-    message = []
+    message: list[str] = []
     for line, next_line in zip(lines, [*lines[1:], ""], strict=True):
         if line.startswith("Argument helptext"):  # then the argument as the usage has it: --lr [FLOAT [FLOAT ...]]
             message[-1] += f"; it takes {next_line.partition(' ')[2]}"

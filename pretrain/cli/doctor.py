@@ -149,7 +149,9 @@ def _requirements_of_wheel(extra: str) -> "list[Requirement]":
     from importlib import metadata  # which Python 3.7 lacks
 
     lines = [line.partition(";") for line in metadata.requires("espalier-bert") or ()]
-    wanted = [line for line, _, condition in lines if re.findall(r'extra == "(\w+)"', condition) == [extra] * bool(extra)]
+    wanted = [
+        line for line, _, condition in lines if re.findall(r'extra == "(\w+)"', condition) == [extra] * bool(extra)
+    ]
     return [Requirement(*re.match(r"([\w.-]+)(.*)", line.strip()).groups()) for line in wanted]
 
 
@@ -171,7 +173,7 @@ def satisfies(version: str, specifier: str) -> bool:
 
 
 def _numbers(version: str) -> "list[int]":
-    return [int(part) for part in re.match(r"\d+(\.\d+)*", version)[0].split(".")]
+    return [int(part) for part in re.findall(r"^[\d.]*\d", version)[0].split(".")]
 
 
 def _equally_long(a: "list[int]", b: "list[int]") -> "tuple[list[int], list[int]]":
@@ -235,7 +237,7 @@ def _first_found(*programs: "str | None") -> "str | None":
 
 
 def _machine() -> "Iterator[Row]":
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Row("CPU cores", str(cores), "2 for the demo", "ok" if cores >= 2 else "-", "speed of reading and of the CPU")
     if hasattr(os, "sysconf"):
         gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -44,7 +44,7 @@ def finetune(
         epochs: Numbers of passes over the training data (default: 3).
         grid: Search what a paper searched, instead of these three: devlin, roberta, turc or swe.
         max_length: Maximum tokens of an example (default: 128; 384 for SQuAD).
-        num_examples: Train on the first N examples only; for SQuAD, questions. Defaults to all.
+        num_examples: Train on this many examples only; for SQuAD, questions. Defaults to all.
         from_scratch: Start from random weights, as a baseline.
         pooling: How to represent a sentence: by the state of [CLS], or by the mean of its tokens' states.
         dropout: Share of states and attention weights dropped in training. Defaults to the checkpoint's (BERT: 0.1).

@@ -1,1 +1,1 @@
-"""Does it pay? Runs side by side, each method against from-scratch runs with a schedule of their own."""
+"""Does a method pay? Compares finished runs with from-scratch baselines, each trained with a full schedule."""

@@ -1,4 +1,4 @@
-"""What is found of one contender: its speedup in every currency, and whether it means anything."""
+"""The verdict on one contender: its speedup in each currency, and whether it is significant."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ class Line:
     speedups: dict[str, Speedup]
     """By currency, over the full model from scratch; empty for the baseline itself."""
     over_best: Speedup | None
-    """In FLOPs, over the best of the full model and the small ones from scratch; for methods only."""
+    """In FLOPs, over the best of the full model and the small models from scratch. Methods only."""
 
     def to_json(self, scale: str) -> dict[str, Any]:
         flops, wall = self.speedups["flops"], self.speedups["seconds"]
@@ -53,10 +53,11 @@ def judge(contender: Contender, found: Sequence[Contender]) -> Line:
 
 
 def over_best(method: Contender, plain: Sequence[Contender]) -> Speedup:
-    """In FLOPs, over that plain model which leaves least of a speedup: each shape has a curve of its own.
+    """In FLOPs, over whichever plain model gives the smallest speedup. Each shape has its own curve.
 
-    A model that never reached the method's loss (`>=`) offers no cheaper run, so it counts only where none reached it.
-    One whose cheapest run is better already (`<=`) may reach it for less than any: the least is then a bound, too.
+    A model that never reached the method's loss (`>=`) offers no cheaper run, so it counts only if no model reached it.
+    A model whose cheapest run is already better (`<=`) may reach the loss for less still: the smallest speedup is then
+    a bound, too.
     """
     shapes = sorted({contender.runs[0].shape for contender in plain})
     curves = ([contender for contender in plain if contender.runs[0].shape == shape] for shape in shapes)

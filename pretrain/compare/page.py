@@ -11,7 +11,7 @@ from pretrain.runs.html import write_html
 
 
 def write_page(lines: Sequence[Line], out: Path) -> None:
-    """compare.html, with compare.png in it."""
+    """Writes compare.html, which contains compare.png."""
     head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(line))}</tr>" for line in lines)
     growth = "".join(
@@ -22,14 +22,14 @@ def write_page(lines: Sequence[Line], out: Path) -> None:
         for event in run.growth
     )
     picture = base64.b64encode((out / "compare.png").read_bytes()).decode()
-    page = f"""<p>Speedup: the cost of the from-scratch run that ends at the same validation loss, interpolated over
-budgets with a full decay each, over the cost of the method. In brackets: over all pairings of seeds. &gt;= and &lt;=
-mark methods beyond every budget; nothing is extrapolated. Device speedup counts processor seconds on a CPU, which other
-users of the machine do not stretch. "Over small too": against the better of the full and the small model from scratch.
-A model that never reached the method's loss is left out of it.</p>
-<p>The verdict is that of the medians: the gap in loss at equal cost has to exceed the range of either's seeds, upwards
-(significantly worse) or downwards (significant). "Paired by seed" gives, seed by seed, the FLOP speedup over the
-from-scratch runs of the same seed, which saw the same data. It is significant when three seeds or more all gain.</p>
+    page = f"""<p>Speedup: cost of the from-scratch run that ends at the same validation loss, divided by the method's cost.
+From-scratch runs at several budgets, each with a full decay, are interpolated. Brackets: the range over all pairings of
+seeds. &gt;= and &lt;= mark methods outside all budgets; nothing is extrapolated. Device speedup counts processor
+seconds on a CPU, so other users of the machine do not distort it. "Over small too": against the better of the full
+and the small model from scratch; a model that never reached the method's loss is ignored.</p>
+<p>The verdict compares medians: the gap in loss at equal cost must exceed the seed range of both sides, upwards
+(significantly worse) or downwards (significant). "Paired by seed" is the FLOP speedup over the from-scratch runs of the
+same seed, which saw the same data. It is significant if at least three seeds all gain.</p>
 <div class="scroll"><table><tr>{head}</tr>{body}</table></div>
 <img alt="loss against cost" src="data:image/png;base64,{picture}">
 <h2>Changes of shape</h2>

@@ -20,7 +20,7 @@ COLOURS: dict[Role, str] = {"from scratch": "#8d8d8d", "method": "#2f6690", "sma
 
 
 FEW = 8
-"""Up to so many contenders are all named; of more, those that nothing cheaper of their role beats."""
+"""Up to this many contenders are all labelled; beyond it, only those that no cheaper one of their role beats."""
 
 
 def draw(contenders: Sequence[Contender], picture: Path) -> None:

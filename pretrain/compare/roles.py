@@ -1,7 +1,7 @@
-"""What each run is in a comparison: the target from scratch, a small model alone, or a method.
+"""The role of each run in a comparison: the target from scratch, a small model, or a method.
 
-From scratch means that nothing is done on the way: one stage, so one shape and one length of rows, from random weights.
-Short rows first, a shared block, layers that are dropped: all these are methods, whether a shape changes or not.
+From scratch means one stage from random weights: one shape and one row length throughout. Anything else is a method,
+whether its shape changes or not: short rows first, a shared block, dropped layers.
 """
 
 import json
@@ -17,13 +17,13 @@ from pretrain.runs.folder import lasting, without
 Role = Literal["from scratch", "method", "small"]
 ROLES: tuple[Role, ...] = get_args(Role)
 SIZES = ("layers", "hidden", "heads", "head_dim", "ffn")
-"""In which a small model may differ from the target."""
+"""Fields in which a small model may differ from the target."""
 NAME_SEED_AND_BUDGET = (
     *(("name",), ("seed",), ("steps",), ("hours",)),
     *(("stages", "name"), ("stages", "steps"), ("stages", "hours")),
 )
 RATES = (("optimizer", "lr"), ("schedule",), ("stages", "schedule"))
-"""Which every size needs of its own."""
+"""Settings that each size tunes for itself."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Contender:
     """One recipe at one budget, under several seeds."""
 
     name: str
-    """The recipe's, and its budget where it has several here."""
+    """The recipe's name, with the budget if the recipe has several here."""
     role: Role
     runs: tuple[FinishedRun, ...]
 
@@ -41,13 +41,13 @@ class Contender:
 
 
 def contenders(runs: Sequence[FinishedRun], baseline: Sequence[str] = ()) -> list[Contender]:
-    """Groups runs by recipe and budget, and tells what each is.
+    """Groups runs by recipe and budget, and assigns roles.
 
-    `baseline` names the recipes to measure against. Left out, they are the runs of one stage whose shape and rows are
-    those that other runs end in; where all runs have one stage, those of the dearest model. A small model does what the
-    baseline does, in fewer FLOPs a token. The rest are methods; one may end elsewhere (pruned, or larger).
+    `baseline` names the recipes to measure against. By default these are the one-stage runs whose shape and row length
+    other runs end in, or, if all runs have one stage, the runs of the most expensive model. A small model is trained
+    like the baseline with fewer FLOPs per token. All others are methods, which may end in another shape (pruned, or larger).
 
-    Raises UserError when no run is the target from scratch, or it is not clear which.
+    Raises UserError if no run trains the target from scratch, or if several candidates differ.
     """
     if not runs:
         raise UserError("compare needs runs; name folders under runs/")

@@ -1,4 +1,4 @@
-"""What `compare` needs of a run's files; a damaged or half-copied one is named in one line."""
+"""The parts of a run's files that `compare` reads. A damaged or incomplete file is named in one line."""
 
 import json
 from collections.abc import Iterator
@@ -32,13 +32,13 @@ class Stage(BaseModel):
 
 
 class ValidationRows(BaseModel):
-    """What a run's last loss was measured on."""
+    """The rows on which a run's last loss was measured."""
 
     rows: Annotated[int, Field(gt=0, strict=True)]
     tokens: Annotated[int, Field(gt=0, strict=True)]
-    """Of a row."""
+    """Per row."""
     split_hash: str
-    """Of the vocabulary and the tokens."""
+    """Hash of the vocabulary and the tokens."""
 
 
 class Summary(BaseModel):
@@ -89,16 +89,16 @@ def read_steps(file: Path) -> tuple[Step, ...]:
 
 @contextmanager
 def _named(file: Path) -> Iterator[None]:
-    """Inside, whatever is wrong with `file` becomes a UserError."""
+    """Turns any error in reading `file` into a UserError."""
     try:
         yield
     except (OSError, ValueError, yaml.YAMLError) as fault:
         problem = fault.strerror if isinstance(fault, OSError) else " ".join(str(fault).split())
         raise UserError(
-            f"{file} is damaged or not all there ({problem}); copy the run's folder again, or leave it out"
+            f"{file} is damaged or incomplete ({problem}); copy the run's folder again, or omit it"
         ) from None
 
 
 def _without_nulls(stage: Any) -> Any:
-    """What a stage leaves out is null in the file, for keys that were sections later, too."""
+    """A stage without its null entries: older versions wrote null for what a stage leaves out."""
     return {key: value for key, value in stage.items() if value is not None} if isinstance(stage, dict) else stage

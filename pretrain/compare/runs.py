@@ -20,23 +20,21 @@ class FinishedRun:
     path: Path
     recipe: Recipe
     shape: str
-    """Of the last stage."""
+    """Shape of the last stage."""
     validated_on: ValidationRows
     valid_loss: float
     valid_accuracy: float
     costs: dict[str, float]
-    """By COSTS, of the whole run: training steps and changes of shape, not validation and checkpoints."""
+    """By COSTS, for the whole run: training steps and shape changes, without validation and checkpoints."""
     growth: tuple[Growth, ...]
     steps: tuple[Step, ...]
 
     @classmethod
     def read(cls, path: Path) -> "FinishedRun":
-        """Raises UserError where the folder holds no finished run, or one of its files is damaged."""
+        """Raises UserError if the folder holds no finished run, or if one of its files is damaged."""
         folder = RunFolder(path)
         if not folder.summary.is_file():
-            raise UserError(
-                f"{path} holds no finished run (no summary.json); name folders under runs/ that are finished"
-            )
+            raise UserError(f"{path} is not a finished run (no summary.json); name finished folders under runs/")
         summary = read_summary(folder.summary)
         growing_seconds = sum(event.seconds for event in summary.growth)
         return cls(
@@ -77,7 +75,7 @@ def check_validation(runs: Sequence[FinishedRun]) -> None:
         difference = _validation_difference(one, other)
         if difference:
             raise UserError(
-                f"{one.path} and {other.path} were validated on different {difference}, so that their losses cannot be "
+                f"{one.path} and {other.path} were validated on different {difference}, so their losses cannot be "
                 "compared; leave one out, or train it on what the other was"
             )
 

@@ -26,7 +26,7 @@ def check_comparable(recipes: Sequence[str], overrides: Sequence[str], nproc: in
         key = next((key for key in task if task[key] != tasks[0][key]), None)
         if key:
             raise UserError(
-                f"{recipes[0]} has {key} {tasks[0][key]} and {name} {task[key]}, so that their losses cannot be "
+                f"{recipes[0]} has {key} {tasks[0][key]} and {name} {task[key]}, so their losses cannot be "
                 f"compared; leave one out, or --set {key.split()[0]}=..."
             )
 

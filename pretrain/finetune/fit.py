@@ -1,4 +1,4 @@
-"""Fine-tunes one model: some epochs of AdamW over features of different lengths, padded batch by batch."""
+"""Fine-tunes one model with AdamW over features of different lengths, padded batch by batch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,16 +23,16 @@ LABELS = ("labels", "start_positions", "end_positions")
 BETAS, EPS = (0.9, 0.999), 1e-6
 """Devlin et al. 2018."""
 POOL = 50
-"""Batches are sorted by length within pools of so many, so that little is padding and the order stays random."""
+"""Rows are sorted by length within pools of this many batches: little padding, and the order stays random."""
 
 
 class Diverged(Exception):
-    """The model's outputs are no numbers any more."""
+    """The model's outputs are not finite."""
 
 
 @fast_fp32()
 def fit(model: nn.Module, features: Sequence[Features], settings: Settings, seed: int, pad_id: int, bf16: bool) -> None:
-    """Trains `model` in place. The order of the data and dropout follow from `seed`."""
+    """Trains `model` in place. `seed` decides data order and dropout."""
     device = next(model.parameters()).device
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
@@ -56,7 +56,7 @@ def fit(model: nn.Module, features: Sequence[Features], settings: Settings, seed
 
 @fast_fp32()
 def predict(model: nn.Module, features: Sequence[Features], batch: int, pad_id: int) -> tuple[np.ndarray, ...]:
-    """The model's logits for all features, in their order. Raises Diverged where one is no number."""
+    """The model's logits for all features, in their order. Raises Diverged if one is not finite."""
     device = next(model.parameters()).device
     model.eval()
     by_length = np.argsort([len(one["input_ids"]) for one in features], kind="stable")
@@ -77,7 +77,7 @@ def predict(model: nn.Module, features: Sequence[Features], batch: int, pad_id: 
 
 
 def _widened(values: Tensor, length: int) -> np.ndarray:
-    """Logits of positions, up to the longest row of all: what lies beyond a row is impossible."""
+    """Position logits padded to the longest row; positions beyond a row get -inf."""
     array = values.float().cpu().numpy()
     return np.pad(array, (0, max(length - len(array), 0)), constant_values=-np.inf)
 

@@ -15,9 +15,9 @@ from pretrain.finetune.tasks import GlueTask
 from pretrain.finetune.text import check_length, read_text
 
 HELD_OUT_SHARE = 0.1
-"""Of train.tsv, scored where a task may lack dev.tsv and does."""
+"""Share of train.tsv that is held out and scored if dev.tsv is missing and the task allows that."""
 HIGHEST_SIMILARITY = 5.0
-"""From 0, in STS-B, the one regression."""
+"""STS-B, the only regression task, scores similarity from 0 to this."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Glue:
     architecture = "AutoModelForSequenceClassification"
 
     def __init__(self, task: GlueTask, train: list[Example], dev: Dev, scored_on: str, max_length: int):
-        """`scored_on`: what `dev` is, in words."""
+        """`scored_on`: what `dev` contains, in words."""
         self.task, self.train, self.dev, self.scored_on, self.max_length = task, train, dev, scored_on, max_length
         self.num_outputs = len(task.labels) or 1
 
@@ -50,7 +50,7 @@ class Glue:
         return cls(task, *read(task, data), max_length)
 
     def training_features(self, tokenizer: Any) -> list[Features]:
-        """Of every training example. Raises UserError where not one token of each sentence has room."""
+        """Of every training example. Raises UserError if there is no room for a token of each sentence."""
         num_sentences = len(self.task.columns)
         num_special = tokenizer.num_special_tokens_to_add(pair=num_sentences == 2)
         check_length(self.max_length, num_special + num_sentences, f"{num_special} special tokens")
@@ -82,7 +82,7 @@ def _read_files(task: GlueTask, data: Path) -> tuple[list[Example], Dev, str]:
         raise UserError(f"{data} holds no {task.folder}/train.tsv; name a folder with GLUE's files by --data")
     missing = [f"{name}.tsv" for name in task.dev if not (folder / f"{name}.tsv").is_file()]
     if missing and not task.may_lack_dev:
-        raise UserError(f"{folder} has no {missing[0]}, which is what {task.folder} is scored on; put GLUE's there")
+        raise UserError(f"{folder} has no {missing[0]}, which {task.folder} is scored on; put GLUE's file there")
     train = _examples(task, folder / "train.tsv")
     if missing:
         return *_hold_out(train, folder), "a tenth of train.tsv"
@@ -90,11 +90,11 @@ def _read_files(task: GlueTask, data: Path) -> tuple[list[Example], Dev, str]:
 
 
 def _hold_out(examples: list[Example], folder: Path) -> tuple[list[Example], Dev]:
-    """What to train on, and what to score: always the same."""
+    """Splits into training and scored examples. The split is always the same."""
     num_held_out = round(HELD_OUT_SHARE * len(examples))
     if not num_held_out:
         raise UserError(f"{folder} has no dev.tsv, and {len(examples)} pairs in train.tsv have no tenth; add some")
-    print(f"espalier: {folder} has no dev.tsv: a tenth of train.tsv, {num_held_out} pairs, is scored", file=sys.stderr)
+    print(f"espalier: {folder} has no dev.tsv: scoring a tenth of train.tsv, {num_held_out} pairs", file=sys.stderr)
     held_out = set(np.random.default_rng(0).permutation(len(examples))[:num_held_out].tolist())
     return (
         [example for row, example in enumerate(examples) if row not in held_out],
@@ -103,7 +103,7 @@ def _hold_out(examples: list[Example], folder: Path) -> tuple[list[Example], Dev
 
 
 def _examples(task: GlueTask, path: Path) -> list[Example]:
-    """Tab-separated without quoting. A line that lacks a column is left out, as by GLUE's readers (QQP has some)."""
+    """Tab-separated without quoting. Skips lines that lack a column, as GLUE's readers do (QQP has some)."""
     lines = [line.rstrip("\r").split("\t") for line in read_text(path).rstrip("\r\n").split("\n")]
     has_header = not task.label.isdecimal()
     header = lines.pop(0) if has_header else [str(index) for index in range(4)]
@@ -119,7 +119,7 @@ def _examples(task: GlueTask, path: Path) -> list[Example]:
         if len(cells) > max(*places, label)
     ]
     if not examples:
-        raise UserError(f"{path} holds no example (lines that lack a column: {len(lines)}); give GLUE's own file")
+        raise UserError(f"{path} holds no examples ({len(lines)} lines lack a column); give GLUE's own file")
     return examples
 
 
@@ -130,7 +130,7 @@ def _label(task: GlueTask, text: str, where: str) -> int | float:
         if 0 <= float(text) <= HIGHEST_SIMILARITY:  # nan is not
             return float(text)
     allowed = " or ".join(task.labels) or f"a number from 0 to {HIGHEST_SIMILARITY:g}"
-    raise UserError(f"{where}: label {text!r} is not {allowed}; mend the line, or take it out")
+    raise UserError(f"{where}: label {text!r} is not {allowed}; correct the line or remove it")
 
 
 def _read_hub(task: GlueTask, data: None) -> tuple[list[Example], Dev, str]:

@@ -8,11 +8,11 @@ from typing import Any
 from model.errors import UserError
 
 TIMEOUT_SECONDS = 10
-"""Of the question whether the Hub is there; huggingface_hub's own for such."""
+"""Time limit for asking whether the Hub can be reached; huggingface_hub's own."""
 
 
 def load(name: str, config: str | None, files: str) -> Any:
-    """A data set's splits. Raises UserError when it cannot be had, naming the files to give instead."""
+    """A data set's splits. Raises UserError if it cannot be downloaded, naming the files to give instead."""
     import datasets
     import huggingface_hub
 
@@ -25,13 +25,13 @@ def load(name: str, config: str | None, files: str) -> Any:
     except Exception as error:  # every cause of a failed download has its own kind of exception
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"data set {name} cannot be had from the Hub ({reason}); download the files of {files} where there is a "
-            "network and name their folder by --data"
+            f"data set {name} cannot be downloaded from the Hub ({reason}); download the files of {files} where there "
+            "is a network and name their folder by --data"
         ) from None
 
 
 def _is_stored(name: str, config: str | None) -> bool:
-    """Whether `load_dataset` may do without the Hub: it was downloaded, or only what became of it was kept."""
+    """Whether `load_dataset` can work offline: the files, or what was prepared from them, are in the cache."""
     import datasets
     import huggingface_hub
 
@@ -42,7 +42,7 @@ def _is_stored(name: str, config: str | None) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without a line for every request that failed and is tried again."""
+    """Silences the line that each failed and retried request logs."""
     from huggingface_hub.utils import logging
 
     verbosity = logging.get_verbosity()

@@ -13,19 +13,19 @@ def accuracy(predicted: np.ndarray, true: np.ndarray) -> float:
 
 
 def f1(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Of class 1; 0 where there is none, neither predicted nor true."""
+    """F1 of class 1; 0 if it is neither predicted nor true anywhere."""
     num_correct = np.sum((predicted == 1) & (true == 1))
     num_claimed = np.sum(predicted == 1) + np.sum(true == 1)
     return float(2 * num_correct / num_claimed) if num_claimed else 0.0
 
 
 def matthews(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Matthews correlation of two classes; 0 where either is constant."""
+    """Matthews correlation of two classes; 0 if either side is constant."""
     return pearson(predicted, true)
 
 
 def pearson(predicted: np.ndarray, true: np.ndarray) -> float:
-    """0 where either is constant, for which scipy has no number."""
+    """Pearson correlation; 0 if either side is constant, where scipy gives nan."""
     x, y = (values.astype(np.float64) - np.mean(values, dtype=np.float64) for values in (predicted, true))
     scale = np.sqrt(np.sum(x * x) * np.sum(y * y))
     return float(np.sum(x * y) / scale) if scale else 0.0

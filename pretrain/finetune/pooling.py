@@ -1,4 +1,4 @@
-"""Sentences told by the mean of their tokens' states, instead of by what [CLS] has gathered."""
+"""Represents a sentence by the mean of its tokens' states instead of the state of [CLS]."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 INITIAL_STD = 0.02
 DROPOUT = 0.1
-"""Of an encoder whose config has it under another name than BERT's and DistilBERT's."""
+"""Dropout of an encoder whose config names it differently from BERT and DistilBERT."""
 
 
 class MeanPooled(nn.Module):

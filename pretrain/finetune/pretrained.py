@@ -1,4 +1,4 @@
-"""What is fine-tuned: a folder that transformers opens, by its tokenizer, its weights or its shape alone."""
+"""The model to fine-tune: a folder that transformers opens, used for its tokenizer, its weights or only its shape."""
 
 import contextlib
 import math
@@ -20,15 +20,15 @@ from pretrain.use.export import export
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model of transformers to start from, and how. Raises UserError where it cannot be opened."""
+    """A model of transformers to start from, and how. Raises UserError if it cannot be opened."""
 
     folder: Path
     from_scratch: bool = False
-    """The same shape with random weights, for comparison."""
+    """Use random weights of the same shape, as a baseline."""
     pooling: str = "cls"
-    """What a sentence is told by: the state of [CLS], or the `mean` of all."""
+    """How to represent a sentence: the state of [CLS], or the `mean` of all states."""
     dropout: float | None = None
-    """Everywhere; the folder's own where it is None."""
+    """Dropout everywhere in the model; None keeps the folder's."""
 
     def config(self, **changes: Any) -> Any:
         from transformers import AutoConfig
@@ -53,7 +53,7 @@ class Pretrained:
         config = self.config()
         with opening(self.folder):
             tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up where there is none
+        if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one up if there is none
             raise UserError(f"{self.folder} has no tokenizer; put the model's tokenizer.json or vocab.txt there")
         if len(tokenizer) > config.vocab_size:
             raise UserError(
@@ -66,7 +66,7 @@ class Pretrained:
         return tokenizer
 
     def model(self, problem: Glue | Squad, seed: int) -> torch.nn.Module:
-        """With a head for the task, whose weights the seed decides, and with `from_scratch` all others."""
+        """The model with a head for the task. `seed` decides its weights and, with `from_scratch`, all others."""
         config = self.config(num_labels=problem.num_outputs)
         torch.manual_seed(seed)
         if self.pooling == "mean":
@@ -84,7 +84,7 @@ class Pretrained:
 
 
 def _num_positions(config: Any) -> float:
-    """The longest text that a model reads; some families do not limit it."""
+    """The longest text that the model reads; some families have no limit."""
     num_positions = getattr(config, "max_position_embeddings", math.inf)
     counts_from_padding = any(family in config.model_type for family in ("roberta", "camembert", "mpnet", "longformer"))
     return num_positions - (config.pad_token_id + 1 if counts_from_padding else 0)
@@ -92,7 +92,7 @@ def _num_positions(config: Any) -> float:
 
 @contextlib.contextmanager
 def model_folder(checkpoint: Path) -> Iterator[Path]:
-    """A folder that transformers opens: `checkpoint` itself, or its export, which goes away again."""
+    """A folder that transformers opens: `checkpoint` itself, or a temporary export of it."""
     if (checkpoint / "config.json").is_file():
         yield checkpoint
     else:

@@ -1,4 +1,4 @@
-"""What fine-tuning gave: median and spread over the seeds, as a table and as JSON."""
+"""Results of fine-tuning: median and spread over the seeds, as a table and as JSON."""
 
 import json
 import math
@@ -11,16 +11,16 @@ from typing import Any
 from pretrain.finetune.tasks import Settings
 
 Scores = dict[str, float]
-"""Of one seed, by the metrics' names."""
+"""Scores of one seed, by metric."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of one settings."""
+    """Results of one combination of settings."""
 
     settings: Settings
     scores: tuple[Scores | None, ...]
-    """Of each seed; None where it diverged: the model's outputs were no numbers any more."""
+    """One entry per seed; None if the seed diverged, that is, the model's outputs were not finite."""
     seconds: float
     scored_on: str
 
@@ -37,9 +37,9 @@ class Result:
 
     @property
     def score(self) -> float:
-        """What the best settings are chosen by: the median of each metric, averaged over the metrics as GLUE does.
+        """Criterion for the best settings: the median of each metric, averaged over the metrics as GLUE does.
 
-        Settings by which a seed diverged are never better than others."""
+        Settings that made a seed diverge rank below all others."""
         return -math.inf if self.num_diverged else fmean(median(self.values(metric)) for metric in self.metrics)
 
     def to_json(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Result:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Median (lowest to highest) of every metric, one line for each settings, the best one marked."""
+    """Median (lowest to highest) of every metric, one line per combination of settings, the best one marked."""
     best = max(results, key=lambda result: result.score)
     is_choice = len(results) > 1 and not best.num_diverged
     marks = ["  <- best" if is_choice and result is best else "" for result in results]

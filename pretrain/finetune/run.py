@@ -1,4 +1,4 @@
-"""The verb `finetune`: one task, by one or several settings, with several seeds each."""
+"""Fine-tunes on one task, with one or several combinations of settings and several seeds each."""
 
 import contextlib
 import math
@@ -33,14 +33,14 @@ def finetune(
     pooling: str = "cls",
     dropout: float | None = None,
 ) -> Iterator[Result]:
-    """Fine-tunes a checkpoint (of ours, or a folder of transformers) with all seeds of one settings after the other.
+    """Fine-tunes a checkpoint (ours, or a folder of transformers): all seeds of one combination of settings, then the next.
 
     `num_examples`: only so many of the training examples, the same for every seed. `precision`: bf16 or fp32; left out,
     bf16 where a GPU has it. `from_scratch`, `pooling`, `dropout`: as in `Pretrained`.
     """
     problem = open_task(task, data, max_length)
     if pooling == "mean" and isinstance(problem, Squad):
-        raise UserError(f"pooling mean is for tasks of whole sentences, and {task} looks for a span; leave it out")
+        raise UserError(f"pooling mean works for tasks on whole sentences, but {task} looks for a span; omit --pooling")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bf16 = precision == "bf16" if precision else device.type == "cuda" and torch.cuda.is_bf16_supported()
     with model_folder(checkpoint) as folder, _quiet():
@@ -66,7 +66,7 @@ def finetune(
 
 
 def open_task(name: str, data: Path | None, max_length: int | None) -> Glue | Squad:
-    """The task's data. `max_length` left out: 128 tokens for sentences, 384 for SQuAD."""
+    """The task's data. `max_length` None: 128 tokens for sentences, 384 for SQuAD."""
     if name not in TASKS:
         raise UserError(f"task {name!r} is unknown{nearest(name, TASKS)}; choose one of {', '.join(TASKS)}")
     task = TASKS[name]
@@ -77,7 +77,7 @@ def open_task(name: str, data: Path | None, max_length: int | None) -> Glue | Sq
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what transformers prints at every load: that a head is new, which fine-tuning is all about."""
+    """Silences the warning of transformers that the head is new, which it always is here."""
     try:
         from transformers import logging
     except ModuleNotFoundError:
@@ -95,10 +95,10 @@ def check_rates(rates: Sequence[float]) -> None:
     """Raises UserError for a learning rate that is not a positive, finite number."""
     for rate in rates:
         if not 0 < rate < math.inf:
-            raise UserError(f"--lr {rate:g} is no learning rate; give a finite number above 0, such as 3e-5")
+            raise UserError(f"--lr {rate:g} is not a learning rate; give a finite number above 0, such as 3e-5")
 
 
 def check_dropout(dropout: float | None) -> None:
-    """Raises UserError for what is no probability; None is the option left out."""
+    """Raises UserError unless it is a probability below 1. None means that the option was not given."""
     if dropout is not None and not 0 <= dropout < 1:
-        raise UserError(f"--dropout {dropout:g} is no share of states to drop; give 0 or more, below 1, such as 0.1")
+        raise UserError(f"--dropout {dropout:g} is not a probability below 1; give 0 or more, below 1, such as 0.1")

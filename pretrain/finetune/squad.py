@@ -1,4 +1,4 @@
-"""SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018): the answer is a span of the text, or there is none."""
+"""SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018): the answer is a span of the text, or there is no answer."""
 
 import json
 import re
@@ -20,10 +20,10 @@ from pretrain.finetune.text import check_length, read_text
 STEP = 128
 """Tokens from the start of one window of a long text to that of the next (Devlin et al. 2018)."""
 MAX_QUESTION_TOKENS = 64
-"""What follows is cut off, as there."""
+"""Longer questions are cut off, as in Devlin et al. 2018."""
 MAX_ANSWER_TOKENS = 30
 NUM_CANDIDATES = 20
-"""Starts and ends of each window that are tried with each other."""
+"""Number of best starts and best ends per window that are combined into candidate spans."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Question:
     question: str
     context: str
     answers: tuple[str, ...]
-    """Of the annotators; empty where the text does not answer it (SQuAD 2.0)."""
+    """The annotators' answers; empty if the text has no answer (SQuAD 2.0)."""
     start: int | None
-    """Of the first answer, in characters of the text; None where the text does not have it there."""
+    """First and last character of the first answer; None if the text does not have it at that place."""
 
     @classmethod
     def of(cls, id: str, question: str, context: str, answers: Sequence[str], starts: Sequence[int]) -> "Question":
@@ -57,7 +57,7 @@ class Squad:
         self.train, self.dev, self.max_length = train, dev, max_length
         self.has_unanswerable = any(not question.answers for question in dev)
         self._dev_windows: dict[Any, list[Window]] = {}
-        """By tokenizer: making them takes long, and they are the same for every seed and setting."""
+        """Cached by tokenizer: making them takes long, and every seed and setting uses the same."""
 
     @classmethod
     def open(cls, task: SquadTask, data: Path | None, max_length: int) -> "Squad":
@@ -132,7 +132,7 @@ class Squad:
 
 
 def _cut_questions(tokenizer: Any, questions: Sequence[Question]) -> list[tuple[str, int]]:
-    """What is asked, and in how many tokens."""
+    """The question, and its number of tokens."""
     texts = [question.question for question in questions]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     kept = [spans[:MAX_QUESTION_TOKENS] for spans in encoded["offset_mapping"]]
@@ -171,7 +171,7 @@ def evaluate(questions: Sequence[Question], answers: dict[str, str]) -> dict[str
 
 
 def overlap_f1(answer: str, true: str) -> float:
-    """F1 of the words that two normalised texts have in common."""
+    """F1 of the words that two normalized texts have in common."""
     num_common = (Counter(answer.split()) & Counter(true.split())).total()
     return 2 * num_common / (len(answer.split()) + len(true.split())) if num_common else 0.0
 
@@ -199,9 +199,9 @@ def _questions(path: Path) -> list[Question]:
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path} is not written as SQuAD's files are ({reason}); give the official one") from None
+        raise UserError(f"{path} is not in SQuAD's format ({reason}); give the official file") from None
     if not questions:
-        raise UserError(f"{path} holds no question; give the official one")
+        raise UserError(f"{path} holds no questions; give the official file")
     return questions
 
 
@@ -222,17 +222,15 @@ def _hub_questions(task: SquadTask, files: str) -> list[list[Question]]:
 
 
 def _aligned(questions: list[Question], file: str) -> list[Question]:
-    """Those to train on: a question whose answer is not at its answer_start, to the letter, is left out and said.
+    """Those to train on. Skips questions whose answer is not exactly at its answer_start, and prints their number.
 
     Stricter than Google's run_squad.py, which looks for the answer, kinds of blanks aside, anywhere in the
     blank-separated words that those characters touch.
     """
     aligned = [question for question in questions if not question.answers or question.start is not None]
     if not aligned:
-        raise UserError(f"no answer of {file} stands at its answer_start in the text; give the official one")
+        raise UserError(f"no answer in {file} is at its answer_start in the text; give the official file")
     if len(aligned) < len(questions):
         num_left_out = f"{len(questions) - len(aligned)} of {len(questions)} questions"
-        print(
-            f"espalier: {num_left_out} of {file} are left out: their answers are not at answer_start", file=sys.stderr
-        )
+        print(f"espalier: {num_left_out} of {file} are skipped: their answers are not at answer_start", file=sys.stderr)
     return aligned

@@ -1,4 +1,4 @@
-"""What each task is, and the settings that the papers searched. Column names are those of GLUE's own files."""
+"""The tasks, and the settings that the papers searched. Column names are those of GLUE's own files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from pretrain.finetune.metrics import Metric, accuracy, f1, matthews, pearson, s
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One task of GLUE. Regression where there are no labels."""
+    """One task of GLUE. A task without labels is a regression."""
 
     folder: str
-    """Of the task inside GLUE's download; the name on the Hub is its lower case without the hyphen."""
+    """The task's folder in GLUE's download; the name on the Hub is its lower case without the hyphen."""
     columns: tuple[str, ...]
-    """Of the first and the second sentence."""
+    """Columns of the first and the second sentence."""
     hub_columns: tuple[str, ...]
     label: str
     labels: tuple[str, ...]
@@ -22,7 +22,7 @@ class GlueTask:
     dev: tuple[str, ...] = ("dev",)
     """Files to score, each with all metrics."""
     may_lack_dev: bool = False
-    """Its licence keeps the pairs of dev.tsv from being shared; a part of train.tsv is scored in their place."""
+    """dev.tsv may be missing, because its license forbids sharing; part of train.tsv is scored instead."""
 
     @property
     def hub_name(self) -> str:
@@ -33,7 +33,7 @@ class GlueTask:
 class SquadTask:
     hub_name: str
     version: str
-    """In the names of the files: train-v1.1.json."""
+    """As in the file names: train-v1.1.json."""
 
 
 ENTAILMENT = ("entailment", "not_entailment")
@@ -76,14 +76,14 @@ TASKS: dict[str, GlueTask | SquadTask] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one fine-tuning run."""
+    """Settings of one fine-tuning run."""
 
     lr: float
-    """Peak; a linear warm-up leads there, a linear decay down to 0."""
+    """Peak learning rate, after linear warmup and before linear decay to 0."""
     batch: int
     epochs: int
     warmup: float = 0.1
-    """Share of the steps."""
+    """Warmup, as a share of the steps."""
     weight_decay: float = 0.01
     grad_clip: float = 1.0
 
@@ -93,7 +93,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Grid:
-    """Every combination is run."""
+    """A grid of settings. Every combination is trained."""
 
     lr: tuple[float, ...]
     batch: tuple[int, ...]

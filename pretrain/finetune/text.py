@@ -1,4 +1,4 @@
-"""What every task asks of its files, and of the length to which it cuts their texts."""
+"""Reading text files, and checking that texts fit into the maximum length."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from model.errors import UserError
 
 
 def read_text(path: Path) -> str:
-    """A file as it is, line ends included, less a byte order mark. Raises UserError for what is not UTF-8."""
+    """The text of a file, line ends unchanged, without a byte order mark. Raises UserError if it is not UTF-8."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as fault:
@@ -16,7 +16,7 @@ def read_text(path: Path) -> str:
 
 
 def check_length(max_length: int, least: int, beside: str) -> None:
-    """Raises UserError where examples of `max_length` tokens have no room for text beside what is named."""
+    """Raises UserError if examples of `max_length` tokens have no room for text next to what `beside` names."""
     if max_length < least:
-        advice = f"give --max-length {least} or more, and a model that reads so many"
-        raise UserError(f"examples of {max_length} tokens have no room for text beside {beside}; {advice}")
+        advice = f"give --max-length {least} or more, with a model that reads that many"
+        raise UserError(f"examples of {max_length} tokens have no room for text next to {beside}; {advice}")

@@ -11,7 +11,9 @@ from pathlib import Path
 
 def main() -> int:
     """The console script `espalier`. In an editable install the folder is that of the checkout."""
-    home = next(folder for folder in Path(__file__).resolve().parents if (folder / "pretrain" / "__main__.py").is_file())
+    home = next(
+        folder for folder in Path(__file__).resolve().parents if (folder / "pretrain" / "__main__.py").is_file()
+    )
     sys.path.insert(0, str(home))
     command_line = importlib.import_module("pretrain.__main__")
     code: int = command_line.main(sys.argv[1:], program="espalier")

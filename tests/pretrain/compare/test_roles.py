@@ -165,5 +165,5 @@ def test_two_recipes_under_one_name_are_no_seeds():
 
 
 def test_a_folder_without_a_finished_run(tmp_path):
-    with pytest.raises(UserError, match="no finished run"):
+    with pytest.raises(UserError, match="is not a finished run"):
         FinishedRun.read(tmp_path)

@@ -93,7 +93,7 @@ def test_mrpc_without_dev_holds_out_a_tenth_of_train(tmp_path, capsys):
     again = Glue.open(TASKS["mrpc"], tmp_path, 64)
     assert again.dev == problem.dev
     assert problem.scored_on == "a tenth of train.tsv"
-    assert "has no dev.tsv: a tenth of train.tsv, 5 pairs, is scored" in capsys.readouterr().err
+    assert "has no dev.tsv: scoring a tenth of train.tsv, 5 pairs" in capsys.readouterr().err
     write_tsv(tmp_path, dev=head + rows[0])
     assert Glue.open(TASKS["mrpc"], tmp_path, 64).scored_on == "the dev set"
 
@@ -163,15 +163,15 @@ SST2, STSB = "sentence\tlabel\n", "sentence1\tsentence2\tscore\n"
         ("sst2", {}, "holds no SST-2/train.tsv; name a folder with GLUE's files by --data"),
         ("sst2", dict(train="text\tlabel\na\t1\n"), "has no column 'sentence', its first line is 'text label'; give"),
         ("sst2", dict(train=""), "train.tsv has no column 'sentence', its first line is ''; give GLUE's own file"),
-        ("sst2", dict(dev=SST2), r"dev.tsv holds no example \(lines that lack a column: 0\); give GLUE's own file"),
-        ("sst2", dict(train=SST2 + "a\nb\n"), r"train.tsv holds no example \(lines that lack a column: 2\)"),
+        ("sst2", dict(dev=SST2), r"dev.tsv holds no examples \(0 lines lack a column\); give GLUE's own file"),
+        ("sst2", dict(train=SST2 + "a\nb\n"), r"train.tsv holds no examples \(2 lines lack a column\)"),
         ("cola", dict(train=""), "train.tsv holds no example"),
         (
             "sst2",
             dict(train=SST2 + "a\t1\n\nb\tgood\n"),
-            "train.tsv, line 4: label 'good' is not 0 or 1; mend the line",
+            "train.tsv, line 4: label 'good' is not 0 or 1; correct the line",
         ),
-        ("stsb", dict(train=STSB + "a\tb\tx\n"), "label 'x' is not a number from 0 to 5; mend the line"),
+        ("stsb", dict(train=STSB + "a\tb\tx\n"), "label 'x' is not a number from 0 to 5; correct the line"),
         ("stsb", dict(train=STSB + "a\tb\t5\na\tb\tnan\n"), "train.tsv, line 3: label 'nan' is not a number"),
         ("stsb", dict(train=STSB + "a\tb\t1e300\n"), "label '1e300' is not a number"),
         ("sst2", dict(dev=None), "has no dev.tsv, which is what SST-2 is scored on"),

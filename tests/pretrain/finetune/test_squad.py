@@ -158,7 +158,7 @@ def changed(**item):
 def test_a_file_of_another_form_is_one_line(tmp_path, split, content):
     folder = write_squad(tmp_path / "squad")
     (folder / f"{split}-v1.1.json").write_text(content)
-    with pytest.raises(UserError, match=f"{split}-v1.1.json is not written as SQuAD's files are .*; give the official"):
+    with pytest.raises(UserError, match=f"{split}-v1.1.json is not in SQuAD's format .*; give the official"):
         open_task("squad", folder, None)
 
 
@@ -178,13 +178,13 @@ def test_an_answer_that_stands_elsewhere_is_left_out_and_said(tmp_path, capsys, 
     questions[1]["answers"][0]["answer_start"] = start
     (folder / "train-v1.1.json").write_text(json.dumps(content))
     assert [question.id for question in open_task("squad", folder, None).train] == ["0", "2"]
-    assert "1 of 3 questions of train-v1.1.json are left out" in capsys.readouterr().err
+    assert "1 of 3 questions of train-v1.1.json are skipped" in capsys.readouterr().err
     del questions[2], questions[0]
     (folder / "train-v1.1.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="no answer of train-v1.1.json stands at its answer_start"):
+    with pytest.raises(UserError, match="no answer in train-v1.1.json is at its answer_start"):
         open_task("squad", folder, None)
 
 
 def test_a_span_has_no_mean_to_be_told_by(tmp_path, run):
-    with pytest.raises(UserError, match="pooling mean is for tasks of whole sentences, and squad looks for a span"):
+    with pytest.raises(UserError, match="pooling mean works for tasks on whole sentences, but squad looks for a span"):
         next(finetune(run, "squad", [], [0], write_squad(tmp_path / "squad"), pooling="mean"))
