@@ -149,10 +149,8 @@ def _requirements_of_wheel(extra: str) -> "list[Requirement]":
     from importlib import metadata  # which Python 3.7 lacks
 
     lines = [line.partition(";") for line in metadata.requires("espalier-bert") or ()]
-    wanted = [
-        line for line, _, condition in lines if re.findall(r'extra == "(\w+)"', condition) == [extra] * bool(extra)
-    ]
-    return [Requirement(*re.match(r"([\w.-]+)(.*)", line.strip()).groups()) for line in wanted]
+    wanted = [line for line, _, condition in lines if extra == "".join(re.findall(r'extra == "(\w+)"', condition))]
+    return [Requirement(*re.findall(r"^([\w.-]+)(.*)$", line.strip())[0]) for line in wanted]
 
 
 def installed_version(name: str) -> "str | None":

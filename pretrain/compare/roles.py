@@ -45,7 +45,8 @@ def contenders(runs: Sequence[FinishedRun], baseline: Sequence[str] = ()) -> lis
 
     `baseline` names the recipes to measure against. By default these are the one-stage runs whose shape and row length
     other runs end in, or, if all runs have one stage, the runs of the most expensive model. A small model is trained
-    like the baseline with fewer FLOPs per token. All others are methods, which may end in another shape (pruned, or larger).
+    like the baseline with fewer FLOPs per token. All others are methods, which may end in
+    another shape (pruned, or larger).
 
     Raises UserError if no run trains the target from scratch, or if several candidates differ.
     """

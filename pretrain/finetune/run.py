@@ -33,7 +33,7 @@ def finetune(
     pooling: str = "cls",
     dropout: float | None = None,
 ) -> Iterator[Result]:
-    """Fine-tunes a checkpoint (ours, or a folder of transformers): all seeds of one combination of settings, then the next.
+    """Fine-tunes a checkpoint (ours, or a folder of transformers): all seeds of one combination, then the next.
 
     `num_examples`: only so many of the training examples, the same for every seed. `precision`: bf16 or fp32; left out,
     bf16 where a GPU has it. `from_scratch`, `pooling`, `dropout`: as in `Pretrained`.
