@@ -22,7 +22,7 @@ def write_page(lines: Sequence[Line], out: Path) -> None:
         for event in run.growth
     )
     picture = base64.b64encode((out / "compare.png").read_bytes()).decode()
-    page = f"""<p>Speedup: cost of the from-scratch run that ends at the same validation loss, divided by the method's cost.
+    page = f"""<p>Speedup: cost of the from-scratch run that ends at the same validation loss, over the method's cost.
 From-scratch runs at several budgets, each with a full decay, are interpolated. Brackets: the range over all pairings of
 seeds. &gt;= and &lt;= mark methods outside all budgets; nothing is extrapolated. Device speedup counts processor
 seconds on a CPU, so other users of the machine do not distort it. "Over small too": against the better of the full
