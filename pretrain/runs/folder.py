@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 import torch.distributed as dist
 import yaml
+from pydantic import ValidationError
 
 from model.errors import UserError
 from pretrain import __version__
@@ -22,13 +23,11 @@ from pretrain.recipe import Recipe
 
 PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "tokenizers")
 
-
 # What may change when a run is resumed: where and how it is computed, watched and saved, but not what it learns.
 FREE_KEYS = (
     *(("checkpoint",), ("faults",), ("validation",), ("layout",), ("deepspeed",), ("batch", "micro"), ("paper",)),
     *(("compile",), ("data", "corpus"), ("stages", "layout"), ("stages", "deepspeed"), ("stages", "batch", "micro")),
 )
-
 
 LOCK_SECONDS, LOCK_TRIES = 2.0, 20
 
@@ -50,7 +49,7 @@ class RunFolder:
     def check(self, recipe: Recipe) -> None:
         """Raises UserError when the folder holds a run of another recipe, a finished one, or one that is running."""
         if self.recipe.is_file():
-            held, ours = without(yaml.safe_load(self.recipe.read_text("utf-8")), FREE_KEYS), lasting(recipe)
+            held, ours = self._held(), lasting(recipe)
             different = sorted(key for key in held.keys() | ours.keys() if held.get(key) != ours.get(key))
             if different:
                 raise UserError(
@@ -66,6 +65,14 @@ class RunFolder:
         if self.lock.is_file():
             with self.lock.open() as file:  # shared: all ranks look at the same time
                 self._lock(file, fcntl.LOCK_SH)
+
+    def _held(self) -> dict[str, Any]:
+        """The lasting part of the recipe in the folder. Keys that came after it was written have their defaults."""
+        values = yaml.safe_load(self.recipe.read_text("utf-8"))
+        try:
+            return lasting(Recipe.model_validate(values))
+        except ValidationError:  # it has a key or a value that is gone
+            return without(values, FREE_KEYS)
 
     @contextmanager
     def opened(self, recipe: Recipe) -> Iterator[None]:
