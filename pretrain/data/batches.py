@@ -13,6 +13,7 @@ from pretrain.data.index import DataPosition, RowIndex, Rows
 from pretrain.data.masking import Masking, mask_tokens
 from pretrain.data.packing import deal
 from pretrain.data.sampling import Pieces, Sampling
+from pretrain.data.text.indexed import IndexedReader
 
 START = DataPosition()
 PLAIN = Sampling()
@@ -66,10 +67,17 @@ class TrainingData:
         pieces, row, special = rows.pieces, rows.row, self._corpus.special
         has_pairs = self._sampling.sentence_pairs != "none"
         lengths = np.stack([pieces.first_tokens, pieces.second_tokens], axis=1)[:, : 1 + has_pairs]  # [P, sentences]
-        tokens = self._read(pieces)  # [T]
+        spans = self._spans(pieces)
+        tokens = np.concatenate([shard.tokens[start:stop] for shard, start, stop in spans]).astype(np.int64)  # [T]
         keys = hash_of(self._seed, pieces.epoch, pieces.document, pieces.offset)
         masked_tokens, chosen = mask_tokens(
-            tokens, lengths, keys, self._sampling.num_special, self._masking, self._corpus
+            tokens,
+            lengths,
+            keys,
+            self._sampling.num_special,
+            self._masking,
+            self._corpus,
+            self._opens_word(spans, tokens),
         )
 
         # All places below are flat, in B * S.
@@ -115,24 +123,27 @@ class TrainingData:
             sentence_labels=torch.from_numpy(pieces.label) if has_pairs else None,
         )
 
-    def _read(self, pieces: Pieces) -> np.ndarray:
-        """The tokens of all sentences of all pieces, one after the other. [T] int64"""
+    def _spans(self, pieces: Pieces) -> list[tuple[IndexedReader, int, int]]:
+        """Where the sentences of all pieces are, one after the other: their shard, first token and last token + 1."""
         shards = self._split.shards
-        firsts = [
-            shards[shard].tokens[start : start + length]
-            for shard, start, length in zip(
-                pieces.shard.tolist(), pieces.first_start.tolist(), pieces.first_tokens.tolist(), strict=True
-            )
-        ]
+        firsts = zip(pieces.shard.tolist(), pieces.first_start.tolist(), pieces.first_tokens.tolist(), strict=True)
+        spans = [(shards[shard], start, start + length) for shard, start, length in firsts]
         if self._sampling.sentence_pairs == "none":
-            return np.concatenate(firsts).astype(np.int64)
-        seconds = [
-            shards[shard].tokens[start : start + length]
-            for shard, start, length in zip(
-                pieces.second_shard.tolist(), pieces.second_start.tolist(), pieces.second_tokens.tolist(), strict=True
-            )
-        ]
-        return np.concatenate([part for pair in zip(firsts, seconds, strict=True) for part in pair]).astype(np.int64)
+            return spans
+        seconds = zip(
+            pieces.second_shard.tolist(), pieces.second_start.tolist(), pieces.second_tokens.tolist(), strict=True
+        )
+        others = [(shards[shard], start, start + length) for shard, start, length in seconds]
+        return [span for pair in zip(spans, others, strict=True) for span in pair]
+
+    def _opens_word(self, spans: list[tuple[IndexedReader, int, int]], tokens: np.ndarray) -> np.ndarray | None:
+        """[T] bool, where shards store it; None where their tokens tell."""
+        if not self._masking.whole_word or not any(shard.stores_words for shard, _, _ in spans):
+            return None
+        stored = [shard.opens_word(start, stop) for shard, start, stop in spans]
+        ends = np.cumsum([stop - start for _, start, stop in spans])
+        by_token = np.split(self._corpus.word_starts[tokens], ends[:-1])
+        return np.concatenate([told if bits is None else bits for bits, told in zip(stored, by_token, strict=True)])
 
 
 def validation_batches(

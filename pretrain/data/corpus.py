@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from tokenizers import Tokenizer
 
 from model.errors import UserError
 from pretrain.data.hashing import below, permuted
+from pretrain.data.text.encoding import ENCODED
 from pretrain.data.text.indexed import IndexedReader
-from pretrain.data.text.tokenizer import SpecialIds, Vocabulary, tokenizer_hash
+from pretrain.data.text.tokenizer import Vocabulary, read_tokenizer, saved_tokenizer, tokenizer_hash
 
 _ROUND_ORDER = 6
 
@@ -43,10 +43,9 @@ class Corpus(Vocabulary):
             if manifest["tokenizer"]["hash"] != manifests[0]["tokenizer"]["hash"]:
                 raise UserError(
                     f"corpora {first} and {directory} have different tokenizers; prepare the second with --vocab "
-                    f"{first / 'tokenizer.json'}"
+                    f"{first / tokenizer_name(manifests[0])}"
                 )
-        tokenizer = Tokenizer.from_file(str(first / "tokenizer.json"))
-        return cls(tokenizer, SpecialIds.of(tokenizer), path, weights, manifests)
+        return cls(read_tokenizer(first / tokenizer_name(manifests[0])), path, weights, manifests)
 
     @property
     def directory(self) -> Path:
@@ -57,6 +56,23 @@ class Corpus(Vocabulary):
     def manifest(self) -> dict:
         """For a mixture, the first one."""
         return self.manifests[0]
+
+    @property
+    def vocab_size(self) -> int:
+        """As the manifest has it: earlier versions counted a vocabulary with holes in another way."""
+        return self.manifest["tokenizer"]["vocab_size"]
+
+    @property
+    def note(self) -> str | None:
+        """A line for the user where the ids may differ from those of the vocabulary that was given, else None."""
+        for directory, manifest in zip(self.weights, self.manifests, strict=True):
+            vocab = manifest["options"].get("vocab")
+            if vocab and manifest["tokenizer"].get("encoded") != ENCODED:
+                return (
+                    f"corpus {directory} was prepared by an earlier version: its ids may differ from those of {vocab}; "
+                    "it is used as it is"
+                )
+        return None
 
     @property
     def tokenizer_hash(self) -> str:
@@ -95,16 +111,21 @@ def _read_mixture(path: Path) -> dict[Path, float]:
     return {path.parent / str(directory): float(weight) for directory, weight in mixture.items()}
 
 
+def tokenizer_name(manifest: dict) -> str:
+    """The file of the tokenizer. Earlier versions had one kind."""
+    return manifest["tokenizer"].get("file", "tokenizer.json")
+
+
 def _read_manifest(directory: Path) -> dict:
     """The manifest, if the directory's tokenizer is the one it names."""
-    manifest_path, tokenizer_path = directory / "manifest.json", directory / "tokenizer.json"
+    manifest_path, tokenizer_path = directory / "manifest.json", saved_tokenizer(directory)
     if not directory.is_dir():
         raise UserError(f"corpus {directory} does not exist; make it with the verb prepare")
     if (directory / "state.json").exists():
         raise UserError(f"corpus {directory} is incomplete; run prepare with the same options to finish it")
-    if not manifest_path.is_file() or not tokenizer_path.is_file():
+    if not manifest_path.is_file() or tokenizer_path is None:
         raise UserError(
-            f"{directory} is not a prepared corpus: it lacks manifest.json or tokenizer.json; "
+            f"{directory} is not a prepared corpus: it lacks manifest.json or its tokenizer; "
             "make one with the verb prepare"
         )
     try:
@@ -112,6 +133,7 @@ def _read_manifest(directory: Path) -> dict:
         expected = manifest["tokenizer"]["hash"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{manifest_path} is not the manifest of a prepared corpus; prepare it again") from error
+    tokenizer_path = directory / tokenizer_name(manifest)
     found = tokenizer_hash(tokenizer_path)
     if found != expected:
         raise UserError(

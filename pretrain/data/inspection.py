@@ -39,8 +39,12 @@ def _problems(corpus: Corpus, shard: dict) -> Iterator[str]:
     except UserError as error:
         yield str(error).removesuffix("; prepare the corpus again")
         return
-    for suffix in (".bin", ".idx"):
-        if file_sha256(prefix.with_name(prefix.name + suffix)) != shard[f"sha256{suffix}"]:
+    for suffix in (".bin", ".idx", ".words"):
+        file = prefix.with_name(prefix.name + suffix)
+        if not file.is_file():
+            if f"sha256{suffix}" in shard:
+                yield f"{file} is missing"
+        elif file_sha256(file) != shard.get(f"sha256{suffix}"):
             yield f"{prefix}{suffix} has another checksum than the manifest"
     found = (reader.num_documents, reader.num_sentences, len(reader.tokens))
     announced = (shard["num_documents"], shard["num_sentences"], shard["num_tokens"])

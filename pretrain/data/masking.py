@@ -59,6 +59,7 @@ def mask_tokens(
     num_special: int,  # special tokens around each piece: they count towards the rate
     masking: Masking,
     corpus: Corpus,
+    opens_word: np.ndarray | None = None,  # [T] bool; None: as the tokens themselves tell
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the tokens with masks applied [T], and the positions in T that were chosen, ascending."""
     piece, within = _numbered(sentence_lengths.sum(1))
@@ -67,7 +68,9 @@ def mask_tokens(
     hashes = mix(keys[piece] + counter)
 
     maskable = ~corpus.is_special[tokens]
-    opens_unit = (within_sentence == 0) | ~maskable | (corpus.word_starts[tokens] if masking.whole_word else True)
+    if opens_word is None:
+        opens_word = corpus.word_starts[tokens]
+    opens_unit = (within_sentence == 0) | ~maskable | (opens_word if masking.whole_word else True)
     if masking.max_span > 1:
         opens_unit = _join_spans(opens_unit, sentence, hashes, masking.span_shares())
     budgets = np.maximum(1, np.rint(masking.rate * (sentence_lengths.sum(1) + num_special)).astype(np.int64))

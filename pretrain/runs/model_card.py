@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tokenizers.models import WordLevel
 
 from model.config import BertConfig
 from pretrain.data import Corpus, Vocabulary
@@ -68,7 +67,7 @@ def _published(value: Any) -> Any:
 
 def _has_characters(vocabulary: Vocabulary) -> bool:
     """A [MASK] is then one letter, which the pipeline's users do not expect."""
-    return isinstance(vocabulary.tokenizer.model, WordLevel)
+    return vocabulary.tokenizer.spells
 
 
 def _shape(config: BertConfig) -> str:

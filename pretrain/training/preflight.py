@@ -45,7 +45,8 @@ def check_shards(corpus: Corpus, folder: RunFolder) -> None:
         for directory, manifest in zip(corpus.weights, corpus.manifests, strict=True)
         for split in manifest["splits"].values()
         for shard in split["shards"]
-        for suffix in (".bin", ".idx")
+        for suffix in (".bin", ".idx", ".words")
+        if f"sha256{suffix}" in shard
     }
     stamps = {str(file.resolve()): f"{file.stat().st_size} {file.stat().st_mtime_ns} {files[file]}" for file in files}
     unchecked = [file for file in files if checked.get(str(file.resolve())) != stamps[str(file.resolve())]]

@@ -12,6 +12,7 @@ from model.parallel.layout import ParallelLayout
 from pretrain.checkpoint import find_checkpoint, load_checkpoint, load_newest
 from pretrain.checkpoint.progress import Progress
 from pretrain.data import Corpus, DataPosition
+from pretrain.engine.agreement import say_once
 from pretrain.engine.build import build_model
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.exits import Stop
@@ -32,6 +33,8 @@ from pretrain.use.trained import open_corpus, saved_rows
 def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> None:
     """Trains a recipe in this rank's process, from the folder's latest checkpoint if there is one. Collective."""
     run, corpus, run_folder = check_run(recipe, dist.get_world_size(), folder)
+    if corpus.note:
+        say_once(corpus.note)
     dist.barrier()  # every rank has looked at the folder before rank 0 writes to it
     with run_folder.opened(recipe):
         if _num_nodes() > 1:

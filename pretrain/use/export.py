@@ -1,12 +1,12 @@
 """The verb `export`: a checkpoint becomes a folder that Hugging Face transformers opens.
 
 config.json  model.safetensors  tokenizer.json  tokenizer_config.json  README.md (the model card)
+tokenizer.model (SentencePiece's own, where the tokenizer is one)
 """
 
 import json
 from pathlib import Path
 
-from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from model.errors import UserError
@@ -19,7 +19,7 @@ from pretrain.runs.model_card import model_card
 from pretrain.runs.outputs import check_complete_folder, complete_folder
 from pretrain.use.trained import open_vocabulary
 
-FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
+FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "README.md"}
 
 
 def export(path: Path, output: Path | None = None, corpus: str | None = None) -> Path:
@@ -64,18 +64,22 @@ def check_output(output: Path) -> None:
 
 def export_tokenizer(output: Path, vocabulary: Vocabulary, max_length: int, num_types: int) -> None:
     """The model's own tokenizer; it frames texts as pretraining did: [CLS] first [SEP], and second [SEP] for pairs."""
-    tokenizer, special = Tokenizer.from_str(vocabulary.tokenizer.to_str()), vocabulary.special
+    own, special = vocabulary.tokenizer, vocabulary.special
+    tokenizer = own.for_transformers()
+    pad, unk, cls, sep, mask = own.special_names
     second = min(1, num_types - 1)
     tokenizer.post_processor = TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair=f"[CLS]:0 $A:0 [SEP]:0 $B:{second} [SEP]:{second}",
-        special_tokens=[("[CLS]", special.cls), ("[SEP]", special.sep)],
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:{second} {sep}:{second}",
+        special_tokens=[(cls, special.cls), (sep, special.sep)],
     )
+    if own.file_name != "tokenizer.json":
+        (output / own.file_name).write_bytes(own.content)
     tokenizer.save(str(output / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # which takes tokenizer.json as it is
         "model_max_length": max_length,
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-        **{f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "pad", "mask")},
+        **{"unk_token": unk, "cls_token": cls, "sep_token": sep, "pad_token": pad, "mask_token": mask},
     }
     (output / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")

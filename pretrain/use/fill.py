@@ -1,7 +1,7 @@
 """Fill-mask: what a trained model puts in the place of [MASK].
 
-A [MASK] is a word. With WordPiece it is one of those that the vocabulary holds whole. With characters it is spelled:
-every length is tried, and the guess whose letters are the likeliest on average wins.
+A [MASK] is a word: one of those that the vocabulary holds whole. Where tokens are characters it is spelled: every
+length is tried, and the guess whose letters are the likeliest on average wins.
 """
 
 import math
@@ -17,9 +17,11 @@ from model.batch import Batch
 from model.bert import BertForPreTraining
 from model.errors import UserError
 from pretrain.data import Vocabulary
-from pretrain.data.text.tokenizer import BLANK
+from pretrain.data.text.tokenizer import BLANK, TextTokenizer
 
 MASK = "[MASK]"
+BYTE_BLANK = "Ġ"
+"""The blank before a word, as byte-level BPE writes it."""
 WORD_LENGTHS = range(2, 13)
 
 
@@ -88,11 +90,7 @@ class Filler:
     @cached_property
     def _forbidden(self) -> Tensor:
         """[V] 0 for whole words (in a vocabulary of characters: letters and digits), minus infinity for the rest."""
-        vocabulary = self.vocabulary
-        tokens = [vocabulary.tokenizer.id_to_token(id) for id in range(vocabulary.vocab_size)]
-        fits = ~vocabulary.is_special & np.array(
-            [token is not None and token.isalnum() for token in tokens]
-        )  # no ## of a continuation
+        fits = ~self.vocabulary.is_special & whole_words(self.vocabulary.tokenizer)
         forbidden = torch.full((self.model.config.padded_vocab_size,), -torch.inf)
         forbidden[torch.from_numpy(np.flatnonzero(fits))] = 0.0
         return forbidden
@@ -124,8 +122,25 @@ def fill_text(filler: Filler, text: str, num_guesses: int) -> list[tuple[float, 
     return [(probability, decode(list(guess.ids))) for probability, guess in scored[:num_guesses]]
 
 
+def whole_words(tokenizer: TextTokenizer) -> np.ndarray:
+    """[vocab] bool: tokens that are words, without the ## of WordPiece's continuations; with a blank before them, where
+    the tokens of a vocabulary have one (SentencePiece, byte-level BPE)."""
+    tokens = [token or "" for token in tokenizer.tokens]
+    if not tokenizer.spells and (blank := next((mark for mark in (BLANK, BYTE_BLANK) if has_words(tokens, mark)), "")):
+        return np.array(
+            [token.startswith(blank) and tokenizer.decode([id]).strip().isalnum() for id, token in enumerate(tokens)]
+        )
+    return np.array([token.isalnum() for token in tokens])
+
+
+def has_words(tokens: Sequence[str], mark: str) -> bool:
+    return any(token.startswith(mark) and len(token) > 1 for token in tokens)
+
+
 def encode(vocabulary: Vocabulary, text: str, masks_per_word: int) -> list[int]:
-    """Token ids of a text in which every [MASK] becomes that many masked tokens."""
+    """Token ids of a text in which every [MASK] becomes that many masked tokens: one, unless tokens are characters."""
+    if not vocabulary.tokenizer.spells:
+        return vocabulary.tokenizer.encode_masked(text)
     blank, mask = blank_id(vocabulary), vocabulary.special.mask
     first, *others = text.split(MASK)
     ids = _encode_part(vocabulary, first)
@@ -141,9 +156,9 @@ def encode(vocabulary: Vocabulary, text: str, masks_per_word: int) -> list[int]:
 
 
 def _encode_part(vocabulary: Vocabulary, part: str) -> list[int]:
-    return vocabulary.tokenizer.encode(part, add_special_tokens=False).ids if part.strip() else []
+    return vocabulary.tokenizer.encode(part) if part.strip() else []
 
 
 def blank_id(vocabulary: Vocabulary) -> int | None:
-    """The token of the blank before a word; None in vocabularies of whole words and pieces."""
-    return vocabulary.tokenizer.token_to_id(BLANK)
+    """The token of the blank before a word where tokens are characters, else None."""
+    return vocabulary.tokenizer.token_to_id(BLANK) if vocabulary.tokenizer.spells else None

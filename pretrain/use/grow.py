@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tokenizers import Tokenizer
 
 from growth.change import ShapeChange
 from growth.moments import MomentRule, of_gradients
@@ -21,7 +20,13 @@ from model.parallel.layout import ParallelLayout
 from model.parameters import parameter_table
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.checkpoint.files import write_index, write_part
-from pretrain.data.text.tokenizer import load_tokenizer, save_tokenizer
+from pretrain.data.text.tokenizer import (
+    TextTokenizer,
+    read_tokenizer,
+    save_tokenizer,
+    saved_tokenizer,
+    transformers_tokenizer,
+)
 from pretrain.engine.agreement import say_once
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import new_steps
@@ -72,32 +77,21 @@ def open_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
     return TrainingState(config, owners, dict.fromkeys(owners, 0), records), {"sequence": config.max_positions}
 
 
-def own_tokenizer(path: Path) -> Tokenizer | None:
+def own_tokenizer(path: Path) -> TextTokenizer | None:
     """The tokenizer of a Hugging Face model, or of what was grown from one: no corpus holds it.
 
     Without a tokenizer.json it is BERT's, with the words of vocab.txt. Without either, a line says so.
     """
-    is_transformers = (path / "config.json").is_file()
-    folder = path if is_transformers else find_checkpoint(path)
-    if (folder / "tokenizer.json").is_file():
-        return load_tokenizer(folder / "tokenizer.json", lowercase=False)
-    if (folder / "vocab.txt").is_file():
-        return load_tokenizer(folder / "vocab.txt", _lowers_case(folder))
-    if is_transformers:
+    if not (path / "config.json").is_file():
+        beside = saved_tokenizer(find_checkpoint(path))
+        return read_tokenizer(beside) if beside else None
+    tokenizer = transformers_tokenizer(path)
+    if tokenizer is None:
         say_once(
             f"{path} has no tokenizer.json or vocab.txt: no tokenizer is copied, and the grown model needs a corpus of "
             "its vocabulary by --corpus"
         )
-    return None
-
-
-def _lowers_case(folder: Path) -> bool:
-    """As the tokenizer_config.json next to vocab.txt says; without one, BERT's default."""
-    settings = folder / "tokenizer_config.json"
-    try:
-        return not settings.is_file() or bool(json.loads(settings.read_text("utf-8")).get("do_lower_case", True))
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{settings} cannot be read: {error}; copy the model's own there") from error
+    return tokenizer
 
 
 def open_probe(run: dict[str, Any], path: Path) -> Probe:
@@ -131,7 +125,7 @@ def changed_state(state: TrainingState, change: ShapeChange) -> TrainingState:
     return after
 
 
-def save_state(state: TrainingState, run: dict[str, Any], out: Path, tokenizer: Tokenizer | None = None) -> None:
+def save_state(state: TrainingState, run: dict[str, Any], out: Path, tokenizer: TextTokenizer | None = None) -> None:
     """Writes a checkpoint folder, complete under its name or not there at all. Collective."""
     partial = out.with_name(out.name + ".partial")
     if dist.get_rank() == 0:

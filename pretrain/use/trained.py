@@ -12,6 +12,7 @@ from model.bert import BertForPreTraining
 from model.errors import UserError
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.data import Corpus, Vocabulary
+from pretrain.data.text.tokenizer import saved_tokenizer
 from pretrain.recipe.schema import Data
 from pretrain.training.evaluation import validation_rows
 
@@ -36,8 +37,8 @@ def open_trained(path: Path, corpus: str | None = None) -> Trained:
 
 def open_vocabulary(run: dict[str, Any], corpus: str | None, checkpoint: Path) -> Vocabulary:
     """A corpus's vocabulary, or the tokenizer in the checkpoint, if `grow` made it from a model of transformers."""
-    tokenizer = checkpoint / "tokenizer.json"
-    if corpus is None and "corpus" not in run and tokenizer.is_file():
+    tokenizer = saved_tokenizer(checkpoint)
+    if corpus is None and "corpus" not in run and tokenizer is not None:
         return Vocabulary.read(tokenizer)
     return open_corpus(run, corpus, checkpoint)
 
@@ -50,7 +51,7 @@ def open_corpus(run: dict[str, Any], corpus: str | None, path: Path) -> Corpus:
     if opened.tokenizer_hash != run.get("tokenizer", opened.tokenizer_hash):  # without: from elsewhere, no tokenizer
         raise UserError(
             f"corpus {opened.directory} was made with another vocabulary than checkpoint {path}; "
-            "name the corpus it was trained on, or one prepared with its tokenizer.json"
+            "name the corpus it was trained on, or one prepared with its tokenizer"
         )
     return opened
 

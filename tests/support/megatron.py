@@ -17,13 +17,12 @@ def megatron_dataset(corpus: Corpus, cache: Path, whole_word: bool):
     from megatron.core.datasets.indexed_dataset import IndexedDataset
     from megatron.core.datasets.utils import Split
 
-    vocabulary = corpus.tokenizer.get_vocab()
     tokenizer = SimpleNamespace(
         cls=corpus.special.cls,
         sep=corpus.special.sep,
         mask=corpus.special.mask,
         pad=corpus.special.pad,
-        inv_vocab={id: token for token, id in vocabulary.items()},
+        inv_vocab=dict(enumerate(corpus.tokenizer.tokens)),
         unique_identifiers={},
     )
     config = BERTMaskedWordPieceDatasetConfig(

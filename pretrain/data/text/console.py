@@ -14,6 +14,8 @@ from pretrain.data.text.documents import describe
 from pretrain.data.text.options import Progress
 
 _SECONDS_BETWEEN_LINES = 5.0
+WARN_OF_UNKNOWN = 0.01
+"""Share of [UNK] among the tokens."""
 
 
 @contextmanager
@@ -37,8 +39,18 @@ def shown_progress() -> Iterator[Callable[[Progress], None]]:
 
 def print_counts(directory: Path, manifest: dict) -> None:
     """Prints what a corpus contains and, on a second line, what was skipped or repaired."""
+    tokenizer = manifest["tokenizer"]
+    case = "" if tokenizer.get("lowercase", True) else ", case kept"
     held = ", ".join(f"{split['num_tokens']:,} tokens to {name}" for name, split in manifest["splits"].items())
-    print(f"{directory}: vocabulary of {manifest['tokenizer']['vocab_size']:,}; {held}")
+    print(f"{directory}: vocabulary of {tokenizer['vocab_size']:,}{case}; {held}")
+    if "unknown_share" in tokenizer:
+        print(f"{tokenizer['unknown_share']:.2%} of the tokens are [UNK]")
+        if tokenizer["unknown_share"] > WARN_OF_UNKNOWN:
+            print(
+                "espalier: warning: more than 1% [UNK]: the vocabulary does not suit the text well (its case, its "
+                "characters)",
+                file=sys.stderr,
+            )
     if manifest["left_out_or_repaired"]:
         print(f"skipped or repaired: {describe(manifest['left_out_or_repaired'])}")
 

@@ -32,6 +32,7 @@ class IndexedReader:
 
     def __init__(self, prefix: Path) -> None:
         self.prefix = prefix
+        self._words: np.ndarray | None = None
         idx, bin_file = _paths(prefix)
         if not idx.is_file() or not bin_file.is_file():
             raise UserError(f"shard {prefix} is missing its .bin or .idx file; prepare the corpus again")
@@ -59,6 +60,15 @@ class IndexedReader:
                 f"{bin_file} holds {len(self.tokens)} tokens, {announced} were announced; prepare the corpus again"
             )
 
+        words = prefix.with_name(prefix.name + ".words")
+        if words.is_file():
+            num_bytes = (len(self.tokens) + 7) // 8
+            if words.stat().st_size != num_bytes:
+                raise UserError(
+                    f"{words} holds {words.stat().st_size} bytes, {num_bytes} were announced; prepare the corpus again"
+                )
+            self._words = _map(words, np.uint8, num_bytes, 0)
+
     @property
     def num_documents(self) -> int:
         return len(self.document_sentences) - 1
@@ -66,6 +76,17 @@ class IndexedReader:
     @property
     def num_sentences(self) -> int:
         return len(self.sentence_lengths)
+
+    @property
+    def stores_words(self) -> bool:
+        return self._words is not None
+
+    def opens_word(self, start: int, stop: int) -> np.ndarray | None:
+        """[stop - start] bool: which tokens open a word; None where the shard does not say."""
+        if self._words is None:
+            return None
+        bits = np.unpackbits(self._words[start >> 3 : (stop + 7) >> 3])
+        return bits[start & 7 :][: stop - start].astype(bool)
 
     def sentence_starts(self, sentences: np.ndarray) -> np.ndarray:
         """Where in `tokens` the sentences of these numbers begin; `num_sentences` itself gives the end of the shard."""

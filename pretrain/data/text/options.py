@@ -29,7 +29,9 @@ class PrepareOptions:
     vocab_size: int = 30522
     """The largest size of a trained vocabulary, in tokens."""
     lowercase: bool = True
-    """Lower the case and strip accents before tokenizing."""
+    """Lower the case and strip accents before tokenizing, where a vocabulary is trained. A given one says it itself."""
+    allow_unknown: bool = False
+    """Keep a corpus even if more than half of its tokens are [UNK]."""
     documents: Literal["blank-line", "file", "line"] = "blank-line"
     """What a document is in a .txt file: a block between blank lines, the whole file, or a line."""
     text_column: str = "text"
@@ -77,6 +79,11 @@ class PrepareOptions:
     @property
     def workers(self) -> int:
         return self.num_workers or len(os.sched_getaffinity(0))
+
+    @staticmethod
+    def when_left_out() -> dict[str, Any]:
+        """The options that earlier versions did not have, as JSON: they did as now when these are left out."""
+        return {"allow_unknown": False}
 
     def that_matter(self) -> dict[str, Any]:
         """The options that the result depends on, as JSON."""

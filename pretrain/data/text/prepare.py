@@ -16,21 +16,29 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from model.errors import UserError
 from pretrain.data.text.duplicates import SeenDocuments
+from pretrain.data.text.encoding import ENCODED
 from pretrain.data.text.indexed import token_dtype
 from pretrain.data.text.options import PrepareOptions, Progress
 from pretrain.data.text.reading import Input, find_inputs, read_chunks
 from pretrain.data.text.shards import Documents, SplitWriter
 from pretrain.data.text.sources.base import Block
-from pretrain.data.text.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash
+from pretrain.data.text.tokenizer import (
+    TextTokenizer,
+    load_tokenizer,
+    read_tokenizer,
+    save_tokenizer,
+    saved_tokenizer,
+    tokenizer_hash,
+)
 from pretrain.data.text.vocabulary import train_vocabulary
 from pretrain.data.text.worker import TokenizedChunk, Worker, run_in_process, start_process
 
 SPLITS = ("train", "valid")
 _SECONDS_BETWEEN_SAVES = 5.0
+_MAX_UNKNOWN_SHARE = 0.5
 
 
 def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lambda _: None) -> dict:
@@ -52,10 +60,9 @@ def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lamb
         raise UserError(f"{directory} is not empty and not a corpus; choose another output directory")
 
     if state:
-        tokenizer = load_tokenizer(directory / "tokenizer.json", options.lowercase)
+        tokenizer = _saved(directory, state)
     else:
-        given = options.vocab and load_tokenizer(options.vocab, options.lowercase)
-        tokenizer = given or train_vocabulary(options, inputs, progress)
+        tokenizer = _given(options) if options.vocab else train_vocabulary(options, inputs, progress)
         directory.mkdir(parents=True, exist_ok=True)
         save_tokenizer(tokenizer, directory)
     job = _Job(options, inputs, tokenizer, state)
@@ -71,17 +78,21 @@ def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lamb
 class _Job:
     """A run of prepare from its start, or from the state a killed one left behind."""
 
-    def __init__(self, options: PrepareOptions, inputs: list[Input], tokenizer: Tokenizer, state: dict | None) -> None:
+    def __init__(
+        self, options: PrepareOptions, inputs: list[Input], tokenizer: TextTokenizer, state: dict | None
+    ) -> None:
         self._options, self._inputs, self._tokenizer = options, inputs, tokenizer
         assert options.output is not None
         self._directory = options.output
-        dtype = token_dtype(tokenizer.get_vocab_size())
-        self._writers = {name: SplitWriter(self._directory, name, dtype, options.shard_tokens) for name in SPLITS}
+        arguments = (token_dtype(len(tokenizer.tokens)), options.shard_tokens, tokenizer.stores_words)
+        self._writers = {name: SplitWriter(self._directory, name, *arguments) for name in SPLITS}
         self.num_chunks = 0
         self._counts: Counter[str] = Counter()
+        self._num_unknown = 0
         self._progress = Progress("tokens", total_disk_bytes(inputs))
         if state:
             self.num_chunks, self._counts = state["num_chunks"], Counter(state["counts"])
+            self._num_unknown = state["num_unknown"]
             self._progress.resume(**state["progress"])
             for name, writer in self._writers.items():
                 writer.restore(state["writers"][name])
@@ -106,6 +117,7 @@ class _Job:
             if self._options.document_tokens:
                 documents = cut_documents(documents, self._options.document_tokens)
             self._writers[name].append(documents)
+            self._num_unknown += int(np.count_nonzero(documents.tokens == self._tokenizer.special.unk))
         self._counts.update(chunk.counts)
         self._counts["duplicates"] += int((~new).sum())
         self.num_chunks += 1
@@ -121,6 +133,8 @@ class _Job:
             "inputs": _describe(self._inputs),
             "num_chunks": self.num_chunks,
             "counts": +self._counts,
+            "num_unknown": self._num_unknown,
+            "encoded": ENCODED,
             "num_seen": len(self._seen),
             "progress": dict(megabytes=done.megabytes, disk_bytes=done.disk_bytes, num_documents=done.num_documents),
             "writers": {name: writer.state() for name, writer in self._writers.items()},
@@ -138,8 +152,15 @@ class _Job:
                     f"corpus is too small, or valid_share {self._options.valid_share} does not suit it"
                 )
             for shard in split["shards"]:
-                for suffix in (".bin", ".idx"):
+                for suffix in (".bin", ".idx", ".words")[: 3 if self._tokenizer.stores_words else 2]:
                     shard[f"sha256{suffix}"] = file_sha256(self._directory / (shard["name"] + suffix))
+        unknown_share = self._num_unknown / sum(split["num_tokens"] for split in splits.values())
+        if unknown_share > _MAX_UNKNOWN_SHARE and not self._options.allow_unknown:
+            _remove(self._directory)
+            raise UserError(
+                f"{unknown_share:.1%} of the tokens are [UNK]: the vocabulary {self._options.vocab or 'trained'} does "
+                "not suit the text; choose another, or accept it by --allow-unknown"
+            )
         manifest = {
             "format": 1,
             "source": {
@@ -148,8 +169,12 @@ class _Job:
                 "licence": self._options.licence,
             },
             "tokenizer": {
-                "vocab_size": self._tokenizer.get_vocab_size(),
-                "hash": tokenizer_hash(self._directory / "tokenizer.json"),
+                "vocab_size": len(self._tokenizer.tokens),
+                "hash": tokenizer_hash(self._directory / self._tokenizer.file_name),
+                "file": self._tokenizer.file_name,
+                "encoded": ENCODED,
+                "lowercase": self._tokenizer.lowers_case,
+                "unknown_share": unknown_share,
             },
             "splits": splits,
             "left_out_or_repaired": dict(+self._counts),
@@ -162,10 +187,10 @@ class _Job:
 
 
 def _tokenized(
-    chunks: Iterable[list[Block]], tokenizer: Tokenizer, options: PrepareOptions
+    chunks: Iterable[list[Block]], tokenizer: TextTokenizer, options: PrepareOptions
 ) -> Iterator[TokenizedChunk]:
     """The chunks tokenized, in order, by as many processes as asked for, a few chunks ahead."""
-    arguments = (tokenizer.to_str(), options)
+    arguments = (tokenizer, options)
     if options.workers == 1:
         yield from map(Worker(*arguments).tokenize, chunks)
         return
@@ -222,9 +247,33 @@ def _existing(file: Path, options: PrepareOptions) -> dict | None:
     if not file.exists():
         return None
     found = json.loads(file.read_text("utf-8"))
-    if found["options"] != options.that_matter():
+    if {**options.when_left_out(), **found["options"]} != options.that_matter():
         raise UserError(f"{file.parent} holds a corpus prepared with other options; choose another output or remove it")
     return found
+
+
+def _given(options: PrepareOptions) -> TextTokenizer:
+    """Raises UserError when the vocabulary is broken, or an option contradicts it."""
+    assert options.vocab is not None
+    if options.tokenizer != PrepareOptions.tokenizer:
+        raise UserError(f"--tokenizer {options.tokenizer} trains a vocabulary and --vocab gives one; leave one out")
+    tokenizer = load_tokenizer(options.vocab, options.lowercase)
+    if options.vocab_size != PrepareOptions.vocab_size and len(tokenizer.tokens) > options.vocab_size:
+        raise UserError(
+            f"--vocab-size {options.vocab_size} contradicts {options.vocab}, which has {len(tokenizer.tokens)} tokens; "
+            "leave it out"
+        )
+    return tokenizer
+
+
+def _saved(directory: Path, state: dict) -> TextTokenizer:
+    """That of a killed run. Raises UserError where an earlier version would have made other ids of what is left."""
+    if state.get("encoded") != ENCODED:
+        raise UserError(f"{directory} was begun by an earlier version; remove it and prepare again")
+    file = saved_tokenizer(directory)
+    if file is None:
+        raise UserError(f"{directory} has lost its tokenizer; remove it and prepare again")
+    return read_tokenizer(file)
 
 
 def _describe(inputs: list[Input]) -> list[list]:

@@ -7,6 +7,9 @@ import numpy as np
 
 from pretrain.data.text.indexed import write_index
 
+WORKING_FILES = (".lengths", ".documents", ".opens")
+"""Beside the tokens while a shard is open."""
+
 
 @dataclass(frozen=True)
 class Documents:
@@ -15,6 +18,7 @@ class Documents:
     tokens: np.ndarray  # [T]
     sentence_lengths: np.ndarray  # [S] tokens of each sentence, int32
     num_sentences: np.ndarray  # [D] sentences of each document, int64
+    opens_word: np.ndarray | None = None  # [T] bool, where the tokenizer `stores_words`
 
     @property
     def num_tokens(self) -> np.ndarray:
@@ -25,10 +29,13 @@ class Documents:
 
     @staticmethod
     def concatenate(parts: list["Documents"]) -> "Documents":
+        words = [part.opens_word for part in parts if part.opens_word is not None]
+        assert len(words) in (0, len(parts)), "some parts store words, others do not"
         return Documents(
             np.concatenate([part.tokens for part in parts]),
             np.concatenate([part.sentence_lengths for part in parts]),
             np.concatenate([part.num_sentences for part in parts]),
+            np.concatenate(words) if words else None,
         )
 
     def select(self, chosen: np.ndarray) -> "Documents":
@@ -37,7 +44,8 @@ class Documents:
             return self
         sentences = np.repeat(chosen, self.num_sentences)
         tokens = np.repeat(sentences, self.sentence_lengths)
-        return Documents(self.tokens[tokens], self.sentence_lengths[sentences], self.num_sentences[chosen])
+        words = None if self.opens_word is None else self.opens_word[tokens]
+        return Documents(self.tokens[tokens], self.sentence_lengths[sentences], self.num_sentences[chosen], words)
 
 
 @dataclass
@@ -58,6 +66,8 @@ class SplitWriter:
     name: str
     dtype: np.dtype
     shard_tokens: int
+    stores_words: bool = False
+    """Whether a shard has a third file, NAME.words: a bit for each token, set where it opens a word."""
     closed: list[dict] = field(default_factory=list)
     _open: _Counts = field(default_factory=_Counts)
 
@@ -67,6 +77,9 @@ class SplitWriter:
             ".lengths": documents.sentence_lengths.astype(np.int32, copy=False),
             ".documents": documents.num_sentences.astype(np.int64, copy=False),
         }
+        if self.stores_words:
+            assert documents.opens_word is not None
+            parts[".opens"] = documents.opens_word.astype(np.uint8)
         for suffix, array in parts.items():
             with open(self._file(suffix), "ab") as file:
                 file.write(array.tobytes())
@@ -85,6 +98,8 @@ class SplitWriter:
                 np.fromfile(self._file(".lengths"), np.int32),
                 np.fromfile(self._file(".documents"), np.int64),
             )
+            if self.stores_words:
+                np.packbits(np.memmap(self._file(".opens"), np.uint8, "r")).tofile(self._file(".words"))
             self.closed.append({"name": self._stem, **asdict(self._open)})
             self._open = _Counts()
 
@@ -99,6 +114,7 @@ class SplitWriter:
             ".bin": self._open.num_tokens * self.dtype.itemsize,
             ".lengths": self._open.num_sentences * 4,
             ".documents": self._open.num_documents * 8,
+            **({".opens": self._open.num_tokens} if self.stores_words else {}),
         }
         for suffix, size in sizes.items():
             self._file(suffix).touch()
@@ -106,7 +122,7 @@ class SplitWriter:
                 file.truncate(size)
         number = len(self.closed) + 1
         while (later := self.directory / f"{self.name}-{number:05}.bin").exists():
-            for suffix in (".bin", ".lengths", ".documents", ".idx"):
+            for suffix in (".bin", ".idx", ".words", *WORKING_FILES):
                 later.with_suffix(suffix).unlink(missing_ok=True)
             number += 1
 
@@ -114,9 +130,9 @@ class SplitWriter:
         """Closes the last shard and removes the working files; returns the manifest's entry without checksums."""
         self.close_shard()
         for shard in self.closed:
-            for suffix in (".lengths", ".documents"):
+            for suffix in WORKING_FILES:
                 (self.directory / (shard["name"] + suffix)).unlink(missing_ok=True)
-        for suffix in (".bin", ".lengths", ".documents"):  # an open shard without a document
+        for suffix in (".bin", *WORKING_FILES):  # an open shard without a document
             self._file(suffix).unlink(missing_ok=True)
         totals = {key: sum(shard[key] for shard in self.closed) for key in asdict(_Counts())}
         return {**totals, "shards": self.closed}

@@ -9,24 +9,25 @@ import os
 import subprocess
 import sys
 import tempfile
+from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from subprocess import PIPE
 
-from tokenizers import Tokenizer
-
 from model.errors import UserError
 from pretrain.data.text.documents import documents_of
 from pretrain.data.text.options import PrepareOptions, Progress
 from pretrain.data.text.reading import Input, read_blocks
-from pretrain.data.text.tokenizer import train_tokenizer
+from pretrain.data.text.tokenizer import TextTokenizer, tokenizer_of, train_tokenizer
 
 IN_THIS_PROCESS = 8_000_000
 """Characters of a sample too small for a process of its own."""
 
 
-def train_vocabulary(options: PrepareOptions, inputs: list[Input], progress: Callable[[Progress], None]) -> Tokenizer:
+def train_vocabulary(
+    options: PrepareOptions, inputs: list[Input], progress: Callable[[Progress], None]
+) -> TextTokenizer:
     """Raises UserError if there is no text, or the options do not fit it."""
     if shards := [source.name for source in inputs if source.is_tokenized]:
         raise UserError(f"{shards[0]} is tokenized already; give its vocabulary with --vocab")
@@ -41,11 +42,11 @@ def train_vocabulary(options: PrepareOptions, inputs: list[Input], progress: Cal
     return _train(texts, options)
 
 
-def _train(texts: list[str], options: PrepareOptions) -> Tokenizer:
+def _train(texts: list[str], options: PrepareOptions) -> TextTokenizer:
     return train_tokenizer(options.tokenizer, texts, options.vocab_size, options.lowercase)
 
 
-def _train_apart(texts: Iterable[list[str]], options: PrepareOptions) -> Tokenizer:
+def _train_apart(texts: Iterable[list[str]], options: PrepareOptions) -> TextTokenizer:
     """In a new process that knows nothing of the script that called: it may have no guard or come from standard input.
 
     The sample waits in a file, a block of texts on each line.
@@ -64,14 +65,15 @@ def _train_apart(texts: Iterable[list[str]], options: PrepareOptions) -> Tokeniz
     trained = json.loads(trainer.stdout)
     if "mistake" in trained:
         raise UserError(trained["mistake"])
-    return Tokenizer.from_str(trained["tokenizer"])
+    return tokenizer_of(trained["file"], b64decode(trained["content"]))
 
 
 def answer() -> None:
     """What the new process does: prints the tokenizer, or what is wrong with sample and settings."""
     settings, *blocks = map(json.loads, sys.stdin.buffer)
     try:
-        trained = {"tokenizer": train_tokenizer(texts=chain.from_iterable(blocks), **settings).to_str()}
+        tokenizer = train_tokenizer(texts=chain.from_iterable(blocks), **settings)
+        trained = {"file": tokenizer.file_name, "content": b64encode(tokenizer.content).decode()}
     except UserError as error:
         trained = {"mistake": str(error)}
     print(json.dumps(trained))

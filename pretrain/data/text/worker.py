@@ -7,10 +7,10 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from model.errors import UserError
 from pretrain.data.text.documents import documents_of
@@ -20,7 +20,9 @@ from pretrain.data.text.sentences import split_sentences
 from pretrain.data.text.shards import Documents
 from pretrain.data.text.sources.base import Block
 from pretrain.data.text.sources.megatron import TokenBlock
-from pretrain.data.text.tokenizer import SpecialIds
+from pretrain.data.text.tokenizer import TextTokenizer, tokenizer_of
+
+_MAX_SAMPLE_LENGTH = 5_000  # characters
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,13 @@ class TokenizedChunk:
 
 
 class Worker:
-    def __init__(self, tokenizer_json: str, options: PrepareOptions) -> None:
+    def __init__(self, tokenizer: TextTokenizer, options: PrepareOptions) -> None:
         # The processes are the parallelism, and a fork has none of its parent's threads.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        tokenizer = Tokenizer.from_str(tokenizer_json)
-        self._encoder = Encoder(tokenizer)
-        special = SpecialIds.of(tokenizer)
-        self._is_special = np.zeros(tokenizer.get_vocab_size(), bool)
+        tokenizer = tokenizer_of(tokenizer.file_name, tokenizer.content)
+        self._tokenizer, self._encoder = tokenizer, Encoder(tokenizer)
+        special = tokenizer.special
+        self._is_special = np.zeros(len(tokenizer.tokens), bool)
         self._is_special[[special.pad, special.cls, special.sep, special.mask]] = True
         self._options = options
 
@@ -69,11 +71,11 @@ class Worker:
 
     def _encode(self, texts: list[str]) -> tuple[Documents, np.ndarray]:
         sentences = [split_sentences(text) for text in texts]
-        tokens, lengths = self._encoder.encode(list(chain.from_iterable(sentences)))
-        document = np.repeat(np.arange(len(texts)), [len(of_document) for of_document in sentences])[lengths > 0]
-        num_sentences = np.bincount(document, minlength=len(texts))
+        documents = self._encoder.encode(texts, sentences)
         hashes = np.array([text_hash(text.encode("utf-8")) for text in texts], np.uint64)
-        return Documents(tokens, lengths[lengths > 0].astype(np.int32), num_sentences), hashes
+        if (sample := _sample(texts, hashes)) is not None:
+            self._encoder.check(texts[sample], sentences[sample])
+        return documents, hashes
 
     def _adopt(self, documents: Documents) -> tuple[Documents, np.ndarray]:
         """Tokens that another program made: special ones, such as an end of document, go. Raises UserError when an id
@@ -90,11 +92,26 @@ class Worker:
         document = np.repeat(np.arange(len(documents.num_sentences)), documents.num_sentences)
         num_sentences = np.bincount(document[lengths > 0], minlength=len(documents.num_sentences))
         cleaned = Documents(
-            documents.tokens[keep].astype(self._encoder.dtype), lengths[lengths > 0].astype(np.int32), num_sentences
+            documents.tokens[keep].astype(self._encoder.dtype),
+            lengths[lengths > 0].astype(np.int32),
+            num_sentences,
+            self._opens_after_blank[documents.tokens[keep]] if self._tokenizer.stores_words else None,
         )
         ends = np.cumsum(cleaned.num_tokens)
         texts = np.split(cleaned.tokens, ends[:-1])
         return cleaned, np.array([text_hash(tokens.tobytes()) for tokens in texts], np.uint64)
+
+    @cached_property
+    def _opens_after_blank(self) -> np.ndarray:
+        """[vocab] bool: where a word opens in shards that do not say it: as good as their tokens tell."""
+        texts = (self._tokenizer.decode([id]) for id in range(len(self._tokenizer.tokens)))
+        return np.array([text[:1].isspace() for text in texts])
+
+
+def _sample(texts: list[str], hashes: np.ndarray) -> int | None:
+    """One document of a chunk to check, by chance and not a long one: checking takes no time to speak of."""
+    short = [number for number, text in enumerate(texts) if len(text) <= _MAX_SAMPLE_LENGTH]
+    return min(short, key=hashes.__getitem__, default=None)
 
 
 def text_hash(text: bytes) -> int:
@@ -105,12 +122,12 @@ def text_hash(text: bytes) -> int:
 _worker: Worker
 
 
-def start_process(tokenizer_json: str, options: PrepareOptions) -> None:
+def start_process(tokenizer: TextTokenizer, options: PrepareOptions) -> None:
     """Runs first in every worker process."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    _worker = Worker(tokenizer_json, options)
+    _worker = Worker(tokenizer, options)
 
 
 def run_in_process(chunk: list[Block]) -> TokenizedChunk:

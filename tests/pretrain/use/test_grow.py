@@ -150,7 +150,7 @@ def kept_tokenizer(path, out) -> tuple[bool | None, str]:
     with redirect_stderr(StringIO()) as said:
         grow(path, ["layers=4"], [], out)
     tokenizer = own_tokenizer(out)
-    return tokenizer and tokenizer.normalizer.lowercase, said.getvalue()
+    return tokenizer and tokenizer.lowers_case, said.getvalue()
 
 
 def test_a_model_of_vocab_txt_alone_keeps_its_words_and_whether_it_lowers_the_case(tmp_path):

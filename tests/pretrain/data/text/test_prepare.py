@@ -31,7 +31,7 @@ def test_every_document_is_found_again_in_its_split(tmp_path: Path) -> None:
         chosen = [
             document for document in DOCUMENTS if (text_hash(document.encode()) < 0.2 * 2**64) == (split == "valid")
         ]
-        assert texts(corpus, split) == [corpus.tokenizer.decode(corpus.tokenizer.encode(d).ids) for d in chosen]
+        assert texts(corpus, split) == [corpus.tokenizer.decode(corpus.tokenizer.encode(d)) for d in chosen]
         entry = corpus.manifest["splits"][split]
         assert entry["num_documents"] == len(chosen)
         assert entry["num_tokens"] == corpus.split(split).num_tokens

@@ -95,7 +95,7 @@ def test_a_killed_prepare_goes_on_to_the_same_result(texts: Path, shard_tokens: 
         process.join()
         assert process.exitcode == -signal.SIGKILL
     assert json.loads((killed.output / "state.json").read_text())["num_chunks"] > 10
-    with pytest.raises(UserError, match="not finished"):
+    with pytest.raises(UserError, match="incomplete"):
         Corpus.open(killed.output)
     prepare(killed)
     assert content(texts / "killed") == content(texts / "whole")
@@ -171,7 +171,7 @@ source, output = {str(texts / "text")!r}, Path({str(texts / "out")!r})
 prepare(PrepareOptions((source,), output, documents="line", vocab_size=200, valid_share=0.2, num_workers=2))
 """
     subprocess.run([sys.executable, "-"], input=script, text=True, check=True, timeout=60)
-    assert Corpus.open(texts / "out").tokenizer.get_vocab_size() == 200
+    assert Corpus.open(texts / "out").vocab_size == 200
 
 
 def test_workers_do_not_wait_for_threads_that_stayed_in_the_parent(
@@ -181,7 +181,7 @@ def test_workers_do_not_wait_for_threads_that_stayed_in_the_parent(
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     prepare(options(texts, "one"))
     tokenizer = Corpus.open(texts / "one").tokenizer
-    assert len(tokenizer.encode_batch(DOCUMENTS)) == len(DOCUMENTS)
+    assert len(tokenizer.encode_documents(DOCUMENTS)) == len(DOCUMENTS)
     prepare(options(texts, "two", num_workers=2))
     assert content(texts / "one").keys() == content(texts / "two").keys()
 
