@@ -35,59 +35,76 @@ class PlainBert(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     layers: Annotated[Count, ShareOf("layers")]
+    """Number of transformer layers."""
     hidden: Annotated[Count, ShareOf("hidden")]
+    """Hidden size: width of the residual stream, in units."""
     heads: Annotated[Count | tuple[Count, ...], ShareOf("heads")]
-    """Attention heads, for all layers or for each."""
+    """Attention heads per layer: one number for all layers, or a list with one for each."""
     head_dim: Count = 0
-    """Width of one head. Defaults to hidden / heads (of the widest layer)."""
+    """Units per head. Defaults to hidden / heads (of the widest layer). Give it if heads does not divide hidden."""
     ffn: Annotated[Count | tuple[Count, ...], ShareOf("ffn")]
-    """Inner width of the feed-forward network, for all layers or for each."""
+    """Inner units of the feed-forward network: one number for all layers, or a list with one for each."""
     vocab_size: Count
     """Entries of the tokenizer's vocabulary, without padding."""
     max_positions: Count = 512
+    """Rows of the position table: the longest sequence that the model can read, in tokens."""
     type_vocab: Count = 2
+    """Number of token types: 2 tell the two sentences of a pair apart."""
     norm: Literal["post", "pre"] = "post"
-    """`post`: LayerNorm after each residual sum, as in BERT. `pre`: before each branch, as in Megatron (no embedding
-    norm, a final norm)."""
+    """Where LayerNorm is applied. `post`: after each residual sum, as in BERT. `pre`: before each branch, as in
+    Megatron (no embedding norm, a final norm). Use `pre` for deep models and high learning rates; some growth operators
+    need it."""
     activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    """Activation of the feed-forward network and the MLM head. `gelu` is exact; `gelu_tanh` is the approximation of the
+    first BERT code."""
     hidden_dropout: Annotated[Probability, Flag.FREE] = 0.1
+    """Dropout probability of the embeddings and of each branch's output. Use 0 if every example is seen only a few
+    times."""
     attention_dropout: Annotated[Probability, Flag.FREE] = 0.1
+    """Dropout probability of the attention map. 0 saves time and memory; kernel attention needs 0."""
     norm_eps: Annotated[float, Field(gt=0)] = 1e-12
+    """Added to the variance in each LayerNorm. Change it only to match another model's checkpoint."""
     initializer_std: Annotated[float, Field(gt=0)] | None = None
-    """Standard deviation of fresh weights. Defaults to 0.02 at hidden 768, scaled by 1/sqrt(hidden)."""
+    """Standard deviation of initial weights. Defaults to 0.02 at hidden 768, scaled by 1/sqrt(hidden)."""
     position_init: Literal["normal", "sinusoidal"] = "normal"
-    """`sinusoidal`: the learned position table starts as sinusoids, which shortens the bag-of-words plateau."""
+    """How the position table starts. It is learned in both cases; `sinusoidal` starts it as sinusoids, which shortens
+    the bag-of-words plateau. Use that for small models and short runs."""
     attention_init: Literal["independent", "aligned", "neighbours"] = "independent"
-    """`aligned`: each key projection starts equal to its query projection, so that attention starts by similarity.
-    `neighbours`: in addition, each head starts by looking one token to the left, one to the right, two to the left, ...
-    (by sinusoidal positions): no bag-of-words plateau, and seeds differ much less."""
+    """How queries and keys start. `aligned`: each key projection equals its query projection, so that attention goes by
+    similarity. `neighbours`: in addition, each head looks one token to the left, one to the right, two to the left, ...
+    (needs sinusoidal positions). This avoids the bag-of-words plateau, and seeds differ much less."""
     output_init: Literal["equal", "scaled"] = "equal"
-    """`scaled`: what each layer adds to the residual sum starts smaller, by 1/sqrt(2 layers), as in Megatron-LM.
-    Without it a small model of several layers learns more slowly than one layer alone."""
+    """How output projections start. `scaled`: smaller by 1/sqrt(2 layers), as in Megatron-LM. Without it a small model
+    of several layers learns more slowly than one layer alone."""
     sharing: Annotated[Count | tuple[Index, ...] | None, ShareOf("layers")] = None
-    """Which block each layer uses. An integer A: layer i uses block i mod A. By default each layer has its own."""
+    """Weight sharing: a list with the number of each layer's block, or an integer A: layer i uses block i mod A (1: all
+    layers share one). By default each layer has its own."""
     sentence_head: bool = True
-    """The pooler and a two-way classifier on [CLS] for sentence pairs (NSP or SOP)."""
+    """Include the pooler and a two-way classifier on [CLS], which `data.sentence_pairs` needs. Recipes without sentence
+    pairs omit it by default."""
     heads_multiple: Annotated[Count, Flag.FREE] = 1
-    """Numbers of heads are rounded to the nearest multiple of this, never below one multiple (for uneven layers)."""
+    """Round the heads of each layer to the nearest multiple of this, and to at least one multiple. Set it to the
+    tensor-parallel ranks if pruning may leave other numbers."""
     ffn_multiple: Annotated[Count, Flag.FREE] = 1
-    """The same for FFN widths."""
+    """The same for FFN units."""
 
 
 class Shape(PlainBert):
     """A plain BERT, the options of its parts, and what follows from both."""
 
     attention_bias: Annotated[bool, Flag.PLAIN_AT_EXPORT] = True
-    """Biases of the query, key, value and output projections."""
+    """Give the query, key, value and output projections biases."""
     ffn_bias: Annotated[bool, Flag.PLAIN_AT_EXPORT] = True
-    """Biases of the feed-forward network's two layers."""
+    """Give the two layers of the feed-forward network biases."""
     embedding_size: Annotated[Count | None, ShareOf("hidden")] = None
-    """Width of the embedding tables and of the tied decoder, projected to hidden (ALBERT). Defaults to hidden."""
+    """Units of the embedding tables and of the tied decoder, projected to hidden (ALBERT). Defaults to hidden. A
+    smaller size saves parameters if the vocabulary is large."""
     low_rank: Annotated[
         tuple[tuple[LowRankLinear, Count], ...],
         ShareOf("hidden"),
     ] = ()
-    """Linear layers kept as products W = up down, by name, each with its rank: `{feedforward.input: 64}`."""
+    """Linear layers replaced by the product of two smaller ones, W = up down, each with its rank:
+    `{feedforward.input: 64}`. A low rank saves parameters and FLOPs; `densify` restores full matrices."""
 
     # --- what follows from the fields ---------------------------------------------------------------------------------
 

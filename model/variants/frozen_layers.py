@@ -14,8 +14,8 @@ from model.shape import Shape
 
 class WithFrozenLayers(Shape):
     frozen_layers: Annotated[Index, ShareOf("layers"), Flag.FREE, Flag.PLAIN_AT_EXPORT, Flag.NOT_IN_TARGET] = 0
-    """Number of the lowest layers that are not trained, and the embeddings with them (MSLT). The decoder is the word
-    table, so it is frozen too; the rest of the heads is trained."""
+    """Do not train the lowest N layers and the embeddings (MSLT). The decoder is the word table, so it is frozen too;
+    the rest of the heads is trained. 0 trains everything."""
 
     def is_frozen(self, block: int) -> bool:
         return self.layers_of(block)[0] < self.frozen_layers

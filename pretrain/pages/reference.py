@@ -136,6 +136,9 @@ def kind(annotation: Any) -> str:
         return " or ".join(kind(part) for part in typing.get_args(annotation) if part is not NoneType)
     if typing.get_origin(annotation) in (list, tuple):
         part = typing.get_args(annotation)[0]
+        inner = typing.get_args(part)
+        if typing.get_origin(part) is tuple and ... not in inner:  # pairs, which a recipe writes as a mapping
+            return f"mapping of {' to '.join(map(kind, inner))}"
         return "stages" if model_in(part) else f"list of {kind(part)}"
     if typing.get_origin(annotation) is dict:
         return "mapping"

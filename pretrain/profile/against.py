@@ -250,7 +250,7 @@ def useful_flops(workload: Workload) -> float:
 
 
 def compare(contenders: dict[str, Contender], num_rounds: int) -> list[dict[str, float]]:
-    """Tokens per second of every contender in every round, after one of warm-up; and the matmul limit."""
+    """Tokens per second of every contender in every round, after one of warmup; and the matmul limit."""
     rounds = []
     for index in range(num_rounds + 1):
         rates = {name: contender.tokens_per_second() for name, contender in contenders.items()}

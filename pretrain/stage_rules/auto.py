@@ -1,7 +1,7 @@
 """`until: auto`: a FLOP buys more in the next stage than in this one.
 
 Let a token cost c FLOPs in this stage and c' in the next. Let the loss fall by s nats per token now, and by m on
-average since the stage's warm-up. The stage ends when
+average since the stage's warmup. The stage ends when
 
     s / c  <  gain * m / c'
 

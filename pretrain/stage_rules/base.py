@@ -29,7 +29,7 @@ class StageRule:
     key: ClassVar[str]
     """Its key in `until`. Metrics, messages and checkpoints use this name, too."""
     waits_for_warmup: ClassVar[bool] = False
-    """Whether it ignores the steps of the stage's warm-up."""
+    """Whether it ignores the steps of the stage's warmup."""
 
     def words(self) -> str:
         """What has to hold, to follow `until` in a sentence."""

@@ -16,7 +16,7 @@ from pretrain.stage_rules.view import StepView, TrainingView
 
 
 class CurveRule(Check):
-    """A rule on the slope of the training loss after the warm-up. Each check adds one point to the curve."""
+    """A rule on the slope of the training loss after the warmup. Each check adds one point to the curve."""
 
     waits_for_warmup: ClassVar[bool] = True
 
@@ -25,7 +25,7 @@ class CurveRule(Check):
     window: Annotated[int, Field(ge=2)] = 5
     """Measure the slope over the last third of the curve, and over at least this many points."""
     least: Amount = 0
-    """Do not end the stage before this many steps after its warm-up or re-warm-up."""
+    """Do not end the stage before this many steps after its warmup (or the warmup after growing)."""
     loss_below: Number | None = None
     """Do not end the stage at a loss above this, in nats. The slope is small on the bag-of-words plateau, too."""
 

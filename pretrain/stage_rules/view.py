@@ -52,7 +52,7 @@ class StageView(Protocol):
 
 class LearningRateView(Protocol):
     def warm_at(self, now: float) -> float:
-        """The tick at which the warm-up that is going on at `now` ends."""
+        """The tick at which the warmup in progress at `now` ends."""
 
 
 class RunView(Protocol):

@@ -1,7 +1,8 @@
 """Kernel attention: phi(q) (phi(k)^T v) / (phi(q) sum phi(k)), linear in the length of the sequence.
 
 Katharopoulos et al. 2020 (arXiv 2006.16236, phi = elu + 1), Choromanski et al. 2021 (Performer, arXiv 2009.14794: relu,
-and FAVOR+, whose positive random features approximate the softmax). There are no probabilities to drop out.
+and FAVOR+, whose positive random features approximate the softmax). Attention dropout must be 0: there are no
+probabilities to drop.
 """
 
 from collections.abc import Iterator
@@ -14,9 +15,11 @@ from model.shape import Shape
 
 class WithKernelAttention(Shape):
     attention: Literal["softmax", "elu", "relu", "favor"] = "softmax"
-    """`softmax`, or a kernel whose cost is linear in the sequence: elu + 1, relu, or FAVOR+ random features."""
+    """`softmax`, or a kernel whose cost is linear in the sequence length: `elu` (elu + 1), `relu`, or `favor` (the
+    random features of FAVOR+). A kernel saves time on long rows only."""
     kernel_features: Count | None = None
-    """Random features of each head for `favor`. Defaults to twice head_dim."""
+    """Random features per head for `favor`. Defaults to twice head_dim. More approximate the softmax better and cost
+    more."""
 
     @property
     def has_kernel(self) -> bool:

@@ -1,4 +1,4 @@
-"""Progressive layer dropping: more and more layers are skipped, the upper ones more often.
+"""Progressive layer dropping: as training proceeds, more layers are skipped, upper ones more often.
 
 Zhang and He 2020 (arXiv 2010.13369): theta(t) = (1 - keep) exp(-gamma t) + keep after t optimizer steps, and layer i
 of L (from 1) is kept with probability 1 - i / L (1 - theta).
@@ -16,9 +16,9 @@ from model.shape import Shape
 
 class LayerDrop(Settings):
     keep: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Probability that the top layer is kept in the end."""
+    """Probability of running the top layer, late in training. Lower saves more time and disturbs training more."""
     gamma: Annotated[float, Field(gt=0)] = 1e-3
-    """How fast that is reached, per step: the paper takes 100 / steps of the run."""
+    """How fast the probability falls to `keep`, per step. The paper uses 100 / steps of the run."""
 
     def theta(self, step: int) -> float:
         return (1 - self.keep) * math.exp(-self.gamma * step) + self.keep

@@ -1,4 +1,4 @@
-"""Light attention: a layer that reuses the attention map of the layer below and has no query and key of its own.
+"""Light attention: a layer without query and key, which reuses the attention map of the layer below.
 
 Gu et al. 2021 (CompoundGrow, arXiv 2010.12562) compare it as a cheap form of a layer.
 """
@@ -17,7 +17,8 @@ class WithLightAttention(Shape):
         tuple[Annotated[int, Field(ge=1)], ...],
         ShareOf("layers", spread=True),
     ] = ()
-    """Layers without query and key, which reuse the attention map of the layer below (CompoundGrow)."""
+    """Layers, counted from 0, without query and key, which reuse the attention map of the layer below (CompoundGrow).
+    A share spreads that many evenly over the layers."""
 
     def is_light(self, block: int) -> bool:
         """Whether the block takes its attention map from the layer below."""

@@ -10,20 +10,24 @@ from model.shape import Shape
 
 
 class MaskedUnits(Settings):
-    """The units that were there before, which are the first of their axis. An axis left out has no new units."""
+    """How many units of each axis are old; they come first. An axis that is omitted has no new units. The operator
+    `mask_growth` sets all of this."""
 
     hidden: Count | None = None
+    """Old hidden units; those after them fade in. `mask_growth` sets this and the next four keys."""
     heads: Count | tuple[Count, ...] | None = None
+    """Old heads per layer: one number, or a list with one for each layer."""
     ffn: Count | tuple[Count, ...] | None = None
+    """Old FFN units per layer: one number, or a list with one for each layer."""
     layers: tuple[Index, ...] = ()
-    """New layers, by number."""
+    """New layers, counted from 0."""
     steps: Count = 5000
-    """Optimizer steps from 0 to 1."""
+    """Optimizer steps in which the mask rises from 0 to 1."""
 
 
 class WithMaskedUnits(Shape):
     masked: MaskedUnits | None = None
-    """New units that fade in (MSG), given by the numbers of old ones: `{hidden: 512, ffn: 2048, steps: 5000}`."""
+    """New units that fade in (MSG), given by how many are old: `{hidden: 512, ffn: 2048, steps: 5000}`."""
 
     def old_width(self, axis: str, block: int) -> int | None:
         """Of a block's heads or FFN units, how many were there before those that fade in; None: none fade in."""

@@ -15,7 +15,8 @@ from model.shape import Shape
 
 class WithPooledInput(Shape):
     pool_window: Count = 1
-    """Context tokens pooled into one before the first layer (CompoundGrow takes 2); masked tokens and [CLS] are not."""
+    """Pool this many context tokens into one before the first layer; masked tokens and [CLS] are not pooled. 1 turns
+    pooling off; CompoundGrow uses 2 in its early stages."""
 
     @property
     def part_names(self) -> tuple[str, ...]:

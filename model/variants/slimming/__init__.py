@@ -13,9 +13,10 @@ from model.shape import Shape
 
 class Slimming(Settings):
     heads: Strength = 1e-4
-    """Weight of the sum of the heads' absolute coefficients in the loss."""
+    """Weight in the loss of the sum of the heads' absolute coefficients. Raise it if too few coefficients become
+    small."""
     ffn: Strength = 1e-4
-    """The same for FFN units."""
+    """The same for the coefficients of FFN units."""
 
 
 class WithSlimming(Shape):

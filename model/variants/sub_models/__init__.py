@@ -14,8 +14,8 @@ from model.shape import Shape
 
 class WithSubModels(Shape):
     sub_models: Annotated[Count | None, ShareOf("layers"), Flag.FREE, Flag.PLAIN_AT_EXPORT, Flag.NOT_IN_TARGET] = None
-    """Each step draws a depth of k, 2k, 3k, ... layers, runs only that many of the lowest, and trains the top k of
-    these (bert2BERT: 3). By default every layer runs and is trained."""
+    """Train random sub-models with this k: each step draws a depth of k, 2k, 3k, ... layers, runs only that many of the
+    lowest, and trains the top k of these (bert2BERT: 3). By default every layer runs and is trained."""
 
     @cached_property
     def num_sub_models(self) -> int:

@@ -1,4 +1,4 @@
-"""Whether the phases of a schedule have room for their warm-up and hold."""
+"""Whether the phases of a schedule have room for their warmup and hold."""
 
 from model.errors import UserError
 from pretrain.recipe.run import Run

@@ -38,7 +38,7 @@ def check_lengths(run: Run) -> None:
             climb = max(warm_at - stage.start, 0) if rule.waits_for_warmup else 0
             earliest = climb + rule.least_steps
             if earliest >= stage.length:
-                lower = f"{'the warm-up or ' if climb else ''}{key}.{rule.longest}"
+                lower = f"{'the warmup or ' if climb else ''}{key}.{rule.longest}"
                 raise UserError(
                     f"stage {stage.name}: {_as_asked(key, run, stage)} can hold only after {earliest:,.0f} steps, and "
                     f"the stage has {stage.length:,.0f}; lower {lower}, or give the stage more steps"

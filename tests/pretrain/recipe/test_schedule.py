@@ -33,7 +33,7 @@ def test_shape_halfway_and_at_the_end(shape, power, halfway):
 
 
 def test_lans_holds_the_peak_between_warmup_and_decay():
-    """LANS phase 1 (Zheng et al. 2020): 3519 steps, 42.65% warm-up, 27.35% constant, the rest linear to zero."""
+    """LANS phase 1 (Zheng et al. 2020): 3519 steps, 42.65% warmup, 27.35% constant, the rest linear to zero."""
     phase = Phase(0, 3519, peak=6.75e-3, warmup=1501, hold=962)
     assert phase(1500) == phase(1501) == phase(1501 + 962) == 6.75e-3
     assert phase(1501 + 962 + 528) == pytest.approx(6.75e-3 / 2)

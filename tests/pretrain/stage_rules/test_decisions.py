@@ -53,7 +53,7 @@ def test_what_a_stage_leaves_goes_to_the_last_one():
     assert [stage.config for stage in early.stages] == [stage.config for stage in run.stages]
     assert early.learning_rate(20) == run.learning_rate(20)
     assert early.learning_rate(24) == run.learning_rate(24)
-    assert early.learning_rate(25) == pytest.approx(run.learning_rate.phases[0](25) / 5), "the re-warm-up moves along"
+    assert early.learning_rate(25) == pytest.approx(run.learning_rate.phases[0](25) / 5), "the re-warmup moves along"
     assert early.learning_rate(99) == run.learning_rate(99), "the schedule ends where it would have"
 
 
@@ -188,9 +188,9 @@ def test_a_rule_without_a_meaning_is_refused(stages, message):
     [
         ("until.loss", {"below": 2, "every": 10, "checks": 3}, 30, "until.loss.every"),
         ("until.gradient_correlation", {"every": 7}, 21, "until.gradient_correlation.every"),
-        # the warm-up, then six points and one more
-        ("until.loss_slope", {"every": 2}, 5 + 2 * (6 + 1), "the warm-up or until.loss_slope.every"),
-        ("until.auto", {"every": 2, "least": 17, "checks": 1}, 5 + 18, "the warm-up or until.auto.least"),
+        # the warmup, then six points and one more
+        ("until.loss_slope", {"every": 2}, 5 + 2 * (6 + 1), "the warmup or until.loss_slope.every"),
+        ("until.auto", {"every": 2, "least": 17, "checks": 1}, 5 + 18, "the warmup or until.auto.least"),
         # the first check has none before it to differ from
         ("until.ticket_distance", {"every": 6}, 24, "until.ticket_distance.every"),
         ("split", {"every": 8, "checks": 2}, 16, "split.every"),

@@ -119,7 +119,7 @@ STEPS = 10_000
 
 
 def resolved(until, stages=({"grow": "stack", "shape": {"layers": 24}},), model={"preset": "base"}) -> Run:  # noqa: B006
-    """Warm-up ends at step 100, the first stage at half of the run."""
+    """Warmup ends at step 100, the first stage at half of the run."""
     values = {
         "name": "synthetic",
         "steps": STEPS,
@@ -159,7 +159,7 @@ def noise(step: int) -> float:
 
 
 def test_auto_on_a_logarithm_ends_at_the_multiple_that_its_page_states():
-    """Warm-up ends at 100: 4.9 times as late for a stage of about twice the cost."""
+    """Warmup ends at 100: 4.9 times as late for a stage of about twice the cost."""
     fine = {"auto": {"every": 5, "window": 4, "checks": 1}}
     doubled = steps_of(fine, lambda step: 9 - math.log(step))
     assert doubled == pytest.approx(4.92 * 102.5, rel=0.12)  # the head is not doubled, and the window lags

@@ -106,7 +106,7 @@ def test_a_loss_rule_counts_on_after_a_stop(corpus, tmp_path):
     first = {"until": {"loss_slope": {"below": 10.0, "every": 2, "window": 2, "checks": 2}}}
     recipe = adaptive(corpus, first)
     pool(2).run(train, recipe, tmp_path / "whole")
-    assert stages_of(tmp_path / "whole")["tied"] == [1, 4 + 2 * (2 + 1 + 1)], "warm-up, window, first point, two checks"
+    assert stages_of(tmp_path / "whole")["tied"] == [1, 4 + 2 * (2 + 1 + 1)], "warmup, window, first point, two checks"
     pool(2).run(train_until, recipe, tmp_path / "parts", 11)
     pool(2).run(train, recipe, tmp_path / "parts")
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
