@@ -26,6 +26,8 @@ def prepare(corpus: Annotated[PrepareOptions, OmitArgPrefixes], check: OptionalP
     else:
         with shown_progress() as progress:
             manifest = prepare_corpus(corpus, progress)
+        assert corpus.output is not None  # or prepare would have refused
         print_counts(corpus.output, manifest)
-    for row in show_samples(check or corpus.output, show) if show else ():
-        print(row)
+    prepared = check or corpus.output
+    if show and prepared:
+        print(*show_samples(prepared, show), sep="\n")

@@ -85,11 +85,11 @@ def _widened(values: Tensor, length: int) -> np.ndarray:
 def shuffled_batches(lengths: Sequence[int], size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
     """Every row once, in random order, rows of nearly equal length together."""
     order = generator.permutation(len(lengths))
-    lengths = np.asarray(lengths)
-    batches = []
+    known = np.asarray(lengths)
+    batches: list[np.ndarray] = []
     for start in range(0, len(order), POOL * size):
         pool = order[start : start + POOL * size]
-        pool = pool[np.argsort(-lengths[pool], kind="stable")]
+        pool = pool[np.argsort(-known[pool], kind="stable")]
         batches += [pool[first : first + size] for first in range(0, len(pool), size)]
     for index in generator.permutation(len(batches)):
         yield batches[index]

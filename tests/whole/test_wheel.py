@@ -15,6 +15,8 @@ import pytest
 from pretrain.cli import VERBS
 from tests.support.home import HOME
 
+pytestmark = pytest.mark.timeout(600)
+
 SHORT = {"steps": 4, "schedule.warmup": 1, "batch.global": 16, "validation.rows": 16, "sequence": 64}
 
 
@@ -47,7 +49,7 @@ class Installed:
         environment = {**os.environ, "PYTHONPATH": str(self.site), "OMP_NUM_THREADS": "1"}
         script = [sys.executable, str(self.site / "bin" / "espalier")]
         return subprocess.run(
-            [*script, *arguments], cwd=self.place, env=environment, capture_output=True, text=True, timeout=280
+            [*script, *arguments], cwd=self.place, env=environment, capture_output=True, text=True, timeout=580
         )
 
 
