@@ -4,46 +4,32 @@ The scheme is BERT's (Devlin et al. 2018, section 3.1 and its code): a fixed sha
 chosen tokens, 80% become [MASK], 10% a random token, and 10% are unchanged.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from model.errors import UserError
 from pretrain.data.corpus import Corpus
 from pretrain.data.hashing import GOLDEN, below, hash_of, mix
+from pretrain.settings.values import Number, Positive, Section
+
+MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
+"""Of the chosen tokens, the shares that become [MASK] and a random ordinary token. The rest stays as it is."""
 
 _REPLACEMENT = np.uint64(1)  # tells the stream of replacements from the stream of choices
 
 
-@dataclass(frozen=True)
-class Masking:
-    """What to mask. Raises UserError when a share is out of range."""
+class Masking(Section):
+    """What to mask."""
 
-    rate: float = 0.15
-    """Share of each sequence's tokens, its special tokens counted, that the model must predict."""
+    mask_rate: Annotated[Number, Field(gt=0, lt=1)] = 0.15
+    """Share of the tokens that the model has to predict, special tokens counted."""
     whole_word: bool = False
-    """Choose all tokens of a word together."""
-    max_span: int = 1
-    """Choose spans of up to this many neighbouring words (or tokens, without whole_word)."""
+    """Mask all pieces of a word together."""
+    max_span: Positive = 1
+    """Mask spans of up to this many neighbouring words (or tokens, without `whole_word`)."""
     span_lengths: Literal["inverse", "geometric"] = "inverse"
-    """How probable a span of n words is, up to max_span: as 1/n (ALBERT) or as 0.8^n (SpanBERT, with max_span 10)."""
-    mask_share: float = 0.8
-    """Of the chosen tokens, the share replaced by [MASK]."""
-    random_share: float = 0.1
-    """Of the chosen tokens, the share replaced by a random ordinary token; the rest stays as it is."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rate < 1:
-            raise UserError(f"mask_rate {self.rate} must lie between 0 and 1")
-        if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1:
-            raise UserError(
-                f"mask_share {self.mask_share} and random_share {self.random_share} must be shares of one whole"
-            )
-        if self.max_span < 1:
-            raise UserError(f"max_span {self.max_span} must be at least 1")
-        if self.span_lengths not in ("inverse", "geometric"):
-            raise UserError(f"span_lengths {self.span_lengths!r} is unknown; choose inverse or geometric")
+    """How probable a span of n is: as 1/n (ALBERT) or as 0.8^n (SpanBERT, with `max_span` 10)."""
 
     def span_shares(self) -> np.ndarray:
         """[max_span] how probable each span length is."""
@@ -73,17 +59,15 @@ def mask_tokens(
     opens_unit = (within_sentence == 0) | ~maskable | (opens_word if masking.whole_word else True)
     if masking.max_span > 1:
         opens_unit = _join_spans(opens_unit, sentence, hashes, masking.span_shares())
-    budgets = np.maximum(1, np.rint(masking.rate * (sentence_lengths.sum(1) + num_special)).astype(np.int64))
+    budgets = np.maximum(1, np.rint(masking.mask_rate * (sentence_lengths.sum(1) + num_special)).astype(np.int64))
     chosen = np.flatnonzero(_choose(piece, hashes, opens_unit, maskable, budgets))
 
     hashes = mix(hash_of(keys, _REPLACEMENT)[piece[chosen]] + counter[chosen])
     share = (hashes & np.uint64(0xFFFFFFFF)).astype(np.float64) / 2**32
     random_ids = corpus.ordinary_ids[below(hashes, len(corpus.ordinary_ids))]
-    is_random = share < masking.mask_share + masking.random_share
+    is_random = share < MASK_SHARE + RANDOM_SHARE
     masked = tokens.copy()
-    masked[chosen] = np.where(
-        share < masking.mask_share, corpus.special.mask, np.where(is_random, random_ids, tokens[chosen])
-    )
+    masked[chosen] = np.where(share < MASK_SHARE, corpus.special.mask, np.where(is_random, random_ids, tokens[chosen]))
     return masked, chosen
 
 

@@ -7,33 +7,27 @@ before it.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from model.errors import UserError
 from pretrain.data.corpus import Split
 from pretrain.data.hashing import below, hash_of, permuted
+from pretrain.settings.values import Number, Section
 
 _TARGET, _DIVISION, _COIN, _OTHER = range(1, 5)  # one stream of random numbers per decision
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How text becomes rows. Raises UserError when a value is out of range."""
+class Sampling(Section):
+    """How text becomes rows."""
 
-    pack: bool = False
-    """Put several sequences into a row, blind to each other, instead of padding."""
     sentence_pairs: Literal["none", "nsp", "sop"] = "none"
-    """A second sentence that half of the time is from another document (nsp) or in the wrong order (sop)."""
-    short_probability: float = 0.0
-    """Share of sequences cut to a random shorter length, as in BERT (0.1 there)."""
-
-    def __post_init__(self) -> None:
-        if self.sentence_pairs not in ("none", "nsp", "sop"):
-            raise UserError(f"sentence_pairs {self.sentence_pairs!r} is unknown; choose none, nsp or sop")
-        if not 0 <= self.short_probability <= 1:
-            raise UserError(f"short_probability {self.short_probability} must lie between 0 and 1")
+    """The sentence objective: none, next-sentence prediction (BERT), or sentence order (ALBERT)."""
+    short_probability: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    """Share of the sequences cut to a random shorter length (0.1 in BERT)."""
+    pack: bool = False
+    """Put several sequences in a row, blind to each other, instead of padding."""
 
     @property
     def num_special(self) -> int:

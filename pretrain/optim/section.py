@@ -31,5 +31,4 @@ class Optimizer(joined(_KEYS)):  # type: ignore[misc]
     @property
     def chosen(self) -> OptimizerOptions:
         """The options of the chosen optimizer alone."""
-        optimizer = _BY_NAME[self.name]
-        return optimizer.model_construct(**{name: getattr(self, name) for name in optimizer.model_fields})
+        return self.only(_BY_NAME[self.name])

@@ -13,31 +13,21 @@ from pretrain.stage_rules.split import Split
 from pretrain.stage_rules.until import Until
 
 
-class Data(Section):
+class FromCorpus(Section):
     corpus: str
     """Folder that `prepare` wrote, or a YAML file that mixes several: lines of folder and weight."""
-    mask_rate: Annotated[Number, Field(gt=0, lt=1)] = 0.15
-    """Share of the tokens that the model has to predict."""
-    whole_word: bool = False
-    """Mask all pieces of a word together."""
-    max_span: Positive = 1
-    """Mask spans of up to this many neighbouring words (or tokens, without whole_word)."""
-    span_lengths: Literal["inverse", "geometric"] = "inverse"
-    """How probable a span of n is: as 1/n (ALBERT) or as 0.8^n (SpanBERT, with max_span 10)."""
-    sentence_pairs: Literal["none", "nsp", "sop"] = "none"
-    """The sentence objective: none, next-sentence prediction (BERT), or sentence order (ALBERT)."""
-    short_probability: Annotated[Number, Field(ge=0, le=1)] = 0.0
-    """Share of the sequences cut to a random shorter length (0.1 in BERT)."""
-    pack: bool = False
-    """Several sequences in a row, blind to each other, instead of padding."""
+
+
+class Data(Sampling, Masking, FromCorpus):
+    """Its keys come in the order from the last base to the first."""
 
     @property
     def masking(self) -> Masking:
-        return Masking(self.mask_rate, self.whole_word, self.max_span, self.span_lengths)
+        return self.only(Masking)
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.pack, self.sentence_pairs, self.short_probability)
+        return self.only(Sampling)
 
 
 class Schedule(Section):

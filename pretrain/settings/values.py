@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -78,6 +78,12 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 Rate = Annotated[Number, Field(ge=0, lt=1)]
 
+Part = TypeVar("Part", bound=BaseModel)
+
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
+
+    def only(self, part: type[Part]) -> Part:
+        """The keys of another section that this one has, too, with the values they have here."""
+        return part.model_construct(**{name: getattr(self, name) for name in part.model_fields})

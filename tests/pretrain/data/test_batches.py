@@ -128,7 +128,7 @@ def test_a_length_without_room_for_text_is_refused(corpus: Corpus) -> None:
 @pytest.mark.parametrize("sentence_pairs", ["none", "nsp", "sop"])
 @pytest.mark.parametrize("pack", [False, True])
 def test_rows_read_back_as_the_sequences_they_are_made_of(corpus: Corpus, pack: bool, sentence_pairs: str) -> None:
-    sampling = Sampling(pack, sentence_pairs, short_probability=0.2)
+    sampling = Sampling(pack=pack, sentence_pairs=sentence_pairs, short_probability=0.2)
     data = TrainingData(corpus, "train", 5, LENGTH, Masking(), sampling=sampling)
     (batch,) = data.next(64, 64, 0, 1)
     rows = RowIndex(corpus.split("train"), sampling, 5, LENGTH, START).take(64)
@@ -161,7 +161,7 @@ def test_rows_read_back_as_the_sequences_they_are_made_of(corpus: Corpus, pack: 
 
 def test_packing_masks_the_same_tokens_as_padding(corpus: Corpus) -> None:
     def targets(pack: bool) -> list[tuple[int, int]]:
-        data = TrainingData(corpus, "train", 5, LENGTH, Masking(whole_word=True), sampling=Sampling(pack))
+        data = TrainingData(corpus, "train", 5, LENGTH, Masking(whole_word=True), sampling=Sampling(pack=pack))
         masked = []
         while data.position.epoch == 0:
             (batch,) = data.next(1, 1, 0, 1)
@@ -186,7 +186,7 @@ def test_the_loss_of_an_epoch_is_the_same_packed_and_padded(corpus: Corpus) -> N
     model = build(config)
 
     def losses(pack: bool) -> tuple[float, float]:
-        data = TrainingData(corpus, "valid", 5, LENGTH, Masking(), sampling=Sampling(pack, "nsp"))
+        data = TrainingData(corpus, "valid", 5, LENGTH, Masking(), sampling=Sampling(pack=pack, sentence_pairs="nsp"))
         outputs = []
         with torch.no_grad():
             while data.position.epoch == 0:

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from model.errors import UserError
 from pretrain.data import Corpus, Sampling
 from pretrain.data.hashing import permuted
 from pretrain.data.sampling import Pieces, Stretches, cut
@@ -111,8 +111,7 @@ def test_swapped_sentences_are_the_two_halves_of_one_piece(corpus: Corpus) -> No
     assert np.array_equal(wrong.second_start, wrong.document_start + wrong.offset)
 
 
-def test_unknown_values_are_refused() -> None:
-    with pytest.raises(UserError, match="choose none, nsp or sop"):
-        Sampling(sentence_pairs="both")
-    with pytest.raises(UserError, match="between 0 and 1"):
-        Sampling(short_probability=2)
+@pytest.mark.parametrize("wrong", [{"sentence_pairs": "both"}, {"short_probability": 2}], ids=str)
+def test_values_out_of_range_are_refused(wrong: dict) -> None:
+    with pytest.raises(ValidationError):
+        Sampling(**wrong)
