@@ -85,7 +85,8 @@ def _first_non_finite(module: nn.Module, repeat: Callable[[], Any]) -> str:
 
     def watch(what: str) -> Callable[[Any], None]:
         def look(value: Any) -> None:
-            if not found and isinstance(value, Tensor) and not torch.isfinite(value).all():
+            # Detached: a checkpointed layer must save the same tensors when it is computed again.
+            if not found and isinstance(value, Tensor) and not torch.isfinite(value.detach()).all():
                 found.append(what)
 
         return look
@@ -96,7 +97,8 @@ def _first_non_finite(module: nn.Module, repeat: Callable[[], Any]) -> str:
             look = watch(f"the output of {name}")
             handles.append(part.register_forward_hook(lambda part, inputs, output, look=look: look(output)))
     for name, parameter in module.named_parameters():
-        handles.append(parameter.register_hook(watch(f"the gradient of {name}")))
+        if parameter.requires_grad:
+            handles.append(parameter.register_hook(watch(f"the gradient of {name}")))
     try:
         with torch.compiler.set_stance("force_eager"):  # compiled blocks do not show their parts
             repeat()

@@ -82,6 +82,16 @@ def test_a_bad_step_is_skipped_and_its_tensor_named(corpus, tmp_path, zero, prec
     assert all(tensor.isfinite().all() for tensor in final_state(tmp_path / "run").values())
 
 
+@pytest.mark.parametrize("changes", [{"recompute": True}, {"model": MODEL | {"frozen_layers": 1}}])
+def test_a_bad_tensor_is_named_with_recomputed_and_with_frozen_layers(corpus, tmp_path, changes):
+    short = {"stages": [{"name": "a", "steps": 3}], "schedule": {"warmup": 1}, "model": MODEL}
+    recipe = tiny_recipe(corpus, **(short | changes))
+    pool(2).run(train_poisoned, recipe, tmp_path / "run", range(2, 3))
+    (event,) = events(tmp_path / "run", "skipped")
+    assert f"step 2 skipped: the gradient of {POISONED}." in event["message"]
+    assert steps(tmp_path / "run") == [1, 2, 3]
+
+
 def test_after_several_in_a_row_the_run_rolls_back_and_skips_the_data(corpus, tmp_path):
     """Checkpoint at 4, batches 7 to 9 bad: back to step 4, and on with batch 10."""
     recipe = tiny_recipe(corpus, stages=STEPS, model=MODEL)
