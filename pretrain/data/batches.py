@@ -1,5 +1,6 @@
 """Turns rows into tensors: reads them, adds [CLS] and [SEP], masks, and distributes over ranks and micro-batches."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -172,7 +173,8 @@ def validation_batches(
 def unigram_baseline(
     corpus: Corpus, sequence_length: int, masking: Masking, num_rows: int, sampling: Sampling = PLAIN
 ) -> tuple[float, float]:
-    """Loss (nats) and accuracy, on the same validation targets, of a model that knows only token frequencies.
+    """Loss (nats) and accuracy, on the same validation targets, of a model that knows only token frequencies; NaN
+    where no token is masked.
 
     Frequencies are those of the training split (its first 100 million tokens), each token counted once more.
     """
@@ -183,5 +185,7 @@ def unigram_baseline(
         left = max(0, left - len(shard.tokens))
     (batch,) = validation_batches(corpus, sequence_length, masking, num_rows, num_rows, 0, 1, sampling)
     targets = batch.masked_ids.numpy()
+    if not len(targets):
+        return math.nan, math.nan
     loss = -np.log(counts[targets] / counts.sum()).mean()
     return float(loss), float((targets == counts.argmax()).mean())

@@ -1,5 +1,6 @@
 """Validation: MLM loss and accuracy on fixed rows with fixed masks."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,8 @@ from pretrain.training.events import Evaluation
 
 
 def evaluate(model: nn.Module, batches: Sequence[Batch]) -> Evaluation:
-    """MLM loss and accuracy over all data-parallel ranks' batches, of an engine or a bare model. Collective."""
+    """MLM loss and accuracy over all data-parallel ranks' batches, of an engine or a bare model; NaN where no
+    token is masked. Collective."""
     module = model.module if isinstance(model, DeepSpeedEngine) else model
     was_training = module.training
     module.eval()
@@ -27,7 +29,12 @@ def evaluate(model: nn.Module, batches: Sequence[Batch]) -> Evaluation:
             )
     module.train(was_training)
     loss, correct, num_masked = data_parallel_sum(sums).tolist()
-    return Evaluation(loss / num_masked, correct / num_masked)
+    return Evaluation(mean(loss, num_masked), mean(correct, num_masked))
+
+
+def mean(total: float, number: float) -> float:
+    """NaN for a mean of nothing."""
+    return total / number if number else math.nan
 
 
 def validation_rows(

@@ -24,6 +24,7 @@ class StepResult:
     loss: float
     """mlm_loss, plus the sentence loss where there is one."""
     mlm_loss: float
+    """NaN, like `loss` and `mlm_accuracy`, where no token was masked."""
     mlm_accuracy: float
     sentence_accuracy: float | None
     lr: float

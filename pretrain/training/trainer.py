@@ -25,7 +25,7 @@ from pretrain.optim.groups import set_learning_rate
 from pretrain.recipe import ResolvedStage, Run
 from pretrain.recipe.decisions import decided
 from pretrain.training import stages
-from pretrain.training.evaluation import evaluate, validation_rows
+from pretrain.training.evaluation import evaluate, mean, validation_rows
 from pretrain.training.events import Activity, Hook, StepResult
 from pretrain.training.growth_inputs import PROBE_ROWS
 from pretrain.training.stages import data_parallel_rank
@@ -140,7 +140,8 @@ class Trainer:
     def _step(self) -> None:
         """Reads a global batch and takes one optimizer step over it.
 
-        The loss is a sum over masked tokens, divided by their number in the global batch: not a mean of means.
+        The loss is a sum over masked tokens, divided by their number in the global batch: not a mean of means. A step
+        without any has a loss of NaN and takes its gradient from the sentence pairs alone.
         """
         start, device_start = time.perf_counter(), device_clock()
         stage, engine, progress = self.stage, self.engine, self.progress
@@ -152,7 +153,7 @@ class Trainer:
             num_masked, num_sentences, num_tokens = count(batches)
         # DeepSpeed averages over ranks and accumulation steps; the scales undo that.
         copies = stage.data_parallel * stage.accumulation
-        mlm_scale, sentence_scale = copies / num_masked, copies / max(num_sentences, 1)
+        mlm_scale, sentence_scale = copies / max(num_masked, 1), copies / max(num_sentences, 1)
 
         lr = self.run.learning_rate(self.now)
         set_learning_rate(basic_optimizer(engine), lr)
@@ -160,7 +161,8 @@ class Trainer:
         skipped_before = engine.skipped_steps
         sums, norm = update(self, batches, mlm_scale, sentence_scale)
         mlm_loss, mlm_correct, sentence_loss, sentence_correct = data_parallel_sum(sums).tolist()
-        loss = mlm_loss / num_masked + sentence_loss / max(num_sentences, 1)
+        mlm_loss, mlm_accuracy = mean(mlm_loss, num_masked), mean(mlm_correct, num_masked)
+        loss = mlm_loss + sentence_loss / max(num_sentences, 1)
 
         progress.position = self.data.position
         progress.num_tokens += num_tokens
@@ -176,8 +178,8 @@ class Trainer:
             step=progress.step,
             stage=stage.name,
             loss=loss,
-            mlm_loss=mlm_loss / num_masked,
-            mlm_accuracy=mlm_correct / num_masked,
+            mlm_loss=mlm_loss,
+            mlm_accuracy=mlm_accuracy,
             sentence_accuracy=sentence_correct / num_sentences if num_sentences else None,
             lr=lr,
             grad_norm=float(engine.get_global_grad_norm()) if norm is None else norm,
@@ -188,6 +190,8 @@ class Trainer:
         )
         with record_function("hooks"):
             self.call("on_step", result)
+            if num_masked == 0:
+                self.call("on_event", _nothing_masked(result))
         every = self.run.recipe.validation.every
         if every and progress.step % every == 0 and self.now < self.run.end:
             self.validate()
@@ -220,3 +224,9 @@ class Trainer:
     def _validation_rows(self, stage: ResolvedStage, sequence: int, num_rows: int) -> list[Batch]:
         data, rank, num_ranks = self.run.recipe.data, data_parallel_rank(stage), stage.data_parallel
         return validation_rows(self.corpus, sequence, data, num_rows, stage.micro_batch, rank, num_ranks)
+
+
+def _nothing_masked(result: StepResult) -> dict[str, Any]:
+    advice = "look at the corpus and at the masking in data"
+    message = f"step {result.step}: no token of its rows is masked, so its loss is NaN; {advice}"
+    return {"event": "nothing_masked", "step": result.step, "stage": result.stage, "message": message}
