@@ -17,6 +17,9 @@ from model.canonical import canonical
 from model.fields import Count, Flag, Index, Probability, ShareOf
 from model.parameter_spec import VOCABULARY_MULTIPLE, ParameterSpec
 
+MAX_LAYERS = 10_000
+"""Far beyond any BERT: a larger number is a slip, and would take hours to work out."""
+
 LowRankLinear = Literal[
     "attention.query",
     "attention.key",
@@ -34,7 +37,7 @@ class PlainBert(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    layers: Annotated[Count, ShareOf("layers")]
+    layers: Annotated[Count, Field(le=MAX_LAYERS), ShareOf("layers")]
     """Number of transformer layers."""
     hidden: Annotated[Count, ShareOf("hidden")]
     """Hidden size: width of the residual stream, in units."""

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from growth.state import TENSORS, Record, TrainingState, assign_owners
 from model.config import BertConfig
@@ -16,6 +19,8 @@ from pretrain.checkpoint.tensors import write_tensors, write_text
 
 INDEX, CHECKSUMS = "index.json", "SHA256SUMS"
 FORMAT = 2
+MISFITS = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, OSError, SafetensorError)
+"""What reading raises when a file holds something else than it should."""
 
 
 def write_part(folder: Path, rank: int, state: TrainingState) -> str | None:
@@ -70,10 +75,22 @@ def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
 
 def read_index(path: Path) -> dict[str, Any]:
     _check_is_checkpoint(path)
-    index = json.loads((path / INDEX).read_text("utf-8"))
-    if index["format"] != FORMAT:
-        raise UserError(f"checkpoint {path} has format {index['format']}, this version reads {FORMAT}")
+    with readable(path):
+        index = json.loads((path / INDEX).read_text("utf-8"))
+        if index["format"] != FORMAT:
+            raise UserError(f"checkpoint {path} has format {index['format']}, this version reads {FORMAT}")
     return index
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever does not fit in a checkpoint's index becomes a UserError that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except MISFITS as fault:
+        raise UserError(f"checkpoint {path} is damaged: {_explained(fault)}; use another checkpoint") from None
 
 
 def find_damage(path: Path) -> str | None:
@@ -90,7 +107,43 @@ def find_damage(path: Path) -> str | None:
     if num_ranks > 1:
         gathered = [[]] * num_ranks
         dist.all_gather_object(gathered, faults)
-    return next((fault for faults in gathered for fault in faults if fault), None)
+    return next((fault for faults in gathered for fault in faults if fault), None) or _contradiction(path, sums.keys())
+
+
+def _contradiction(path: Path, files: Set[str]) -> str | None:
+    """Says where the index, the checksums and the headers of the parts contradict each other: somebody has changed one
+    of them and made its checksum fit, or has cut the list of checksums. `files`: those with a checksum."""
+    try:
+        index = json.loads((path / INDEX).read_text("utf-8"))
+        if index["format"] != FORMAT:
+            return None  # reading says so
+        sizes: dict[str, dict[str, int]] = {}
+        for name, spec in parameter_table(BertConfig(**index["config"])).items():
+            file, step = index["parameters"][name]["file"], index["parameters"][name]["step"]
+            if file not in files:
+                return f"{CHECKSUMS} does not list {file}"
+            if not isinstance(step, int):
+                return f"{INDEX} has step {step!r} for {name}"
+            sizes[file] = sizes.get(file) or _sizes(path / file)
+            if any(sizes[file].get(f"{name}/{kind}") != math.prod(spec.shape) for kind in TENSORS):
+                return f"{file} has no {name} of shape {'x'.join(map(str, spec.shape))}"
+        if not isinstance(index["run"], dict):
+            return f"{INDEX} says nothing of the run"
+    except MISFITS as fault:
+        return _explained(fault)
+    return None
+
+
+def _sizes(file: Path) -> dict[str, int]:
+    """Elements of every tensor in a safetensors file."""
+    with safe_open(file, framework="pt") as opened:
+        return {name: math.prod(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+
+
+def _explained(fault: Exception) -> str:
+    """One line on a value that is missing or of the wrong kind in an index."""
+    missing = f"{fault} is missing" if isinstance(fault, KeyError) else " ".join(str(fault).split())
+    return f"{INDEX} does not fit: {missing[:200]}"
 
 
 def _check_is_checkpoint(path: Path) -> None:

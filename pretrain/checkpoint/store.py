@@ -1,5 +1,6 @@
 """The checkpoints of one run: writing them in the background, dropping old ones, finding the newest intact one."""
 
+import re
 import shutil
 import threading
 import time
@@ -18,7 +19,7 @@ from pretrain.checkpoint.tensors import sync_folder, write_text
 from pretrain.engine.agreement import raise_together
 
 LATEST, PARTIAL, DAMAGED = "latest", ".partial", ".damaged"
-STEP = "step-{:08d}"
+STEP, STEP_NAME = "step-{:08d}", r"step-\d{8}"
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def load_newest(
 ) -> tuple[Path, TrainingState, dict[str, Any]] | None:
     """The newest intact checkpoint of a run, up to the one that `latest` names; None when there is none yet.
 
-    Damaged ones are reported, set aside and skipped. Collective. Raises Stop on all ranks when all are damaged.
+    Damaged ones are reported, set aside and skipped. Collective. Raises Stop on all ranks when all are damaged, now or
+    at an earlier start.
     """
     candidates = list(reversed(checkpoints_of(folder)))
     latest = _read_latest(folder)
@@ -142,7 +144,7 @@ def load_newest(
             report(f"checkpoint {path} is damaged: {damage}; it is set aside as {path.name}{DAMAGED}")
             shutil.rmtree(path.with_name(path.name + DAMAGED), ignore_errors=True)
             path.rename(path.with_name(path.name + DAMAGED))
-    if candidates:
+    if candidates or any(folder.glob("step-*" + DAMAGED)):
         raise_together(UserError(f"every checkpoint in {folder} is damaged; start a new run, or restore one of them"))
     return None
 
@@ -152,9 +154,11 @@ def find_checkpoint(path: Path) -> Path:
     if not path.is_dir():
         raise UserError(f"checkpoint {path} does not exist; name a run's folder or one of its checkpoints/step-N")
     for folder in (path / "checkpoints", path):
-        latest = _read_latest(folder)
+        latest, complete = _read_latest(folder), checkpoints_of(folder)
         if latest is not None:
             return folder / latest
+        if complete:
+            return complete[-1]
     return path
 
 
@@ -187,8 +191,12 @@ def _drop_old(folder: Path, keep_last: int, keep_every: int) -> None:
 
 
 def _read_latest(folder: Path) -> str | None:
-    pointer = folder / LATEST
-    return pointer.read_text("utf-8").strip() if pointer.is_file() else None
+    """The name in `latest`; None where there is none, or something else is in it."""
+    try:
+        name = (folder / LATEST).read_text("utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return name if re.fullmatch(STEP_NAME, name) else None
 
 
 def _total_bytes(state: TrainingState) -> int:
