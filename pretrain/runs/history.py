@@ -80,11 +80,12 @@ def read_lines(metrics: Path, *, is_finished: bool = False) -> list[Line]:
 
 
 def truncate(metrics: Path, num_lines: int) -> int:
-    """Keeps the first `num_lines` lines, and the lasting events after them. Returns how many lines are left."""
+    """Keeps the first `num_lines` lines, without a torn last one, and the lasting events after them. Returns how many
+    lines are left."""
     texts = metrics.read_bytes().splitlines() if metrics.is_file() else []
     dropped = [(text, _parsed(text)) for text in texts[num_lines:]]
     lasting = [text for text, line in dropped if line and line.get("event") in LASTING_EVENTS]
-    kept = texts[:num_lines] + lasting
+    kept = [text for text in texts[:num_lines] if _parsed(text)] + lasting
     partial = metrics.with_suffix(".partial")
     partial.write_bytes(b"".join(text + b"\n" for text in kept))
     partial.replace(metrics)

@@ -16,6 +16,7 @@ from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.checks.saved_states import check_saved_states
 from pretrain.recipe.checks.stage_rules import check_lengths
 from pretrain.runs.folder import RunFolder
+from pretrain.runs.history import History
 
 
 def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus, RunFolder]:
@@ -27,6 +28,8 @@ def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus
     compiles(recipe.compile, device())
     run_folder = RunFolder(folder)
     run_folder.check(recipe)
+    if run_folder.metrics.is_file():
+        History.read(folder)  # a damaged line would stop the run at its end, which needs them all
     if not run_folder.recipe.is_file():  # a resumed run may be past the fault, and cannot change its recipe
         check_lengths(run)
         check_saved_states(run)

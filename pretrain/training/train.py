@@ -12,7 +12,7 @@ from model.parallel.layout import ParallelLayout
 from pretrain.checkpoint import find_checkpoint, load_checkpoint, load_newest
 from pretrain.checkpoint.progress import Progress
 from pretrain.data import Corpus, DataPosition
-from pretrain.engine.agreement import say_once
+from pretrain.engine.agreement import raise_together, say_once
 from pretrain.engine.build import build_model
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.exits import Stop
@@ -26,8 +26,9 @@ from pretrain.training.events import Evaluation, Hook
 from pretrain.training.hooks import make_hooks
 from pretrain.training.hooks.non_finite import NonFiniteGuard, Rollback
 from pretrain.training.preflight import check_run, check_shards
+from pretrain.training.resume import lost_checkpoints, restore
 from pretrain.training.trainer import Trainer
-from pretrain.use.trained import open_corpus, saved_rows
+from pretrain.use.trained import open_corpus, other_vocabulary, saved_rows
 
 
 def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> None:
@@ -74,14 +75,14 @@ def _trainer(
     hooks = make_hooks(run.recipe, folder, guard, extra_hooks)
     progress, state = Progress(), None
     newest = load_newest(folder.checkpoints, report=lambda line: print(f"espalier: {line}", file=sys.stderr))
-    if newest is None and run.recipe.start is not None:
-        state = import_start(Path(run.recipe.start), run.stages[0].config, run.recipe.seed)
-    if newest is not None:
-        _, state, saved = newest
-        progress = Progress.from_json(saved["progress"])
-        for hook in hooks:
-            if hook.name in saved["hooks"]:
-                hook.restore(saved["hooks"][hook.name])
+    if newest is None:
+        raise_together(lost_checkpoints(folder))
+        if run.recipe.start is not None:
+            state = import_start(Path(run.recipe.start), run.stages[0].config, run.recipe.seed)
+    else:
+        path, state, saved = newest
+        raise_together(other_vocabulary(saved, corpus, path))
+        progress = restore(path, saved, hooks)
     if position is not None:
         progress.position = position
     return Trainer(decided(run, progress.decisions), corpus, hooks, state, progress, folder.checkpoints)

@@ -48,12 +48,19 @@ def open_corpus(run: dict[str, Any], corpus: str | None, path: Path) -> Corpus:
     if corpus is None and "corpus" not in run:
         raise UserError(f"{path} was trained on no corpus that is known here; name one of its vocabulary by --corpus")
     opened = Corpus.open(corpus or run["corpus"])
-    if opened.tokenizer_hash != run.get("tokenizer", opened.tokenizer_hash):  # without: from elsewhere, no tokenizer
-        raise UserError(
-            f"corpus {opened.directory} was made with another vocabulary than checkpoint {path}; "
-            "name the corpus it was trained on, or one prepared with its tokenizer"
-        )
+    if fault := other_vocabulary(run, opened, path):
+        raise fault
     return opened
+
+
+def other_vocabulary(run: dict[str, Any], corpus: Corpus, path: Path) -> UserError | None:
+    """Set where the corpus gives words other ids than the one that the checkpoint at `path` was trained on."""
+    if run.get("tokenizer", corpus.tokenizer_hash) == corpus.tokenizer_hash:  # without: from elsewhere, no tokenizer
+        return None
+    return UserError(
+        f"corpus {corpus.path} was made with another vocabulary than checkpoint {path}; "
+        "name the corpus it was trained on, or one prepared with its tokenizer"
+    )
 
 
 def saved_rows(run: dict[str, Any], corpus: Corpus, num_rows: int) -> list[Batch]:
