@@ -1,5 +1,7 @@
 """The README.md of an exported model: what it is, what it was trained on, how, and how well it does."""
 
+import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ pipeline("fill-mask", "path/of/this/folder")("The capital of France is [MASK].")
 def _title(config: BertConfig, run: dict[str, Any]) -> str:
     shape = f"{config.summary()}, {config.norm}-LN"
     if "recipe" not in run:  # grown from a model of transformers
-        source, operators = Path(run["grown"]["from"]).name, ", ".join(run["grown"]["operators"])
+        source, operators = _literal(Path(run["grown"]["from"]).name), ", ".join(run["grown"]["operators"])
         return f"# {source}, grown\n\nThe BERT {source}, grown with Espalier ({operators}): {shape}."
     progress = run["progress"]
     return (
@@ -53,7 +55,10 @@ def _title(config: BertConfig, run: dict[str, Any]) -> str:
 
 
 def _recipe(recipe: dict[str, Any]) -> str:
-    return "## Recipe\n\n```yaml\n" + yaml.safe_dump(_published(recipe), sort_keys=False) + "```"
+    text = yaml.safe_dump(_published(recipe), sort_keys=False)
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(longest + 1, 3)  # nothing in the recipe ends the block
+    return f"## Recipe\n\n{fence}yaml\n{text}{fence}"
 
 
 def _published(value: Any) -> Any:
@@ -140,4 +145,10 @@ def _growth(history: History) -> str:
 
 def _table(head: tuple[str, ...], rows: Rows) -> str:
     lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_literal(cell) for cell in line) + " |" for line in lines)
+
+
+def _literal(value: Any) -> str:
+    """Text that Markdown shows as it is: one line, no HTML, no links, no cells of its own."""
+    text = escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", text)

@@ -12,6 +12,8 @@ from statistics import fmean, median
 from string import Template
 from typing import Any
 
+from model.errors import UserError
+from pretrain.checkpoint.tensors import replace_text
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History, Line, final_loss, usual_speed
 from pretrain.runs.html import TEMPLATES, style
@@ -39,15 +41,18 @@ MAX_EVENTS = 200
 def write_report(folder: Path, output: Path | None = None) -> Path:
     """Writes `report.html` into a run's folder, or to `output`. Raises UserError when the folder holds no run."""
     output, text = output or RunFolder(folder).report, page(folder, History.read(folder))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, "utf-8")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(output, text)
+    except OSError as fault:
+        raise UserError(f"{output} cannot be written: {fault.strerror}; name another place by --output") from None
     return output
 
 
 def page(folder: Path, history: History) -> str:
     run_folder = RunFolder(folder)
-    # Only "</" could end the script element early.
-    data = json.dumps(report_data(history), separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+    # "</" would end the script element early, and after "<!--<script" nothing would end it.
+    data = json.dumps(report_data(history), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     parts = {kind: (TEMPLATES / name).read_text("utf-8") for kind, name in PARTS.items()}
     parts["style"] = style() + parts["style"]
     return Template((TEMPLATES / "report.html").read_text("utf-8")).substitute(

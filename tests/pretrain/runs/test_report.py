@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from unittest.mock import patch
 
 import pytest
 
@@ -164,6 +165,24 @@ def test_the_page_needs_nothing_but_itself(run):
     assert "<title>grown &amp; &lt;pruned&gt;</title>" in text
     assert text.count("</script>") == 2
     assert "two-stages # &lt;/pre&gt;" in text
+
+
+def test_no_text_of_a_run_ends_or_swallows_the_script(run):
+    line = {"event": "decision", "step": 2, "stage": "a", "message": "<!--<script></script>"}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    text = write_report(run).read_text("utf-8")
+    data = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1]
+    assert "<" not in data
+    assert "<!--<script></script>" in json.dumps(json.loads(data))
+
+
+def test_a_disk_that_takes_nothing_is_one_line(run):
+    error = OSError(30, "Read-only file system")
+    with patch("pretrain.runs.report.replace_text", side_effect=error), pytest.raises(UserError) as told:
+        write_report(run)
+    place = f"{run / 'report.html'} cannot be written: Read-only file system"
+    assert str(told.value) == f"{place}; name another place by --output"
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path):
