@@ -15,7 +15,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 from growth.state import TrainingState
 from model.errors import UserError
 from pretrain.checkpoint.files import find_damage, read_checkpoint, write_index, write_part
-from pretrain.checkpoint.tensors import sync_folder, write_text
+from pretrain.checkpoint.tensors import replace_text, sync_folder
 from pretrain.engine.agreement import raise_together
 
 LATEST, PARTIAL, DAMAGED = "latest", ".partial", ".damaged"
@@ -174,10 +174,7 @@ def _complete(path: Path, partial: Path) -> None:
     partial.rename(path)
     sync_folder(path.parent)
     if path.name.startswith("step-"):
-        partial_pointer = path.parent / (LATEST + PARTIAL)
-        write_text(partial_pointer, path.name + "\n")
-        partial_pointer.replace(path.parent / LATEST)
-        sync_folder(path.parent)
+        replace_text(path.parent / LATEST, path.name + "\n")
 
 
 def _drop_old(folder: Path, keep_last: int, keep_every: int) -> None:

@@ -46,6 +46,14 @@ def write_text(path: Path, text: str) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all: whoever reads it finds the old text or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    write_text(partial, text)
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
 def sync_folder(path: Path) -> None:
     """Makes the names in a folder survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

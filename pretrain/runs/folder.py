@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from model.errors import UserError
 from pretrain import __version__
+from pretrain.checkpoint.tensors import replace_text
 from pretrain.engine.agreement import raise_together
 from pretrain.recipe import Recipe
 
@@ -45,6 +46,8 @@ class RunFolder:
         self.report = path / "report.html"
         self.lock = path / "lock"
         self.checked_shards = path / "checked-shards.json"
+        self._left_by_a_kill = (self.lock, path / "recipe.yaml.partial")
+        """All that a run may have written before its recipe."""
 
     def check(self, recipe: Recipe) -> None:
         """Raises UserError when the folder holds a run of another recipe, a finished one, or one that is running."""
@@ -56,7 +59,7 @@ class RunFolder:
                     f"{self.path} holds a run of another recipe (its {', '.join(different)} differ); "
                     "give this run another --name, or move that folder away"
                 )
-        elif self.path.is_dir() and any(path != self.lock for path in self.path.iterdir()):
+        elif self.path.is_dir() and any(path not in self._left_by_a_kill for path in self.path.iterdir()):
             raise UserError(f"{self.path} exists and is not the folder of a run; give this run another --name")
         if self.summary.is_file():
             raise UserError(
@@ -68,7 +71,16 @@ class RunFolder:
 
     def _held(self) -> dict[str, Any]:
         """The lasting part of the recipe in the folder. Keys that came after it was written have their defaults."""
-        values = yaml.safe_load(self.recipe.read_text("utf-8"))
+        try:
+            values = yaml.safe_load(self.recipe.read_text("utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("it is not a mapping")
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as fault:
+            reason = " ".join(str(fault).split())[:200]
+            raise UserError(
+                f"{self.recipe} cannot be read ({reason}); put the recipe there that the run was started with, or give "
+                "this run another --name"
+            ) from None
         try:
             return lasting(Recipe.model_validate(values))
         except ValidationError:  # it has a key or a value that is gone
@@ -113,8 +125,8 @@ class RunFolder:
         raise UserError(f"a run is active in {self.path} ({file.read()}); wait for it, or give this run another --name")
 
     def _create(self, recipe: Recipe) -> None:
-        self.recipe.write_text(yaml.safe_dump(_as_json(recipe), sort_keys=False), "utf-8")
-        self.versions.write_text(json.dumps(versions(), indent=1) + "\n", "utf-8")
+        replace_text(self.recipe, yaml.safe_dump(_as_json(recipe), sort_keys=False))
+        replace_text(self.versions, json.dumps(versions(), indent=1) + "\n")
 
 
 def _as_json(recipe: Recipe) -> dict[str, Any]:

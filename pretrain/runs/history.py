@@ -9,6 +9,7 @@ from statistics import fmean, median
 from typing import Any
 
 from model.errors import UserError
+from pretrain.checkpoint.tensors import replace_text
 from pretrain.runs.folder import RunFolder
 
 Line = dict[str, Any]
@@ -86,9 +87,7 @@ def truncate(metrics: Path, num_lines: int) -> int:
     dropped = [(text, _parsed(text)) for text in texts[num_lines:]]
     lasting = [text for text, line in dropped if line and line.get("event") in LASTING_EVENTS]
     kept = [text for text in texts[:num_lines] if _parsed(text)] + lasting
-    partial = metrics.with_suffix(".partial")
-    partial.write_bytes(b"".join(text + b"\n" for text in kept))
-    partial.replace(metrics)
+    replace_text(metrics, b"".join(text + b"\n" for text in kept).decode())
     return len(kept)
 
 

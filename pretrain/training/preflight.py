@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from model.errors import UserError
+from pretrain.checkpoint.tensors import replace_text
 from pretrain.data import Corpus
 from pretrain.data.text.prepare import file_sha256
 from pretrain.engine.agreement import raise_together
@@ -42,7 +43,7 @@ def check_shards(corpus: Corpus, folder: RunFolder) -> None:
     Files that this run has checked before, and that have kept their size and date, are skipped. Raises Stop on all
     ranks when a shard has changed.
     """
-    checked = json.loads(folder.checked_shards.read_text("utf-8")) if folder.checked_shards.is_file() else {}
+    checked = _checked_before(folder)
     files = {
         directory / (shard["name"] + suffix): shard[f"sha256{suffix}"]
         for directory, manifest in zip(corpus.weights, corpus.manifests, strict=True)
@@ -60,4 +61,13 @@ def check_shards(corpus: Corpus, folder: RunFolder) -> None:
         else None
     )
     if dist.get_rank() == 0 and unchecked:
-        folder.checked_shards.write_text(json.dumps(stamps, indent=1) + "\n", "utf-8")
+        replace_text(folder.checked_shards, json.dumps(stamps, indent=1) + "\n")
+
+
+def _checked_before(folder: RunFolder) -> dict[str, str]:
+    """{file: stamp}; empty where the list is missing or damaged, and every file is checked again."""
+    try:
+        checked = json.loads(folder.checked_shards.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return checked if isinstance(checked, dict) else {}

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -27,7 +28,7 @@ from pretrain.data.text.tokenizer import (
     saved_tokenizer,
     transformers_tokenizer,
 )
-from pretrain.engine.agreement import say_once
+from pretrain.engine.agreement import from_rank_0, raise_together, say_once
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import new_steps
 from pretrain.interop.huggingface_import import import_model
@@ -127,9 +128,9 @@ def changed_state(state: TrainingState, change: ShapeChange) -> TrainingState:
 
 def save_state(state: TrainingState, run: dict[str, Any], out: Path, tokenizer: TextTokenizer | None = None) -> None:
     """Writes a checkpoint folder, complete under its name or not there at all. Collective."""
-    partial = out.with_name(out.name + ".partial")
+    own = out.with_name(f".{out.name}.{uuid4().hex}")  # several processes may write to the same place at once
+    partial = from_rank_0(own)
     if dist.get_rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dist.barrier()
     sums: list[str | None] = [None] * dist.get_world_size()
@@ -138,8 +139,17 @@ def save_state(state: TrainingState, run: dict[str, Any], out: Path, tokenizer: 
         if tokenizer is not None:
             run = {**run, "tokenizer": save_tokenizer(tokenizer, partial)}
         write_index(partial, state, run, {rank: checksum for rank, checksum in enumerate(sums) if checksum})
+    raise_together(_put(partial, out) if dist.get_rank() == 0 else None)
+
+
+def _put(partial: Path, out: Path) -> UserError | None:
+    """Gives a complete folder its name, unless another process was faster."""
+    try:
         partial.rename(out)
-    dist.barrier()
+    except OSError as fault:
+        shutil.rmtree(partial, ignore_errors=True)
+        return UserError(f"--out {out} cannot be written: {fault.strerror}; name a new folder")
+    return None
 
 
 def read_shape(to: Sequence[str]) -> PartialShape:

@@ -1,8 +1,11 @@
 """Writes metrics.jsonl (one object for each step or event), TensorBoard's files, and summary.json at the end."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
+from model.errors import UserError
+from pretrain.checkpoint.tensors import replace_text
 from pretrain.recipe import ResolvedStage
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History, final_loss, truncate, usual_speed
@@ -63,19 +66,23 @@ class Metrics(Hook):
             self.board.add_scalar(name, values[name], result.step)
 
     def on_leave(self, trainer: TrainerView) -> None:
-        self.board.close()
-        self.file.close()
+        for opened in (self.board, self.file):
+            with suppress(OSError):  # of a full disk; what the run stops with must be read
+                opened.close()
 
     def on_end(self, trainer: TrainerView) -> None:
         self.on_leave(trainer)
         summary = summarize(trainer, History.read(self.folder.path))
-        partial = self.folder.summary.with_suffix(".partial")
-        partial.write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
-        partial.replace(self.folder.summary)
+        replace_text(self.folder.summary, json.dumps(summary, indent=1) + "\n")
 
     def _write(self, values: dict[str, Any]) -> None:
-        self.file.write(json.dumps(values) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps(values) + "\n")
+            self.file.flush()
+        except OSError as fault:
+            raise UserError(
+                f"{self.folder.metrics} cannot be written: {fault.strerror}; make room, and start the run again"
+            ) from None
         self.num_lines += 1
 
 

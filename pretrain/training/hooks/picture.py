@@ -1,5 +1,7 @@
 """Draws the run's loss curve when it ends."""
 
+import sys
+
 from pretrain.data import unigram_baseline
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History
@@ -19,4 +21,7 @@ class LossPicture(Hook):
         unigram_loss, _ = unigram_baseline(
             trainer.corpus, trainer.stage.sequence, recipe.data.masking, recipe.validation.rows, recipe.data.sampling
         )
-        plot_loss(History.read(self.folder.path), self.folder.plot, unigram_loss)
+        try:
+            plot_loss(History.read(self.folder.path), self.folder.plot, unigram_loss)
+        except OSError as fault:
+            print(f"espalier: no {self.folder.plot}: {fault.strerror}", file=sys.stderr)

@@ -1,5 +1,8 @@
 """Writes report.html whenever the run stops."""
 
+import sys
+
+from model.errors import UserError
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.report import write_report
 from pretrain.training.events import Hook, TrainerView
@@ -10,7 +13,10 @@ class Report(Hook):
         self.folder = folder
 
     def on_leave(self, trainer: TrainerView) -> None:
-        write_report(self.folder.path)
+        try:
+            write_report(self.folder.path)
+        except UserError as fault:  # of a full disk, for example, which is not why the run stops
+            print(f"espalier: no report: {fault}", file=sys.stderr)
 
     def on_end(self, trainer: TrainerView) -> None:
-        write_report(self.folder.path)
+        self.on_leave(trainer)

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import yaml
 
 from model.errors import UserError
+from pretrain.checkpoint.tensors import replace_text
 from pretrain.recipe import Recipe
 from pretrain.runs.folder import RunFolder
 from tests.support.tiny import tiny_recipe
@@ -55,3 +57,27 @@ def test_a_key_or_value_that_is_gone_is_named(tmp_path):
 def test_where_and_how_it_runs_may_change(tmp_path):
     other = tiny_recipe(CORPUS, layout={"tensor_parallel": 2}, checkpoint={"every": 1}, data={"corpus": "elsewhere"})
     check(tmp_path, held(), other)
+
+
+@pytest.mark.parametrize("text", ["", "name: little\nstages:\n- {na", "- 1\n", "\x00\x00", "[" * 3000])
+def test_a_damaged_recipe_is_one_line(tmp_path, text):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(
+        UserError, match=r"recipe.yaml cannot be read .*; put the recipe there that the run was"
+    ) as told:
+        RunFolder(tmp_path).check(tiny_recipe(CORPUS))
+    assert "\n" not in str(told.value)
+
+
+def test_a_start_that_was_killed_before_its_recipe_was_whole_is_started_again(tmp_path):
+    (tmp_path / "recipe.yaml.partial").write_text("name: lit")
+    (tmp_path / "lock").write_text("")
+    RunFolder(tmp_path).check(tiny_recipe(CORPUS))
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    replace_text(file, "old")
+    with patch("os.fsync", side_effect=OSError(28, "No space left on device")), pytest.raises(OSError, match="space"):
+        replace_text(file, "new")
+    assert file.read_text() == "old"
