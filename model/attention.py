@@ -14,7 +14,7 @@ from model.norm import LayerNorm
 from model.parallel.tensor import TensorParallel
 
 Mask = Any
-"""What attention is told about who sees whom. Softmax attention takes bool [B, 1, S, S], `PackedRows` or None (all)."""
+"""Which tokens each token sees. Softmax attention takes bool [B, 1, S, S], `PackedRows` or None (all)."""
 
 
 class Attention(nn.Module):

@@ -11,7 +11,7 @@ from model.feedforward import FeedForward
 from model.parallel.tensor import TensorParallel
 
 Layer = Callable[[Tensor, Mask], Tensor]
-"""A step of the encoder, a block by itself in a plain BERT: hidden states [B, S, H] and a mask -> [B, S, H]."""
+"""A step of the encoder (in a plain BERT, the block itself): hidden states [B, S, H] and a mask -> [B, S, H]."""
 
 
 class Block(nn.Module):

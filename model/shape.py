@@ -187,7 +187,7 @@ class Shape(PlainBert):
     # --- parameters ---------------------------------------------------------------------------------------------------
 
     def layer_kind(self, layer: int) -> dict[str, Any]:
-        """By field, what layers that share a block have to have in common."""
+        """By field, what layers that share a block must have in common."""
         return {"heads": self.layer_width("heads", layer), "ffn": self.layer_width("ffn", layer)}
 
     def projections(self, block: int) -> tuple[str, ...]:

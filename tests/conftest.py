@@ -23,4 +23,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the tiny run reads."""
-    return tiny_corpus(tmp_path_factory.mktemp("little")).directory
+    return tiny_corpus(tmp_path_factory.mktemp("tiny")).directory

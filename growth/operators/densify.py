@@ -87,10 +87,10 @@ def gradient_estimate(up: Record, down: Record) -> Tensor:  # [outputs, inputs]
     _, d_squared, rows = torch.linalg.svd(d, full_matrices=False)
     u_squared, d_squared = u_squared.square(), d_squared.square()
     inside = columns.T @ right @ rows.T
-    beside = right @ rows.T - columns @ inside  # outside the columns of up
+    outside = right @ rows.T - columns @ inside  # outside the columns of up
     below = columns.T @ right - inside @ rows  # outside the rows of down
     estimate = columns @ (inside / (u_squared.unsqueeze(1) + d_squared)) @ rows
-    estimate = estimate + (beside / d_squared) @ rows + columns @ (below / u_squared.unsqueeze(1))
+    estimate = estimate + (outside / d_squared) @ rows + columns @ (below / u_squared.unsqueeze(1))
     return estimate.to(up.weight.dtype)
 
 

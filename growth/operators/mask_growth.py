@@ -60,7 +60,7 @@ class MaskGrowth(Operator):
         deep = Stack().target(source, PartialShape(layers=target.layers)) if deeper else source
         depth = Stack().rule(source, deep, inputs) if deeper else identity(source)
         maps_of = axis_maps(deep, target, behind_mask)
-        beside_of = axis_maps(deep, target, beside)
+        copied_of = axis_maps(deep, target, copied)
 
         def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
             old = depth.record(spec.name, fetch)
@@ -70,7 +70,7 @@ class MaskGrowth(Operator):
             record = replace(record, weight=record.weight + (1 - is_old) * fresh)
             if self.moments == "copy":
                 return record
-            neighbour = expand(spec, old, beside_of(spec.block))
+            neighbour = expand(spec, old, copied_of(spec.block))
             return replace(record, exp_avg=neighbour.exp_avg, exp_avg_sq=neighbour.exp_avg_sq)
 
         return ShapeChange(source, target, rule)
@@ -82,6 +82,6 @@ def behind_mask(axis: str, block: int | None, old: int, new: int) -> AxisMap:
     return AxisMap(present, present)
 
 
-def beside(axis: str, block: int | None, old: int, new: int) -> AxisMap:
+def copied(axis: str, block: int | None, old: int, new: int) -> AxisMap:
     """New unit i with the values of old unit i mod old."""
     return AxisMap.kept(torch.arange(new) % old, old)

@@ -3,7 +3,7 @@
 A verb NAME is the function `NAME` of pretrain/cli/NAME.py. The function imports what it needs itself, so that `--help`
 does not wait for torch. It may return an exit code.
 
-(`doctor` answers a Python that is too old for Espalier, too, so this file has nothing that Python 3.6 does not know.)
+(`doctor` must also run on a Python that is too old for Espalier, so this file uses nothing newer than Python 3.6.)
 """
 
 import importlib

@@ -97,7 +97,7 @@ def _validation_difference(one: FinishedRun, other: FinishedRun) -> str | None:
 def by_recipe(runs: Sequence[FinishedRun]) -> list[tuple[FinishedRun, ...]]:
     """The runs of each recipe (by its name) and budget, in the order of their seeds.
 
-    Raises UserError where two of them are no seeds of one recipe: the same seed twice, or settings that differ.
+    Raises UserError if two of them are not seeds of one recipe: the same seed twice, or settings that differ.
     """
     groups: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in runs:

@@ -4,9 +4,9 @@ From-scratch runs at several budgets, each decayed to its own end, give a curve 
 them loss is interpolated in the logarithm of cost, beyond them nothing is invented: the answer is a bound.
 (Kaddour et al. 2023, arXiv 2307.06440, on why the baseline needs its own full decay.)
 
-The verdict is that of the medians, and has to exceed the range of the seeds. Paired readings stand beside it: a seed
-gives the method and the baseline the same data, and the same weights as far as the shapes agree, so that what is good
-or bad luck for both cancels.
+The verdict is that of the medians, and has to exceed the range of the seeds. Paired readings are listed next to it: a
+seed gives the method and the baseline the same data, and the same weights as far as the shapes agree, so that luck that
+they share cancels.
 """
 
 import itertools
@@ -68,7 +68,7 @@ class Speedup:
     gap: float
     """By how much loss is below the baseline's at equal cost; 0 where that is within the range of either's seeds."""
     paired: Paired
-    """Empty where no seed is the baseline's, too."""
+    """Empty if the two have no seed in common."""
 
     @property
     def verdict(self) -> Verdict:

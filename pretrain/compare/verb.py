@@ -28,5 +28,5 @@ def compare(paths: Sequence[Path], out: Path, scale: str, baseline: Sequence[str
     draw(found, out / "compare.png")
     write_page(lines, out)
     print_table(lines)
-    print(f"{out / 'compare.html'}, compare.png and compare.json beside it")
+    print(f"{out / 'compare.html'}, compare.png and compare.json")
     return lines

@@ -95,8 +95,8 @@ def offloads_optimizer(config: dict[str, Any]) -> bool:
 
 
 def overlaps_messages(config: Mapping[str, Any], on_gpu: bool, data_parallel: int) -> bool:
-    """Whether gradients are reduced while the backward pass goes on. Left out: where there are several GPUs; on a CPU,
-    or alone, it would be a second bucket for nothing."""
+    """Whether gradients are reduced during the backward pass. By default they are if there are several GPUs; on a CPU,
+    or on one rank, it would only cost a second bucket."""
     said = value_at(config, "zero_optimization.overlap_comm")
     return on_gpu and data_parallel > 1 if said is None else said
 

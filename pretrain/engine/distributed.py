@@ -43,7 +43,7 @@ def start_process_group() -> None:
 def process_group() -> Iterator[None]:
     """Joins for the length of a `with`. Ranks leave together: one that tears down while another talks can abort it.
 
-    After an error of its own a rank leaves alone: waiting for the others would hang.
+    A rank that failed leaves alone: waiting for the others would hang.
     """
     start_process_group()
     try:
@@ -80,7 +80,7 @@ def data_parallel_sum(tensor: torch.Tensor) -> torch.Tensor:
 def _skip_shared_memory_kernel() -> None:
     """DeepSpeed 0.19.8 compiles a shared-memory all-reduce when it starts on CPU and dies without a compiler.
 
-    Only its inference uses that kernel: marked as not compatible with this machine, it is left out.
+    Only its inference uses that kernel. Marked as incompatible with this machine, it is not built.
     """
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
     if builder is not None:

@@ -35,8 +35,8 @@ def finetune(
 ) -> Iterator[Result]:
     """Fine-tunes a checkpoint (ours, or a folder of transformers): all seeds of one combination, then the next.
 
-    `num_examples`: only so many of the training examples, the same for every seed. `precision`: bf16 or fp32; left out,
-    bf16 where a GPU has it. `from_scratch`, `pooling`, `dropout`: as in `Pretrained`.
+    `num_examples`: train on this many examples, the same for every seed. `precision`: bf16 or fp32; by default bf16 if
+    the GPU has it. `from_scratch`, `pooling`, `dropout`: as in `Pretrained`.
     """
     problem = open_task(task, data, max_length)
     if pooling == "mean" and isinstance(problem, Squad):

@@ -15,8 +15,8 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} is not UTF-8 (its byte {fault.start}); unpack it, or convert it by iconv") from None
 
 
-def check_length(max_length: int, least: int, beside: str) -> None:
-    """Raises UserError if examples of `max_length` tokens have no room for text next to what `beside` names."""
+def check_length(max_length: int, least: int, other: str) -> None:
+    """Raises UserError if examples of `max_length` tokens have no room for text next to what `other` names."""
     if max_length < least:
         advice = f"give --max-length {least} or more, with a model that reads that many"
-        raise UserError(f"examples of {max_length} tokens have no room for text next to {beside}; {advice}")
+        raise UserError(f"examples of {max_length} tokens have no room for text next to {other}; {advice}")

@@ -1,4 +1,4 @@
-"""Ranks on this machine: torchrun with so many processes, threads shared out among them, signals passed on."""
+"""Ranks on this machine: torchrun with N processes, cores divided among them, signals passed on."""
 
 import os
 import signal

@@ -110,7 +110,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         self._arrived, self._num_calls = [], 0
         parts = [part for piece in arrived for part in self._parts(partition, *piece)]
         self.update(parts, partition)
-        for call in range(num_calls - 1):  # the engine passes the last call's weights on by itself
+        for call in range(num_calls - 1):  # the engine itself sends the weights of the last call
             partition.publish(call)
 
     def update(self, parts: list[Part], partition: Partition) -> None:

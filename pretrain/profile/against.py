@@ -147,7 +147,7 @@ def bare_loop(workload: Workload, num_micro_batches: int = 1) -> Contender:
 
 
 def hugging_face(workload: Workload, *, bf16: bool, compiled: bool, fused: bool, micro_batches: int = 1) -> Contender:
-    """transformers' BertForPreTraining on padded rows; `compiled` needs a C++ compiler and is left out without one."""
+    """transformers' BertForPreTraining on padded rows; `compiled` needs a C++ compiler and is skipped without one."""
     from transformers import BertConfig as TheirConfig
     from transformers import BertForPreTraining as TheirModel
 

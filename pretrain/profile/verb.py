@@ -77,7 +77,7 @@ class Profile:
             except UserError as error:
                 print(f"{label}: left out: {error}", file=sys.stderr)
         if not found:
-            raise UserError(f"--sweep {','.join(axes)}: no combination ran; why stands in the lines above")
+            raise UserError(f"--sweep {','.join(axes)}: no combination ran; the lines above say why")
         return dict(sorted(found.items(), key=lambda item: -item[1].tokens_per_second))
 
     def scaling(self, counts: Sequence[int]) -> dict[str, Measurement]:

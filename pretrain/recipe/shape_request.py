@@ -62,7 +62,7 @@ class ShapeRequest(_Fields):  # type: ignore[valid-type, misc]
 
 
 def _written(value: Any) -> Any:
-    """A value as it stands in a recipe."""
+    """A value as a recipe has it."""
     if isinstance(value, Share):
         return str(value)
     if isinstance(value, BaseModel):

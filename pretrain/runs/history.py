@@ -54,7 +54,7 @@ class History:
 
 
 def final_loss(steps: Sequence[Line]) -> float:
-    """Mean loss of the last steps, in nats; those that diverged are left out. NaN where there are no others."""
+    """Mean loss of the last steps, in nats, without those that diverged. NaN if there are no others."""
     losses = [line["loss"] for line in steps if math.isfinite(line["loss"])]
     return fmean(losses[-NUM_LAST_STEPS:]) if losses else math.nan
 

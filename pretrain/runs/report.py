@@ -124,7 +124,7 @@ def _totals(history: History) -> Iterator[tuple[str, float | str, str]]:
 def _charts(history: History, where: Places) -> Iterator[dict[str, Any]]:
     lines = {"train": history.steps, "validation": history.events("validation"), "memory": history.events("memory")}
     drawn = {key for _, keys in CHARTS.values() for key in keys} | {*AXES}
-    if all(line["loss"] == line["mlm_loss"] for line in history.steps):  # there is no other part, as of sentence pairs
+    if all(line["loss"] == line["mlm_loss"] for line in history.steps):  # no other part, such as that of sentence pairs
         drawn.add("loss")
     others = dict.fromkeys(
         key

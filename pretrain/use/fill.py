@@ -1,4 +1,4 @@
-"""Fill-mask: what a trained model puts in the place of [MASK].
+"""Fill-mask: what a trained model predicts for [MASK].
 
 A [MASK] is a word: one of those that the vocabulary holds whole. Where tokens are characters it is spelled: every
 length is tried, and the guess whose letters are the likeliest on average wins.

@@ -84,8 +84,8 @@ def own_tokenizer(path: Path) -> TextTokenizer | None:
     Without a tokenizer.json it is BERT's, with the words of vocab.txt. Without either, a line says so.
     """
     if not (path / "config.json").is_file():
-        beside = saved_tokenizer(find_checkpoint(path))
-        return read_tokenizer(beside) if beside else None
+        saved = saved_tokenizer(find_checkpoint(path))
+        return read_tokenizer(saved) if saved else None
     tokenizer = transformers_tokenizer(path)
     if tokenizer is None:
         say_once(

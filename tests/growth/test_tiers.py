@@ -41,7 +41,7 @@ STATE_PRESERVING = {
     "shared blocks": (SHARED, {"widen": {}}, WIDER),
     "low rank": (LOW_RANK, {"widen": {}}, WIDER),
     "embedding tables": (ALBERT, {"widen": {}}, {"embedding_size": 18}),
-    "hidden beside embedding tables": (ALBERT, {"widen": {}}, {"hidden": 24}),
+    "hidden with narrow embedding tables": (ALBERT, {"widen": {}}, {"hidden": 24}),
     "tile_ffn": (POST, {"tile_ffn": {}}, {"ffn": 30}),
     "tile_ffn, pre-LN, one layer": (PRE, {"tile_ffn": {}}, {"ffn": (20, 10)}),
     "decoalesce": (POST, {"decoalesce": {}}, {"hidden": 24, "heads": 6, "ffn": 20}),

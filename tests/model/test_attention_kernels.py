@@ -96,7 +96,7 @@ def test_only_what_needs_a_map_or_divides_rows_keeps_the_mask():
 @pytest.mark.parametrize("kernel", [torch_varlen, flash_attn])
 @pytest.mark.parametrize("layout", ["packed", "padded", "full"])
 def test_on_a_gpu(monkeypatch, kernel, layout):
-    """In bf16 beside the mask in fp32, to what bf16 rounds away."""
+    """In bf16, compared with the mask in fp32, up to bf16 rounding."""
     if kernel is flash_attn and attention_kernels.flash_attn_varlen_func is None:
         pytest.skip("flash-attn is not installed")
     config = small_config(hidden=64, heads=4, ffn=128)

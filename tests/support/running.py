@@ -25,7 +25,7 @@ def layout_of(tensor_parallel: int) -> ParallelLayout:
 
 
 def small_config(**changes) -> BertConfig:
-    """Small, every width divisible by 4, a vocabulary that is no multiple of anything, dropout off."""
+    """Small, every width divisible by 4, a vocabulary size that is a prime number, dropout off."""
     fields = dict(layers=2, hidden=24, heads=4, ffn=32, vocab_size=131, max_positions=16)
     return BertConfig(**{**fields, "hidden_dropout": 0.0, "attention_dropout": 0.0, **changes})
 

@@ -38,7 +38,7 @@ def tiny_corpus(directory: Path) -> Corpus:
 
 def tiny_values(corpus: Path, **changes: Any) -> dict[str, Any]:
     return {
-        "name": "little",
+        "name": "tiny",
         "model": dict(layers=2, hidden=32, heads=4, ffn=64, sharing=1, max_positions=32),  # dropout 0.1, as in BERT
         "data": {"corpus": str(corpus)},
         "optimizer": {"lr": 3e-3, "betas": [0.9, 0.98]},

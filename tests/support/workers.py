@@ -4,7 +4,7 @@
 
 `function` must be importable (module level). Torch's default dtype and seed are reset before each call, so tests do
 not see each other. A rank that raises fails the test with its traceback; one that dies or hangs fails it too, and the
-pool starts anew for the next test.
+pool restarts for the next test.
 """
 
 import atexit

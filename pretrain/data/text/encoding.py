@@ -99,7 +99,7 @@ def _hangs_together(sentences: list[str]) -> bool:
 
 
 def is_bert_pipeline(tokenizer: TextTokenizer) -> bool:
-    """Whether words are found as BERT finds them, and each becomes WordPieces by itself."""
+    """Whether words are found as BERT finds them, and each is split into WordPieces separately."""
     return (
         isinstance(tokenizer, JsonTokenizer)
         and isinstance(tokenizer.library.model, models.WordPiece)

@@ -22,7 +22,7 @@ from pretrain.data.text.reading import Input, read_blocks
 from pretrain.data.text.tokenizer import TextTokenizer, tokenizer_of, train_tokenizer
 
 IN_THIS_PROCESS = 8_000_000
-"""Characters of a sample too small for a process of its own."""
+"""Samples with fewer characters are not worth a separate process."""
 
 
 def train_vocabulary(

@@ -36,7 +36,7 @@ def wordpiece(
 def read_vocab_txt(path: Path, lowercase: bool = True) -> Tokenizer:
     """One token a line, read as the `tokenizers` library reads it, less a byte order mark.
 
-    Whether it lowers the case, and the like, is what a tokenizer_config.json next to it says. Without one, a vocabulary
+    A tokenizer_config.json next to it says whether it lowers the case, and similar settings. Without one, a vocabulary
     with capitals keeps the case, and `lowercase` decides for others. Raises UserError when that file is broken.
     """
     vocabulary = _read_lines(path)

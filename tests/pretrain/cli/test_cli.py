@@ -117,8 +117,8 @@ def test_plan_prints_shapes_work_memory_and_schedule(capsys):
     assert "0.0001" in out
 
 
-LITTLE = """
-name: little
+TINY = """
+name: tiny
 model: {layers: 2, hidden: 32, heads: 2, ffn: 64, max_positions: 32}
 data: {corpus: CORPUS}
 optimizer: {lr: 1e-3}
@@ -154,9 +154,9 @@ def corpus(tmp_path_factory):
 )
 def test_train_checks_everything_before_it_starts(tmp_path, monkeypatch, capsys, corpus, override, message):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "little.yaml").write_text(LITTLE.replace("CORPUS", str(corpus)))
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("CORPUS", str(corpus)))
     (tmp_path / "mine.json").write_text('{"zero_optimization": {"stage": 1}, "gradient_clipping": 3}')
-    code = main(["train", "little.yaml", "--nproc", "2", "--dry-run", "--set", override])
+    code = main(["train", "tiny.yaml", "--nproc", "2", "--dry-run", "--set", override])
     printed = capsys.readouterr().err
     assert (code, printed.count("\n")) == ((2, 1) if message else (0, 0))
     assert (message or "") in printed
@@ -165,12 +165,12 @@ def test_train_checks_everything_before_it_starts(tmp_path, monkeypatch, capsys,
 
 def test_only_a_new_run_is_refused_for_a_rule_that_can_never_hold(tmp_path, monkeypatch, capsys, corpus):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "little.yaml").write_text(LITTLE.replace("CORPUS", str(corpus)))
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("CORPUS", str(corpus)))
     override = "stages.0.until={loss: {below: 2, every: 1000}}"
     for verb in (["plan"], ["train", "--dry-run"]):
-        assert main([*verb, "little.yaml", "--set", override]) == 2
+        assert main([*verb, "tiny.yaml", "--set", override]) == 2
         assert "until.loss" in capsys.readouterr().err
-    (tmp_path / "runs" / "little").mkdir(parents=True)
-    begun = yaml.safe_dump(lasting(load_recipe("little.yaml", [override])))
-    (tmp_path / "runs" / "little" / "recipe.yaml").write_text(begun)
-    assert main(["train", "--dry-run", "little.yaml", "--set", override]) == 0
+    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    begun = yaml.safe_dump(lasting(load_recipe("tiny.yaml", [override])))
+    (tmp_path / "runs" / "tiny" / "recipe.yaml").write_text(begun)
+    assert main(["train", "--dry-run", "tiny.yaml", "--set", override]) == 0

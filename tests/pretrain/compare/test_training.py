@@ -20,11 +20,11 @@ def processes_with(word: str) -> list[int]:
 
 
 def test_when_the_minutes_are_over_no_rank_trains_on(corpus, tmp_path, capsys):
-    recipe = write_recipe(tmp_path / "little.yaml", corpus, stages=[{"name": "long", "steps": 99999}])
+    recipe = write_recipe(tmp_path / "tiny.yaml", corpus, stages=[{"name": "long", "steps": 99999}])
     runs = tmp_path / "runs"
     assert training.train_missing([str(recipe)], 1, [], 0.2, runs, nproc=2) == []
     assert processes_with(str(runs)) == []
-    assert "little-seed0: out of time; it resumes from its latest checkpoint next time" in capsys.readouterr().err
+    assert "tiny-seed0: out of time; it resumes from its latest checkpoint next time" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
-"""The FLOP formula term by term, each beside what torch counts in the module that computes it; and after every growth
-operator."""
+"""The FLOP formula term by term, each compared with what torch counts in the module that computes it; and after every
+growth operator."""
 
 from collections import Counter
 from itertools import product

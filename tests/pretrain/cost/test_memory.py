@@ -1,4 +1,4 @@
-"""What `plan` says of a step's memory, beside what autograd keeps and what a rank holds."""
+"""The memory of a step that `plan` predicts, compared with what autograd saves and what a rank holds."""
 
 from dataclasses import replace
 from unittest.mock import patch

@@ -40,7 +40,7 @@ def timed(function: Callable[[], object]) -> tuple[float, float]:
 
 
 def prepare_speed(source: Path, vocab: Path, directory: Path) -> None:
-    """The whole of prepare, file to shards, against the library's tokenizing alone, on the same cores, by turns."""
+    """All of prepare, file to shards, compared with the library's tokenizing alone, alternately on the same cores."""
     texts = [json.loads(line)["text"] for line in source.open()]
     sentences = [sentence for text in texts for sentence in split_sentences(text)]
     megabytes = source.stat().st_size / 1e6

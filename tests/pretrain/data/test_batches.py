@@ -151,7 +151,7 @@ def test_rows_read_back_as_the_sequences_they_are_made_of(corpus: Corpus, pack: 
         second = tokens[p.second_start[i] : p.second_start[i] + p.second_tokens[i]]
         pair = [*second, special.sep] if sentence_pairs != "none" else []
         order.append([special.cls, *first, special.sep, *pair])
-    # A batch deals the rows anew, so compare as sets; labels travel with their sequences.
+    # A batch deals the rows again, so compare as sets; labels travel with their sequences.
     assert sorted(found) == sorted(order)
     if sentence_pairs != "none":
         expected = sorted(zip(order, p.label.tolist(), strict=True))

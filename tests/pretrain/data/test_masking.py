@@ -40,7 +40,7 @@ def test_budget_words_and_special_tokens(
             len(word)
             for word, ok in zip(words, np.split(maskable, np.flatnonzero(opens)[1:]), strict=True)
             if ok.all() and not word.any()
-        ]  # nothing that still fits is left out
+        ]  # no word that still fits is omitted
         assert all(size > budget - is_chosen[here].sum() for size in whole_and_maskable)
 
 

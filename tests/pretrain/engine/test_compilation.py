@@ -114,7 +114,7 @@ def test_through_a_change_of_shape(tp, stage, changes):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    return tiny_corpus(tmp_path_factory.mktemp("little")).directory
+    return tiny_corpus(tmp_path_factory.mktemp("tiny")).directory
 
 
 def traced(run, *arguments) -> None:

@@ -188,7 +188,7 @@ def elements_reduced(sharing: int | None) -> tuple[int, int]:
 def test_a_tied_block_is_reduced_once():
     for sharing in (1, None):
         for reduced, num_parameters in pool(2).run(elements_reduced, sharing):
-            assert num_parameters <= reduced < num_parameters + 10, "beside a few scalars"
+            assert num_parameters <= reduced < num_parameters + 10, "plus a few scalars"
 
 
 def trained_after_growth() -> tuple[set[str], list[str], set[str]]:

@@ -1,4 +1,4 @@
-"""A task's files are read byte for byte, and what is no text is told in one line."""
+"""A task's files are read byte for byte, and a file that is not text is an error of one line."""
 
 import gzip
 

@@ -13,7 +13,7 @@ def test_the_section_has_the_options_of_all_optimizers():
     for optimizer in OPTIMIZERS:
         for option, field in optimizer.model_fields.items():
             assert keys[option].default == field.default
-            assert keys[option].metadata == field.metadata, "the bounds come along"
+            assert keys[option].metadata == field.metadata, "the bounds are included"
 
 
 def test_a_dump_names_every_option_whatever_the_optimizer():

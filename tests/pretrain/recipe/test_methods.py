@@ -1,4 +1,4 @@
-"""The methods that come along: every one at every scale can be planned, and runs whole at the small one."""
+"""The shipped methods: each can be planned at every scale, and runs from start to end at the small one."""
 
 import gc
 import json
@@ -25,7 +25,7 @@ def corpus(tmp_path_factory):
 
 
 def shrunk(recipe: Recipe, corpus: str) -> Recipe:
-    """The same stages and changes in a few little steps: shares stay, counts of steps become one or two."""
+    """The same stages and changes in a few small steps: shares stay, counts of steps become one or two."""
     values = json.loads(recipe.model_dump_json(by_alias=True, exclude_defaults=True))
     few = laid_over(values, {
         "steps": None if recipe.hours else STEPS,

@@ -16,10 +16,10 @@ from pretrain.settings.values import Share
 from pretrain.settings.yaml_text import parse
 
 RECIPE = """
-name: little
+name: tiny
 steps: 100
 model: {preset: tiny, max_positions: 64}
-data: {corpus: corpora/little}
+data: {corpus: corpora/tiny}
 optimizer: {lr: 1e-3}
 schedule: {warmup: 10%}
 batch: {global: 32, micro: 4}
@@ -222,9 +222,9 @@ def test_numbers_are_numbers_and_words_are_words(text, value):
             "stage deep: deepspeed: zero3.json does not exist",
         ),
         ("max_positions: 64", "max_positions: 64, vocab_size: 5", "model.vocab_size 5 is not the corpus's 1000"),
-        ("name: little", "name: a/b", "name is 'a/b'"),
+        ("name: tiny", "name: a/b", "name is 'a/b'"),
         ("sequence: 64", "sequence: 64\nsequence: 32", "line 10: key 'sequence' is given twice"),
-        ("name: little", "name: [", "recipe.yaml line"),
+        ("name: tiny", "name: [", "recipe.yaml line"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(recipe_file, old, new, message):

@@ -166,7 +166,7 @@ def test_a_ticket_is_drawn_when_it_settles_and_trained_from_the_first_weights(co
     bar = torch.cat(scores).sort(descending=True).values[4 * 20 - 1]
     assert widths == [int((each >= bar).sum()) for each in scores]
     assert first.steps["embeddings.word.weight"] == 0
-    assert last.steps["embeddings.word.weight"] == 13, "the optimizer started anew"
+    assert last.steps["embeddings.word.weight"] == 13, "the optimizer started from scratch"
 
     for step in (7, 9):
         pool(2).run(train_until, recipe, tmp_path / "parts", step)

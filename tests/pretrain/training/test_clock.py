@@ -16,8 +16,8 @@ from tests.support.corpora import made_up_documents, prepared
 from tests.support.workers import pool
 
 BUDGET_SECONDS = 2.0
-LITTLE = {
-    "name": "little",
+TINY = {
+    "name": "tiny",
     "model": {"layers": 2, "hidden": 32, "heads": 2, "ffn": 64, "sharing": 1, "max_positions": 32},
     "optimizer": {"lr": 1e-3},
     "sequence": 32,
@@ -39,7 +39,7 @@ def read_steps(folder: Path) -> list[dict]:
 def test_stages_and_learning_rate_follow_the_clock_on_both_ranks(corpus, tmp_path):
     recipe = Recipe.model_validate(
         {
-            **LITTLE,
+            **TINY,
             "data": {"corpus": str(corpus.directory)},
             "hours": BUDGET_SECONDS / 3600,
             "schedule": {"warmup": "10%"},
@@ -69,7 +69,7 @@ def train_with_a_bad_gradient(recipe: Recipe, folder: Path) -> None:
 def test_a_skipped_step_advances_the_data_and_not_the_schedule(corpus, tmp_path):
     recipe = Recipe.model_validate(
         {
-            **LITTLE,
+            **TINY,
             "data": {"corpus": str(corpus.directory)},
             "schedule": {"warmup": 2},
             "stages": [{"name": "only", "steps": 6}],

@@ -26,7 +26,7 @@ def corpus(tmp_path_factory) -> Corpus:
 
 def recipe(corpus: Corpus, **changes) -> Recipe:
     values = {
-        "name": "little",
+        "name": "tiny",
         "model": dict(
             layers=4, hidden=32, heads=4, ffn=64, sharing=2, max_positions=48, hidden_dropout=0, attention_dropout=0
         ),

@@ -62,7 +62,7 @@ def run(tmp_path_factory) -> Path:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "\x1b" not in done.stdout, "a log is no terminal: no colours, no moving bar"
+    assert "\x1b" not in done.stdout, "a log is not a terminal: no colours, no moving bar"
     assert "stage deep: 4x128" in done.stdout
     return folder / "runs" / "demo"
 

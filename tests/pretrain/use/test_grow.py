@@ -174,7 +174,7 @@ def test_what_grew_without_a_tokenizer_asks_for_a_corpus(tmp_path):
     make_run(tmp_path / "run", corpus)
     bert = export(tmp_path / "run")
     (bert / "tokenizer.json").unlink()
-    grown = tmp_path / "run" / "checkpoints" / "grown"  # beside those of a run whose history is not its own
+    grown = tmp_path / "run" / "checkpoints" / "grown"  # in a run's folder, but not part of its history
     [(kept, said)] = pool(1).run(kept_tokenizer, bert, grown)
     assert kept is None
     assert f"{bert} has no tokenizer.json or vocab.txt: no tokenizer is copied" in said and said.count("\n") == 1
@@ -237,7 +237,7 @@ def test_mistakes_are_one_line(tmp_path):
         (tmp_path / "old", ["layers=4"], ["[stack]"], "new", "write a name such as stack"),
         (tmp_path / "old", ["ffn=80"], ["stack"], "new", "ffn 72 -> 80 is not reached by grow; add widen"),
         (tmp_path / "old", ["tiny", "heads=4"], [], "new", "head_dim 8 -> 64 is not reached by grow"),
-        (tmp_path / "old", ["hidden=48"], ["widen"], "new", "hidden 32 -> 48 is no whole multiple"),
+        (tmp_path / "old", ["hidden=48"], ["widen"], "new", "hidden 32 -> 48 is not a multiple"),
     ]
     for path, to, operators, out, message in cases:
         [found] = pool(1).run(complaint, path, to, operators, tmp_path / out)

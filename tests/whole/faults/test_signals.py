@@ -29,8 +29,8 @@ MOMENTS = [
 
 @pytest.mark.parametrize(("whom", "number", "moment"), MOMENTS, ids=[moment for _, _, moment in MOMENTS])
 def test_a_signal_saves_the_run_and_asks_for_another_start(corpus, tmp_path, whom, number, moment):
-    recipe = write_recipe(tmp_path / "little.yaml", corpus)
-    checkpoints = tmp_path / "runs" / "little" / "checkpoints"
+    recipe = write_recipe(tmp_path / "tiny.yaml", corpus)
+    checkpoints = tmp_path / "runs" / "tiny" / "checkpoints"
     with Launched(recipe, tmp_path / "runs") as run:
         if moment == "launch":  # before there is any rank that could hear it
             while not run.torchrun():

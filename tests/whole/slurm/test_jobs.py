@@ -41,7 +41,7 @@ def submit(cluster: Cluster, recipe: Path, runs: Path, **environment: str) -> st
 
 def test_a_job_of_two_nodes_is_requeued_on_a_signal_and_ends_as_if_nothing_had_happened(cluster, corpus, tmp_path):
     """Two processes on one node, undisturbed, are the reference."""
-    recipe = write_recipe(tmp_path / "little.yaml", corpus)
+    recipe = write_recipe(tmp_path / "tiny.yaml", corpus)
     job = submit(cluster, recipe, tmp_path / "runs")
     cluster.wait_for(job, "stage untied")
     cluster.signal(job, "USR1")
@@ -56,18 +56,18 @@ def test_a_job_of_two_nodes_is_requeued_on_a_signal_and_ends_as_if_nothing_had_h
     assert "Traceback" not in text
 
     pool(2).run(train, tiny_recipe(corpus), tmp_path / "reference")
-    assert losses(tmp_path / "runs" / "little") == losses(tmp_path / "reference")
-    assert metrics(tmp_path / "runs" / "little") == metrics(tmp_path / "reference")
+    assert losses(tmp_path / "runs" / "tiny") == losses(tmp_path / "reference")
+    assert metrics(tmp_path / "runs" / "tiny") == metrics(tmp_path / "reference")
 
 
 def test_scancel_leaves_a_checkpoint_to_go_on_from(cluster, corpus, tmp_path):
-    recipe = write_recipe(tmp_path / "little.yaml", corpus, checkpoint={"every": 0}, stages=STEPS)
+    recipe = write_recipe(tmp_path / "tiny.yaml", corpus, checkpoint={"every": 0}, stages=STEPS)
     job = submit(cluster, recipe, tmp_path / "runs")
     cluster.wait_for(job, "validation at step 20")
     cluster.cancel(job)
     cluster.wait_for(job, "submit it again to resume")
     cluster.wait(job, "CANCELLED")
-    checkpoints = tmp_path / "runs" / "little" / "checkpoints"
+    checkpoints = tmp_path / "runs" / "tiny" / "checkpoints"
     saved = json.loads((checkpoints / (checkpoints / "latest").read_text().strip() / "index.json").read_text())
     assert saved["run"]["progress"]["step"] >= 20
 
@@ -75,7 +75,7 @@ def test_scancel_leaves_a_checkpoint_to_go_on_from(cluster, corpus, tmp_path):
 def test_a_rank_that_fails_ends_the_job_at_once_and_says_why(cluster, corpus, tmp_path):
     """It fails as rank 0 already waits for it in a collective."""
     (tmp_path / "sitecustomize.py").write_text(BREAKS)
-    recipe = write_recipe(tmp_path / "little.yaml", corpus, stages=STEPS)
+    recipe = write_recipe(tmp_path / "tiny.yaml", corpus, stages=STEPS)
     job = submit(cluster, recipe, tmp_path / "runs", PYTHONPATH=str(tmp_path))
     cluster.wait_for(job, "OSError: the disk of this node is gone")
     cluster.wait(job, "FAILED", timeout=60)
