@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from pretrain.data import Corpus, PrepareOptions, prepare
+from pretrain.data import Corpus, PrepareOptions, Progress, prepare
+from pretrain.data.text.console import print_counts
 from pretrain.data.text.reading import find_inputs, read_blocks
 from pretrain.data.text.sources.base import TextFormat
 from pretrain.data.text.worker import text_hash
@@ -147,3 +148,84 @@ def test_shards_of_megatron_are_taken_over(tmp_path: Path) -> None:
     small.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
     with pytest.raises(UserError, match="give the one that it was made with"):
         prepare(PrepareOptions((source,), tmp_path / "none", vocab=small))
+
+
+def given(tmp_path: Path, tokens: str, text: str, **options) -> dict:
+    """The manifest of `text` prepared with the words of a vocab.txt."""
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *tokens.split()]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n", "utf-8")
+    (tmp_path / "text.txt").write_text(text, "utf-8")
+    options = dict(vocab=tmp_path / "vocab.txt", documents="line", valid_share=0.3, num_workers=1) | options
+    return prepare(PrepareOptions((str(tmp_path / "text.txt"),), tmp_path / "corpus", **options))
+
+
+LINES = "".join(f"the cat sat {number}\n" for number in range(10, 40))
+
+
+def test_the_share_of_unknown_tokens_is_printed_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    manifest = given(tmp_path, "the cat sat", LINES)
+    assert manifest["tokenizer"]["unknown_share"] == 0.25
+    print_counts(tmp_path, manifest)
+    said = capsys.readouterr()
+    assert "25.00% of the tokens are [UNK]" in said.out and "warning: more than 1% [UNK]" in said.err
+
+
+def test_a_corpus_of_unknown_tokens_is_refused_unless_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"75.0% of the tokens are \[UNK\].*--allow-unknown"):
+        given(tmp_path, "the", LINES)
+    assert not (tmp_path / "corpus").exists()
+    assert given(tmp_path, "the", LINES, allow_unknown=True)["tokenizer"]["unknown_share"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(tokenizer="unigram"), "--tokenizer unigram trains a vocabulary and --vocab gives one"),
+        (dict(vocab_size=7), "--vocab-size 7 contradicts .*vocab.txt, which has 8 tokens"),
+    ],
+)
+def test_options_that_contradict_a_given_vocabulary_are_refused(tmp_path: Path, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        given(tmp_path, "the cat sat", LINES, **options)
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_a_cased_vocabulary_keeps_the_case_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    manifest = given(tmp_path, "The the cat sat", LINES)
+    assert manifest["tokenizer"]["lowercase"] is False
+    print_counts(tmp_path, manifest)
+    assert "vocabulary of 9, case kept" in capsys.readouterr().out
+
+
+def test_a_corpus_of_an_earlier_version_is_used_as_it_is(tmp_path: Path) -> None:
+    """It knows neither the newer options nor how its ids were made."""
+    given(tmp_path, "the cat sat", LINES)
+    assert Corpus.open(tmp_path / "corpus").note is None
+    file = tmp_path / "corpus/manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["options"]["allow_unknown"]
+    tokenizer = manifest["tokenizer"]
+    manifest["tokenizer"] = {key: tokenizer[key] for key in ("vocab_size", "hash")}
+    file.write_text(json.dumps(manifest))
+    assert given(tmp_path, "the cat sat", LINES) == manifest
+    note = Corpus.open(tmp_path / "corpus").note
+    assert note and "its ids may differ from those of" in note and "\n" not in note
+
+
+def test_what_an_earlier_version_began_is_not_continued(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(progress: Progress) -> None:
+        raise Killed
+
+    source, output = tmp_path / "text.txt", tmp_path / "corpus"
+    source.write_text(LINES)
+    options = PrepareOptions((str(source),), output, documents="line", vocab_size=200, valid_share=0.3, num_workers=1)
+    with pytest.raises(Killed):
+        prepare(options, lambda progress: kill(progress) if progress.phase == "tokens" else None)
+    state = json.loads((output / "state.json").read_text())
+    assert state.pop("encoded") == "documents"
+    (output / "state.json").write_text(json.dumps(state))
+    with pytest.raises(UserError, match="was begun by an earlier version; remove it"):
+        prepare(options)
