@@ -35,13 +35,13 @@ WORDS = [
 ]
 
 
-def make_corpus(folder: Path, tokenizer: str = "wordpiece", vocab_size: int = 150) -> Corpus:
+def make_corpus(folder: Path, tokenizer: str = "wordpiece", vocab_size: int = 150, vocab: Path | None = None) -> Corpus:
     draw = random.Random(0)
     text = folder.with_suffix(".txt")
     text.write_text("\n\n".join(" ".join(draw.choices(WORDS, k=12)).capitalize() + "." for _ in range(200)))
-    prepare(
-        PrepareOptions((str(text),), folder, tokenizer=tokenizer, vocab_size=vocab_size, licence="CC0", num_workers=1)
-    )
+    size = {} if vocab else {"vocab_size": vocab_size}
+    options = dict(tokenizer=tokenizer, vocab=vocab, licence="CC0", num_workers=1, **size)
+    prepare(PrepareOptions((str(text),), folder, **options))
     return Corpus.open(folder)
 
 

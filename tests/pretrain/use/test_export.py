@@ -1,5 +1,6 @@
 """Exported folders open in transformers and compute what our model computes, from the text on."""
 
+import io
 import os
 import shutil
 
@@ -8,16 +9,21 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from model.batch import Batch
 from model.bert import BertForPreTraining
 from model.errors import UserError
 from pretrain.data import Corpus
+from pretrain.finetune.pretrained import Pretrained
 from pretrain.interop.huggingface_import import import_model
 from pretrain.use.export import export
-from pretrain.use.fill import Filler
+from pretrain.use.fill import Filler, fill_text
+from pretrain.use.grow import own_tokenizer
+from pretrain.use.trained import open_trained
 from tests.support.run_on_disk import generic_weights, make_corpus, make_run
 
 TEXT = "The old river [MASK] near a house."
@@ -100,6 +106,50 @@ def test_tokenizers_of_every_kind_go_along(tmp_path, kind):
     special = corpus.special
     assert ids == [special.cls, *first, special.sep, *second, special.sep]
     assert tokenizer.mask_token_id == special.mask
+
+
+def given_sentencepiece(folder: Path) -> Path:
+    """With the names that SentencePiece itself gives, and no [MASK]."""
+    model = io.BytesIO()
+    sentences = ["The old river runs near a house.", "A cat sings in the garden.", "Trees stand by the river."] * 20
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences), model_writer=model, vocab_size=60, hard_vocab_limit=False, minloglevel=2
+    )
+    (folder / "given.model").write_bytes(model.getvalue())
+    return folder / "given.model"
+
+
+def given_byte_bpe(folder: Path) -> Path:
+    library = Tokenizer(models.BPE())
+    library.pre_tokenizer, library.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    library.train_from_iterator(["The old river runs near a house."] * 20, trainer)
+    library.save(str(folder / "given.json"))
+    return folder / "given.json"
+
+
+@pytest.mark.parametrize("make", [given_sentencepiece, given_byte_bpe])
+def test_a_given_tokenizer_keeps_its_names_and_ids_through_every_verb(tmp_path, make):
+    corpus = make_corpus(tmp_path / "small", vocab=make(tmp_path))
+    make_run(tmp_path / "run", corpus)
+    folder = export(tmp_path / "run")
+    tokenizer = Pretrained(folder).tokenizer()  # what fine-tuning uses
+    assert tokenizer.mask_token == corpus.tokenizer.special_names[-1] and len(tokenizer) <= corpus.vocab_size
+    assert tokenizer("The old river")["input_ids"][1:-1] == corpus.tokenizer.encode("The old river")
+    assert tokenizer.special_tokens_map["cls_token"] == "<s>"
+    [(_, guess), *_] = fill_text(Filler(open_trained(tmp_path / "run").model, corpus), "The old [MASK] runs.", 1)
+    assert guess.startswith("The old ") and guess.endswith(" runs.")
+    again = export(tmp_path / "run", tmp_path / "again")
+    assert (again / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    own = own_tokenizer(folder)
+    assert own.encode("The old river") == corpus.tokenizer.encode("The old river")
+    assert own.special == corpus.special
 
 
 def test_the_model_card_tells_recipe_data_losses_stages_and_changes(corpus, tmp_path):
