@@ -23,13 +23,15 @@ class Masking(Section):
     """What to mask."""
 
     mask_rate: Annotated[Number, Field(gt=0, lt=1)] = 0.15
-    """Share of the tokens that the model has to predict, special tokens counted."""
+    """Fraction of a sequence's tokens that the model must predict (special tokens count). BERT uses 0.15."""
     whole_word: bool = False
-    """Mask all pieces of a word together."""
+    """Mask all pieces of a word together, which makes the task harder and usually helps fine-tuning."""
     max_span: Positive = 1
-    """Mask spans of up to this many neighbouring words (or tokens, without `whole_word`)."""
+    """Mask spans of up to this many neighbouring words (or tokens, without `whole_word`). 1 masks single ones; ALBERT
+    uses 3, SpanBERT 10."""
     span_lengths: Literal["inverse", "geometric"] = "inverse"
-    """How probable a span of n is: as 1/n (ALBERT) or as 0.8^n (SpanBERT, with `max_span` 10)."""
+    """Probability of a span of length n: proportional to 1/n (`inverse`, ALBERT) or to 0.8^n (`geometric`, SpanBERT).
+    Matters only with `max_span` above 1."""
 
     def span_shares(self) -> np.ndarray:
         """[max_span] how probable each span length is."""

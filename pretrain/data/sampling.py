@@ -23,11 +23,13 @@ class Sampling(Section):
     """How text becomes rows."""
 
     sentence_pairs: Literal["none", "nsp", "sop"] = "none"
-    """The sentence objective: none, next-sentence prediction (BERT), or sentence order (ALBERT)."""
+    """The second objective: `none`, next-sentence prediction (`nsp`, BERT) or sentence order (`sop`, ALBERT). Use
+    `none` unless you reproduce a paper that has one."""
     short_probability: Annotated[Number, Field(ge=0, le=1)] = 0.0
-    """Share of the sequences cut to a random shorter length (0.1 in BERT)."""
+    """Fraction of the sequences that are cut to a random shorter length. BERT uses 0.1; 0 wastes no tokens."""
     pack: bool = False
-    """Put several sequences in a row, blind to each other, instead of padding."""
+    """Put several sequences in one row instead of padding it; they do not see each other. Use it if many documents are
+    shorter than a row."""
 
     @property
     def num_special(self) -> int:

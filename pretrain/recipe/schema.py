@@ -15,7 +15,7 @@ from pretrain.stage_rules.until import Until
 
 class FromCorpus(Section):
     corpus: str
-    """Folder that `prepare` wrote, or a YAML file that mixes several: lines of folder and weight."""
+    """Folder that `prepare` wrote, or a YAML file that mixes several corpora: a line `folder: weight` for each."""
 
 
 class Data(Sampling, Masking, FromCorpus):
