@@ -51,7 +51,7 @@ def with_noise(
     target: BertConfig, spec: ParameterSpec, record: Record, maps: Mapping[str, AxisMap], strength: float, seed: int
 ) -> Record:
     """Plus `strength` times fresh weights minus their mean over the copies of each unit, where the parameter consumes
-    copies: what it puts out stays, and from now on each copy gets gradients of its own."""
+    copies: its output stays, and from now on each copy gets its own gradients."""
     consumed = [(i, axis.name) for i, axis in enumerate(spec.axes) if axis.role == "consumed" and axis.name in maps]
     if not strength or not consumed:
         return record

@@ -42,7 +42,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Paired:
-    """Every run of a method over the from-scratch curve of its own seed."""
+    """Every run of a method over the from-scratch curve of the same seed."""
 
     readings: dict[int, Reading]
     """By seed."""

@@ -19,7 +19,7 @@ from pretrain.stage_rules.until import length_in_words
 def print_plan(run: Run, console: Console | None = None) -> None:
     console = console or Console()
     if not console.is_terminal:
-        console.width = 140  # a log has no width of its own; do not wrap to 80
+        console.width = 140  # a log has no width; do not wrap to 80
     console.print(plan_tables(run))
 
 

@@ -119,7 +119,7 @@ def export_weights(config: BertConfig, weights: dict[str, Tensor]) -> dict[str, 
         if name in weights:
             padded[corner(weights[name].shape)] = weights[name]
         for theirs in huggingface_names(plain, spec):
-            # A tensor of its own for each layer that shares a block: safetensors writes no tensor twice.
+            # A separate tensor for each layer that shares a block: safetensors writes no tensor twice.
             state[theirs] = padded.reshape(merged_shape(spec)).clone()
     return state
 

@@ -16,7 +16,7 @@ added: dict[str, str] = {}
 
 
 def set_environment() -> None:
-    """Sets what is not set yet, for this process and its children. To be called before torch is imported."""
+    """Sets what is not set yet, for this process and its children. Call it before importing torch."""
     for name, value in _defaults().items():
         if name not in os.environ:
             os.environ[name] = added[name] = value

@@ -109,12 +109,12 @@ def start_child(
 
 
 def run_verb(*arguments: str) -> int:
-    """One verb in a plain process of its own. Returns its exit code."""
+    """One verb in a separate plain process. Returns its exit code."""
     return run_module("pretrain", *arguments)
 
 
 def run_module(module: str, *arguments: str) -> int:
-    """`python -m MODULE` in a plain process of its own. Returns its exit code."""
+    """`python -m MODULE` in a separate plain process. Returns its exit code."""
     return shell_code(start_child([sys.executable, "-m", module, *arguments]).wait())
 
 

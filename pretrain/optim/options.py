@@ -1,6 +1,6 @@
 """What an optimizer says of itself: its options in a recipe, and what follows from them. No torch until a run needs it.
 
-Every optimizer is one subclass, in a file or folder of its own, listed in `pretrain/optim/__init__.py`.
+Every optimizer is one subclass, in its own file or folder, listed in `pretrain/optim/__init__.py`.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ SWEPT = {"micro_batch": (4, 8, 16, 32, 64), "zero": (0, 1, 2, 3), "tp": (1, 2, 4
 
 @dataclass(frozen=True)
 class Profile:
-    """What to measure of which recipe."""
+    """A recipe and what to measure of it."""
 
     recipe: str
     overrides: tuple[str, ...]
@@ -38,7 +38,7 @@ class Profile:
     """Steps more under the profiler; 0: no breakdown and no trace."""
 
     def run(self, label: str, overrides: Sequence[str] = (), nproc: int | None = None) -> Measurement:
-        """One configuration in processes of its own. Raises UserError when the recipe does not allow it."""
+        """One configuration in separate processes. Raises UserError when the recipe does not allow it."""
         nproc = nproc or self.nproc
         overrides = (*self.overrides, *overrides)
         resolve(load_recipe(self.recipe, overrides), self._vocab_size(), nproc)

@@ -1,5 +1,5 @@
 """Rules that end a stage before its length is over, one file each, and this list. `until.py` makes the recipe's keys of
-it. `split.py` is the rule that divides a stage; it has a key of its own."""
+it. `split.py` is the rule that divides a stage; it has its own key."""
 
 from pretrain.stage_rules.auto import Auto
 from pretrain.stage_rules.base import StageRule

@@ -64,7 +64,7 @@ class PairsDisagree(LayersDisagree):
 
 
 def split_groups(block_of: Sequence[int], after: Collection[int]) -> list[int]:
-    """The block of every layer, once the uses of a block above each layer in `after` get a block of their own."""
+    """The block of every layer, once the uses of a block above each layer in `after` get a separate block."""
     newest: dict[int, int] = {}
     """For each old block, the new block of its next use."""
     blocks = []

@@ -1,4 +1,4 @@
-"""Sharing blocks and giving layers blocks of their own."""
+"""Sharing blocks and giving layers their own blocks."""
 
 import pytest
 import torch

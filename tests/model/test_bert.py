@@ -9,7 +9,7 @@ from tests.support.running import build, random_batch, small_config
 
 
 def one_by_one(batch: Batch) -> list[tuple[torch.Tensor, Batch]]:
-    """Each segment as a batch of its own, with its flat positions in the given batch."""
+    """Each segment as a separate batch, with its flat positions in the given batch."""
     singles = []
     flat = batch.segments.flatten()
     for row in range(batch.segments.shape[0]):

@@ -1,6 +1,6 @@
 """A real SLURM on this machine: a login node with slurmctld and munged, and several nodes with a slurmd each.
 
-Each node is a machine of its own (machines.py) that can be switched off, cut off and slowed down. Where namespaces are
+Each node is a separate machine (machines.py) that can be switched off, cut off and slowed down. Where namespaces are
 not permitted, all nodes are this one machine, on its loopback device. Their names do not resolve, as on some real
 clusters: only NodeAddr leads anywhere. The first node has two GPUs, the others one; SLURM counts them, torch sees none.
 
@@ -94,7 +94,7 @@ class Cluster:
 
     @property
     def isolated(self) -> bool:
-        """Whether each node is a machine of its own."""
+        """Whether each node is a separate machine."""
         return not self.why_not_isolated
 
     def start(self) -> None:

@@ -144,7 +144,7 @@ def recipes_of_results() -> dict[str, dict]:
 
 
 def execute_all(folder: Path, commands: list[Command]) -> dict[str, tuple[int, str]]:
-    """Exit code and output of each line, all in one process of its own, which imports torch only once."""
+    """Exit code and output of each line, all in one separate process, which imports torch only once."""
     jobs = {command.line: command.arguments for command in commands}
     environment = {**os.environ, "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "RANK": "0"}
     python = [sys.executable, "-m", __name__]

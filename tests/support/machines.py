@@ -25,7 +25,7 @@ NETWORKS = {"eth0": "192.168.77", "ib0": "10.77.0"}
 FABRIC = "ib0"
 TOOLS = ("ip", "tc", "nsenter", "unshare", "setpriv")
 
-# Process 1 of a machine: $1 its name, $2 a folder of its own, the others folders below /tmp that all machines share.
+# Process 1 of a machine: $1 its name, $2 its own folder, the others folders below /tmp that all machines share.
 # The new /tmp is furnished elsewhere and moved into place, because it hides the old one.
 PROCESS_1 = """
 set -eu

@@ -1,4 +1,4 @@
-"""The wheel, installed into a folder of its own and used from another one: prepare, train on two processes, doctor.
+"""The wheel, installed into one folder and used from another: prepare, train on two processes, doctor.
 
 What Espalier depends on comes from this environment, so that the test downloads nothing.
 """

@@ -43,6 +43,6 @@ class WithSubModels(Shape):
         return share * (1 - layer // self.sub_models / self.num_sub_models) if self.sub_models else share
 
     def trained_share(self, layer: int) -> float:
-        """A layer is trained at one depth of all."""
+        """A layer is trained at exactly one of the depths."""
         share = super().trained_share(layer)
         return share / (self.num_sub_models * self.run_share(layer)) if self.sub_models else share

@@ -1,4 +1,4 @@
-"""A layer of which each step draws whether it runs, and whether it is trained.
+"""A layer that runs, and is trained, only in the steps that draw it.
 
 What is below the layers being trained runs without gradients; its own are zero, so an optimizer's momentum fades as it
 does where layers are dropped. In evaluation every layer runs.

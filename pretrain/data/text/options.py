@@ -43,7 +43,7 @@ class PrepareOptions:
     valid_share: float = 0.01
     """The share of documents held out for validation, chosen by a hash of their text."""
     document_tokens: int | None = None
-    """Cut documents longer than this many tokens at sentence ends, into documents of their own that shuffle well."""
+    """Cut documents longer than this many tokens at sentence ends, into separate documents that shuffle well."""
     deduplicate: bool = False
     """Keep only the first of documents with the same text."""
     min_tokens: int = 0

@@ -59,7 +59,7 @@ class _Counts:
 class SplitWriter:
     """Appends documents to NAME-00000, NAME-00001, ...; a shard is closed when it holds `shard_tokens` or more.
 
-    Only counts are held in memory; lengths and boundaries lie in files of their own until a shard is closed.
+    Only counts are held in memory; lengths and boundaries lie in separate files until a shard is closed.
     """
 
     directory: Path

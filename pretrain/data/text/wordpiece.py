@@ -148,7 +148,7 @@ def character_counts(texts: Iterable[str], tokenizer: Tokenizer) -> dict[str, in
 
 
 def _stands_alone(character: str) -> bool:
-    """Whether BERT's pre-tokenizer always makes a word of its own of it, so that it never continues one."""
+    """Whether BERT's pre-tokenizer always makes a separate word of it, so that it never continues one."""
     is_ascii_symbol = character.isascii() and not character.isalnum()
     is_chinese = "\u3400" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff" or character >= "\U00020000"
     return is_ascii_symbol or is_chinese or unicodedata.category(character).startswith("P")

@@ -1,6 +1,6 @@
 """What holds for every variant: TP 1 = 2 in float64 over full, padded and packed rows, bf16, the table is the model.
 
-A variant adds a line here and its own behaviour in a file of its own.
+A variant adds a line here and its own behaviour in its own file.
 """
 
 import numpy as np

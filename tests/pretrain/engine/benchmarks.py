@@ -99,7 +99,7 @@ LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCH
 
 
 def alone(rank: int, *arguments: object) -> None:
-    """A command of its own, started by rank 0 while the others wait."""
+    """A separate command, started by rank 0 while the others wait."""
     if rank == 0:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHED)}
         subprocess.run([sys.executable, *map(str, arguments)], check=True, env=inherited, stdout=subprocess.DEVNULL)

@@ -68,7 +68,7 @@ def write_programs(folder: Path, real_torchrun: bool = False) -> None:
 
 
 class Ranks:
-    """A launcher in a process of its own, with two ranks that do one of the things above."""
+    """A launcher in a separate process, with two ranks that do one of the things above."""
 
     def __init__(self, folder: Path, what: str, real_torchrun: bool = False):
         write_programs(folder, real_torchrun)
@@ -164,7 +164,7 @@ def test_ctrl_c_ends_ranks_and_launcher(ranks):
 
 @pytest.mark.parametrize("whom", ["launcher", "torchrun"])
 def test_ranks_are_gone_within_two_seconds_of_a_killed(ranks, whom):
-    """They have sessions of their own and no reason to look up."""
+    """They have their own sessions and no reason to look up."""
     run = ranks("deaf", real_torchrun=whom == "launcher")
     pids, agent = run.pids(), run.agent()
     kill(run.launcher.pid if whom == "launcher" else agent, signal.SIGKILL)

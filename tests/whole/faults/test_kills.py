@@ -10,7 +10,7 @@ from tests.support.launching import HOME
 
 @pytest.mark.timeout(600)
 def test_a_dozen_kills_lose_nothing():
-    """In a process of its own, which forks: this one has threads."""
+    """In a separate process, which forks: this one has threads."""
     command = [sys.executable, "-m", "tests.whole.faults.campaign", "--kills", "12", "--seed", "0"]
     done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stdout + done.stderr

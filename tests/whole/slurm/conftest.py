@@ -26,7 +26,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def breakable(cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster, for tests that need nodes of their own."""
+    """The cluster, for tests that need their own nodes."""
     if not cluster.isolated:
         pytest.skip(f"all nodes share one network: {cluster.why_not_isolated}")
     try:
