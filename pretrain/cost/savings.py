@@ -39,19 +39,22 @@ def compare_costs(run: Run) -> CostComparison:
     def cost(config: BertConfig | None = None, sequence: int | None = None) -> float:
         return sum(stage_flops(stage, rate, config, sequence) * stage.length for stage in run.stages)
 
-    return CostComparison(cost(), cost(target_config(run)), cost(target_config(run), last.sequence))
+    target = target_config(run)
+    return CostComparison(cost(), cost(target), cost(target, last.sequence))
 
 
 def target_config(run: Run) -> BertConfig:
     """The most expensive shape of the run (the last if several are), with nothing frozen, skipped or to be pruned."""
-    whole = [stage.config.without(Flag.NOT_IN_TARGET) for stage in run.stages]
+    configs = dict.fromkeys(stage.config for stage in reversed(run.stages))  # each once: the cost takes a while
+    whole = [config.without(Flag.NOT_IN_TARGET) for config in configs]
     sequence, rate = run.stages[-1].sequence, run.recipe.data.mask_rate
-    return max(reversed(whole), key=lambda config: training_flops(config, 1, sequence, round(sequence * rate)))
+    return max(whole, key=lambda config: training_flops(config, 1, sequence, round(sequence * rate)))
 
 
 def changes_shape(run: Run) -> bool:
     """Whether some stage has a different shape from the target."""
-    return any(stage.config != target_config(run) for stage in run.stages)
+    target = target_config(run)
+    return any(stage.config != target for stage in run.stages)
 
 
 def stage_flops(
