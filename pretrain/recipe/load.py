@@ -12,7 +12,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 from model.errors import UserError, nearest
 from pretrain.recipe.library import read_values
 from pretrain.recipe.schema import Recipe
-from pretrain.settings.yaml_text import parse
+from pretrain.settings.yaml_text import parse, shown
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -43,7 +43,10 @@ def _explain(schema: type[BaseModel], error: ValidationError, section: str) -> s
     # An unknown key is the likeliest cause of the other faults: a misspelt key is also missing.
     faults = error.errors()
     fault = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
-    path = [part for part in fault["loc"] if not _is_type_tag(part)]
+    *above, last = fault["loc"] or ("",)
+    is_key = fault["type"] == "extra_forbidden"  # as the user wrote it, with hyphens for example
+    path = [part for part in above if not _is_type_tag(part)] + ([last] if is_key or not _is_type_tag(last) else [])
+    path = [part for part in path if part != ""]
     key = ".".join(str(part) for part in ([section] if section else []) + path)
     if fault["type"] == "extra_forbidden":
         choices = _keys_at(schema, path[:-1])
@@ -53,12 +56,12 @@ def _explain(schema: type[BaseModel], error: ValidationError, section: str) -> s
     if fault["type"] == "value_error":
         return f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
     if fault["type"] == "model_type":
-        return f"{key} is {fault['input']!r}; write a mapping of keys: {', '.join(_keys_at(schema, path))}"
+        return f"{key} is {shown(fault['input'])}; write a mapping of keys: {', '.join(_keys_at(schema, path))}"
     choices = re.findall(r"'([^']*)'", fault["ctx"]["expected"]) if fault["type"] == "literal_error" else []
     hint = nearest(str(fault["input"]), choices) if len(choices) > 3 else ""  # fewer are seen at a glance
     is_also_bool = choices and any(other["loc"] == (*fault["loc"][:-1], "bool") for other in faults)  # Literal | bool
     or_switch = ", true or false" if is_also_bool else ""
-    return f"{key} is {fault['input']!r}{hint}: {_lower_first(fault['msg'])}{or_switch}"
+    return f"{key} is {shown(fault['input'])}{hint}: {_lower_first(fault['msg'])}{or_switch}"
 
 
 def _is_type_tag(part: int | str) -> bool:
