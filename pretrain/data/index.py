@@ -59,8 +59,7 @@ class RowIndex:
     """
 
     def __init__(self, split: Split, sampling: Sampling, seed: int, sequence_length: int, start: DataPosition) -> None:
-        if sequence_length < 2 * sampling.num_special:
-            shortest = 2 * sampling.num_special
+        if sequence_length < (shortest := sampling.shortest_row):
             raise UserError(f"sequence {sequence_length} is too short; it must be at least {shortest} tokens")
         if sampling.sentence_pairs == "nsp" and split.num_documents < 2:
             raise UserError(

@@ -36,6 +36,11 @@ class Sampling(Section):
         """Special tokens of a piece: [CLS] and [SEP], and a second [SEP] after a second sentence."""
         return 2 if self.sentence_pairs == "none" else 3
 
+    @property
+    def shortest_row(self) -> int:
+        """Tokens that a row needs at least, for as much text as there are special tokens."""
+        return 2 * self.num_special
+
 
 @dataclass(frozen=True)
 class Columns:

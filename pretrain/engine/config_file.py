@@ -27,6 +27,23 @@ OWNED_BY_RECIPE = {
 """DeepSpeed's keys that may only be left out or "auto", and where the recipe sets them."""
 
 
+KNOWN_KEYS = (
+    *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"),
+    *("managed_gradient_accumulation", "optimizer", "scheduler", "fp16", "bf16", "bfloat16", "torch_autocast"),
+    *("data_types", "communication_data_type", "seq_parallel_communication_data_type", "prescale_gradients"),
+    *("gradient_predivide_factor", "gradient_allreduce_op", "sparse_gradients", "disable_allgather"),
+    *("zero_optimization", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "disable_python_gc"),
+    *("activation_checkpointing", "steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state"),
+    *("log_level", "timers", "comms_logger", "flops_profiler", "tensorboard", "wandb", "csv_monitor", "comet"),
+    *("autotuning", "aio", "elasticity", "checkpoint", "datastates_ckpt", "compile", "data_efficiency"),
+    *("curriculum_learning", "progressive_layer_drop", "eigenvalue", "compression_training", "sparse_attention"),
+    *("pipeline", "hybrid_engine", "dataloader_drop_last", "use_data_before_expert_parallelism", "vocabulary_size"),
+    *("tensor_parallel", "sequence_parallel_size", "data_parallel_size", "mesh_device", "weight_quantization"),
+    *("expert_parallel", "amp"),
+)
+"""The keys at the top of DeepSpeed's configuration: DeepSpeed 0.19 ignores any other without a word."""
+
+
 def load_engine_file(path: str) -> dict[str, Any]:
     """Reads a DeepSpeed JSON, from the working directory or the project. UserError names the file and the key."""
     file = next((file for file in (Path(path), PROJECT / path) if file.is_file()), None)
@@ -41,6 +58,10 @@ def load_engine_file(path: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path} holds no DeepSpeed configuration: it has to be a JSON object")
 
+    for key in config:
+        if key not in KNOWN_KEYS:
+            hint = nearest(key, KNOWN_KEYS)
+            raise UserError(f"{path} sets {key}, which DeepSpeed does not know{hint}; correct or remove it")
     for key, owner in OWNED_BY_RECIPE.items():
         value = value_at(config, key)
         if value not in (None, "auto"):
@@ -57,28 +78,36 @@ def load_engine_file(path: str) -> dict[str, Any]:
         raise UserError(
             f"{path} sets zero_optimization.reduce_bucket_size to {json.dumps(bucket)}; give a number of elements"
         )
-    _check_zero(path, config["zero_optimization"])
-    if not isinstance(scaler := config.get("fp16", {}), dict):
-        raise UserError(f"{path} sets fp16 to {json.dumps(scaler)}; make it a section, or remove it")
+    _check_sections(path, config)
     return config
 
 
-def _check_zero(path: str, section: dict[str, Any]) -> None:
+def _check_sections(path: str, config: dict[str, Any]) -> None:
     """What DeepSpeed would refuse when an engine is built, minutes later and in sixty lines."""
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # takes seconds to import
 
-    try:
-        DeepSpeedZeroConfig(**section)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(["zero_optimization", *map(str, fault["loc"])])
-        if fault["type"] == "extra_forbidden":
-            known = [field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items()]
-            hint = nearest(str(fault["loc"][-1]), known)
-            raise UserError(f"{path} sets {key}, which DeepSpeed does not know{hint}; correct or remove it") from None
-        raise UserError(
-            f'{path} sets {key} to {fault["input"]!r}: {fault["msg"]}; correct it, or leave it "auto"'
-        ) from None
+    for name, schema in (
+        ("zero_optimization", DeepSpeedZeroConfig),
+        ("fp16", DeepSpeedFP16Config),
+        ("bf16", DeepSpeedBF16Config),
+    ):
+        if not isinstance(section := config.get(name, {}), dict):
+            raise UserError(f"{path} sets {name} to {json.dumps(section)}; make it a section, or remove it")
+        try:
+            schema(**section)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            key = ".".join([name, *map(str, fault["loc"])])
+            if fault["type"] == "extra_forbidden":
+                known = [field.alias or name for name, field in schema.model_fields.items()]
+                hint = nearest(str(fault["loc"][-1]), known)
+                raise UserError(
+                    f"{path} sets {key}, which DeepSpeed does not know{hint}; correct or remove it"
+                ) from None
+            raise UserError(
+                f'{path} sets {key} to {fault["input"]!r}: {fault["msg"]}; correct it, or leave it "auto"'
+            ) from None
 
 
 def _said(config: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from model.errors import UserError
 from pretrain.engine.config_file import load_engine_file
 from pretrain.recipe.checks.exactness import check_exactness
 from pretrain.recipe.checks.layout import check_layout
+from pretrain.recipe.checks.rows import check_rows
 from pretrain.recipe.checks.saved_states import check_shapes_of_saved_states
 from pretrain.recipe.checks.schedule import check_schedule
 from pretrain.recipe.checks.stage_rules import check_ends, check_keys
@@ -17,7 +18,7 @@ from pretrain.recipe.layout import data_parallel_size, micro_batches
 from pretrain.recipe.learning_rate import learning_rate
 from pretrain.recipe.rules import until_in_steps
 from pretrain.recipe.run import ResolvedStage, Run
-from pretrain.recipe.schema import Recipe, Stage
+from pretrain.recipe.schema import Data, Recipe, Stage
 from pretrain.recipe.shapes import first_shape, next_shape
 from pretrain.recipe.shares import counted_steps, whole_model
 from pretrain.recipe.timeline import Timeline, timeline
@@ -37,7 +38,7 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
             inherited = inherited.for_stage(stage, recipe)
             before = stages[-1] if stages else None
             resolved = _resolve_stage(recipe, index, inherited, before, clock, corpus_vocab_size, num_ranks)
-            _check_stage(resolved, before, inherited.engine_file)
+            _check_stage(resolved, before, inherited.engine_file, recipe.data)
             stages.append(resolved)
     run = Run(recipe, num_ranks, clock.unit, tuple(stages), learning_rate(recipe, stages, clock.unit))
     check_ends(run)
@@ -96,8 +97,9 @@ def _resolve_stage(
     )
 
 
-def _check_stage(stage: ResolvedStage, before: ResolvedStage | None, engine_file: str) -> None:
+def _check_stage(stage: ResolvedStage, before: ResolvedStage | None, engine_file: str, data: Data) -> None:
     config: BertConfig = stage.config
+    check_rows(data, stage.sequence)
     if stage.sequence > config.max_positions:
         raise UserError(
             f"sequence {stage.sequence} is longer than model.max_positions {config.max_positions}; "

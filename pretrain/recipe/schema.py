@@ -189,7 +189,7 @@ class Paper(Section):
 class Recipe(Section):
     """A whole pretraining run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: Annotated[str, Field(pattern=r"^\.*[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
     """Name of the run and of its folder under runs/. Defaults to the name of the file."""
     extends: Annotated[str | None, Field(exclude=True)] = None
     """Another recipe, by file or name, that this one builds on. This file then gives only what differs."""
@@ -199,7 +199,7 @@ class Recipe(Section):
     hours: Annotated[Number, Field(gt=0)] | None = None
     """Length of the run in hours of training, instead of `steps`. Stages and schedule then follow the clock. Use it for
     a fixed budget of time."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed for weight initialization, data order, masking and dropout."""
     start: str | None = None
     """Folder with the initial weights of the first stage: a checkpoint of Espalier, Hugging Face transformers or

@@ -5,6 +5,13 @@ from pretrain.recipe.run import Run
 
 
 def check_schedule(run: Run) -> None:
+    """Raises UserError for a warm-up, a hold or a climb after a change of shape that is longer than its part."""
+    for stage in run.stages:
+        if stage.rewarm > stage.length:
+            raise UserError(
+                f"stage {stage.name}: schedule.rewarm ({run.moment(stage.rewarm)}) is longer than the stage "
+                f"({run.moment(stage.length)}), which would end before its learning rate is reached; lower it"
+            )
     for phase in run.learning_rate.phases:
         if phase.warmup + phase.hold > phase.length:
             names = [stage.name for stage in run.stages if stage.restart is not None and stage.start == phase.start]

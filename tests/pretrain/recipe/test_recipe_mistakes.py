@@ -17,6 +17,8 @@ batch: {global: 8}
 """
 STAGES = VALUES + "stages:\n  - {name: a, steps: 500}\n  - {name: b}\n"
 CLOCK = STAGES.replace("steps: 1000", "hours: 2").replace("steps: 500", "hours: 1")
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
+"""Nine to the power of nine values."""
 
 
 @pytest.fixture
@@ -69,6 +71,9 @@ def test_a_folder_of_its_name_does_not_hide_a_recipe(tmp_path, monkeypatch):
         ("{{a: 1}: 3}", "line 1: a key must be a plain word, not {'a': 1}"),
         ("steps: !!int soon", "invalid literal for int()"),
         ("steps: \x01", "special characters are not allowed"),
+        ("[" * 3000, "line 1: lists and mappings are nested too deep; 50 levels are allowed"),
+        ("a: &a {b: *a}", "lists and mappings are nested too deep; 50 levels are allowed"),
+        (BOMB, "its anchors make more than 100,000 values; write the values out"),
     ],
 )
 def test_yaml(mistake, text, message):
@@ -105,7 +110,18 @@ def test_yaml(mistake, text, message):
                 "loss: 2.2": "loss is 2.2; write a mapping of keys: every, checks, below",
             }.items()
         ),
+        ("steps: 1000", "steps: 1000\nname: ..", "name is '..': string should match pattern"),
+        ("steps: 1000", f"steps: 1000\nseed: {2**64}", "seed is 18446744073709551616: input should be less than"),
+        ("preset: base", "preset: base, layers: 1000000000", "layers is 1000000000: input should be less than"),
+        # rows, spans and climbs
+        ("steps: 1000", "steps: 1000\nsequence: 3", "stage a: sequence 3 is too short; it must be at least 4 tokens"),
+        ("{name: b}", "{name: b, sequence: 3}", "stage b: sequence 3 is too short; it must be at least 4 tokens"),
+        ("none}", "none, max_span: 1000000000}", "data.max_span 1000000000 is longer than a row of 128 tokens"),
+        ("{name: b}", "{name: b, schedule: {rewarm: 80%}}", "stage b: schedule.rewarm (800 steps) is longer than the"),
         # words
+        ("batch: {global: 8}", "batch: {global: 8}\nbatch-size: 4", "unknown key batch-size (did you mean 'batch'?)"),
+        ("{lr: 1e-3}", "{lr: 1e-3, learning-rate: 4}", "unknown key optimizer.learning-rate"),
+        ("steps: 1000", f"steps: 1000\nprecision: {'x' * 10_000}", f"precision is '{'x' * 199}...: input should be"),
         ("steps: 1000", "steps: 1000\ncompile: Auto", "compile is 'Auto': input should be 'auto', true or false"),
         ("steps: 1000", "steps: 1000\ncompile: [1]", "compile is [1]: input should be 'auto', true or false"),
         ("steps: 500", "steps: 500, split: true", "stages.0.split is True; write a mapping of keys: every, checks"),
@@ -168,6 +184,15 @@ def test_steps_in_a_run_of_hours(mistake, old, new, message):
             "zero_optimization.offload_optimizer.device to 'gpu': Input should be 'none', 'cpu' or 'nvme'",
         ),
         (b'{"zero_optimization": {"stage": 1}, "fp16": true}', "fp16 to true"),
+        (b'{"zero_optimization": {"stage": 1}, "bf16": [1]}', "bf16 to [1]; make it a section, or remove it"),
+        (
+            b'{"zero_optimization": {"stage": 1}, "fp16": {"initial_scale_pwer": 4}}',
+            "fp16.initial_scale_pwer, which DeepSpeed does not know (did you mean 'initial_scale_power'?)",
+        ),
+        (
+            b'{"zero_optimization": {"stage": 1}, "wall_clock_brakdown": true}',
+            "wall_clock_brakdown, which DeepSpeed does not know (did you mean 'wall_clock_breakdown'?)",
+        ),
     ],
 )
 def test_deepspeed_files(tmp_path, content, message):
