@@ -25,8 +25,7 @@ def import_start(path: Path, config: BertConfig, seed: int) -> TrainingState:
     `save_checkpoint` wrote. What only Espalier's model has (a head the other lacks) is fresh, drawn from `seed`.
     Raises UserError when it is none of these or its shapes are not those of `config`.
     """
-    if not path.is_dir():
-        raise UserError(f"start {path} does not exist; name a folder with a checkpoint")
+    check_start(path)
     weights = _read(path, config, seed)
     table = parameter_table(config)
     for name, spec in table.items():
@@ -43,6 +42,18 @@ def import_start(path: Path, config: BertConfig, seed: int) -> TrainingState:
     return TrainingState(config, owners, dict.fromkeys(owners, 0), records)
 
 
+def check_start(path: Path) -> None:
+    """Raises UserError where `path` is no folder that `import_start` reads. Opens no weights."""
+    if not path.is_dir():
+        raise UserError(f"start {path} does not exist; name a folder with a checkpoint")
+    holds_one = (find_checkpoint(path) / INDEX, path / "config.json", path / "latest")
+    if not any(file.is_file() for file in holds_one) and not list(path.glob("*_model_states.pt")):
+        raise UserError(
+            f"start {path} is not a checkpoint: it has neither {INDEX} (Espalier), config.json (Hugging Face) nor "
+            "*_model_states.pt (DeepSpeed)"
+        )
+
+
 def _read(path: Path, config: BertConfig, seed: int) -> dict[str, Tensor]:
     """{logical name: weight}, as far as this rank needs them."""
     if (find_checkpoint(path) / INDEX).is_file():
@@ -52,12 +63,7 @@ def _read(path: Path, config: BertConfig, seed: int) -> dict[str, Tensor]:
         } | {name: record.weight for name, record in state.records.items()}
     if (path / "config.json").is_file():
         return import_model(path, seed, say_once, sentence_head=config.sentence_head)[1]
-    if list(path.glob("*_model_states.pt")) or (path / "latest").is_file():
-        return _read_deepspeed(path, config, seed)
-    raise UserError(
-        f"start {path} is not a checkpoint: it has neither {INDEX} (Espalier), config.json (Hugging Face) nor "
-        "*_model_states.pt (DeepSpeed)"
-    )
+    return _read_deepspeed(path, config, seed)
 
 
 def _read_deepspeed(path: Path, config: BertConfig, seed: int) -> dict[str, Tensor]:

@@ -46,12 +46,18 @@ class RunFolder:
         self.report = path / "report.html"
         self.lock = path / "lock"
         self.checked_shards = path / "checked-shards.json"
-        self._left_by_a_kill = (self.lock, path / "recipe.yaml.partial")
-        """All that a run may have written before its recipe."""
+        written_first = (self.lock, self.recipe, self.versions, self.checked_shards)
+        self._written_first = {*written_first, *(file.with_name(file.name + ".partial") for file in written_first)}
+        """What a run writes before it takes a step."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is anything that another recipe could spoil: one that could not start leaves none."""
+        return self.path.is_dir() and any(path not in self._written_first for path in self.path.iterdir())
 
     def check(self, recipe: Recipe) -> None:
         """Raises UserError when the folder holds a run of another recipe, a finished one, or one that is running."""
-        if self.recipe.is_file():
+        if self.has_begun and self.recipe.is_file():
             held, ours = self._held(), lasting(recipe)
             different = sorted(key for key in held.keys() | ours.keys() if held.get(key) != ours.get(key))
             if different:
@@ -59,7 +65,7 @@ class RunFolder:
                     f"{self.path} holds a run of another recipe (its {', '.join(different)} differ); "
                     "give this run another --name, or move that folder away"
                 )
-        elif self.path.is_dir() and any(path not in self._left_by_a_kill for path in self.path.iterdir()):
+        elif self.has_begun:
             raise UserError(f"{self.path} exists and is not the folder of a run; give this run another --name")
         if self.summary.is_file():
             raise UserError(

@@ -13,6 +13,7 @@ from pretrain.data.text.prepare import file_sha256
 from pretrain.engine.agreement import raise_together
 from pretrain.engine.compilation import compiles
 from pretrain.engine.distributed import device
+from pretrain.interop.importing import check_start
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.checks.saved_states import check_saved_states
 from pretrain.recipe.checks.stage_rules import check_lengths
@@ -31,9 +32,11 @@ def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus
     run_folder.check(recipe)
     if run_folder.metrics.is_file():
         History.read(folder)  # a damaged line would stop the run at its end, which needs them all
-    if not run_folder.recipe.is_file():  # a resumed run may be past the fault, and cannot change its recipe
+    if not run_folder.has_begun:  # a resumed run may be past the fault, and cannot change its recipe
         check_lengths(run)
         check_saved_states(run)
+        if recipe.start is not None:
+            check_start(Path(recipe.start))
     return run, corpus, run_folder
 
 

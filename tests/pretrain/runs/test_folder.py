@@ -24,7 +24,13 @@ def held(**changes: Any) -> dict[str, Any]:
 
 def check(folder: Path, values: dict[str, Any], recipe: Recipe) -> None:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+    begin(folder)
     RunFolder(folder).check(recipe)
+
+
+def begin(folder: Path) -> None:
+    """As a run does that has started."""
+    (folder / "metrics.jsonl").write_text("")
 
 
 def test_a_recipe_from_before_a_key_was_added_resumes(tmp_path):
@@ -62,11 +68,22 @@ def test_where_and_how_it_runs_may_change(tmp_path):
 @pytest.mark.parametrize("text", ["", "name: little\nstages:\n- {na", "- 1\n", "\x00\x00", "[" * 3000])
 def test_a_damaged_recipe_is_one_line(tmp_path, text):
     (tmp_path / "recipe.yaml").write_text(text)
+    begin(tmp_path)
     with pytest.raises(
         UserError, match=r"recipe.yaml cannot be read .*; put the recipe there that the run was"
     ) as told:
         RunFolder(tmp_path).check(tiny_recipe(CORPUS))
     assert "\n" not in str(told.value)
+
+
+def test_a_run_that_could_not_start_leaves_its_folder_to_the_corrected_recipe(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(held(start="nowhere")))
+    for name in ("lock", "versions.json", "checked-shards.json"):
+        (tmp_path / name).write_text("{}")
+    RunFolder(tmp_path).check(tiny_recipe(CORPUS, start="somewhere"))
+    begin(tmp_path)
+    with pytest.raises(UserError, match=r"holds a run of another recipe \(its start differ\)"):
+        RunFolder(tmp_path).check(tiny_recipe(CORPUS, start="somewhere"))
 
 
 def test_a_start_that_was_killed_before_its_recipe_was_whole_is_started_again(tmp_path):
