@@ -9,6 +9,7 @@ from pretrain.engine import signals
 from pretrain.engine.exits import Stop
 from pretrain.launch.environment import set_environment
 from pretrain.launch.outcome import ExitCode, leave
+from pretrain.launch.start import is_first
 
 HELP = """usage: {program} [VERB] [OPTIONS]
 
@@ -35,7 +36,7 @@ def main(arguments: list[str], program: str = "./launch.sh") -> int:
 
         return call_verb(verb_function(name), rest, f"{program} {name}") or ExitCode.DONE
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first():
             print(f"espalier: {error}", file=sys.stderr)
         return leave(error.code) if isinstance(error, Stop) else ExitCode.MISTAKE
     except KeyboardInterrupt:  # a rank of `train` gets here only before it listens for signals

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from pretrain.cli.arguments import OptionalInt, OptionalStr, Overrides, RecipeName, read_span
 from pretrain.launch.local import run_verb
-from pretrain.launch.start import is_rank, num_nodes, ranks_per_node, start_ranks, train_arguments
+from pretrain.launch.start import expected_ranks, is_rank, start_ranks, train_arguments
 
 if TYPE_CHECKING:
     from pretrain.recipe import Recipe
@@ -36,16 +36,16 @@ def train(
     if is_rank():
         train_as_rank(recipe, overrides, name, runs, span)
         return 0
-    num_ranks = ranks_per_node(nproc)
     if dry_run:
-        check(recipe, overrides, name, runs, num_ranks * num_nodes())
+        check(recipe, overrides, name, runs, expected_ranks(nproc))
         return 0
     arguments = train_arguments(recipe, overrides, name, runs)
     if profile_steps:
         arguments += ["--profile-steps", profile_steps]
     # One plain process checks the recipe first: a user's mistake is one line, not a failure of every rank.
-    mistake = run_verb(*arguments, "--nproc", str(num_ranks), "--dry-run")
-    return mistake or start_ranks(["pretrain", *arguments], num_ranks)
+    given = [] if nproc is None else ["--nproc", str(nproc)]
+    mistake = run_verb(*arguments, *given, "--dry-run")
+    return mistake or start_ranks(["pretrain", *arguments], nproc)
 
 
 def check(recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, num_ranks: int) -> None:

@@ -4,12 +4,22 @@ import os
 import shutil
 import subprocess
 
+RANKS_WITHOUT_GPUS = 2
+
+
+def ranks_of_node() -> int:
+    """How many ranks this machine runs where nobody says a number: one for each GPU, or 2."""
+    return count_gpus() or RANKS_WITHOUT_GPUS
+
 
 def count_gpus() -> int:
-    """The entries of CUDA_VISIBLE_DEVICES if it is set, else all that nvidia-smi lists."""
+    """The entries of CUDA_VISIBLE_DEVICES if it is set, else what SLURM says, else all that nvidia-smi lists."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return _count_visible(visible.split(","))
+    given = os.environ.get("SLURM_GPUS_ON_NODE", "")
+    if given.isascii() and given.isdigit():
+        return int(given)
     if shutil.which("nvidia-smi") is None:
         return 0
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True).stdout

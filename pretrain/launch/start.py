@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import UserError
-from pretrain.launch.gpus import count_gpus
+from pretrain.launch.gpus import RANKS_WITHOUT_GPUS, count_gpus, ranks_of_node
 from pretrain.launch.local import run_here
-from pretrain.launch.slurm import Job, run_on_all_nodes
-
-RANKS_WITHOUT_GPUS = 2
+from pretrain.launch.node import run_node
+from pretrain.launch.outcome import agreed_code
+from pretrain.launch.slurm import Job, Task, gpus_of_job, in_task, run_on_all_nodes
 
 
 def is_rank() -> bool:
@@ -18,24 +18,40 @@ def is_rank() -> bool:
     return "RANK" in os.environ
 
 
-def ranks_per_node(asked: int | None) -> int:
-    """What was asked for; else one rank for each GPU, or 2 on a machine without."""
-    if asked is not None:
-        return positive("--nproc", asked)
-    job = Job.from_environment()
-    return (job and job.gpus_per_node) or count_gpus() or RANKS_WITHOUT_GPUS
+def is_first() -> bool:
+    """Whether this process speaks for all of its kind: rank 0, or the first of srun's tasks."""
+    number = os.environ.get("RANK") or (os.environ.get("SLURM_PROCID") if in_task() else None)
+    return number in (None, "", "0")
 
 
-def num_nodes() -> int:
-    job = Job.from_environment()
-    return job.num_nodes if job else 1
+def expected_ranks(nproc: int | None) -> int:
+    """How many ranks there will be on all nodes, as far as this process can tell: each node counts its own GPUs.
+
+    `nproc`: how many on each node; None: one for each GPU, or 2 without.
+    """
+    if nproc is not None and nproc < 1:
+        raise UserError(f"--nproc {nproc} is too few; give at least 1")
+    job, task = Job.from_environment(), Task.from_environment()
+    if job is None:
+        return (nproc or ranks_of_node()) * (len(task.nodes) if task else 1)
+    if nproc is None and (gpus := gpus_of_job(job)):
+        return gpus
+    is_node = "SLURMD_NODENAME" in os.environ  # salloc's shell may be on a machine that is not of the job
+    return job.num_nodes * (nproc or (count_gpus() if is_node else 0) or RANKS_WITHOUT_GPUS)
 
 
-def start_ranks(module: Sequence[str], nproc: int) -> int:
-    """Runs `python -m MODULE ARGUMENTS` in `nproc` ranks per node and waits. Returns the exit code they agreed on."""
+def start_ranks(module: Sequence[str], nproc: int | None) -> int:
+    """Runs `python -m MODULE ARGUMENTS` in `nproc` ranks per node and waits. Returns the exit code they agreed on.
+
+    None: as many as each node has GPUs, or 2. In a task of srun it runs this node's part.
+    """
     sys.stdout.flush()
-    job = Job.from_environment()
-    return run_on_all_nodes(job, module, nproc) if job else run_here(module, nproc)
+    job, task = Job.from_environment(), Task.from_environment()
+    if job:
+        return run_on_all_nodes(job, module, nproc)
+    if task:
+        return agreed_code(lambda variables: run_node(task, module, nproc or ranks_of_node(), variables))
+    return run_here(module, nproc or ranks_of_node())
 
 
 def train_arguments(recipe: str, overrides: Sequence[str], name: str | None, runs: Path) -> list[str]:
@@ -44,9 +60,3 @@ def train_arguments(recipe: str, overrides: Sequence[str], name: str | None, run
     if name is not None:
         arguments += ["--name", name]
     return arguments + [word for override in overrides for word in ("--set", override)]
-
-
-def positive(name: str, number: int) -> int:
-    if number < 1:
-        raise UserError(f"{name} {number} is too few; give at least 1")
-    return number

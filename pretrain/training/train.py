@@ -60,7 +60,8 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> Non
 
 
 def _num_nodes() -> int:
-    return dist.get_world_size() // int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
+    """As torchrun counts them; nodes need not have equally many ranks."""
+    return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
 
 
 def _trainer(

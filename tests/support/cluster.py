@@ -81,7 +81,9 @@ class Cluster:
             self.login = Loopback("login", ports[0])
             self.nodes = [Loopback(name, port) for name, port in zip(names, ports[1:], strict=False)]
             self._srun_ports = ports[-40:]
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+        # DeepSpeed has set DS_ACCELERATOR in this process; on the nodes it would stand for a user's wish.
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+        self._environment = {name: value for name, value in ours.items() if name != "DS_ACCELERATOR"}
         self._environment["SLURM_CONF"] = str(folder / "slurm.conf")
 
     @staticmethod
@@ -165,7 +167,8 @@ class Cluster:
         self.run("kill", "-9", (self.folder / f"slurmd.{node.name}.pid").read_text().strip(), on=node)
 
     def restore(self) -> None:
-        """Mends every link, switches on every node, and waits until SLURM uses them all."""
+        """Ends every job, mends every link, switches on every node, and waits until SLURM uses them all."""
+        self.run("scancel", "--user=root")
         for node in self.nodes if self.isolated else []:
             if node.is_on:
                 node.signal(signal.SIGCONT)
@@ -251,11 +254,23 @@ class Cluster:
         folder: Path | None = None,
     ) -> str:
         """What a command prints that runs on a node, by default the login node."""
-        words = (on or self.login).command("env", f"--chdir={folder or HOME}", *command)
-        environment = {**self._environment, **(environment or {})}
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = self.attempt(*command, on=on, environment=environment, folder=folder)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def attempt(
+        self,
+        *command: str,
+        on: Machine | Loopback | None = None,
+        environment: dict[str, str] | None = None,
+        folder: Path | None = None,
+        input: str | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """As `run`, for commands that may fail."""
+        words = (on or self.login).command("env", f"--chdir={folder or HOME}", *command)
+        environment = {**self._environment, **(environment or {})}
+        stdin = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
+        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False, **stdin)
 
     def _field(self, job: str, name: str) -> str:
         words = self.run("scontrol", "show", "job", job).split()

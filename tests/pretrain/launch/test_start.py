@@ -1,27 +1,34 @@
 """Where ranks start, and how many."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from model.errors import UserError
-from pretrain.launch import start
-from pretrain.launch.slurm import Job
+from pretrain.launch import slurm, start
+from pretrain.launch.slurm import Job, Task
 
 JOB = {"SLURM_JOB_ID": "71234", "SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_NODELIST": "gpu[1-4]"}
 
 
 @pytest.fixture
 def in_job(monkeypatch):
-    """A function that makes this process one of a SLURM job."""
-    for name in ("SLURM_STEP_ID", "SLURM_GPUS_ON_NODE", "SLURM_RESTART_COUNT"):
-        monkeypatch.delenv(name, raising=False)
+    """A function that makes this process one of a SLURM job. `details`: what scontrol says of its nodes."""
+    for name in [
+        name for name in os.environ if name.startswith(("SLURM_", "SLURMD_")) or name == "CUDA_VISIBLE_DEVICES"
+    ]:
+        monkeypatch.delenv(name)
     monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}")
 
-    def enter(**more):
+    def enter(details: str = "", **more: str) -> None:
         for name, value in {**JOB, **more}.items():
             monkeypatch.setenv(name, value)
+        names = {"gpu[1-4]": "gpu1 gpu2 gpu3 gpu4", "gpu[2-4]": "gpu2 gpu3 gpu4"}
+        monkeypatch.setattr(
+            slurm, "ask", lambda *words: names.get(words[-1], words[-1]) if "hostnames" in words else details
+        )
 
     return enter
 
@@ -35,32 +42,63 @@ def test_the_launcher_imports_no_torch():
 def test_one_rank_for_each_gpu_or_two(monkeypatch, visible, ranks):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert start.ranks_per_node(None) == ranks
-    assert start.ranks_per_node(5) == 5
-    assert start.num_nodes() == 1
+    assert start.expected_ranks(None) == ranks
+    assert start.expected_ranks(5) == 5
 
 
-def test_what_slurm_says_counts_in_a_job(in_job, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    in_job(SLURM_GPUS_ON_NODE="8", SLURM_RESTART_COUNT="2")
-    assert Job.from_environment() == Job(71234, 4, "gpu[1-4]", 8, 2)
-    assert start.ranks_per_node(None) == 8
-    assert start.num_nodes() == 4
+def test_gpus_that_lie_unevenly_are_summed_over_the_nodes(in_job):
+    in_job(
+        details="   JOB_GRES=gpu:a100:11\n"
+        "     Nodes=gpu1 CPU_IDs=0-1 Mem=0 GRES=gpu:a100:2(IDX:0-1)\n"
+        "     Nodes=gpu[2-4] CPU_IDs=0 Mem=0 GRES=gpu:a100:3(IDX:0-2),shard:0\n"
+    )
+    assert start.expected_ranks(None) == 11
+    assert start.expected_ranks(2) == 8
 
 
-def test_a_task_of_srun_is_one_process_among_others(in_job):
-    in_job(SLURM_STEP_ID="0")
+def test_where_slurm_counts_no_gpus_this_node_stands_for_all(in_job, monkeypatch):
+    in_job(SLURMD_NODENAME="gpu1", CUDA_VISIBLE_DEVICES="0,1,2")
+    assert start.expected_ranks(None) == 12
+    monkeypatch.delenv("SLURMD_NODENAME")  # a login node stands for none
+    assert start.expected_ranks(None) == 8
+
+
+@pytest.mark.parametrize("step", [None, "4294967290", "4294967291"], ids=["none", "salloc's shell", "batch script"])
+def test_a_job_and_how_often_it_started(in_job, step):
+    in_job(SLURM_RESTART_COUNT="2", **({"SLURM_STEP_ID": step} if step else {}))
+    assert Job.from_environment() == Job(71234, 4, "gpu[1-4]", 2)
+    assert Task.from_environment() is None
+
+
+def test_a_task_of_srun_is_its_nodes_part(in_job):
+    in_job(
+        SLURM_STEP_NODELIST="gpu[2-4]",
+        SLURM_STEP_NUM_NODES="3",
+        SLURM_STEP_NUM_TASKS="3",
+        SLURM_STEP_ID="7",
+        SLURM_NODEID="1",
+    )
     assert Job.from_environment() is None
+    task = Task.from_environment()
+    assert task == Task("71234-0-7", 71234, ("gpu2", "gpu3", "gpu4"), 1)
+    assert (task.name, task.is_head) == ("gpu3", False)
+    assert start.expected_ranks(8) == 24
+
+
+def test_several_tasks_on_a_node_are_refused(in_job):
+    in_job(SLURM_STEP_NODELIST="gpu[1-4]", SLURM_STEP_NUM_NODES="4", SLURM_STEP_NUM_TASKS="32", SLURM_STEP_ID="0")
+    with pytest.raises(UserError, match="srun started 32 tasks on 4 nodes; start one on each"):
+        start.start_ranks(["nothing"], None)
 
 
 @pytest.mark.parametrize("number", [0, -2])
 def test_a_number_of_ranks_below_one_is_refused(number):
     with pytest.raises(UserError, match=f"--nproc {number} is too few"):
-        start.ranks_per_node(number)
+        start.expected_ranks(number)
 
 
 @pytest.mark.parametrize("value", ["eight", "x[$(touch /tmp/never)]", "8,4", "²"])
 def test_what_slurm_says_must_be_a_number(in_job, value):
-    in_job(SLURM_GPUS_ON_NODE=value)
-    with pytest.raises(UserError, match="SLURM_GPUS_ON_NODE is .* it must be a whole number"):
-        start.ranks_per_node(None)
+    in_job(SLURM_JOB_NUM_NODES=value)
+    with pytest.raises(UserError, match="SLURM_JOB_NUM_NODES is .* it must be a whole number"):
+        start.expected_ranks(None)

@@ -8,7 +8,6 @@ import pytest
 from pretrain.training.train import train
 from tests.support.cluster import Cluster
 from tests.support.home import HOME
-from tests.support.machines import FABRIC
 from tests.support.tiny import losses, metrics, tiny_recipe, write_recipe
 from tests.support.workers import pool
 
@@ -33,10 +32,7 @@ def submit(cluster: Cluster, recipe: Path, runs: Path, **environment: str) -> st
     command = ["train", str(recipe), "--runs", str(runs), "--nproc", "1"]
     options = dict(nodes="2", chdir=str(HOME), open_mode="append", requeue="")
     # One thread, as in the pools of ranks: sums over several threads round differently.
-    environment = {"OMP_NUM_THREADS": "1", **environment}
-    if cluster.isolated:
-        environment["GLOO_SOCKET_IFNAME"] = FABRIC
-    return cluster.submit(LAUNCH, *command, environment=environment, **options)
+    return cluster.submit(LAUNCH, *command, environment={"OMP_NUM_THREADS": "1", **environment}, **options)
 
 
 def test_a_job_of_two_nodes_is_requeued_on_a_signal_and_ends_as_if_nothing_had_happened(cluster, corpus, tmp_path):
