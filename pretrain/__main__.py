@@ -6,7 +6,7 @@ import sys
 from model.errors import UserError, nearest
 from pretrain.cli import VERBS, verb_function
 from pretrain.engine import signals
-from pretrain.engine.exits import Stop
+from pretrain.engine.exits import PeerLost, Stop
 from pretrain.launch.environment import set_environment
 from pretrain.launch.outcome import ExitCode, leave
 from pretrain.launch.start import is_first
@@ -38,7 +38,9 @@ def main(arguments: list[str], program: str = "./launch.sh") -> int:
     except UserError as error:
         if is_first():
             print(f"espalier: {error}", file=sys.stderr)
-        return leave(error.code) if isinstance(error, Stop) else ExitCode.MISTAKE
+        if isinstance(error, Stop):
+            return leave(error.code)
+        return ExitCode.PEER_LOST if isinstance(error, PeerLost) else ExitCode.MISTAKE
     except KeyboardInterrupt:  # a rank of `train` gets here only before it listens for signals
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # `plan ... | head`

@@ -13,9 +13,12 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
 from model.parallel.layout import data_parallel_group
-from pretrain.engine.exits import Stop
+from pretrain.engine.exits import Stop, lost_peer
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+YIELD_SECONDS = 5.0
+"""How long a rank that has lost another waits before it leaves."""
 
 
 def start_process_group() -> None:
@@ -43,7 +46,8 @@ def start_process_group() -> None:
 def process_group() -> Iterator[None]:
     """Joins for the length of a `with`. Ranks leave together: one that tears down while another talks can abort it.
 
-    A rank that failed leaves alone: waiting for the others would hang.
+    A rank that failed leaves alone: waiting for the others would hang. A rank that loses another raises PeerLost, a
+    little later than it could, so that the one that failed is seen to fail first.
     """
     start_process_group()
     try:
@@ -51,6 +55,12 @@ def process_group() -> Iterator[None]:
     except Stop:  # agreed by all ranks
         _leave_together()
         raise
+    except RuntimeError as error:
+        lost = lost_peer(error)
+        if lost is None:
+            raise
+        time.sleep(YIELD_SECONDS)
+        raise lost from error
     _leave_together()
 
 

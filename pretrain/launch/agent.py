@@ -1,17 +1,63 @@
-"""torchrun, in a process that dies with its launcher: `python -m pretrain.launch.agent TORCHRUN-OPTIONS`."""
+"""torchrun, in a process that dies with its launcher: `python -m pretrain.launch.agent TORCHRUN-OPTIONS`.
 
+A rank that fails prints why. torchrun would add pages on how it noticed; here it is one line, and this process ends
+with the rank's exit code.
+"""
+
+import logging
 import os
+import signal
 import sys
 
 from pretrain.launch import leash
+from pretrain.launch.outcome import ExitCode, shell_code
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     os.environ[leash.PARENT] = str(os.getpid())  # for the ranks
     from torch.distributed.run import main as torchrun
 
-    torchrun(arguments)
+    # Nothing but failures is logged by these, and those are reported below.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        torchrun(arguments)
+    except Exception as error:
+        return report(error)
+    return ExitCode.DONE
+
+
+def report(error: Exception) -> int:
+    """Says in one line what torchrun has raised. Returns the exit code."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+
+    if isinstance(error, ChildFailedError):
+        rank, failure = error.get_first_failure()
+        code = shell_code(failure.exitcode)
+        if code != ExitCode.PEER_LOST:
+            say(f"rank {rank} on {_node()} {ended(failure.exitcode)}")
+        return code
+    if isinstance(error, RendezvousError):
+        say(f"the nodes of the run have not met: {error}")
+        return ExitCode.PEER_LOST
+    raise error
+
+
+def ended(exitcode: int) -> str:
+    """How, from the exit code as Python has it: negative for a signal."""
+    if exitcode >= 0:
+        return f"ended with exit code {exitcode}"
+    name = signal.Signals(-exitcode).name
+    return f"was killed by {name}" + (", often a sign that memory ran out" if name == "SIGKILL" else "")
+
+
+def say(line: str) -> None:
+    print(f"espalier: {line}", file=sys.stderr, flush=True)
+
+
+def _node() -> str:
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -95,8 +95,12 @@ def start_child(
     environment: Mapping[str, str] | None = None,
     output: IO[bytes] | None = None,
     preexec: Callable[[], None] | None = None,
+    stderr: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Starts a process that dies with this one. `preexec` runs in it before its program does."""
+    """Starts a process that dies with this one. `output` takes stdout and, unless `stderr` says otherwise, stderr.
+
+    `preexec` runs in it before its program does.
+    """
     parent = os.getpid()
 
     def prepare() -> None:
@@ -104,7 +108,8 @@ def start_child(
         if preexec:
             preexec()
 
-    stderr = subprocess.STDOUT if output is not None else None
+    if output is not None and stderr is None:
+        stderr = subprocess.STDOUT
     return subprocess.Popen(command, env=environment, stdout=output, stderr=stderr, preexec_fn=prepare)
 
 

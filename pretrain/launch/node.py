@@ -2,38 +2,41 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from model.errors import UserError
 from pretrain.launch import environment, meeting
 from pretrain.launch.gpus import ranks_of_node
 from pretrain.launch.interfaces import interface_variables
 from pretrain.launch.local import run_ranks
-from pretrain.launch.outcome import CODE_FILE, ExitCode
+from pretrain.launch.outcome import CODE_FILE, ExitCode, agreed_code
 from pretrain.launch.slurm import COUNT_GPUS, Task, node_address, number_of, say
 
 JOIN_SECONDS = 300
 
 
-def run_node(task: Task, module: Sequence[str], nproc: int, variables: dict[str, str]) -> int:
-    """Runs this node's ranks and waits for them. Returns their exit code. `variables`: the ranks' own."""
+def run_node(task: Task, module: Sequence[str], nproc: int) -> int:
+    """Runs this node's ranks and waits for them. Returns their exit code, on the first node the one they agreed on."""
     own = node_address(task.name)
     peer = task.nodes[1 if task.is_head else 0] if len(task.nodes) > 1 else None
-    for name, value in interface_variables(own, node_address(peer) if peer else None).items():
-        variables.setdefault(name, os.environ.get(name) or value)
+    interface = interface_variables(own, node_address(peer) if peer else None)
+    variables = {name: os.environ.get(name) or value for name, value in interface.items()}
     ports = meeting.ports_from(number_of("MASTER_PORT", 20000 + task.job_id % 10000))
+
+    def run(head: str, port: int, more: Mapping[str, str]) -> int:
+        return run_ranks(module, nproc, rendezvous_options(task, own, head, port), {**variables, **more})
+
     if task.is_head:
         with meeting.invitation(task.key, ports) as port:
-            return run_ranks(module, nproc, rendezvous_options(task, own, own, port), variables)
-    variables[CODE_FILE] = os.devnull  # the first node says the exit code
+            return agreed_code(lambda code_file: run(own, port, code_file))
     head = node_address(task.nodes[0])
-    port_found = meeting.find(task.key, head, ports, number_of("ESPALIER_JOIN_SECONDS", JOIN_SECONDS))
-    if port_found is None:
+    found = meeting.find(task.key, head, ports, number_of("ESPALIER_JOIN_SECONDS", JOIN_SECONDS))
+    if found is None:
         raise UserError(
             f"node {task.name} cannot reach {head}, the first node of the job, at ports {ports[0]} to {ports[-1]}; "
             f"check the network between them, or exclude the node: sbatch --exclude={task.name}"
         )
-    return run_ranks(module, nproc, rendezvous_options(task, own, head, port_found), variables)
+    return run(head, found, {CODE_FILE: os.devnull})
 
 
 def rendezvous_options(task: Task, own_address: str, head: str, port: int) -> list[str]:
@@ -51,8 +54,7 @@ def main(arguments: list[str]) -> int:
         task = Task.from_environment()
         assert task, "srun starts this"
         nproc = None if arguments[0] == COUNT_GPUS else int(arguments[0])
-        variables = {CODE_FILE: os.environ[CODE_FILE]}
-        return run_node(task, arguments[1:], nproc or ranks_of_node(), variables)
+        return run_node(task, arguments[1:], nproc or ranks_of_node())
     except UserError as error:
         say(str(error))
         return ExitCode.MISTAKE

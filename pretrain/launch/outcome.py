@@ -13,6 +13,8 @@ class ExitCode(IntEnum):
     DONE = 0
     MISTAKE = 2
     """A user's mistake, or a fault that a restart does not mend."""
+    PEER_LOST = 69
+    """Another rank went away, with its process, its node or the network (EX_UNAVAILABLE)."""
     HUNG = 70
     """A rank made no progress and the watchdog ended the run (EX_SOFTWARE of sysexits.h)."""
     PREEMPTED = 75

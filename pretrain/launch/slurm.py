@@ -1,39 +1,24 @@
-"""Ranks on all nodes of a SLURM job: `sbatch [OPTIONS] launch.sh train RECIPE`, or the same verb within salloc.
+"""The SLURM job, or the task of srun, that this process is in.
 
-One srun task on every node starts torchrun there (node.py). `srun --ntasks-per-node=1 launch.sh train RECIPE` brings
-the tasks along: each is its node's part of the run. docs/multi-node.md has examples.
+`sbatch [OPTIONS] launch.sh train RECIPE`, or the same verb within salloc, starts a task on every node (step.py), which
+starts torchrun there (node.py). `srun --ntasks-per-node=1 launch.sh train RECIPE` brings the tasks along: each is its
+node's part of the run. docs/multi-node.md has examples.
 """
 
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from model.errors import UserError
-from pretrain.launch import environment
-from pretrain.launch.local import POLL_SECONDS, start_child
-from pretrain.launch.outcome import ExitCode, agreed_code, shell_code
-from pretrain.launch.requests import Requests
 
 COUNT_GPUS = "gpus"
 """In place of a number of ranks: each node starts one for each of its GPUs."""
 
 FIRST_RESERVED_STEP = 0xFFFFFFF0
 """From here on SLURM numbers what is not a task of srun: the batch script, the shell that salloc opens on a node."""
-
-SHARED_OUT_BY_TORCHRUN = (
-    *("SLURM_CPUS_PER_TASK", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_NTASKS_PER_GPU"),
-    *("SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK", "SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_SOCKET"),
-)
-"""What the job asked for each task, or in other words than `step_command`; srun would divide the nodes by it."""
-
-OF_ONE_NODE = ("SLURM_GPUS_ON_NODE", "SLURMD_NODENAME", "SLURM_NODEID", "SLURM_LOCALID", "SLURM_PROCID")
-"""What SLURM says of the node that this process is on."""
 
 
 @dataclass(frozen=True)
@@ -104,44 +89,6 @@ class Task:
 
 def in_task() -> bool:
     return number_of("SLURM_STEP_ID", FIRST_RESERVED_STEP) < FIRST_RESERVED_STEP
-
-
-def run_on_all_nodes(job: Job, module: Sequence[str], nproc: int | None) -> int:
-    """Runs `python -m MODULE ARGUMENTS` in `nproc` ranks on every node; None: as many as each has GPUs, or 2.
-
-    Requeues a job that saved itself on a signal. Returns the exit code.
-    """
-    code = agreed_code(lambda variables: run_step(job, variables, module, nproc))
-    if code == ExitCode.PREEMPTED:
-        requeue(job)
-    return code
-
-
-def run_step(job: Job, variables: Mapping[str, str], module: Sequence[str], nproc: int | None) -> int:
-    """One srun: a task on each node. Passes signals on to all of them. Returns srun's exit code."""
-    with Requests() as requests:
-        srun = start_child(step_command(job, module, nproc), {**step_environment(), **variables})
-        while srun.poll() is None:
-            request = requests.take()
-            if request not in (None, signal.SIGINT):  # Ctrl-C reaches srun itself
-                subprocess.run(["scancel", f"--signal={request.name}", str(job.id)])
-            with suppress(subprocess.TimeoutExpired):
-                srun.wait(POLL_SECONDS)
-    return shell_code(srun.returncode)
-
-
-def step_command(job: Job, module: Sequence[str], nproc: int | None) -> list[str]:
-    one_task_each = [f"--nodes={job.num_nodes}", f"--ntasks={job.num_nodes}", "--ntasks-per-node=1", "--cpu-bind=none"]
-    gpus = gpus_of_job(job)
-    all_gpus = [f"--gpus={gpus}"] if gpus else []
-    task = [sys.executable, "-m", "pretrain.launch.node", str(nproc or COUNT_GPUS), *module]
-    return ["srun", f"--nodelist={job.nodelist}", *one_task_each, *all_gpus, "--kill-on-bad-exit=1", *task]
-
-
-def step_environment() -> dict[str, str]:
-    """This process's, without what each node decides for itself."""
-    left_out = {*environment.added, *SHARED_OUT_BY_TORCHRUN, *OF_ONE_NODE}
-    return {name: value for name, value in os.environ.items() if name not in left_out}
 
 
 def requeue(job: Job) -> None:

@@ -9,8 +9,9 @@ from model.errors import UserError
 from pretrain.launch.gpus import RANKS_WITHOUT_GPUS, count_gpus, ranks_of_node
 from pretrain.launch.local import run_here
 from pretrain.launch.node import run_node
-from pretrain.launch.outcome import agreed_code
-from pretrain.launch.slurm import Job, Task, gpus_of_job, in_task, run_on_all_nodes
+from pretrain.launch.outcome import ExitCode
+from pretrain.launch.slurm import Job, Task, gpus_of_job, in_task, requeue
+from pretrain.launch.step import run_step
 
 
 def is_rank() -> bool:
@@ -48,9 +49,12 @@ def start_ranks(module: Sequence[str], nproc: int | None) -> int:
     sys.stdout.flush()
     job, task = Job.from_environment(), Task.from_environment()
     if job:
-        return run_on_all_nodes(job, module, nproc)
+        code = run_step(job, module, nproc)
+        if code == ExitCode.PREEMPTED:
+            requeue(job)
+        return code
     if task:
-        return agreed_code(lambda variables: run_node(task, module, nproc or ranks_of_node(), variables))
+        return run_node(task, module, nproc or ranks_of_node())
     return run_here(module, nproc or ranks_of_node())
 
 

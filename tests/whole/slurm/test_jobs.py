@@ -76,3 +76,8 @@ def test_a_rank_that_fails_ends_the_job_at_once_and_says_why(cluster, corpus, tm
     cluster.wait_for(job, "OSError: the disk of this node is gone")
     cluster.wait(job, "FAILED", timeout=60)
     assert cluster.restarts(job) == 0
+    assert cluster.exit_code(job) == 1  # of the rank that failed, not of those that ended for it
+    output = cluster.output(job)
+    assert output.count("Traceback (most recent call last)") == 1
+    assert "espalier: rank 1 on node2 ended with exit code 1" in output
+    assert len(output[output.index("OSError: the disk") :].splitlines()) < 8
