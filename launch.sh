@@ -17,10 +17,23 @@ set -euo pipefail
 say() { printf '%s\n' "$*" >&2; }
 die() { say "launch.sh: $*"; exit 2; }
 
-# sbatch runs a copy of this file out of its spool: there the project is the folder it was submitted from.
-home=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
-[ -f "$home/pyproject.toml" ] || home=${SLURM_SUBMIT_DIR:-$home}
-[ -f "$home/pyproject.toml" ] || die "$home is not Espalier's folder; submit the job from there"
+# find_home: the project's folder. sbatch runs a copy of this file out of its spool; there SLURM knows the original, and
+# if that is a script of the user's own, the project is the folder that the job was submitted from, or one above it.
+find_home() {
+  local folder command
+  folder=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+  if is_home "$folder" || [ -z "${SLURM_JOB_ID:-}" ]; then printf '%s\n' "$folder"; return; fi
+  command=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n 's/^ *Command=//p') || true
+  folder=$(readlink -f "${command%%/launch.sh*}" || true)
+  if is_home "$folder"; then printf '%s\n' "$folder"; return; fi
+  folder=${SLURM_SUBMIT_DIR:-$PWD}
+  until is_home "$folder" || [ "$folder" = / ]; do folder=$(dirname "$folder"); done
+  printf '%s\n' "$folder"
+}
+is_home() { [ -f "$1/pyproject.toml" ] && [ -d "$1/pretrain" ]; }
+
+home=$(find_home)
+is_home "$home" || die "${SLURM_SUBMIT_DIR:-$home} is not in Espalier's folder; submit the job from there"
 venv=$home/.venv
 python=$venv/bin/python
 

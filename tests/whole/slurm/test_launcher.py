@@ -164,3 +164,22 @@ def test_several_tasks_of_srun_on_a_node_are_refused_in_one_line(jobs):
     assert ended.returncode == 2
     assert ended.stdout.splitlines() == [refusal]
     assert jobs.num_ranks() == {}
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["the script itself", "a copy of it"])
+def test_a_job_may_be_submitted_from_a_subfolder_and_run_elsewhere(cluster, tmp_path, copied):
+    script = tmp_path / "job.sh" if copied else HOME / "launch.sh"
+    if copied:
+        script.write_text((HOME / "launch.sh").read_text())
+    job = cluster.submit(
+        str(script), "doctor", "--quiet",
+        folder=HOME / "tests" / "support", chdir=str(tmp_path), environment={"ESPALIER_PYTHON": sys.executable},
+    )  # fmt: skip
+    cluster.wait(job, "COMPLETED", timeout=60)
+
+
+def test_a_job_from_elsewhere_says_where_it_belongs(cluster, tmp_path):
+    (tmp_path / "job.sh").write_text((HOME / "launch.sh").read_text())
+    job = cluster.submit(str(tmp_path / "job.sh"), "doctor", "--quiet", folder=tmp_path)
+    cluster.wait(job, "FAILED", timeout=60)
+    assert f"{tmp_path} is not in Espalier's folder; submit the job from there" in cluster.output(job)
