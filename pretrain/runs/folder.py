@@ -20,6 +20,7 @@ from model.errors import UserError
 from pretrain import __version__
 from pretrain.checkpoint.tensors import replace_text
 from pretrain.engine.agreement import raise_together
+from pretrain.launch.slurm import say
 from pretrain.recipe import Recipe
 
 PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "tokenizers")
@@ -31,6 +32,7 @@ FREE_KEYS = (
 )
 
 LOCK_SECONDS, LOCK_TRIES = 2.0, 20
+"""How long and how often a folder is tried that a process holds, before that is a mistake."""
 
 
 class RunFolder:
@@ -106,7 +108,7 @@ class RunFolder:
                 file = self.lock.open("a+")
                 self._lock(file, fcntl.LOCK_EX)
                 file.truncate(0)
-                file.write(f"process {os.getpid()} on {os.uname().nodename}, since {time.strftime('%F %T')}")
+                file.write(f"process {os.getpid()} on {os.uname().nodename}, since {time.strftime('%F %T')}{_job()}")
                 file.flush()
                 self._create(recipe)
             except OSError as fault:
@@ -121,18 +123,42 @@ class RunFolder:
                 file.close()
 
     def _lock(self, file: TextIO, kind: int) -> None:
-        """Waits a moment for processes that only look, and for the last rank of a killed run to be gone."""
-        for _ in range(LOCK_TRIES):
+        """Waits a moment for processes that only look, and for the last rank of a killed run to be gone.
+
+        For an earlier start of the same job it waits as long as it takes: cut off from SLURM, its ranks may live until
+        their watchdog ends them.
+        """
+        tries, told = 0, False
+        while True:
             try:
                 return fcntl.flock(file, kind | fcntl.LOCK_NB)
-            except BlockingIOError:  # noqa: PERF203 (it waits anyway)
+            except BlockingIOError:
                 time.sleep(LOCK_SECONDS / LOCK_TRIES)
-        file.seek(0)
-        raise UserError(f"a run is active in {self.path} ({file.read()}); wait for it, or give this run another --name")
+            tries += 1
+            if tries >= LOCK_TRIES:
+                file.seek(0)
+                holder = file.read()
+                if not _of_this_job(holder):
+                    raise UserError(
+                        f"a run is active in {self.path} ({holder}); wait for it, or give this run another --name"
+                    )
+                if not told:
+                    say(f"an earlier start of this job is still active in {self.path} ({holder}); waiting for its end")
+                    told = True
 
     def _create(self, recipe: Recipe) -> None:
         replace_text(self.recipe, yaml.safe_dump(_as_json(recipe), sort_keys=False))
         replace_text(self.versions, json.dumps(versions(), indent=1) + "\n")
+
+
+def _job() -> str:
+    """How the holder of a lock names the job that it is in."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return f", job {job}" if job else ""
+
+
+def _of_this_job(holder: str) -> bool:
+    return bool(_job()) and holder.endswith(_job())
 
 
 def _as_json(recipe: Recipe) -> dict[str, Any]:
