@@ -91,12 +91,12 @@ def in_task() -> bool:
     return number_of("SLURM_STEP_ID", FIRST_RESERVED_STEP) < FIRST_RESERVED_STEP
 
 
-def requeue(job: Job) -> None:
-    """Puts a job that saved itself on a signal back into the queue, unless it was cancelled or its time is over."""
+def requeue(job: Job, reason: str) -> None:
+    """Puts a job back into the queue, unless it was cancelled or its time is over."""
     if "JobState=RUNNING" not in ask("scontrol", "show", "job", str(job.id)):
-        say("saved; the job was cancelled or its time is over: submit it again to resume")
+        say(f"{reason}; the job was cancelled or its time is over: submit it again to resume")
         return
-    say(f"saved; job {job.id} goes back into the queue (restart {job.restarts + 1})")
+    say(f"{reason}; job {job.id} goes back into the queue (restart {job.restarts + 1})")
     if subprocess.run(["scontrol", "requeue", str(job.id)]).returncode:
         say("the job cannot be requeued; submit it again to resume")
 

@@ -13,6 +13,13 @@ from pretrain.launch.outcome import ExitCode
 from pretrain.launch.slurm import Job, Task, gpus_of_job, in_task, requeue
 from pretrain.launch.step import run_step
 
+REQUEUED = {
+    ExitCode.PREEMPTED: "saved",
+    ExitCode.HUNG: "a rank hung",
+    ExitCode.PEER_LOST: "a rank was lost",
+}
+"""Exit codes after which a job starts again, and why. How often it may is up to the run (`faults.restarts`)."""
+
 
 def is_rank() -> bool:
     """Whether torchrun, or whoever plays its part, has started this process."""
@@ -50,8 +57,8 @@ def start_ranks(module: Sequence[str], nproc: int | None) -> int:
     job, task = Job.from_environment(), Task.from_environment()
     if job:
         code = run_step(job, module, nproc)
-        if code == ExitCode.PREEMPTED:
-            requeue(job)
+        if code in REQUEUED:
+            requeue(job, REQUEUED[code])
         return code
     if task:
         return run_node(task, module, nproc or ranks_of_node())

@@ -124,6 +124,9 @@ class Faults(Section):
     timeout_minutes: Annotated[Number, Field(gt=0)] = 20
     """Stop the run if a rank makes no progress for this many minutes, and name that rank. Raise it if a single step or
     a checkpoint can take longer."""
+    restarts: Annotated[int, Field(ge=0)] = 3
+    """How often in a row a SLURM job may fail by a hang or a lost rank without gaining a checkpoint. Until then it is
+    requeued each time."""
     non_finite_steps: Positive = 3
     """Roll back after this many consecutive steps with a non-finite gradient. Each such step is skipped."""
     roll_backs: Annotated[int, Field(ge=0)] = 2

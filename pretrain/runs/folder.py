@@ -47,6 +47,7 @@ class RunFolder:
         self.plot = path / "loss.png"
         self.report = path / "report.html"
         self.lock = path / "lock"
+        self.starts = path / "starts.json"
         self.checked_shards = path / "checked-shards.json"
         written_first = (self.lock, self.recipe, self.versions, self.checked_shards)
         self._written_first = {*written_first, *(file.with_name(file.name + ".partial") for file in written_first)}

@@ -19,6 +19,7 @@ from pretrain.training.hooks.non_finite import NonFiniteGuard
 from pretrain.training.hooks.picture import LossPicture
 from pretrain.training.hooks.preemption import Preemption
 from pretrain.training.hooks.report import Report
+from pretrain.training.hooks.restarts import Restarts
 from pretrain.training.hooks.stage_ends import StageEnds
 from pretrain.training.hooks.update_size import UpdateSizes
 from pretrain.training.hooks.watchdog import Watchdog
@@ -33,6 +34,7 @@ def make_hooks(recipe: Recipe, folder: RunFolder, guard: NonFiniteGuard, extra: 
         checkpoints,
         Preemption(checkpoints),  # after Checkpoints: it saves only what they have not saved at this boundary
         Watchdog(recipe.faults.timeout_minutes),
+        Restarts(folder, recipe.faults.restarts),
         UpdateSizes(),
         Coefficients(),
         *extra,

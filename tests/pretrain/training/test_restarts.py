@@ -1,0 +1,62 @@
+"""A job that fails again and again at one step is given up."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch.distributed as dist
+
+from pretrain.engine.exits import Stop
+from pretrain.runs.folder import RunFolder
+from pretrain.training.hooks import restarts
+from pretrain.training.hooks.restarts import Restarts
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """A function that starts the job for the Nth time, from a step; gives how to leave it in order."""
+
+    def together(error):
+        if error:
+            raise Stop(str(error))
+
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(restarts, "raise_together", together)
+
+    def begin(restart: int, step: int, job: str = "7"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+        hook = Restarts(RunFolder(tmp_path), limit=2)
+        trainer = SimpleNamespace(progress=SimpleNamespace(step=step))
+        hook.on_start(trainer)
+        return lambda: hook.on_leave(trainer)
+
+    return begin
+
+
+def test_a_job_that_gains_nothing_is_given_up(start):
+    for restart in range(3):
+        start(restart, step=40)
+    with pytest.raises(Stop, match="job 7 failed 3 times in a row without a checkpoint after step 40, more often than"):
+        start(3, step=40)
+    start(0, step=40, job="8")  # whoever submits it again has a reason
+
+
+def test_a_step_gained_or_an_orderly_end_counts_afresh(start):
+    for restart, step in enumerate([40, 40, 40, 44, 44, 44]):
+        leave = start(restart, step)
+    leave()
+    for restart in range(6, 9):
+        start(restart, step=44)
+    with pytest.raises(Stop, match="failed 3 times"):
+        start(9, step=44)
+
+
+def test_going_back_to_a_checkpoint_is_the_same_start(start):
+    for _ in range(5):
+        start(0, step=40)()
+
+
+def test_outside_a_job_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    Restarts(RunFolder(tmp_path), limit=2).on_start(SimpleNamespace(progress=SimpleNamespace(step=4)))
+    assert list(tmp_path.iterdir()) == []
