@@ -13,7 +13,7 @@ from pretrain.launch.outcome import ExitCode
 from pretrain.launch.slurm import Job, Task, gpus_of_job, in_task, requeue
 from pretrain.launch.step import run_step
 
-REQUEUED = {
+REQUEUED: dict[int, str] = {
     ExitCode.PREEMPTED: "saved",
     ExitCode.HUNG: "a rank hung",
     ExitCode.PEER_LOST: "a rank was lost",

@@ -1,6 +1,7 @@
 """Jobs of two nodes under a real SLURM: requeued, cancelled, broken."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,10 @@ if os.environ.get("RANK") == "1":
 def submit(cluster: Cluster, recipe: Path, runs: Path, **environment: str) -> str:
     command = ["train", str(recipe), "--runs", str(runs), "--nproc", "1"]
     options = dict(nodes="2", chdir=str(HOME), open_mode="append", requeue="")
-    # One thread, as in the pools of ranks: sums over several threads round differently.
-    return cluster.submit(LAUNCH, *command, environment={"OMP_NUM_THREADS": "1", **environment}, **options)
+    # Nodes of their own have no way out, to install anything. One thread, as in the pools of ranks: sums over several
+    # threads round differently.
+    environment = {"ESPALIER_PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **environment}
+    return cluster.submit(LAUNCH, *command, environment=environment, **options)
 
 
 def test_a_job_of_two_nodes_is_requeued_on_a_signal_and_ends_as_if_nothing_had_happened(cluster, corpus, tmp_path):
