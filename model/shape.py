@@ -158,6 +158,15 @@ class Shape(PlainBert):
         Raises TypeError for values of the wrong types."""
         return canonical(values)
 
+    @property
+    def unfinished(self) -> str | None:
+        """What an earlier change of shape has left to finish before the next one, in words; None: nothing."""
+        return None
+
+    def restarts_fading(self, before: "Shape") -> bool:
+        """Whether masks on new units start from 0 when a model of shape `before` takes this one."""
+        return False
+
     # --- what goes with what ------------------------------------------------------------------------------------------
 
     def uses(self, key: str) -> bool:

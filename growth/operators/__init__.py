@@ -62,8 +62,9 @@ def shapes(source: BertConfig, operators: Sequence[Operator], wanted: Mapping[st
     """
     wanted, steps = PartialShape(wanted), [source]
     for operator in operators:
-        if steps[-1].masked and not operator.works_on_masked_units:
-            raise UserError(f"grow {operator.name}: new units still fade in (masked); put unmask before it")
+        if steps[-1].unfinished and not operator.finishes:
+            first = " or ".join(other.name for other in OPERATORS.values() if other.finishes)
+            raise UserError(f"grow {operator.name}: {steps[-1].unfinished}; put {first} before it")
         steps.append(operator.target(steps[-1], wanted.limited_to(operator.changes)))
     reached = steps[-1]
     final = reached.replace(**wanted)

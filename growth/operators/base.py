@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from growth.change import MomentPolicy, ShapeChange
 from growth.moments import MomentRule, of_gradients
@@ -15,6 +16,10 @@ from model.errors import UserError
 
 Correlation = Mapping[str, float]
 """For each parameter of a shared block, the mean correlation between the gradients of its uses."""
+
+
+Ticket = dict[tuple[str, int], tuple[bool, ...]]
+"""Which units stay, by axis (`heads`, `ffn`) and block."""
 
 
 def _no_records(name: str) -> Record:
@@ -52,8 +57,8 @@ class Operator(BaseModel):
     changes: ClassVar[tuple[str, ...]]
     """Fields of BertConfig that the operator can change."""
 
-    works_on_masked_units: ClassVar[bool] = False
-    """Whether it may run while new units still fade in (`masked`)."""
+    finishes: ClassVar[bool] = False
+    """Whether it ends what an earlier operator has left unfinished (`Shape.unfinished`). All others wait for that."""
 
     moments: MomentPolicy = "transform"
 
@@ -73,6 +78,10 @@ class Operator(BaseModel):
     def prunes_by_coefficients(self) -> bool:
         """Whether the learned slimming coefficients decide which units stay."""
         return False
+
+    def ticket(self, source: BertConfig, wanted: PartialShape, coefficients: Mapping[str, Tensor]) -> Ticket:
+        """The units that would stay with these slimming coefficients, by name; empty if others decide."""
+        return {}
 
     def gives_each_layer_its_own_block(self, wanted: PartialShape) -> bool:
         """Whether no layers share a block after it, however they were shared before."""

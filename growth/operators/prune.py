@@ -6,7 +6,7 @@ model their coefficients are smallest (`quota: global`). Tier 3: the function ch
 moments and steps. The result equals the dense model with the outputs of the removed units set to zero.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from growth.change import ShapeChange
 from growth.expansion import AxisMap, map_axes
-from growth.operators.base import Inputs, Operator
+from growth.operators.base import Inputs, Operator, Ticket
 from growth.operators.width import FIELDS, axis_maps, changed_widths
 from growth.partial_shape import PartialShape
 from growth.state import Fetch
@@ -79,11 +79,20 @@ class Prune(Operator):
 
         return map_axes(source, target, axis_maps(source, target, make), self.moments)
 
-    def ticket(self, source: BertConfig, wanted: PartialShape, score: Score) -> dict[int, Tensor]:
-        """The units that each block would keep with these scores."""
+    def ticket(self, source: BertConfig, wanted: PartialShape, coefficients: Mapping[str, Tensor]) -> Ticket:
+        if not self.prunes_by_coefficients:
+            return {}
+
+        def score(block: int) -> Tensor:
+            return coefficients[coefficients_name(self.axis, block)]
+
         target = self.target(source, wanted | self.widths(source, wanted, score))
         kept = target.block_heads if self.axis == "heads" else target.block_ffn
-        return {block: best_units(score(block), kept(block)) for block in range(target.num_blocks)}
+        ticket: Ticket = {}
+        for block in range(target.num_blocks):
+            units = set(best_units(score(block), kept(block)).tolist())
+            ticket[self.axis, block] = tuple(unit in units for unit in range(len(score(block))))
+        return ticket
 
     def settled(self, source: BertConfig, wanted: PartialShape, inputs: Inputs) -> PartialShape:
         return wanted | self.widths(source, wanted, self.score(source, inputs.fetch))
@@ -157,11 +166,16 @@ def global_quota(scores: Sequence[Tensor], num_kept: int) -> list[int]:
     return torch.bincount(layers[best_units(ranked, num_kept)], minlength=len(scores)).tolist()
 
 
+def coefficients_name(axis: str, block: int) -> str:
+    """The parameter that holds the slimming coefficients of a block's heads or FFN units."""
+    branch = {"heads": "attention", "ffn": "feedforward"}[axis]
+    return f"blocks.{block}.{branch}.coefficients"
+
+
 def unit_scores(config: BertConfig, axis: str, block: int, fetch: Fetch) -> Tensor:  # [units]
     """The slimming coefficient of each unit of an axis; without coefficients, the sum of squares of its weights."""
     if config.slimming is not None:
-        branch = {"heads": "attention", "ffn": "feedforward"}[axis]
-        return fetch(f"blocks.{block}.{branch}.coefficients").weight
+        return fetch(coefficients_name(axis, block)).weight
     total = torch.zeros((), dtype=torch.float64)
     for spec in parameter_table(config).values():
         position = next((i for i, other in enumerate(spec.axes) if other.name == axis), None)

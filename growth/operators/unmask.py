@@ -16,7 +16,7 @@ from model.errors import UserError
 class Unmask(Operator):
     name: ClassVar[str] = "unmask"
     changes: ClassVar[tuple[str, ...]] = ("masked",)
-    works_on_masked_units: ClassVar[bool] = True
+    finishes: ClassVar[bool] = True
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         if source.masked is None:

@@ -18,6 +18,7 @@ from pretrain.stage_rules.view import RunView, StageView, TrainingView
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from growth.operators.base import Ticket
     from model.config import BertConfig
 
 
@@ -53,10 +54,6 @@ class TicketDistance(Check):
         return TicketSettles(self, training)
 
 
-Ticket = dict[tuple[str, int], tuple[bool, ...]]
-"""Which units stay, by axis (`heads`, `ffn`) and block."""
-
-
 class TicketSettles(Watch):
     def __init__(self, rule: TicketDistance, training: TrainingView):
         super().__init__(rule.key, rule.every, rule.checks)
@@ -83,17 +80,9 @@ class TicketSettles(Watch):
 
 def draw(config: BertConfig, following: StageView, held: Mapping[str, Tensor]) -> Ticket:
     """The ticket of the next stage's operators, from the coefficients by parameter name."""
-    from growth.operators.prune import Prune
-
     ticket: Ticket = {}
     for operator in following.grow:
-        if isinstance(operator, Prune) and operator.prunes_by_coefficients:
-            branch = {"heads": "attention", "ffn": "feedforward"}[operator.axis]
-            scores = [held[f"blocks.{block}.{branch}.coefficients"] for block in range(config.num_blocks)]
-            wanted = following.shape.limited_to(operator.changes)
-            for block, units in operator.ticket(config, wanted, scores.__getitem__).items():
-                kept = set(units.tolist())
-                ticket[operator.axis, block] = tuple(unit in kept for unit in range(len(scores[block])))
+        ticket |= operator.ticket(config, following.shape.limited_to(operator.changes), held)
     return ticket
 
 

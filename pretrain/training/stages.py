@@ -50,7 +50,7 @@ def move_on(trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | N
     seconds = time.perf_counter() - started
     _settle(trainer, trainer.engine.module.config)
     stage, progress = trainer.stage, trainer.progress
-    if stage.config.masked != previous.config.masked:
+    if stage.config.restarts_fading(previous.config):
         progress.masked_since = progress.step
     begin_step(trainer)
     after = evaluate(trainer.engine, trainer.probe(stage, previous.sequence))

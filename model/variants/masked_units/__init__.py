@@ -39,6 +39,13 @@ class WithMaskedUnits(Shape):
         own = ("model.variants.masked_units.layers:MaskedUnitsParts",) if self.masked else ()
         return super().part_names + own
 
+    @property
+    def unfinished(self) -> str | None:
+        return "new units still fade in (masked)" if self.masked else super().unfinished
+
+    def restarts_fading(self, before: Shape) -> bool:
+        return self.masked != getattr(before, "masked", None) or super().restarts_fading(before)
+
     def contradictions(self) -> Iterator[str]:
         yield from super().contradictions()
         if masked := self.masked:
