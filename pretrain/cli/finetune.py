@@ -1,7 +1,7 @@
 """The verb `finetune`."""
 
 import sys
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -65,7 +65,7 @@ def finetune(
     run.check_dropout(dropout)
     check_file("--output", output, "results.json")
     settings = (GRIDS[grid] if grid else Grid(lr or (5e-5,), batch or (32,), epochs or (3,))).settings()
-    how = {
+    how: dict[str, Any] = {
         **{"data": data, "max_length": max_length, "num_examples": num_examples, "from_scratch": from_scratch},
         **{"precision": precision, "pooling": pooling, "dropout": dropout},
     }

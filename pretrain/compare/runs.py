@@ -66,7 +66,8 @@ class FinishedRun:
     def budget(self) -> str:
         if self.recipe.hours:
             return f"{self.recipe.hours:g} hours"
-        return f"{self.recipe.steps or sum(stage.steps for stage in self.recipe.stages):,} steps"
+        counts = (stage.steps for stage in self.recipe.stages)
+        return f"{self.recipe.steps or sum(count for count in counts if isinstance(count, int)):,} steps"
 
 
 def check_validation(runs: Sequence[FinishedRun]) -> None:

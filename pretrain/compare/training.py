@@ -40,7 +40,7 @@ def train_missing(
     interrupts saves itself, and resumes next time. Returns the folders that are finished.
     """
     deadline = time.monotonic() + minutes * 60
-    finished = []
+    finished: list[Path] = []
     for seed in range(seeds):
         for recipe in recipes:
             name = f"{Path(recipe).stem}-seed{seed}"

@@ -46,8 +46,8 @@ class Glue:
 
         Raises UserError when there is neither, and for files that are not as GLUE writes them.
         """
-        read = _read_hub if data is None else _read_files
-        return cls(task, *read(task, data), max_length)
+        read = _read_hub(task) if data is None else _read_files(task, data)
+        return cls(task, *read, max_length)
 
     def training_features(self, tokenizer: Any) -> list[Features]:
         """Of every training example. Raises UserError if there is no room for a token of each sentence."""
@@ -58,7 +58,7 @@ class Glue:
 
     def score(self, tokenizer: Any, predict: Predict) -> dict[str, float]:
         """Every metric on every dev file, logits [N, outputs] by `predict`."""
-        scores = {}
+        scores: dict[str, float] = {}
         for name, examples in self.dev.items():
             (logits,) = predict(self._features(tokenizer, examples))
             true = np.array([example.label for example in examples])
@@ -133,7 +133,7 @@ def _label(task: GlueTask, text: str, where: str) -> int | float:
     raise UserError(f"{where}: label {text!r} is not {allowed}; correct the line or remove it")
 
 
-def _read_hub(task: GlueTask, data: None) -> tuple[list[Example], Dev, str]:
+def _read_hub(task: GlueTask) -> tuple[list[Example], Dev, str]:
     from pretrain.finetune.hub import load
 
     dataset = load("nyu-mll/glue", task.hub_name, task.folder)

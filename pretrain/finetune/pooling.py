@@ -19,7 +19,7 @@ class MeanPooled(nn.Module):
         """`num_outputs`: 1 is a regression."""
         super().__init__()
         self.encoder = encoder
-        config = encoder.config
+        config: Any = encoder.config
         self.dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", getattr(config, "dropout", DROPOUT)))
         self.output = nn.Linear(config.hidden_size, num_outputs)
         nn.init.normal_(self.output.weight, std=INITIAL_STD)

@@ -53,7 +53,7 @@ def finetune(
         features = problem.training_features(tokenizer)
         for one in settings:
             start = time.perf_counter()
-            scores = []
+            scores: list[dict[str, float] | None] = []
             for seed in seeds:
                 model = pretrained.model(problem, seed).to(device)
                 fit(model, features, one, seed, tokenizer.pad_token_id, bf16)

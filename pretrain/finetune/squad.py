@@ -87,7 +87,7 @@ class Squad:
         features = []
         for question, window, offsets in self._windows(tokenizer, self.train):
             start, end = 0, 0
-            if question.answers and offsets:
+            if question.start is not None and offsets:
                 last = question.start + len(question.answers[0])
                 inside = [place for place, (a, b) in offsets.items() if a < last and b > question.start]
                 first_token, last_token = min(offsets), max(offsets)

@@ -30,13 +30,15 @@ def parameter_groups(model: nn.Module, steps: Mapping[str, int], rules: GroupRul
 
     Frozen parameters are in no group: the optimizer never touches them.
     """
-    table = parameter_table(model.config)
+    config = model.config
+    assert isinstance(config, BertConfig)
+    table = parameter_table(config)
     groups: dict[tuple, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         spec, step = table[name], steps[name]
-        lr_scale = rules.layer_decay ** layers_above(model.config, spec)
+        lr_scale = rules.layer_decay ** layers_above(config, spec)
         group = groups.setdefault(
             (spec.decay, step, lr_scale),
             {

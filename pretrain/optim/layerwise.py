@@ -96,7 +96,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         self._partition = partition
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # there is never a closure
         assert closure is None, "DeepSpeed passes none, and a second evaluation has no place here"
         partition = self._partition or _whole_parameters(self.param_groups)
         for group in self.param_groups:

@@ -119,7 +119,7 @@ def attribute_docs(schema: type) -> dict[str, str]:
 def single_value_doc(annotation: Any) -> str:
     """What a model of a single value says of itself, inside `Model | None`."""
     model = next((part for part in typing.get_args(annotation) if is_single_value(part)), None)
-    return " ".join(inspect.getdoc(model).split()) if model else ""
+    return " ".join((inspect.getdoc(model) or "").split()) if model else ""
 
 
 def is_single_value(annotation: Any) -> bool:

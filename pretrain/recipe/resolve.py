@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from growth.operators.base import Operator
 from model.config import BertConfig
 from model.errors import UserError
 from pretrain.engine.config_file import load_engine_file
@@ -60,8 +61,9 @@ def _resolve_stage(
     start, end = clock.span(index)
     whole = whole_model(recipe.model)
     shape = stage.shape.counted(whole)
+    grow: tuple[Operator, ...] = ()
     if before is None:
-        grow, config = (), first_shape(recipe, stage, {**whole, **shape}, corpus_vocab_size)
+        config = first_shape(recipe, stage, {**whole, **shape}, corpus_vocab_size)
     else:
         operators = counted_steps(stage.grow, clock.end if clock.unit == "steps" else None)
         grow, config = next_shape(before.config, operators, shape)

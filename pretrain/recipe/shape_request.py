@@ -33,11 +33,14 @@ def _or_share(annotation: Any) -> Any:
 def _request_fields() -> Iterator[tuple[str, Any]]:
     """Every field of BertConfig, optional; a list of pairs may also be a mapping, and some take shares."""
     for name, field in BertConfig.model_fields.items():
-        annotation: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        annotation: Any = field.annotation
+        for mark in field.metadata:
+            annotation = Annotated[annotation, mark]
         in_list = typing.get_args(field.annotation)[:1]
         if typing.get_origin(field.annotation) is tuple and typing.get_origin(in_list[0]) is tuple:
             key, value = typing.get_args(in_list[0])
-            annotation = dict[key, _or_share(value) if name in SHARES else value] | annotation  # type: ignore[valid-type]
+            value = _or_share(value) if name in SHARES else value
+            annotation = dict[key, value] | annotation  # type: ignore[valid-type]
         if name in SHARES:
             annotation = _or_share(annotation)
         yield name, (annotation | None, None)
@@ -46,7 +49,7 @@ def _request_fields() -> Iterator[tuple[str, Any]]:
 _Fields = create_model("_Fields", __base__=Section, **dict(_request_fields()))
 
 
-class ShapeRequest(_Fields):  # type: ignore[valid-type, misc]
+class ShapeRequest(_Fields):
     @property
     def asked(self) -> dict[str, Any]:
         """The fields that the recipe sets."""

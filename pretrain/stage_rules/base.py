@@ -71,8 +71,14 @@ class Check(StageRule, Section):
     """Act once the rule has held at N consecutive checks."""
 
     @property
+    def steps_between(self) -> int:
+        """`every` as a number of steps. Asked only after `in_steps`."""
+        assert isinstance(self.every, int)
+        return self.every
+
+    @property
     def least_steps(self) -> int:
-        return self.every * self.checks
+        return self.steps_between * self.checks
 
     @property
     def longest(self) -> str:
@@ -82,7 +88,7 @@ class Check(StageRule, Section):
         return self.model_copy(update={"every": max(count(self.every), 1)})
 
     def checks_in_words(self) -> str:
-        every = f"every {self.every:,} steps" if self.every > 1 else "every step"
+        every = f"every {self.steps_between:,} steps" if self.steps_between > 1 else "every step"
         return f" (checked {every}" + (f", {self.checks} times in a row)" if self.checks > 1 else ")")
 
 

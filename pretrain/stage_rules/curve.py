@@ -32,12 +32,18 @@ class CurveRule(Check):
     @property
     def least_steps(self) -> int:
         """The first check needs more than `window` points."""
-        first = max(self.window + 1, math.ceil(self.least / self.every))
-        return self.every * (first + self.checks - 1)
+        first = max(self.window + 1, math.ceil(self.steps_before / self.steps_between))
+        return self.steps_between * (first + self.checks - 1)
+
+    @property
+    def steps_before(self) -> int:
+        """`least` as a number of steps. Asked only after `in_steps`."""
+        assert isinstance(self.least, int)
+        return self.least
 
     @property
     def longest(self) -> str:
-        return "least" if self.least > self.every * (self.window + 1) else "every"
+        return "least" if self.steps_before > self.steps_between * (self.window + 1) else "every"
 
     def in_steps(self, count: Callable[[Amount], int]) -> Self:
         return super().in_steps(count).model_copy(update={"least": count(self.least)})
@@ -47,9 +53,9 @@ class CurveWatch(Watch):
     """Checks the curve once it has more than `window` points."""
 
     def __init__(self, rule: CurveRule, training: TrainingView):
-        super().__init__(rule.key, rule.every, rule.checks)
+        super().__init__(rule.key, rule.steps_between, rule.checks)
         self.rule = rule
-        self.curve = LossCurve(rule.every)
+        self.curve = LossCurve(rule.steps_between)
         self.warm_at = training.run.learning_rate.warm_at(training.stage.start)
 
     def see(self, training: TrainingView, step: StepView) -> None:
@@ -61,7 +67,7 @@ class CurveWatch(Watch):
         points, rule = self.curve.points, self.rule
         if len(points) <= rule.window:
             return Verdict.of(False)
-        is_time = self.num_steps >= rule.least
+        is_time = self.num_steps >= rule.steps_before
         is_low = rule.loss_below is None or points[-1].loss < rule.loss_below
         holds, numbers = self.judge(points)
         return Verdict.of(is_time and is_low and holds, loss=points[-1].loss, **numbers)

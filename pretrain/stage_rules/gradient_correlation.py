@@ -41,7 +41,7 @@ class LayersDisagree(Watch):
     event = "neighbour_correlation"
 
     def __init__(self, rule: GradientCorrelation):
-        super().__init__(rule.key, rule.every, rule.checks)
+        super().__init__(rule.key, rule.steps_between, rule.checks)
         self.below = rule.below
 
     def check(self, training: TrainingView) -> Verdict:

@@ -24,8 +24,8 @@ class Loss(Check):
 
 class LossBelow(Watch):
     def __init__(self, rule: Loss):
-        super().__init__(rule.key, rule.every, rule.checks)
-        self.below, self.curve = rule.below, LossCurve(rule.every)
+        super().__init__(rule.key, rule.steps_between, rule.checks)
+        self.below, self.curve = rule.below, LossCurve(rule.steps_between)
 
     def see(self, training: TrainingView, step: StepView) -> None:
         super().see(training, step)

@@ -35,7 +35,7 @@ class TicketDistance(Check):
     @property
     def least_steps(self) -> int:
         """The first check has no earlier ticket to compare with."""
-        return self.every * (self.checks + 1)
+        return self.steps_between * (self.checks + 1)
 
     def words(self) -> str:
         return f"less than {self.below:.1%} of the units to prune change{self.checks_in_words()}"
@@ -56,7 +56,7 @@ class TicketDistance(Check):
 
 class TicketSettles(Watch):
     def __init__(self, rule: TicketDistance, training: TrainingView):
-        super().__init__(rule.key, rule.every, rule.checks)
+        super().__init__(rule.key, rule.steps_between, rule.checks)
         self.below, self.config = rule.below, training.stage.config
         self.following = training.run.stages[training.stage.index + 1]
         self.last: Ticket | None = None

@@ -15,7 +15,7 @@ from pretrain.stage_rules.base import StageRule, Watch
 from pretrain.stage_rules.view import StageView, TrainingView
 
 
-class Until(joined({rule.key: (rule | None, None) for rule in STAGE_RULES})):  # type: ignore[misc, operator]
+class Until(joined({rule.key: (rule | None, None) for rule in STAGE_RULES})):  # type: ignore[misc]
     """The first rule that holds ends the stage."""
 
     @model_validator(mode="before")

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from itertools import chain
+from typing import TypeGuard
 
 import numpy as np
 from tokenizers import models, normalizers, pre_tokenizers
@@ -69,6 +70,7 @@ class Encoder:
         )
 
     def _by_words(self, texts: list[str], sentences: list[list[str]]) -> Documents:
+        assert self._words is not None
         encoded = [self._words.encode(sentence) for sentence in chain.from_iterable(sentences)]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded)) // self.dtype.itemsize
         document = np.repeat(np.arange(len(texts)), [len(of_document) for of_document in sentences])[lengths > 0]
@@ -98,7 +100,7 @@ def _hangs_together(sentences: list[str]) -> bool:
     return any(unicodedata.combining(sentence[0]) for sentence in sentences)
 
 
-def is_bert_pipeline(tokenizer: TextTokenizer) -> bool:
+def is_bert_pipeline(tokenizer: TextTokenizer) -> TypeGuard[JsonTokenizer]:
     """Whether words are found as BERT finds them, and each is split into WordPieces separately."""
     return (
         isinstance(tokenizer, JsonTokenizer)

@@ -33,7 +33,7 @@ class SentencePieceTokenizer:
 
         self.content = content
         self.library = sentencepiece.SentencePieceProcessor(model_proto=content, num_threads=1)
-        self.tokens: list[str | None] = [self.library.id_to_piece(id) for id in range(self.library.get_piece_size())]
+        self.tokens: list[str] = [self.library.id_to_piece(id) for id in range(self.library.get_piece_size())]
         self._ids = {token: id for id, token in enumerate(self.tokens)}
         for name in self.special_names:
             if name not in self._ids:
@@ -77,7 +77,7 @@ class SentencePieceTokenizer:
         ids: list[int] = []
         waiting: list[int] = []  # tokens of no width: blanks that are put before a text, first bytes of a character
         begin = 0
-        for id, end in zip(encoded.ids.tolist(), encoded.ends, strict=True):
+        for id, end in zip(np.asarray(encoded.ids).tolist(), encoded.ends, strict=True):
             waiting.append(id)
             if end > begin:
                 if num_masks := text[begin:end].count(_PLACE_OF_MASK):
@@ -120,7 +120,7 @@ class SentencePieceTokenizer:
     def _proto(self):
         from sentencepiece import sentencepiece_model_pb2
 
-        return sentencepiece_model_pb2.ModelProto.FromString(self.content)
+        return sentencepiece_model_pb2.ModelProto.FromString(self.content)  # type: ignore[attr-defined]  # made at import
 
 
 def train_sentencepiece(kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool) -> SentencePieceTokenizer:

@@ -86,6 +86,7 @@ def load_tokenizer(path: Path, lowercase: bool = True) -> TextTokenizer:
     """
     if not path.is_file():
         raise UserError(f"vocabulary {path} does not exist; give a vocab.txt or a tokenizer.json, or train one")
+    tokenizer: TextTokenizer
     with _reading(path):
         if path.suffix == ".json":
             tokenizer = JsonTokenizer.of(Tokenizer.from_str(path.read_bytes().decode("utf-8-sig")))

@@ -49,7 +49,7 @@ def read_vocab_txt(path: Path, lowercase: bool = True) -> Tokenizer:
 
 def bert_settings(
     folder: Path, lowercase: bool = True, strip_accents: bool | None = None, chinese_characters: bool = True
-) -> dict[str, bool | None]:
+) -> dict[str, Any]:
     """What a tokenizer_config.json of transformers says of the normaliser; what it leaves out is as given."""
     found = transformers_settings(folder)
     names = {
@@ -127,7 +127,7 @@ def _alphabet(texts: list[str], tokenizer: Tokenizer, vocab_size: int) -> list[s
     counts = character_counts(texts, tokenizer)
     least, room = min(1000, vocab_size // 4), vocab_size // 2
     total, covered, entries = sum(counts.values()), 0, 0
-    kept = []
+    kept: list[str] = []
     for character, count in counts.items():
         entries += 1 if _stands_alone(character) else 2
         if len(kept) >= least and (covered >= _COVERED * total or entries > room):
