@@ -14,7 +14,7 @@ def evaluate(checkpoint: CheckpointPath, /, corpus: OptionalStr = None, rows: in
         rows: Number of validation rows to read.
     """
     from pretrain.engine.distributed import process_group
-    from pretrain.training.train import evaluate_checkpoint
+    from pretrain.use.evaluate import evaluate_checkpoint
 
     check_counts(rows=[rows])
     with process_group():

@@ -1,34 +1,28 @@
-"""The verbs `train` and `evaluate`: from a recipe or a checkpoint to a Trainer or a model, and back to a folder."""
+"""The verb `train`: from a recipe or a checkpoint to a Trainer, and back to a folder."""
 
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
-from model.parallel.layout import ParallelLayout
-from pretrain.checkpoint import find_checkpoint, load_checkpoint, load_newest
+from pretrain.checkpoint import load_newest
 from pretrain.checkpoint.progress import Progress
 from pretrain.data import Corpus, DataPosition
 from pretrain.engine.agreement import raise_together, say_once
-from pretrain.engine.build import build_model
-from pretrain.engine.exchange import fetch_from
 from pretrain.engine.exits import Stop
 from pretrain.engine.nodes import show, survey
 from pretrain.interop.importing import import_start
 from pretrain.recipe import Recipe, Run
 from pretrain.recipe.decisions import decided
 from pretrain.runs.folder import RunFolder
-from pretrain.training.evaluation import evaluate
-from pretrain.training.events import Evaluation, Hook
+from pretrain.training.events import Hook
 from pretrain.training.hooks import make_hooks
 from pretrain.training.hooks.non_finite import NonFiniteGuard, Rollback
 from pretrain.training.preflight import check_run, check_shards
-from pretrain.training.resume import lost_checkpoints, restore
+from pretrain.training.resume import lost_checkpoints, other_vocabulary, restore
 from pretrain.training.trainer import Trainer
-from pretrain.use.trained import open_corpus, other_vocabulary, saved_rows
 
 
 def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> None:
@@ -87,14 +81,3 @@ def _trainer(
     if position is not None:
         progress.position = position
     return Trainer(decided(run, progress.decisions), corpus, hooks, state, progress, folder.checkpoints)
-
-
-def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int) -> Evaluation:
-    """Validation loss and accuracy of a checkpoint, in one process. `corpus` defaults to the one it was trained on."""
-    tp = ParallelLayout(1, dist.get_world_size()).install()
-    state, saved = load_checkpoint(find_checkpoint(path))
-    opened = open_corpus(saved, corpus, path)
-    model = build_model(state.config, tp, torch.float32)
-    fetch = fetch_from(state)
-    model.load_weights(lambda name: fetch(name).weight)
-    return evaluate(model, saved_rows(saved, opened, num_rows))

@@ -15,6 +15,7 @@ from pretrain.data import Corpus, Vocabulary
 from pretrain.data.text.tokenizer import saved_tokenizer
 from pretrain.recipe.schema import Data
 from pretrain.training.evaluation import validation_rows
+from pretrain.training.resume import other_vocabulary
 
 
 class Trained(NamedTuple):
@@ -51,16 +52,6 @@ def open_corpus(run: dict[str, Any], corpus: str | None, path: Path) -> Corpus:
     if fault := other_vocabulary(run, opened, path):
         raise fault
     return opened
-
-
-def other_vocabulary(run: dict[str, Any], corpus: Corpus, path: Path) -> UserError | None:
-    """Set where the corpus gives words other ids than the one that the checkpoint at `path` was trained on."""
-    if run.get("tokenizer", corpus.tokenizer_hash) == corpus.tokenizer_hash:  # without: from elsewhere, no tokenizer
-        return None
-    return UserError(
-        f"corpus {corpus.path} was made with another vocabulary than checkpoint {path}; "
-        "name the corpus it was trained on, or one prepared with its tokenizer"
-    )
 
 
 def saved_rows(run: dict[str, Any], corpus: Corpus, num_rows: int) -> list[Batch]:

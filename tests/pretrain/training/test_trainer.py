@@ -12,7 +12,8 @@ from pretrain.compare.runs import FinishedRun
 from pretrain.data import Corpus
 from pretrain.recipe import Recipe
 from pretrain.runs.folder import RunFolder
-from pretrain.training.train import evaluate_checkpoint, train
+from pretrain.training.train import train
+from pretrain.use.evaluate import evaluate_checkpoint
 from tests.support.corpora import made_up_documents, prepared
 from tests.support.workers import pool
 

@@ -17,7 +17,8 @@ from pretrain.__main__ import main
 from pretrain.checkpoint import load_checkpoint
 from pretrain.data import PrepareOptions, prepare
 from pretrain.interop.huggingface import export_model
-from pretrain.training.train import evaluate_checkpoint, train
+from pretrain.training.train import train
+from pretrain.use.evaluate import evaluate_checkpoint
 from pretrain.use.export import export
 from pretrain.use.grow import grow, open_state, own_tokenizer, read_shape, save_state
 from tests.support.harness import CONFIG, same, whole_state
