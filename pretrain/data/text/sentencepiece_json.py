@@ -23,7 +23,7 @@ def as_tokenizers(model: bytes, special_names: Sequence[str]) -> Tokenizer:
     """
     from sentencepiece import sentencepiece_model_pb2
 
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]  # made at import
     if proto.trainer_spec.treat_whitespace_as_suffix:
         raise UserError(
             "transformers cannot read a SentencePiece model with blanks at the ends of words "

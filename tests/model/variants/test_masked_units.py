@@ -110,3 +110,11 @@ def test_masked_layer_norm_is_the_papers():
 def test_refused_masks(changes, message):
     with pytest.raises(UserError, match=message):
         small_config(**changes)
+
+
+def test_the_masks_start_again_whenever_other_units_are_new():
+    plain = small_config(**OLD)
+    wide, deep = (plain.replace(**changes, masked=masked) for changes, masked in (GROWN["ffn"], GROWN["layers"]))
+    assert wide.restarts_fading(plain) and deep.restarts_fading(wide)
+    assert not wide.restarts_fading(wide) and not plain.restarts_fading(plain)
+    assert wide.unfinished and not plain.unfinished
