@@ -174,7 +174,7 @@ SST2, STSB = "sentence\tlabel\n", "sentence1\tsentence2\tscore\n"
         ("stsb", dict(train=STSB + "a\tb\tx\n"), "label 'x' is not a number from 0 to 5; correct the line"),
         ("stsb", dict(train=STSB + "a\tb\t5\na\tb\tnan\n"), "train.tsv, line 3: label 'nan' is not a number"),
         ("stsb", dict(train=STSB + "a\tb\t1e300\n"), "label '1e300' is not a number"),
-        ("sst2", dict(dev=None), "has no dev.tsv, which is what SST-2 is scored on"),
+        ("sst2", dict(dev=None), "has no dev.tsv, which SST-2 is scored on"),
         ("mnli", dict(dev_matched=None), "has no dev_matched.tsv"),
         (
             "mrpc",
