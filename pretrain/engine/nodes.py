@@ -63,7 +63,9 @@ def survey(folder: Path) -> list[Node]:
     mine |= {"within": within[names[rank]], "links": speeds}
     gathered: list[dict[str, Any]] = [{}] * len(names)
     dist.all_gather_object(gathered, mine)
-    return [_node(name, nodes, ranks_of, gathered) for name in nodes]
+    # Both ends of a link have timed it: it is as fast as the slower end says.
+    agreed = {link: min(gathered[ranks_of[name][0]]["links"][link] for name in link) for link in links}
+    return [_node(name, nodes, ranks_of, gathered, agreed) for name in nodes]
 
 
 def verdict(nodes: Sequence[Node]) -> list[str]:
@@ -141,10 +143,17 @@ def _bandwidth(ranks: Sequence[int]) -> float | None:
     return 2 * (len(ranks) - 1) / len(ranks) * tensor.nbytes / 1e9 / min(seconds[1:])
 
 
-def _node(name: str, nodes: list[str], ranks_of: dict[str, list[int]], gathered: list[dict[str, Any]]) -> Node:
+def _node(
+    name: str,
+    nodes: list[str],
+    ranks_of: dict[str, list[int]],
+    gathered: list[dict[str, Any]],
+    speeds: dict[tuple[str, str], float],
+) -> Node:
+    """`speeds`: of the links between nodes, in GB/s."""
     ranks = ranks_of[name]
     found = gathered[ranks[0]]
-    links = [speed for link, speed in found["links"].items() if name in link and speed is not None]
+    links = [speed for link, speed in speeds.items() if name in link]
     return Node(
         name=name,
         ranks=len(ranks),

@@ -30,6 +30,7 @@ def test_a_survey_of_two_nodes_with_two_ranks_each(tmp_path):
         assert node.across_gb_per_second > 0
         assert abs(node.clock_seconds) < 5
         assert node.free_gb > 0
+    assert first[0].across_gb_per_second == first[1].across_gb_per_second  # it is one link
 
 
 @pytest.mark.parametrize(
