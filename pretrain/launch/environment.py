@@ -1,6 +1,7 @@
 """Environment variables that Espalier's processes want. What the user has set always wins."""
 
 import os
+import stat
 import sys
 import tempfile
 import warnings
@@ -52,8 +53,22 @@ def _caches() -> Path:
     """Where compiled operators go. In a SLURM job to the node's own disk: hundreds of ranks that lock files on a
     shared one stall."""
     if "SLURM_JOB_ID" in os.environ:
-        return Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()) / f"espalier-{os.getuid()}"
+        return private_folder(Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir(), f"espalier-{os.getuid()}"))
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "espalier"
+
+
+def private_folder(path: Path) -> Path:
+    """`path`, made if need be, where it is a folder of this user's that nobody else may enter; else a new one.
+
+    Compiled code is loaded from it, and in /tmp anybody may have made a folder of that name first.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.lstat()  # of a link itself, which could lead anywhere
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="espalier-"))
+    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return path if is_ours else Path(tempfile.mkdtemp(prefix="espalier-"))
 
 
 def _put_first(variable: str, folder: str) -> None:
