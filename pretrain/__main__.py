@@ -8,7 +8,7 @@ from pretrain.cli import VERBS, verb_function
 from pretrain.engine import signals
 from pretrain.engine.exits import PeerLost, Stop
 from pretrain.launch.environment import set_environment
-from pretrain.launch.outcome import ExitCode, leave
+from pretrain.launch.outcome import ExitCode, leave, stops_first
 from pretrain.launch.start import is_first
 
 HELP = """usage: {program} [VERB] [OPTIONS]
@@ -35,12 +35,14 @@ def main(arguments: list[str], program: str = "./launch.sh") -> int:
         from pretrain.cli.arguments import call_verb
 
         return call_verb(verb_function(name), rest, f"{program} {name}") or ExitCode.DONE
-    except UserError as error:
+    except (Stop, PeerLost) as error:
         if is_first():
             print(f"espalier: {error}", file=sys.stderr)
-        if isinstance(error, Stop):
-            return leave(error.code)
-        return ExitCode.PEER_LOST if isinstance(error, PeerLost) else ExitCode.MISTAKE
+        return leave(error.code) if isinstance(error, Stop) else ExitCode.PEER_LOST
+    except UserError as error:
+        if stops_first(ExitCode.MISTAKE):
+            print(f"espalier: {error}", file=sys.stderr)
+        return ExitCode.MISTAKE
     except KeyboardInterrupt:  # a rank of `train` gets here only before it listens for signals
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # `plan ... | head`

@@ -10,7 +10,7 @@ import signal
 import sys
 
 from pretrain.launch import leash
-from pretrain.launch.outcome import ExitCode, shell_code
+from pretrain.launch.outcome import ExitCode, is_known, shell_code
 
 
 def main(arguments: list[str]) -> int:
@@ -34,7 +34,7 @@ def report(error: Exception) -> int:
     if isinstance(error, ChildFailedError):
         rank, failure = error.get_first_failure()
         code = shell_code(failure.exitcode)
-        if code != ExitCode.PEER_LOST:
+        if code != ExitCode.PEER_LOST and not is_known():  # else the rank has said why
             say(f"rank {rank} on {_node()} {ended(failure.exitcode)}")
         return code
     if isinstance(error, RendezvousError):

@@ -33,11 +33,32 @@ def leave(code: int) -> int:
     torchrun takes any exit but 0 for a crash, prints a page about it and exits with 1 itself. So under a launcher the
     code goes into the launcher's file and the rank exits with 0.
     """
+    if CODE_FILE not in os.environ:
+        return code
+    stops_first(code)  # a rank that has failed before, and made the others leave, is why the run ends
+    return ExitCode.DONE
+
+
+def stops_first(code: int) -> bool:
+    """Leaves the code of a rank that stops without the others. Returns whether no rank did so before: it says why.
+
+    The rank then exits with the code itself, so that torchrun ends the others.
+    """
     file = os.environ.get(CODE_FILE)
     if not file:
-        return code
-    Path(file).write_text(f"{int(code)}\n", "utf-8")
-    return ExitCode.DONE
+        return os.environ.get("RANK", "0") == "0"
+    try:
+        with Path(file).open("x", encoding="utf-8") as opened:
+            opened.write(f"{int(code)}\n")
+    except FileExistsError:
+        return False
+    return True
+
+
+def is_known() -> bool:
+    """Whether a rank has left its exit code, and so has said why it stops."""
+    file = os.environ.get(CODE_FILE)
+    return bool(file) and Path(file).exists()
 
 
 def agreed_code(run: Callable[[dict[str, str]], int]) -> int:

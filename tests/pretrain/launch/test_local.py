@@ -20,7 +20,7 @@ from tests.support.launching import children, command_line, is_alive, kill
 RANK = """
 import os, signal, sys, time
 from pathlib import Path
-from pretrain.launch.outcome import leave
+from pretrain.launch.outcome import leave, stops_first
 
 def save(number, frame):
     os.write(1, f"saved on {signal.Signals(number).name}\\n".encode())  # at once: both ranks write to one file
@@ -33,6 +33,10 @@ if what != "deaf":
 (folder / os.environ["RANK"]).write_text(str(os.getpid()))
 if what == "fails":
     sys.exit(3)
+elif what == "mistaken" and os.environ["RANK"] == "1":
+    if stops_first(2):
+        print("espalier: that is wrong", file=sys.stderr)
+    sys.exit(2)
 elif what == "agrees":
     sys.exit(leave(2))
 else:
@@ -202,3 +206,11 @@ def test_what_nohup_ignores_stays_ignored(ranks):
     run.launcher.send_signal(signal.SIGHUP)
     time.sleep(1)
     assert all(map(is_alive, pids))
+
+
+def test_a_mistake_that_one_rank_finds_is_one_line_and_its_code(tmp_path):
+    """torchrun would print a page about it, and exit with 1."""
+    ranks = Ranks(tmp_path, "mistaken", real_torchrun=True)
+    assert ranks.launcher.wait(240) == ExitCode.MISTAKE
+    lines = ranks.output.read_text().splitlines()  # the other rank is asked to leave, and saves itself
+    assert [line for line in lines if line != "saved on SIGTERM"] == ["espalier: that is wrong"]
