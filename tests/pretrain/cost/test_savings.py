@@ -1,10 +1,13 @@
 """What `plan` says a method saves: the formula's figures, and how far they are from the papers'."""
 
 import io
+from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 from rich.console import Console
 
+from pretrain.cost.flops import training_flops
 from pretrain.cost.plan import print_plan
 from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config
 from pretrain.recipe import load_recipe, resolve
@@ -89,3 +92,13 @@ def test_plan_prints_formula_paper_and_gap():
     assert short_rows in printed("espalier-large")
     assert "FLOPs compared" not in printed("base")
     assert "FLOPs compared" not in printed("academic-large")
+
+
+def test_the_target_of_a_long_run_is_worked_out_once():
+    """Not once for each of its stages, which made `plan` take a minute for 200 of them."""
+    run = run_of("mini")
+    (stage,) = run.stages[:1]
+    long = replace(run, stages=tuple(replace(stage, index=index) for index in range(50)))
+    with patch("pretrain.cost.savings.training_flops", wraps=training_flops) as counted:
+        assert not changes_shape(long)
+    assert counted.call_count == 1
