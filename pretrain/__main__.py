@@ -9,7 +9,7 @@ from pretrain.engine import signals
 from pretrain.engine.exits import PeerLost, Stop
 from pretrain.launch.environment import set_environment
 from pretrain.launch.outcome import ExitCode, leave, stops_first
-from pretrain.launch.start import is_first
+from pretrain.launch.start import is_first, is_rank
 
 HELP = """usage: {program} [VERB] [OPTIONS]
 
@@ -40,7 +40,7 @@ def main(arguments: list[str], program: str = "./launch.sh") -> int:
             print(f"espalier: {error}", file=sys.stderr)
         return leave(error.code) if isinstance(error, Stop) else ExitCode.PEER_LOST
     except UserError as error:
-        if stops_first(ExitCode.MISTAKE):
+        if stops_first(ExitCode.MISTAKE) if is_rank() else is_first():
             print(f"espalier: {error}", file=sys.stderr)
         return ExitCode.MISTAKE
     except KeyboardInterrupt:  # a rank of `train` gets here only before it listens for signals

@@ -174,3 +174,12 @@ def test_only_a_new_run_is_refused_for_a_rule_that_can_never_hold(tmp_path, monk
     begun = yaml.safe_dump(lasting(load_recipe("tiny.yaml", [override])))
     (tmp_path / "runs" / "tiny" / "recipe.yaml").write_text(begun)
     assert main(["train", "--dry-run", "tiny.yaml", "--set", override]) == 0
+
+
+def test_of_all_ranks_the_first_to_find_a_mistake_tells_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("ESPALIER_EXIT_CODE_FILE", str(tmp_path / "code"))
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["trian"]) == 2
+    assert (tmp_path / "code").read_text() == "2\n"
+    assert capsys.readouterr().err.count("espalier: verb 'trian' is unknown") == 1
