@@ -6,6 +6,9 @@
 | packed or padded | 16 bit | the package flash-attn's; without it torch's varlen_attn, which has no dropout |
 | packed or padded | otherwise | scaled_dot_product_attention with a mask: all S x S products of a row |
 
+The mask is also needed in 16 bit: for attention dropout without flash-attn, for heads wider than 256 or not a multiple
+of 8, on GPUs before Ampere, and for variants whose `attends_over_runs` is False.
+
 The kernels for runs of tokens compute only what a segment may see of itself (Dao et al. 2022, arXiv 2205.14135).
 """
 

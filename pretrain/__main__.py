@@ -19,7 +19,9 @@ Espalier pretrains BERT while its shape changes, and loses nothing on the way.
 
 Without a verb it runs the demo. `{program} VERB --help` explains the options of a verb.{more}
 """
-TESTS = "\n`./launch.sh test` runs the test suite and passes its arguments to pytest."
+ONLY_HERE = """
+`./launch.sh test` runs the test suite and passes its arguments to pytest; `./launch.sh check` runs the static checks.
+`./launch.sh --here VERB` uses the Python of the active environment and installs nothing."""
 
 
 def main(arguments: list[str], program: str = "./launch.sh") -> int:
@@ -54,7 +56,7 @@ def main(arguments: list[str], program: str = "./launch.sh") -> int:
 
 def help_text(program: str) -> str:
     verbs = "\n".join(f"  {name:10}{summary}" for name, summary in VERBS.items())
-    return HELP.format(program=program, verbs=verbs, more=TESTS if program.endswith(".sh") else "").rstrip()
+    return HELP.format(program=program, verbs=verbs, more=ONLY_HERE if program.endswith(".sh") else "").rstrip()
 
 
 if __name__ == "__main__":

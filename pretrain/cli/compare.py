@@ -5,20 +5,20 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from pretrain.cli.arguments import Overrides, check_counts
+from pretrain.cli.arguments import OptionalText, Overrides, check_counts
 
 
 def compare(
     folders: Annotated[Positional[tuple[Path, ...]], arg(name="runs", metavar="RUN ...", help_behavior_hint="")] = (),
     /,
-    recipes: str = "",
+    recipes: OptionalText = "",
     seeds: int = 3,
     minutes: float = 60.0,
     overrides: Overrides = (),
     runs: Path = Path("runs"),
     nproc: int = 1,
     scale: str = "mini",
-    baseline: str = "",
+    baseline: OptionalText = "",
     out: Path = Path("compare"),
 ) -> None:
     """Compare finished runs: the cost of each method to reach a loss.

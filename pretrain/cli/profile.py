@@ -6,18 +6,18 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from model.errors import UserError
-from pretrain.cli.arguments import Overrides, RecipeName, check_counts
+from pretrain.cli.arguments import OptionalRecipe, OptionalText, Overrides, check_counts
 
 
 def profile(
-    recipe: RecipeName = "",
+    recipe: OptionalRecipe = "",
     /,
     overrides: Overrides = (),
     stage: int = 0,
     nproc: int = 1,
     steps: int = 10,
-    sweep: str = "",
-    scaling: str = "",
+    sweep: OptionalText = "",
+    scaling: OptionalText = "",
     measure_peak: bool = False,
     against: Literal["nothing", "huggingface"] = "nothing",
     rounds: int = 5,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.cli.arguments import OptionalInt, OptionalStr, Overrides, RecipeName, read_span
+from pretrain.cli.arguments import OptionalInt, OptionalStr, OptionalText, Overrides, RecipeName, read_span
 from pretrain.launch.local import run_verb
 from pretrain.launch.start import expected_ranks, is_rank, start_ranks, train_arguments
 
@@ -18,7 +18,7 @@ def train(
     name: OptionalStr = None,
     runs: Path = Path("runs"),
     nproc: OptionalInt = None,
-    profile_steps: str = "",
+    profile_steps: OptionalText = "",
     dry_run: bool = False,
 ) -> int:
     """Train a recipe, or resume it from the latest checkpoint in its folder.

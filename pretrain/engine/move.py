@@ -30,10 +30,6 @@ class MoveTimes:
     build: float = 0.0
     write: float = 0.0
 
-    @property
-    def total(self) -> float:
-        return self.destroy + self.read + self.measure + self.build + self.write
-
 
 def move(
     engine: DeepSpeedEngine, settings: EngineSettings, make_change: MakeChange | None = None

@@ -14,7 +14,7 @@ _listening = False
 def listen(names: Sequence[str]) -> None:
     """From now on these signals are recorded and do not end the process; the other signals do.
 
-    (launch.sh has torchrun ignore them, and what is ignored stays ignored in a child.)
+    (launch/local.py starts torchrun with them ignored, and what is ignored stays ignored in a child.)
     """
     global _listening
     _listening = True

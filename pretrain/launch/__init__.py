@@ -1,9 +1,18 @@
 """Starting ranks, on this machine or on the nodes of a SLURM job. Standard library only, so that it starts at once.
 
-start.py      chooses between the two
-local.py      torchrun on this machine: threads per rank, signals passed on
-slurm.py      the job that this process is in; step.py runs one srun task per node, node.py is what the task runs
-meeting.py    how the nodes find each other; interfaces.py chooses the network
-agent.py      torchrun itself, in a process that dies with its launcher; rank.py is what it starts
-outcome.py    exit codes, and how the ranks' code reaches the launcher
+start.py        chooses between the two
+local.py        torchrun on this machine: threads per rank, signals passed on
+slurm.py        the job that this process is in; step.py runs one srun task per node, node.py is what the task runs
+meeting.py      how the nodes find each other; interfaces.py chooses the network
+agent.py        torchrun itself, in a process that dies with its launcher; rank.py is what it starts
+leash.py        children that die with their parent
+requests.py     signals that reach a launcher while its ranks run
+outcome.py      exit codes, and how the ranks' code reaches the launcher
+environment.py  environment variables of Espalier's processes
+gpus.py         counts GPUs without torch
+installed/      the command `espalier` of an installed wheel
+
+The path of a signal: within a job step.py passes it on to every node's task (node.py); local.py signals each rank,
+until it has left, and torchrun ignores it. A rank remembers it (pretrain/engine/signals.py), and at the next step
+boundary all ranks save and leave (pretrain/training/hooks/preemption.py).
 """

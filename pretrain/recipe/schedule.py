@@ -3,7 +3,8 @@
     rate(now) = phase(now) * rewarm(now) * scale(stage)
 
 A *phase* is a warmup, an optional hold and a decay: most runs have one, two-phase BERT has two. Each stage may also
-climb back from zero after its change of shape (rewarm) and scale the rate.
+climb back from near zero after its change of shape (rewarm) and scale the rate. A climb over N steps begins at 1/N, not
+at 0: no step is without effect.
 
 The clock counts steps, or seconds of training for a run with a budget of hours. Steps are optimizer updates that were
 applied: one that the loss scaler skipped does not count, so it does not advance the schedule.

@@ -39,7 +39,8 @@ class Schedule(Section):
     shape: Literal["linear", "polynomial", "cosine", "constant"] = "linear"
     """Shape of the decay from the peak to the end. `polynomial` has the exponent `power`; `constant` never decays."""
     warmup: Amount = 0
-    """Steps of linear warmup from zero to the peak. Use a few percent of the run; more for large batches or post-LN."""
+    """Steps of linear warmup to the peak; the first of N has 1/N of it. Use a few percent of the run; more for large
+    batches or post-LN."""
     hold: Amount = 0
     """Steps at the peak between warmup and decay. The LANS paper uses this; otherwise leave it at 0."""
     end: Annotated[Number, Field(ge=0, le=1)] = 0.0
@@ -57,8 +58,8 @@ class Restart(Schedule):
 
 class StageSchedule(Section):
     rewarm: Amount = 0
-    """Steps to climb from zero back to the schedule after this stage begins. Use it if the loss jumps after growing, or
-    if the operators reset the optimizer."""
+    """Steps to climb back to the schedule after this stage begins; the first of N has 1/N of it. Use it if the loss
+    jumps after growing, or if the operators reset the optimizer."""
     lr_scale: Annotated[Number, Field(gt=0)] = 1.0
     """Multiply the learning rate by this factor during the stage."""
     restart: Restart | None = None

@@ -67,10 +67,24 @@ class RunView(Protocol):
 
 
 class StepView(Protocol):
-    """One optimizer step."""
+    """One optimizer step, the same on all ranks."""
 
     @property
+    def step(self) -> int: ...
+    @property
     def loss(self) -> float: ...
+    @property
+    def mlm_accuracy(self) -> float: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def grad_norm(self) -> float:
+        """Before clipping."""
+
+    @property
+    def tokens(self) -> int:
+        """Read since the start of the run, padding excluded."""
+
     @property
     def flops(self) -> float:
         """Since the start of the run."""

@@ -123,7 +123,7 @@ class Hook:
     """The key of its state in a checkpoint; empty for a hook without state."""
 
     def on_start(self, trainer: TrainerView) -> None:
-        """Before the first step of this process. The engine is ready."""
+        """A trainer starts and its engine is ready: once per process, and again after each rollback."""
 
     def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
         """A stage begins, or resumes. Its engine is ready."""

@@ -68,7 +68,7 @@ def move_on(trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | N
 
 
 def needs_move(previous: ResolvedStage, stage: ResolvedStage) -> bool:
-    """Whether a stage differs in something that its engine is built for, unlike length, rows and learning rate."""
+    """Whether a stage differs in something that its engine is built for, unlike row length and learning rate."""
     fields = ("config", "tensor_parallel", "sequence_parallel", "micro_batch", "accumulation", "deepspeed")
     return bool(stage.grow) or any(getattr(previous, field) != getattr(stage, field) for field in fields)
 

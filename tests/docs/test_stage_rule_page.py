@@ -35,12 +35,13 @@ def copy(tmp_path_factory) -> Copy:
 
 
 def test_it_is_one_file_and_a_list(copy):
-    assert copy.new_files == ["pretrain/stage_rules/plateau.py", "tests/test_plateau.py"]
+    assert copy.new_files == ["pretrain/stage_rules/plateau.py", "tests/pretrain/stage_rules/test_plateau.py"]
     assert set(copy.changed_files) == {"pretrain/stage_rules/__init__.py"}
 
 
 def test_the_test_on_the_page_passes(copy):
-    assert "3 passed" in copy.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_plateau.py")
+    test = "tests/pretrain/stage_rules/test_plateau.py"
+    assert "3 passed" in copy.run("-m", "pytest", "-q", "-p", "no:cacheprovider", test)
 
 
 def test_plan_and_checks_know_it(copy):
