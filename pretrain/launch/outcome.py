@@ -58,7 +58,7 @@ def stops_first(code: int) -> bool:
 def is_known() -> bool:
     """Whether a rank has left its exit code, and so has said why it stops."""
     file = os.environ.get(CODE_FILE)
-    return bool(file) and Path(file).exists()
+    return file is not None and Path(file).exists()
 
 
 def agreed_code(run: Callable[[dict[str, str]], int]) -> int:
