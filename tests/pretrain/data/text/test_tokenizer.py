@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,14 @@ import pytest
 from tokenizers import BertWordPieceTokenizer
 
 from model.errors import UserError
-from pretrain.data.text.tokenizer import Vocabulary, load_tokenizer, read_tokenizer, save_tokenizer, train_tokenizer
+from pretrain.data.text.tokenizer import (
+    Vocabulary,
+    load_tokenizer,
+    read_tokenizer,
+    save_tokenizer,
+    train_tokenizer,
+    transformers_tokenizer,
+)
 from tests.support.corpora import made_up_documents
 
 TEXTS = made_up_documents(50)
@@ -99,6 +107,27 @@ def test_settings_next_to_a_vocab_txt_are_honoured(tmp_path: Path) -> None:
     settings.write_text('{"do_lower_case": "yes"}')
     with pytest.raises(UserError, match="do_lower_case 'yes' must be true or false"):
         load_tokenizer(path)
+
+
+@pytest.mark.parametrize("with_json", [True, False])
+@pytest.mark.parametrize(
+    "settings", [{}, {"strip_accents": False}, {"do_lower_case": False}, {"tokenize_chinese_chars": False}]
+)
+def test_a_folder_of_transformers_gives_the_ids_of_transformers(
+    tmp_path: Path, settings: dict, with_json: bool
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokens = ["Über", "über", "uber", "東", "京", "東京"]
+    path = write_vocab(tmp_path / "vocab.txt", tokens)
+    tokenizer = load_tokenizer(path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **settings}))
+    if with_json:
+        save_tokenizer(tokenizer, tmp_path)
+        settings = {"do_lower_case": False} | settings  # as the file has it, whose vocabulary has capitals
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **settings}))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ours = transformers_tokenizer(tmp_path)
+    assert ours.encode("Über 東京") == theirs("Über 東京", add_special_tokens=False)["input_ids"]
 
 
 def test_training_is_deterministic() -> None:
