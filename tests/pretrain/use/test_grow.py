@@ -20,7 +20,7 @@ from pretrain.interop.huggingface import export_model
 from pretrain.training.train import train
 from pretrain.use.evaluate import evaluate_checkpoint
 from pretrain.use.export import export
-from pretrain.use.grow import grow, open_state, own_tokenizer, read_shape, save_state
+from pretrain.use.grow import _put, grow, open_state, own_tokenizer, read_shape, save_state
 from tests.support.harness import CONFIG, same, whole_state
 from tests.support.proving import random_state
 from tests.support.run_on_disk import make_corpus, make_run
@@ -252,3 +252,14 @@ def test_shapes_on_the_command_line():
     assert read_shape(["tiny", "layers=3"])["layers"] == 3
     assert read_shape(["tiny"])["head_dim"] == 64, "a preset is all of that shape, not its heads at another width"
     assert read_shape(["low_rank={feedforward.input: 8}"]) == {"low_rank": {"feedforward.input": 8}}
+
+
+def test_of_several_that_write_to_one_place_the_first_wins_and_the_others_say_so(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index.json").write_text(name)
+    assert _put(tmp_path / "one", tmp_path / "out") is None
+    fault = str(_put(tmp_path / "two", tmp_path / "out"))
+    assert fault.endswith("cannot be written: Directory not empty; name a new folder")
+    assert (tmp_path / "out" / "index.json").read_text() == "one"
+    assert not (tmp_path / "two").exists()
