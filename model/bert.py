@@ -1,4 +1,4 @@
-"""BERT for pretraining, read from the top: the losses, the encoder, one block."""
+"""BERT for pretraining, read from the top: the losses, then the encoder. Its layers are in `model.block`."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -55,7 +55,7 @@ class BertForPreTraining(nn.Module):
         blocks = [Block(config, block, self._attention(block), tp) for block in range(config.num_blocks)]
         self.blocks = nn.ModuleList(blocks)
         self.layers = self._layers([blocks[config.block_of(layer)] for layer in range(config.layers)])
-        """What the encoder runs, from the bottom up."""
+        """What the encoder runs, from the bottom up. A plain list: `blocks` already holds each parameter, once."""
         self.make_mask: Callable[[Batch], Mask] = only_one(part.make_mask() for part in self.parts) or plain_mask
         self.recompute = False
         """Keep only the inputs of the layers, and compute them again in the backward pass."""
@@ -94,14 +94,14 @@ class BertForPreTraining(nn.Module):
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states of the last layer, [B, S, H]."""
-        mask = self.packed_rows(batch) or self.make_mask(batch)
+        mask = self.rows_for_kernel(batch) or self.make_mask(batch)
         with self.token_randomness(batch.ids.device):
             x = self.embeddings(batch)  # with sequence parallelism [B, S / tp, H] from here on
             for layer in self.layers:
                 x = checkpoint(layer, x, mask, use_reentrant=False) if self.recompute else layer(x, mask)
         return self.tp.all_tokens(self.final_norm(x))
 
-    def packed_rows(self, batch: Batch) -> PackedRows | None:
+    def rows_for_kernel(self, batch: Batch) -> PackedRows | None:
         """What plain attention takes instead of a mask, where there is a kernel for it."""
         config, dropout = self.config, self.config.attention_dropout if self.training else 0.0
         if batch.runs is None or not config.attends_over_runs:
@@ -112,6 +112,13 @@ class BertForPreTraining(nn.Module):
         """For dropout between the tensor-parallel regions: of each rank's own where its tokens are."""
         own = self.tp.sequence_parallel and self.training
         return self.tp.sharded_randomness(device) if own else nullcontext()
+
+    def load_weights(self, weight_of: Callable[[str], Tensor]) -> None:
+        """Fills every parameter with this rank's part of the logical tensor `weight_of(name)` [spec.shape]."""
+        table = parameter_table(self.config)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.copy_(self.tp.shard(table[name], weight_of(name)).reshape(parameter.shape))
 
     def begin_step(self, step: int, steps_masked: int, seed: int = 0) -> None:
         """Tells variants that change with training's progress how far it is: `step` optimizer steps into the run, and
@@ -129,16 +136,9 @@ class BertForPreTraining(nn.Module):
             layers = part.wrap(layers, blocks)
         return layers
 
-    def load_weights(self, weight_of: Callable[[str], Tensor]) -> None:
-        """Fills every parameter with this rank's part of the logical tensor `weight_of(name)` [spec.shape]."""
-        table = parameter_table(self.config)
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                parameter.copy_(self.tp.shard(table[name], weight_of(name)).reshape(parameter.shape))
-
     def _mark_parameters(self) -> None:
-        """As the table says. DeepSpeed counts a parameter that is marked as cut on every rank in the gradient norm,
-        others on one."""
+        """Marks each parameter as trained or not, and as cut or whole, as the table says. DeepSpeed counts a cut one on
+        every rank in the gradient norm, a whole one on one rank."""
         table = parameter_table(self.config)
         parameters = dict(self.named_parameters())
         assert parameters.keys() == table.keys(), parameters.keys() ^ table.keys()

@@ -31,6 +31,9 @@ class ParameterSpec:
     block: int | None = None
     trainable: bool = True
 
+    def __post_init__(self) -> None:
+        assert self.axes, f"{self.name} has no axes; a scalar has one axis of size 1 whose role is fixed"
+
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(axis.size for axis in self.axes)

@@ -71,7 +71,7 @@ def shapes(source: BertConfig, operators: Sequence[Operator], wanted: Mapping[st
     for name in BertConfig.model_fields:
         if name not in BertConfig.fields_with(Flag.FREE) and getattr(final, name) != getattr(reached, name):
             able = [operator.name for operator in OPERATORS.values() if _reaches(operator, reached, name, final)]
-            advice = f"add {' or '.join(able)} to grow" if able else "no operator changes it"
+            advice = f"add {' or '.join(able)} to grow" if able else "no operator changes it, so leave it as it is"
             raise UserError(
                 f"{name} {getattr(reached, name)} -> {getattr(final, name)} is not reached by grow; {advice}"
             )

@@ -150,7 +150,7 @@ def plain_shape(config: BertConfig) -> BertConfig:
     config = config.without(Flag.PLAIN_AT_EXPORT)
     for name, value in config.variants.items():
         raise UserError(
-            f"{name} {value}: transformers has no such model to export to; grow or train back to a plain BERT"
+            f"{name} {value}: transformers has no such model to export to; train to the end as a plain BERT instead"
         )
     heads, ffn = (
         max(getattr(config, f"block_{field}")(b) for b in range(config.num_blocks)) for field in ("heads", "ffn")

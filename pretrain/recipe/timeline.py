@@ -58,8 +58,15 @@ def timeline(recipe: Recipe) -> Timeline:
         running += length
         starts.append(round(running) if unit == "steps" else running * SECONDS_PER_HOUR)
         if starts[-1] <= starts[-2]:
-            raise UserError(f"stage {stage.name} has no time left ({length:g} of {total:g}); give it some")
+            raise UserError(f"stage {stage.name} {_too_short(stage, length, total, unit)}")
     return Timeline(unit, tuple(starts[:-1]), starts[-1])
+
+
+def _too_short(stage: Stage, length: float, total: float, unit: Unit) -> str:
+    whole = f"{total:g} {'hours' if unit == 'seconds' else 'steps'}"
+    if (stage.hours if unit == "seconds" else stage.steps) is None:
+        return f"has no time left: the other stages take {total - length:g} of {whole}; shorten one of them"
+    return f"is too short: {length:g} of {whole}; lengthen it or remove it"
 
 
 def _check_names_and_units(recipe: Recipe) -> None:

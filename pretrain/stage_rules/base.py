@@ -82,7 +82,7 @@ class Check(StageRule, Section):
 
     @property
     def longest(self) -> str:
-        return "every"
+        return "checks" if self.checks > self.steps_between else "every"
 
     def in_steps(self, count: Callable[[Amount], int]) -> Self:
         return self.model_copy(update={"every": max(count(self.every), 1)})

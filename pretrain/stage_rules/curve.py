@@ -43,7 +43,9 @@ class CurveRule(Check):
 
     @property
     def longest(self) -> str:
-        return "least" if self.steps_before > self.steps_between * (self.window + 1) else "every"
+        if self.steps_before > self.steps_between * (self.window + 1):
+            return "least"
+        return "window" if self.steps_between == 1 and self.window >= self.checks else super().longest
 
     def in_steps(self, count: Callable[[Amount], int]) -> Self:
         return super().in_steps(count).model_copy(update={"least": count(self.least)})

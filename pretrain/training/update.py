@@ -51,7 +51,8 @@ def update(
                 if norm is not None and not math.isfinite(norm):
                     skip_step(engine)
             engine.step()
-        sums += torch.stack([value.detach().double() for value in output[1:]])
+        parts = (output.mlm_loss, output.mlm_correct, output.sentence_loss, output.sentence_correct)
+        sums += torch.stack([part.detach().double() for part in parts])
     return sums, norm
 
 

@@ -4,6 +4,7 @@ import torch
 from model.bert import BertForPreTraining
 from model.config import BertConfig
 from model.parallel.tensor import local_shape
+from model.parameter_spec import ParameterSpec
 from model.parameters import parameter_table
 from tests.support.running import small_config
 
@@ -51,3 +52,8 @@ def test_every_hidden_axis_says_what_happens_there():
     ]
     assert [axis.role for axis in table["embeddings.word.weight"].axes] == ["fixed", "produced"]
     assert table["mlm.norm.weight"].axes[0].role == "consumed"  # feeds the tied decoder, which sums over hidden
+
+
+def test_a_parameter_has_at_least_one_axis():
+    with pytest.raises(AssertionError, match="gain has no axes; a scalar has one axis of size 1"):
+        ParameterSpec("gain", ())

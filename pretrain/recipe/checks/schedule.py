@@ -17,6 +17,6 @@ def check_schedule(run: Run) -> None:
             names = [stage.name for stage in run.stages if stage.restart is not None and stage.start == phase.start]
             key = f"stage {names[0]}: schedule.restart" if names else "schedule"
             raise UserError(
-                f"{key}: warmup ({phase.warmup:g} {run.unit}) and hold ({phase.hold:g}) exceed the {phase.length:g} "
-                "they are part of; lower one of them"
+                f"{key}: warmup ({phase.warmup:g}) and hold ({phase.hold:g}) take longer than the {phase.length:g} "
+                f"{run.unit} that the schedule covers; lower one of them"
             )

@@ -187,6 +187,7 @@ def test_a_rule_without_a_meaning_is_refused(stages, message):
     ("key", "rule", "earliest", "lower"),
     [
         ("until.loss", {"below": 2, "every": 10, "checks": 3}, 30, "until.loss.every"),
+        ("until.loss", {"below": 2, "every": 1, "checks": 30}, 30, "until.loss.checks"),
         ("until.gradient_correlation", {"every": 7}, 21, "until.gradient_correlation.every"),
         # the warmup, then six points and one more
         ("until.loss_slope", {"every": 2}, 5 + 2 * (6 + 1), "the warmup or until.loss_slope.every"),
@@ -218,7 +219,7 @@ def test_a_stage_too_short_for_the_grow_when_after_it_is_refused_by_that_name():
         stages = [{"name": "first", "steps": 7, **until}, {"name": "on", "grow_when": "auto"}]
         with pytest.raises(UserError, match="^stage first: grow_when of stage on can hold only after 7 ") as caught:
             check_lengths(resolved(stages, schedule={}))
-        assert "; lower until.auto.every, or" in str(caught.value)
+        assert "; lower until.auto.window, or" in str(caught.value)
 
 
 CYCLE = [
