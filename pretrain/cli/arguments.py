@@ -26,7 +26,7 @@ OptionalStr = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
 OptionalInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
 
-BOX = "│╭╮╰╯─|+-"
+BOX = "│╭╮╰╯─|+"
 
 
 def call_verb(function: Callable[..., int | None], arguments: Sequence[str], prog: str) -> int | None:
@@ -47,7 +47,7 @@ def call_verb(function: Callable[..., int | None], arguments: Sequence[str], pro
     except SystemExit as stop:
         if stop.code != 2 or not box.getvalue():
             raise
-        raise UserError(f"{_one_line(box.getvalue())}; see {prog} --help") from None
+        raise UserError(f"{_in_our_words(_one_line(box.getvalue()), arguments)}; see {prog} --help") from None
     finally:
         sys.stderr = stderr
 
@@ -80,10 +80,29 @@ def _one_line(box: str) -> str:
             break
         if line.startswith("For full helptext"):
             break
-        if line:
+        if line.strip("-"):
             message.append(line)
     text = re.sub(r"(?<!\.)\.$", "", " ".join(message).removesuffix(" (required)"))
     # An option that may be left out is a choice between None and its type, which is nobody's concern.
     choice = r"no type matching .* could be instantiated from \['(.*?)'\]\..*?(; it takes|$)"
     text = re.sub(choice, r"'\1' cannot be read\2", text)
     return re.sub(r"\{None\}\||'None', |, 'None'", "", text)
+
+
+NUMBERS = {"INT": "a whole number", "FLOAT": "a number"}
+
+
+def _in_our_words(text: str, arguments: Sequence[str]) -> str:
+    """tyro's message in the words of this project's others; one that has another form stays as it is."""
+    if found := re.match(r"Missing from [^:]*: (\S+)(?: STR| PATH| INT)? (.*?)(?: \(required\)|$)", text):
+        return f"{found[1]} is missing: {found[2]}"
+    if found := re.match(r"Missing value for argument '(.*?)'", text):
+        if found[1].startswith("-"):
+            return f"{found[1]} needs a value"
+        return f"{found[1].upper()} is missing; given is only {' '.join(arguments)}"
+    if found := re.match(r"Unrecognized options: ([^, ]*).*?(?:Perhaps you meant: .*?(--[\w-]+)|$)", text):
+        kind = "option" if found[1].startswith("-") else "argument"
+        return f"unknown {kind} {found[1]}" + (f" (did you mean {found[2]}?)" if found[2] else "")
+    if found := re.match(r"Error parsing (--\S+): .*?('[^']*')(?: cannot be read)?; it takes (INT|FLOAT)$", text):
+        return f"{found[1]} must be {NUMBERS[found[3]]}, not {found[2]}"
+    return text
