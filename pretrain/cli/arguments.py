@@ -95,7 +95,7 @@ NUMBERS = {"INT": "a whole number", "FLOAT": "a number"}
 def _in_our_words(text: str, arguments: Sequence[str]) -> str:
     """tyro's message in the words of this project's others; one that has another form stays as it is."""
     if found := re.match(r"Missing from [^:]*: (\S+)(?: STR| PATH| INT)? (.*?)(?: \(required\)|$)", text):
-        return f"{found[1]} is missing: {found[2]}"
+        return f"{found[1]} is missing: {found[2].rstrip('.')}"
     if found := re.match(r"Missing value for argument '(.*?)'", text):
         if found[1].startswith("-"):
             return f"{found[1]} needs a value"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pretrain.recipe.run import ResolvedStage, Unit
 from pretrain.recipe.schedule import LearningRate, Phase, StageRate
-from pretrain.recipe.schema import Recipe
+from pretrain.recipe.schema import Recipe, Restart
 from pretrain.recipe.timeline import in_ticks
 
 
@@ -20,6 +20,6 @@ def learning_rate(recipe: Recipe, stages: Sequence[ResolvedStage], unit: Unit) -
         length = end - start
         warmup = in_ticks(schedule.warmup, length, unit, f"{key}.warmup")
         hold = in_ticks(schedule.hold, length, unit, f"{key}.hold")
-        peak = getattr(schedule, "lr", None) or recipe.optimizer.lr
+        peak = (isinstance(schedule, Restart) and schedule.lr) or recipe.optimizer.lr
         phases.append(Phase(start, length, peak, warmup, hold, schedule.shape, schedule.end, schedule.power))
     return LearningRate(tuple(phases), tuple(StageRate(stage.start, stage.rewarm, stage.lr_scale) for stage in stages))

@@ -17,12 +17,12 @@ from pretrain.recipe.checks.stage_rules import check_ends, check_keys
 from pretrain.recipe.inherited import Inherited
 from pretrain.recipe.layout import data_parallel_size, micro_batches
 from pretrain.recipe.learning_rate import learning_rate
-from pretrain.recipe.rules import until_in_steps
 from pretrain.recipe.run import ResolvedStage, Run
 from pretrain.recipe.schema import Data, Recipe, Stage
 from pretrain.recipe.shapes import first_shape, next_shape
 from pretrain.recipe.shares import counted_steps, whole_model
 from pretrain.recipe.timeline import Timeline, timeline
+from pretrain.recipe.until import until_in_steps
 
 
 def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Run:

@@ -9,11 +9,10 @@ from growth.operators.saved_state import INITIAL
 from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from pretrain.recipe.schedule import LearningRate
-from pretrain.recipe.schema import Recipe, Restart
+from pretrain.recipe.schema import Precision, Recipe, Restart
 from pretrain.stage_rules.split import Split
 from pretrain.stage_rules.until import Until
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Unit = Literal["steps", "seconds"]
 """What the clock of a run counts. One of either is a *tick*."""
 

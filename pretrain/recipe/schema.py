@@ -7,10 +7,13 @@ from pydantic import BeforeValidator, Field
 from model.errors import UserError
 from pretrain.data import Masking, Sampling
 from pretrain.optim.section import Optimizer
+from pretrain.recipe.schedule import Shape
 from pretrain.recipe.shape_request import ShapeRequest
 from pretrain.settings.values import Amount, Hours, Number, Positive, PositiveAmount, Section
 from pretrain.stage_rules.split import Split
 from pretrain.stage_rules.until import Until
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class FromCorpus(Section):
@@ -36,7 +39,7 @@ class Schedule(Section):
     Shares are of the steps that the schedule covers: the whole run, or the part up to a restart.
     """
 
-    shape: Literal["linear", "polynomial", "cosine", "constant"] = "linear"
+    shape: Shape = "linear"
     """Shape of the decay from the peak to the end. `polynomial` has the exponent `power`; `constant` never decays."""
     warmup: Amount = 0
     """Steps of linear warmup to the peak; the first of N has 1/N of it. Use a few percent of the run; more for large
@@ -213,7 +216,7 @@ class Recipe(Section):
     data: Data
     optimizer: Optimizer
     schedule: Schedule = Schedule()
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Precision of weights and activations. `bf16` and `fp16` keep fp32 master weights and moments. Use `bf16` on
     devices that support it; `fp16` needs a GPU."""
     recompute: bool = False

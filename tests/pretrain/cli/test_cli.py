@@ -172,7 +172,7 @@ def test_only_a_new_run_is_refused_for_a_rule_that_can_never_hold(tmp_path, monk
     for verb in (["plan"], ["train", "--dry-run"]):
         assert main([*verb, "tiny.yaml", "--set", override]) == 2
         assert "until.loss" in capsys.readouterr().err
-    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    (tmp_path / "runs" / "tiny" / "checkpoints" / "step-2").mkdir(parents=True)
     begun = yaml.safe_dump(lasting(load_recipe("tiny.yaml", [override])))
     (tmp_path / "runs" / "tiny" / "recipe.yaml").write_text(begun)
     assert main(["train", "--dry-run", "tiny.yaml", "--set", override]) == 0
