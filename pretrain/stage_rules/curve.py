@@ -106,6 +106,8 @@ class LossCurve:
         self.sums, self.num_steps = Point(0.0, 0.0), 0
 
     def add(self, flops: float, loss: float) -> None:
+        if not math.isfinite(loss):  # a step in which no token was masked says nothing
+            return
         self.sums, self.num_steps = Point(self.sums.flops + flops, self.sums.loss + loss), self.num_steps + 1
         if self.num_steps == self.every:
             self.points.append(Point(*(total / self.every for total in self.sums)))

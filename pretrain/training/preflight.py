@@ -30,7 +30,7 @@ def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus
     compiles(recipe.compile, device())
     run_folder = RunFolder(folder)
     run_folder.check(recipe)
-    if run_folder.metrics.is_file():
+    if run_folder.metrics.is_file() and not dist.is_initialized():  # once, before the ranks
         History.read(folder)  # a damaged line would stop the run at its end, which needs them all
     if not run_folder.has_begun:  # a resumed run may be past the fault, and cannot change its recipe
         check_lengths(run)

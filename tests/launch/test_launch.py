@@ -27,6 +27,7 @@ class Clone:
         self.folder.mkdir()
         for file in ("launch.sh", "pyproject.toml"):
             shutil.copy(HOME / file, self.folder)
+        (self.folder / "pretrain").mkdir()
         self.log = folder / "log"
         self.python = folder / "python3"
         self.python.write_text(STAND_IN)

@@ -25,6 +25,7 @@ class Metrics(Hook):
         self.folder = folder
         self.num_lines = 0
         self.stage = ""
+        self._opened: list[Any] = []
 
     def on_start(self, trainer: TrainerView) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -32,6 +33,7 @@ class Metrics(Hook):
         self.board = SummaryWriter(str(self.folder.tensorboard), purge_step=trainer.progress.step + 1)
         self.num_lines = truncate(self.folder.metrics, self.num_lines)
         self.file = self.folder.metrics.open("a", encoding="utf-8")
+        self._opened = [self.board, self.file]
 
     def state(self) -> dict[str, Any]:
         return {"num_lines": self.num_lines, "stage": self.stage}
@@ -66,7 +68,7 @@ class Metrics(Hook):
             self.board.add_scalar(name, values[name], result.step)
 
     def on_leave(self, trainer: TrainerView) -> None:
-        for opened in (self.board, self.file):
+        for opened in self._opened:  # nothing, if another hook stopped the run at its start
             with suppress(OSError):  # of a full disk; what the run stops with must be read
                 opened.close()
 

@@ -6,11 +6,13 @@ do so for ever.
 
 import json
 import os
+from contextlib import suppress
 from typing import Any
 
 import torch.distributed as dist
 
 from model.errors import UserError
+from pretrain.checkpoint.tensors import replace_text
 from pretrain.engine.agreement import raise_together
 from pretrain.launch.slurm import number_of
 from pretrain.runs.folder import RunFolder
@@ -23,6 +25,7 @@ class Restarts(Hook):
     def __init__(self, folder: RunFolder, limit: int):
         self.file = folder.starts
         self.limit = limit
+        self.has_begun = False
 
     def on_start(self, trainer: TrainerView) -> None:
         if "SLURM_JOB_ID" not in os.environ:
@@ -33,14 +36,16 @@ class Restarts(Hook):
         raise_together(error)
 
     def on_leave(self, trainer: TrainerView) -> None:
-        """Saved on a signal, or on the way back to a checkpoint: not a fault."""
-        starts = self._starts()
-        if dist.get_rank() == 0 and starts:
-            self._write([*starts[:-1], {**starts[-1], "in_order": True}])
+        """Saved on a signal, or on the way back to a checkpoint: not a fault. A start that was refused is none."""
+        if self.has_begun and dist.get_rank() == 0:
+            *before, last = self._starts()
+            self._write([*before, {**last, "in_order": True}])
 
     def _begin(self, job: str, restart: int, step: int) -> UserError | None:
         starts = [start for start in self._starts() if start["job"] == job]  # another job's are past
+        this = {"job": job, "restart": restart, "step": step, "in_order": False}
         if starts and starts[-1]["restart"] == restart:  # after a rollback
+            self._write([*starts[:-1], {**this, "step": starts[-1]["step"]}])
             return None
         failed = 0
         for start in reversed(starts):
@@ -52,13 +57,15 @@ class Restarts(Hook):
                 f"job {job} failed {failed} times in a row without a checkpoint after step {step}, more often than "
                 f"faults.restarts = {self.limit} allows; the reasons are in its output"
             )
-        self._write([*starts, {"job": job, "restart": restart, "step": step, "in_order": False}])
+        self._write([*starts, this])
         return None
 
     def _starts(self) -> list[dict[str, Any]]:
-        return json.loads(self.file.read_text("utf-8")) if self.file.is_file() else []
+        """Those on record. A damaged file counts as none: it must not stop a run."""
+        with suppress(OSError, ValueError):
+            return json.loads(self.file.read_text("utf-8"))
+        return []
 
     def _write(self, starts: list[dict[str, Any]]) -> None:
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps(starts, indent=1) + "\n", "utf-8")
-        partial.replace(self.file)
+        replace_text(self.file, json.dumps(starts, indent=1) + "\n")
+        self.has_begun = True

@@ -1,6 +1,10 @@
 """A job that fails again and again at one step is given up."""
 
+import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch.distributed as dist
@@ -9,6 +13,9 @@ from pretrain.engine.exits import Stop
 from pretrain.runs.folder import RunFolder
 from pretrain.training.hooks import restarts
 from pretrain.training.hooks.restarts import Restarts
+from pretrain.training.train import train
+from tests.support.tiny import tiny_recipe
+from tests.support.workers import pool
 
 
 @pytest.fixture
@@ -54,6 +61,46 @@ def test_a_step_gained_or_an_orderly_end_counts_afresh(start):
 def test_going_back_to_a_checkpoint_is_the_same_start(start):
     for _ in range(5):
         start(0, step=40)()
+
+
+def test_a_start_that_went_back_and_then_failed_counts_as_failed(start):
+    for restart in range(3):
+        start(restart, step=40)()  # a rollback
+        start(restart, step=40)  # ... after which it hangs
+    with pytest.raises(Stop, match="failed 3 times"):
+        start(3, step=40)
+
+
+def test_a_refused_start_leaves_the_record_as_it_is(start, tmp_path, monkeypatch):
+    for restart in range(3):
+        start(restart, step=40)
+    record = RunFolder(tmp_path).starts.read_text("utf-8")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    hook = Restarts(RunFolder(tmp_path), limit=2)
+    with pytest.raises(Stop):
+        hook.on_start(SimpleNamespace(progress=SimpleNamespace(step=40)))
+    hook.on_leave(SimpleNamespace())
+    assert RunFolder(tmp_path).starts.read_text("utf-8") == record
+
+
+def test_a_damaged_record_stops_nothing(start, tmp_path):
+    RunFolder(tmp_path).starts.write_text("[{", "utf-8")
+    start(0, step=40)
+
+
+def refused(corpus: Path, folder: Path) -> str:
+    """On a rank, in a job that has failed too often: why `train` stops."""
+    failed = [{"job": "7", "restart": restart, "step": 0, "in_order": False} for restart in range(4)]
+    folder.mkdir()
+    RunFolder(folder).starts.write_text(json.dumps(failed), "utf-8")
+    with patch.dict(os.environ, SLURM_JOB_ID="7", SLURM_RESTART_COUNT="4"), pytest.raises(Stop) as stopped:
+        train(tiny_recipe(corpus), folder)
+    return str(stopped.value)
+
+
+def test_the_run_says_why_it_gives_up(corpus, tmp_path):
+    for message in pool(2).run(refused, corpus, tmp_path / "run"):
+        assert message.startswith("job 7 failed 4 times in a row")
 
 
 def test_outside_a_job_nothing_is_kept(tmp_path, monkeypatch):
