@@ -14,7 +14,7 @@ from pretrain.runs.folder import RunFolder
 from pretrain.training.hooks import restarts
 from pretrain.training.hooks.restarts import Restarts
 from pretrain.training.train import train
-from tests.support.tiny import tiny_recipe
+from tests.support.tiny import tiny_recipe, train_until
 from tests.support.workers import pool
 
 
@@ -90,9 +90,10 @@ def test_a_damaged_record_stops_nothing(start, tmp_path):
 
 def refused(corpus: Path, folder: Path) -> str:
     """On a rank, in a job that has failed too often: why `train` stops."""
-    failed = [{"job": "7", "restart": restart, "step": 0, "in_order": False} for restart in range(4)]
-    folder.mkdir()
-    RunFolder(folder).starts.write_text(json.dumps(failed), "utf-8")
+    train_until(tiny_recipe(corpus), folder, 4)
+    if dist.get_rank() == 0:
+        failed = [{"job": "7", "restart": restart, "step": 4, "in_order": False} for restart in range(4)]
+        RunFolder(folder).starts.write_text(json.dumps(failed), "utf-8")
     with patch.dict(os.environ, SLURM_JOB_ID="7", SLURM_RESTART_COUNT="4"), pytest.raises(Stop) as stopped:
         train(tiny_recipe(corpus), folder)
     return str(stopped.value)
