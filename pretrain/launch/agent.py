@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> int:
 
 def report(error: Exception) -> int:
     """Says in one line what torchrun has raised. Returns the exit code."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
 
@@ -40,6 +41,8 @@ def report(error: Exception) -> int:
     if isinstance(error, RendezvousError):
         say(f"the nodes of the run have not met: {error}")
         return ExitCode.PEER_LOST
+    if isinstance(error, SignalException):  # Ctrl-C
+        return 128 + error.sigval
     raise error
 
 

@@ -18,7 +18,9 @@ LINE_BYTES = 200
 
 
 def ports_from(first: int) -> list[int]:
-    """Those that the nodes of a step try, in this order."""
+    """Those that the nodes of a step try, in this order. Raises UserError where `first` is no port."""
+    if not 0 < first < 2**16:
+        raise UserError(f"MASTER_PORT is {first}; it must be a port, 1 to {2**16 - 1}")
     return list(range(first, min(first + NUM_PORTS, 2**16)))
 
 

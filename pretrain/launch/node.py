@@ -9,7 +9,7 @@ from pretrain.launch import environment, meeting
 from pretrain.launch.gpus import ranks_of_node
 from pretrain.launch.interfaces import interface_variables
 from pretrain.launch.local import run_ranks
-from pretrain.launch.outcome import CODE_FILE, ExitCode, agreed_code
+from pretrain.launch.outcome import CODE_FILE, ExitCode, agreed_code, code_file
 from pretrain.launch.slurm import COUNT_GPUS, Task, node_address, number_of, say
 
 JOIN_SECONDS = 300
@@ -28,7 +28,7 @@ def run_node(task: Task, module: Sequence[str], nproc: int) -> int:
 
     if task.is_head:
         with meeting.invitation(task.key, ports) as port:
-            return agreed_code(lambda code_file: run(own, port, code_file))
+            return agreed_code(lambda variables: run(own, port, variables))
     head = node_address(task.nodes[0])
     found = meeting.find(task.key, head, ports, number_of("ESPALIER_JOIN_SECONDS", JOIN_SECONDS))
     if found is None:
@@ -36,15 +36,16 @@ def run_node(task: Task, module: Sequence[str], nproc: int) -> int:
             f"node {task.name} cannot reach {head}, the first node of the job, at ports {ports[0]} to {ports[-1]}; "
             f"check the network between them, or exclude the node: sbatch --exclude={task.name}"
         )
-    return run(head, found, {CODE_FILE: os.devnull})
+    with code_file() as file:  # it settles which rank of this node says why it stops; the first node tells the code
+        return run(head, found, {CODE_FILE: str(file)})
 
 
 def rendezvous_options(task: Task, own_address: str, head: str, port: int) -> list[str]:
-    """torchrun's options: a c10d rendezvous at the first node."""
+    """torchrun's options: a c10d rendezvous at the first node, which may take minutes to listen there."""
     return [
         *("--nnodes", str(len(task.nodes)), "--local-addr", own_address),
         *("--rdzv-backend", "c10d", "--rdzv-id", task.key, "--rdzv-endpoint", f"{head}:{port}"),
-        *("--rdzv-conf", f"is_host={int(task.is_head)},join_timeout=600,close_timeout=10"),
+        *("--rdzv-conf", f"is_host={int(task.is_head)},join_timeout=600,read_timeout=600,close_timeout=10"),
     ]
 
 

@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 
@@ -58,15 +59,28 @@ def stops_first(code: int) -> bool:
 def is_known() -> bool:
     """Whether a rank has left its exit code, and so has said why it stops."""
     file = os.environ.get(CODE_FILE)
-    return file is not None and Path(file).exists()
+    return file is not None and _code_in(Path(file)) is not None
 
 
 def agreed_code(run: Callable[[dict[str, str]], int]) -> int:
     """Calls `run` with the variables that its ranks need; returns the code they agreed on, else what `run` returns."""
-    with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
-        file = Path(folder, "exit-code")
+    with code_file() as file:
         code = run({CODE_FILE: str(file)})
-        return int(file.read_text("utf-8")) if file.exists() else code
+        agreed = _code_in(file)
+        return code if agreed is None else agreed
+
+
+@contextmanager
+def code_file() -> Iterator[Path]:
+    """Where ranks may leave their exit code, for the length of a `with`."""
+    with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
+        yield Path(folder, "exit-code")
+
+
+def _code_in(file: Path) -> int | None:
+    """None where no rank has left one. A rank that was killed as it did so leaves an empty file."""
+    text = file.read_text("utf-8") if file.exists() else ""
+    return int(text) if text else None
 
 
 def shell_code(returncode: int) -> int:

@@ -4,9 +4,13 @@ import runpy
 import sys
 
 from pretrain.launch import leash
+from pretrain.launch.outcome import ExitCode
 
 if __name__ == "__main__":
     leash.die_with_parent()
     module = sys.argv[1]
     del sys.argv[1]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:  # a traceback from every rank would say nothing
+        sys.exit(ExitCode.INTERRUPTED)

@@ -16,6 +16,7 @@ from growth.partial_shape import PartialShape
 from pretrain.cost.memory import peak_bytes as predicted_peak
 from pretrain.cost.memory import stage_bytes
 from pretrain.data import Corpus
+from pretrain.engine import signals
 from pretrain.engine.distributed import device, process_group
 from pretrain.profile.breakdown import Breakdown
 from pretrain.profile.hook import Profiler
@@ -112,4 +113,5 @@ def _summarize(
 
 
 if __name__ == "__main__":
+    signals.listen(())  # a measurement has nothing to save
     tyro.cli(measure)

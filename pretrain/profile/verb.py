@@ -1,6 +1,7 @@
 """The verb `profile`: measures a stage, a sweep of layouts, scaling, or the table against Hugging Face."""
 
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from rich.table import Table
 from model.errors import UserError
 from pretrain.data import Corpus
 from pretrain.launch.local import run_here
+from pretrain.launch.requests import PASSED_ON
 from pretrain.profile.measurement import Measurement
 from pretrain.profile.page import write_page
 from pretrain.recipe import load_recipe, resolve
@@ -49,6 +51,8 @@ class Profile:
         log = file.with_suffix(".log")
         with log.open("wb") as output:
             code = run_here(command, nproc, output=output)
+        if code - 128 in (signal.SIGINT, *PASSED_ON):
+            raise SystemExit(code)  # the user ends the whole sweep, not this configuration
         if code:
             raise UserError(f"profile of {label} failed (exit code {code}); its output is in {log}")
         log.unlink()

@@ -56,3 +56,9 @@ def test_no_free_ports_are_one_line(ports):
         meeting.invitation("7-0-1", ports[:1]),
     ):
         pass
+
+
+@pytest.mark.parametrize("first", [0, 65536, 70000])
+def test_a_number_that_is_no_port_is_one_line(first):
+    with pytest.raises(UserError, match=f"MASTER_PORT is {first}; it must be a port, 1 to 65535"):
+        meeting.ports_from(first)
