@@ -13,7 +13,7 @@ from growth.operators import OPERATORS, make_operator, shape_change
 from growth.operators.base import Inputs
 from growth.state import Fetch, Record, fresh_state
 from model.parameters import parameter_table
-from pretrain.engine.exchange import read_state
+from pretrain.engine.exchange import fetch_from, read_state
 from pretrain.engine.move import move
 from pretrain.engine.norm import gradient_norm_before_step
 from pretrain.engine.zero import basic_optimizer, destroy
@@ -36,7 +36,7 @@ def grow(config, operators, wanted, old, new) -> tuple[bool, list[float], dict[s
 
     unsharded = change(before.__getitem__)
     expected = {name: unsharded.record(name, before.__getitem__) for name in parameter_table(unsharded.target)}
-    engine, _ = move(engine, settings(*new), change)
+    engine, _ = move(engine, settings(*new), lambda state: change(fetch_from(state)))
     read_back = whole_state(read_state(engine))
     losses = train(engine, 4, 4)
     steps = {name: record.step for name, record in whole_state(read_state(engine)).items()}
