@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 from model.errors import UserError
@@ -58,11 +59,16 @@ class Task:
 
     @classmethod
     def from_environment(cls) -> "Task | None":
-        """None for what is not a task of srun. Raises UserError when the step has several tasks on a node."""
+        """None for what is not a task of srun, and in the shell of `srun --ntasks=8 --pty bash` on one node.
+
+        Raises UserError when the step has several tasks on a node otherwise.
+        """
         if "SLURM_JOB_ID" not in os.environ or not in_task():
             return None
         num_tasks, num_nodes = number_of("SLURM_STEP_NUM_TASKS", 1), number_of("SLURM_STEP_NUM_NODES", 1)
         if num_tasks != num_nodes:
+            if num_nodes == 1 and _has_terminal():
+                return None
             raise UserError(
                 f"srun started {num_tasks} tasks on {num_nodes} node{'s'[: num_nodes > 1]}; "
                 "start one on each, which starts the node's ranks: srun --ntasks-per-node=1"
@@ -89,6 +95,11 @@ class Task:
 
 def in_task() -> bool:
     return number_of("SLURM_STEP_ID", FIRST_RESERVED_STEP) < FIRST_RESERVED_STEP
+
+
+def _has_terminal() -> bool:
+    """Whether this process is in the first task of `srun --pty`. The others read nothing and end."""
+    return "SLURM_PTY_PORT" in os.environ and number_of("SLURM_PROCID", 0) == 0
 
 
 def requeue(job: Job, reason: str) -> None:
@@ -128,7 +139,8 @@ def ask(*command: str) -> str:
 
 
 def say(line: str) -> None:
-    print(f"espalier: {line}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # a terminal that has gone: the run must still end as it should
+        print(f"espalier: {line}", file=sys.stderr, flush=True)
 
 
 def number_of(variable: str, default: int | None = None) -> int:

@@ -84,8 +84,9 @@ def pass_on(lines: Iterable[bytes], codes: list[int]) -> None:
                 say(f"{node}: {end}")
             codes.append(code)
         elif not NOISE.match(text):
-            sys.stderr.buffer.write(line)
-            sys.stderr.buffer.flush()
+            with suppress(OSError):  # whoever read them may have gone; srun must not wait for it
+                sys.stderr.buffer.write(line)
+                sys.stderr.buffer.flush()
 
 
 def first_failure(codes: Sequence[int]) -> int | None:

@@ -91,6 +91,24 @@ def test_several_tasks_on_a_node_are_refused(in_job):
         start.start_ranks(["nothing"], None)
 
 
+def test_a_shell_that_srun_opened_with_several_tasks_trains_on_its_node(in_job, monkeypatch):
+    here = []
+    monkeypatch.setattr(start, "run_here", lambda module, nproc: here.append(nproc) or 0)
+    in_job(
+        SLURM_STEP_NODELIST="gpu1",
+        SLURM_STEP_NUM_NODES="1",
+        SLURM_STEP_NUM_TASKS="8",
+        SLURM_STEP_ID="0",
+        SLURM_PROCID="0",
+        SLURM_PTY_PORT="40001",
+    )
+    assert start.expected_ranks(8) == 8
+    assert (start.start_ranks(["nothing"], 8), here) == (0, [8])
+    monkeypatch.setenv("SLURM_PROCID", "1")  # `srun --ntasks=8 --pty launch.sh train`: not eight runs
+    with pytest.raises(UserError, match="srun started 8 tasks on 1 node;"):
+        start.start_ranks(["nothing"], 8)
+
+
 @pytest.mark.parametrize("number", [0, -2])
 def test_a_number_of_ranks_below_one_is_refused(number):
     with pytest.raises(UserError, match=f"--nproc {number} is too few"):

@@ -1,5 +1,7 @@
 """What is made of srun's messages. The messages themselves: tests/whole/slurm/test_jobs.py."""
 
+from contextlib import suppress
+
 import pytest
 
 from pretrain.launch import agent, step
@@ -27,6 +29,19 @@ def test_a_task_that_was_killed_first_is_named(capfd):
     step.pass_on([b"srun: error: node2: task 1: Killed\n", b"srun: error: node[3-4]: tasks 2-3: Terminated\n"], codes)
     assert codes == [137, 143]
     assert capfd.readouterr().err == "espalier: node2: Killed\n"
+
+
+def test_sruns_messages_are_read_to_the_end_though_nobody_reads_ours(monkeypatch):
+    """Else srun's pipe fills up and it never ends."""
+    codes: list[int] = []
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stderr", full)
+        killed = b"srun: error: node2: task 1: Killed\n"
+        step.pass_on([b"a line of a rank\n", killed, b"srun: error: node1: task 0: Terminated\n"], codes)
+        monkeypatch.undo()
+        with suppress(OSError):
+            full.close()
+    assert codes == [137, 143]
 
 
 @pytest.mark.parametrize(
