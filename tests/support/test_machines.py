@@ -79,12 +79,18 @@ def test_a_link_is_limited(pair, tmp_path):
     assert "tbf" in listing and "8Mbit" in listing
 
 
+def states(machine) -> set[str]:
+    return {Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] for pid in machine.processes("socket")}
+
+
 def test_a_frozen_machine_accepts_nothing_and_thaws(pair):
     _, machine = pair
     listen(machine)
     machine.signal(signal.SIGSTOP)
-    states = [Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] for pid in machine.processes("socket")]
-    assert set(states) == {"T"}
+    deadline = time.monotonic() + 10  # a running process stops when the kernel next looks at it
+    while states(machine) != {"T"} and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert states(machine) == {"T"}
     machine.signal(signal.SIGCONT)
     assert ask(machine, "echo back") == "back"
     machine.signal(signal.SIGSTOP)  # it can be switched off frozen
