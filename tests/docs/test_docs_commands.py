@@ -21,6 +21,8 @@ from pretrain.training.events import GrowthEvent, StepResult
 from tests.support.documented import HOME, PAGES, Command, commands, execute_all, make_place
 from tests.support.run_on_disk import generic_weights, make_corpus, make_run
 
+pytestmark = pytest.mark.timeout(900)  # many processes start, and machines differ
+
 HANDLED_BY_LAUNCH_SH = ("test", "check")
 
 ALL = [command for page in PAGES for command in commands(page)]

@@ -12,6 +12,8 @@ import yaml
 from model.fields import Flag
 from tests.support.home import HOME
 
+pytestmark = pytest.mark.timeout(900)  # many processes start, and machines differ
+
 PAGE = (HOME / "docs" / "adding-a-variant.md").read_text(encoding="utf-8")
 DECLARATION, LAYERS, REGISTRATION, EXAMPLE, TEST = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 (RECIPE,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)

@@ -33,11 +33,11 @@ class Launched:
     def text(self) -> str:
         return self.output.read_text("utf-8", "replace")
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = 280) -> int:
         """The exit code."""
         return self.process.wait(timeout)
 
-    def wait_for(self, text: str, timeout: float = 120) -> None:
+    def wait_for(self, text: str, timeout: float = 280) -> None:
         deadline = time.monotonic() + timeout
         while text not in self.text():
             assert time.monotonic() < deadline, f"no {text!r} in\n{self.text()}"

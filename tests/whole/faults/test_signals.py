@@ -20,6 +20,8 @@ from tests.support.launching import Launched, kill
 from tests.support.tiny import tiny_recipe, write_recipe
 from tests.support.workers import pool
 
+pytestmark = pytest.mark.timeout(900)  # many processes start, and machines differ
+
 # Whom the signal reaches, which one it is, and what the run is doing then: the last line that it has printed.
 MOMENTS = [
     ("launcher", signal.SIGTERM, "launch"),

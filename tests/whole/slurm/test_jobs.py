@@ -14,7 +14,7 @@ from tests.support.workers import pool
 
 LAUNCH = str(HOME / "launch.sh")
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 
 STEPS = [{"name": "long", "steps": 9999}]
@@ -77,7 +77,7 @@ def test_a_rank_that_fails_ends_the_job_at_once_and_says_why(cluster, corpus, tm
     recipe = write_recipe(tmp_path / "tiny.yaml", corpus, stages=STEPS)
     job = submit(cluster, recipe, tmp_path / "runs", PYTHONPATH=str(tmp_path))
     cluster.wait_for(job, "OSError: the disk of this node is gone")
-    cluster.wait(job, "FAILED", timeout=60)
+    cluster.wait(job, "FAILED", timeout=180)
     assert cluster.restarts(job) == 0
     assert cluster.exit_code(job) == 1  # of the rank that failed, not of those that ended for it
     output = cluster.output(job)
