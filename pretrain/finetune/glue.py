@@ -50,7 +50,7 @@ class Glue:
         return cls(task, *read, max_length)
 
     def training_features(self, tokenizer: Any) -> list[Features]:
-        """Of every training example. Raises UserError if there is no room for a token of each sentence."""
+        """Features of every training example. Raises UserError if a sentence would have to lose all its tokens."""
         num_sentences = len(self.task.columns)
         num_special = tokenizer.num_special_tokens_to_add(pair=num_sentences == 2)
         check_length(self.max_length, num_special + num_sentences, f"{num_special} special tokens")

@@ -43,7 +43,7 @@ def import_start(path: Path, config: BertConfig, seed: int) -> TrainingState:
 
 
 def check_start(path: Path) -> None:
-    """Raises UserError where `path` is no folder that `import_start` reads. Opens no weights."""
+    """Raises UserError if `import_start` cannot read the folder `path`. Opens no weights."""
     if not path.is_dir():
         raise UserError(f"start {path} does not exist; name a folder with a checkpoint")
     holds_one = (find_checkpoint(path) / INDEX, path / "config.json", path / "latest")
