@@ -1,16 +1,23 @@
 """What holds for all tests."""
 
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+import torch.distributed as dist
 
 from tests.support.tiny import tiny_corpus
 
 # A shared machine has slow moments; a deadline for each example would make tests fail by chance.
 hypothesis.settings.register_profile("espalier", deadline=None)
 hypothesis.settings.load_profile("espalier")
+
+# A shell ignores Ctrl-C for what it runs in the background, and for all that this starts; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,3 +31,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the tiny run reads."""
     return tiny_corpus(tmp_path_factory.mktemp("tiny")).directory
+
+
+@pytest.fixture(autouse=True)
+def _is_no_rank() -> Iterator[None]:
+    """A test that leaves pytest's own process a rank would make every command that later tests start one, too."""
+    yield
+    assert not dist.is_initialized() and "WORLD_SIZE" not in os.environ, "this test made pytest's process a rank"

@@ -17,6 +17,9 @@ from pretrain.engine.exits import Stop, lost_peer
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
+ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+"""The variables of a process that nobody started as one of several ranks."""
+
 YIELD_SECONDS = 5.0
 """How long a rank that has lost another waits before it leaves."""
 
@@ -25,7 +28,7 @@ def start_process_group() -> None:
     """Joins the ranks that the environment names (as torchrun sets it); alone where it names none. NCCL or gloo."""
     if dist.is_initialized():
         return
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+    for name, value in ALONE.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_PORT", "29500" if int(os.environ["WORLD_SIZE"]) > 1 else "0")
     if torch.cuda.is_available():
@@ -47,8 +50,13 @@ def process_group() -> Iterator[None]:
     """Joins for the length of a `with`. Ranks leave together: one that tears down while another talks can abort it.
 
     A rank that failed leaves alone: waiting for the others would hang. A rank that loses another raises PeerLost, a
-    little later than it could, so that the one that failed is seen to fail first.
+    little later than it could, so that the one that failed is seen to fail first. A process that was no rank before is
+    none afterwards, however it leaves.
     """
+    if "RANK" not in os.environ:
+        with _alone():
+            yield
+        return
     start_process_group()
     try:
         yield
@@ -62,6 +70,21 @@ def process_group() -> Iterator[None]:
         time.sleep(YIELD_SECONDS)
         raise lost from error
     _leave_together()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    given = {name: os.environ.get(name) for name in (*ALONE, "MASTER_PORT")}
+    start_process_group()
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+        for name, value in given.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _leave_together() -> None:
