@@ -12,22 +12,12 @@ from pydantic import BaseModel, BeforeValidator, InstanceOf, create_model, model
 
 from growth.partial_shape import PartialShape
 from model.config import BertConfig
-from model.errors import UserError
 from pretrain.recipe.shares import SHARES, counted
 from pretrain.settings.values import Section, Share, parse_share
 
 
-def _parse_share(value: Any) -> Any:
-    if not isinstance(value, str) or not value.strip().endswith("%"):
-        return value
-    share = parse_share(value)
-    if share is None:
-        raise UserError(f"{value!r} is not a share from 0% to 100%")
-    return share
-
-
 def _or_share(annotation: Any) -> Any:
-    return Annotated[annotation | InstanceOf[Share], BeforeValidator(_parse_share)]
+    return Annotated[annotation | InstanceOf[Share], BeforeValidator(lambda value: parse_share(value) or value)]
 
 
 def _request_fields() -> Iterator[tuple[str, Any]]:

@@ -81,8 +81,7 @@ def counted_steps(grow: Sequence[Mapping[str, Mapping[str, Any]]], steps: float 
 
 
 def _share(value: Any, key: str) -> Share | None:
-    """A share, from text too; None for any other value. Raises UserError for `120%`."""
-    share = value if isinstance(value, Share) else parse_share(value)
-    if share is None and isinstance(value, str) and value.strip().endswith("%"):
-        raise UserError(f"{key} is {value!r}, which is not a share from 0% to 100%")
-    return share
+    try:
+        return parse_share(value)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None

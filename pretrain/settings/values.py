@@ -20,18 +20,22 @@ class Share:
 
 
 def parse_share(value: Any) -> Share | None:
-    """`28%` -> Share(28); None for anything but a share from 0% to 100%."""
+    """`28%` -> Share(28); None for what is not a share. Raises UserError for `120%`."""
+    if isinstance(value, Share):
+        return value
     if not isinstance(value, str) or not value.strip().endswith("%"):
         return None
     try:
         percent = float(value.strip()[:-1])
     except ValueError:
         percent = math.nan
-    return Share(percent) if 0 <= percent <= 100 else None
+    if not 0 <= percent <= 100:
+        raise UserError(f"{value!r} is not a share from 0% to 100%")
+    return Share(percent)
 
 
 def _parse_amount(value: Any) -> Any:
-    if isinstance(value, Share) or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     share = parse_share(value)
     if share is None:

@@ -126,7 +126,7 @@ def test_yaml(mistake, text, message):
         ("steps: 1000", "steps: 1000\ncompile: [1]", "compile is [1]: input should be 'auto', true or false"),
         ("steps: 500", "steps: 500, split: true", "stages.0.split is True; write a mapping of keys: every, checks"),
         ("{name: b}", "{name: b, shape: {layers: 120%}}", "1.shape.layers: '120%' is not a share from 0%"),
-        ("{name: b}", "{name: b, grow: {mask_growth: {steps: 500%}}}", "mask_growth.steps is '500%', which is"),
+        ("{name: b}", "{name: b, grow: {mask_growth: {steps: 500%}}}", "mask_growth.steps: '500%' is not a share"),
         ("{name: b}", "{name: b, shape: {light_layers: 100%}}", "light_layers is '100%', but the lowest layer has to"),
         ("preset: base", "layers: 50%", "model.layers is '50%', a share of model.layers"),
         (
