@@ -20,12 +20,15 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> No
     from pretrain.recipe import load_recipe, resolve
     from pretrain.recipe.checks.saved_states import check_saved_states
     from pretrain.recipe.checks.stage_rules import check_lengths
+    from pretrain.recipe.ranks import idle_ranks, usable_ranks
 
     loaded = load_recipe(recipe, overrides)
     vocab_size = Corpus.open(loaded.data.corpus).vocab_size if Path(loaded.data.corpus).exists() else None
-    run = resolve(loaded, vocab_size, nproc)
+    run = resolve(loaded, vocab_size, usable_ranks(loaded, nproc))
     check_lengths(run)
     check_saved_states(run)
     print_plan(run)
+    if line := idle_ranks(loaded, nproc):
+        print(line)
     if vocab_size is None:
         print(f"corpus {loaded.data.corpus} does not exist yet: planned with the vocabulary of the recipe, or BERT's")

@@ -1,11 +1,13 @@
 """The verb `train`: started by a user it checks the recipe and starts ranks; as one of the ranks it trains."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.cli.arguments import OptionalInt, OptionalStr, OptionalText, Overrides, RecipeName, read_span
 from pretrain.launch.local import run_verb
-from pretrain.launch.start import expected_ranks, is_rank, start_ranks, train_arguments
+from pretrain.launch.slurm import say
+from pretrain.launch.start import expected_ranks, is_first, is_rank, start_ranks, train_arguments
 
 if TYPE_CHECKING:
     from pretrain.recipe import Recipe
@@ -68,15 +70,23 @@ def train_as_rank(
     folder = folder_of(loaded, name, runs)
     signals.listen(loaded.faults.signals)
     from pretrain.engine.distributed import process_group
+    from pretrain.engine.idle import first_ranks
+    from pretrain.recipe.ranks import idle_ranks, usable_ranks
     from pretrain.training.train import train as train_recipe
 
-    with process_group():
-        hooks = []
-        if span:
-            from pretrain.profile.hook import Profiler
+    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if is_first() and (line := idle_ranks(loaded, num_ranks)):
+        say(line)
+    with first_ranks(usable_ranks(loaded, num_ranks)) as is_used:
+        if not is_used:
+            return
+        with process_group():
+            hooks = []
+            if span:
+                from pretrain.profile.hook import Profiler
 
-            hooks.append(Profiler(*span, folder / "profile"))
-        train_recipe(loaded, folder, hooks)
+                hooks.append(Profiler(*span, folder / "profile"))
+            train_recipe(loaded, folder, hooks)
 
 
 def folder_of(recipe: "Recipe", name: str | None, runs: Path) -> Path:

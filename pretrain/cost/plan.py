@@ -72,8 +72,23 @@ def _rules(run: Run) -> Iterator[Text]:
             lines.append(f"{stage.name}: its final state is saved as checkpoints/{stage.keep}")
     if any(stage.until for stage in run.stages):
         lines.append("The last stage takes over the steps they leave; the figures here are for full lengths.")
+    lines += _changing_nodes(run)
     if lines:
         yield Text("\n".join(lines) + "\n")
+
+
+def _changing_nodes(run: Run) -> Iterator[str]:
+    """What the result depends on where nodes come and go."""
+    recipe = run.recipe
+    if recipe.faults.min_nodes is None:
+        return
+    difference = "draws other dropout masks and adds up" if run.has_dropout else "adds up"
+    yield (
+        f"nodes may come and go, down to {recipe.faults.min_nodes}: batches, data and schedule stay; "
+        f"another number of ranks {difference} in another order"
+    )
+    if recipe.batch.micro is None:
+        yield "batch.micro is not set: fewer ranks compute more rows at a time; set it to bound their memory"
 
 
 def _savings_table(run: Run) -> Table:

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from model.batch import Batch
-from model.errors import UserError
 from pretrain.data.corpus import Corpus
 from pretrain.data.hashing import hash_of
 from pretrain.data.index import DataPosition, RowIndex, Rows
@@ -51,17 +51,23 @@ class TrainingData:
         """Where the next row starts: all that a resume needs."""
         return self._index.position
 
-    def next(self, num_rows: int, micro_batch: int, rank: int, num_ranks: int) -> list[Batch]:
+    def next(
+        self, num_rows: int, micro_batch: int, rank: int, num_ranks: int, num_counted: int | None = None
+    ) -> list[Batch]:
         """Advances by a global batch of `num_rows` rows; returns this data-parallel rank's micro-batches of it.
 
         Rows are distributed so that all ranks, and all micro-batches of a rank, hold nearly the same number of tokens.
+        Of those after the first `num_counted` nothing is predicted: they only fill up. None: all count.
         """
         assert num_rows % (micro_batch * num_ranks) == 0, (num_rows, micro_batch, num_ranks)
         rows = self._index.take(num_rows)
         tokens = np.bincount(rows.row, rows.pieces.num_tokens + self._sampling.num_special).astype(np.int64)
         mine = deal(tokens, num_ranks)[rank]
         hands = deal(tokens[mine], len(mine) // micro_batch)
-        return [self._arrange(self._batch(rows.select(mine[hand]))) for hand in hands]
+        batches = [self._arrange(self._batch(rows.select(mine[hand]))) for hand in hands]
+        if num_counted is None:
+            return batches
+        return [with_targets_in(batch, mine[hand] < num_counted) for batch, hand in zip(batches, hands, strict=True)]
 
     def _batch(self, rows: Rows) -> Batch:
         """One micro-batch: [CLS] first [SEP], or [CLS] first [SEP] second [SEP], one or several times in every row."""
@@ -147,6 +153,21 @@ class TrainingData:
         return np.concatenate([told if bits is None else bits for bits, told in zip(stored, by_token, strict=True)])
 
 
+def with_targets_in(batch: Batch, rows: np.ndarray) -> Batch:
+    """`batch` with something to predict in some of its rows alone. `rows` [B] bool."""
+    if rows.all():
+        return batch
+    kept, length = torch.from_numpy(rows), batch.ids.shape[1]
+    masked = kept[batch.masked_positions // length]
+    batch = replace(batch, masked_positions=batch.masked_positions[masked], masked_ids=batch.masked_ids[masked])
+    if batch.sentence_positions is None or batch.sentence_labels is None:
+        return batch
+    pairs = kept[batch.sentence_positions // length]
+    return replace(
+        batch, sentence_positions=batch.sentence_positions[pairs], sentence_labels=batch.sentence_labels[pairs]
+    )
+
+
 def validation_batches(
     corpus: Corpus,
     sequence_length: int,
@@ -157,17 +178,20 @@ def validation_batches(
     num_ranks: int,
     sampling: Sampling = PLAIN,
 ) -> list[Batch]:
-    """This rank's share of the same `num_rows` rows with the same masks, whatever the run's seed.
+    """This rank's share of the same `num_rows` rows with the same masks, whatever the run's seed and the ranks.
 
-    A smaller validation split is read again, with other masks. Raises UserError if the rows do not divide.
+    Micro-batches have at most `micro_batch` rows, and all ranks have equally many of them, of one size. Where the rows
+    do not divide so, more are read, of which nothing is predicted. A smaller validation split is read again, with other
+    masks.
     """
-    if num_rows < 1 or num_rows % (micro_batch * num_ranks):
-        raise UserError(
-            f"{num_rows} validation rows do not divide into micro-batches of {micro_batch} on {num_ranks} ranks; "
-            f"choose a multiple of {micro_batch * num_ranks}"
-        )
+    per_rank = -(-num_rows // num_ranks)
+    if num_rows == per_rank * num_ranks:
+        micro = max(size for size in range(1, micro_batch + 1) if per_rank % size == 0)
+    else:
+        micro = -(-per_rank // -(-per_rank // micro_batch))
+    num_read = -(-per_rank // micro) * micro * num_ranks
     data = TrainingData(corpus, "valid", _VALIDATION_SEED, sequence_length, masking, sampling=sampling)
-    return data.next(num_rows, micro_batch, rank, num_ranks)
+    return data.next(num_read, micro, rank, num_ranks, num_counted=num_rows)
 
 
 def unigram_baseline(

@@ -1,6 +1,7 @@
 """How the ranks and the rows of a stage are divided."""
 
 from model.errors import UserError
+from pretrain.recipe.schema import Batch
 
 
 def data_parallel_size(tensor_parallel: int, num_ranks: int) -> int:
@@ -14,15 +15,22 @@ def data_parallel_size(tensor_parallel: int, num_ranks: int) -> int:
     return num_ranks // tensor_parallel
 
 
-def micro_batches(rows: int, micro: int | None, data_parallel: int) -> tuple[int, int]:
-    """(rows that a rank computes at a time, micro-batches per step); `micro` None: all rows of a rank at once."""
+def micro_batches(batch: Batch, data_parallel: int, at_most: bool = False) -> tuple[int, int]:
+    """(rows that a rank computes at a time, micro-batches per step).
+
+    Without `batch.micro` a rank takes all of its rows at once. `at_most`: it may be less than `batch.micro`, as much as
+    divides a rank's rows.
+    """
+    rows = batch.rows
     if rows % data_parallel:
         raise UserError(
             f"batch.global {rows} is not a multiple of the {data_parallel} data-parallel ranks; "
             f"choose a multiple of {data_parallel}"
         )
     per_rank = rows // data_parallel
-    micro = micro or per_rank
+    micro = batch.micro or per_rank
+    if at_most:
+        micro = max(size for size in range(1, min(micro, per_rank) + 1) if per_rank % size == 0)
     if per_rank % micro:
         raise UserError(
             f"batch.global {rows} over {data_parallel} data-parallel ranks is {per_rank} rows each, "

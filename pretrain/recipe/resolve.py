@@ -69,7 +69,7 @@ def _resolve_stage(
         grow, config = next_shape(before.config, operators, shape)
     layout, batch = inherited.layout, inherited.batch
     data_parallel = data_parallel_size(layout.tensor_parallel, num_ranks)
-    micro_batch, accumulation = micro_batches(batch.rows, batch.micro, data_parallel)
+    micro_batch, accumulation = micro_batches(batch, data_parallel, at_most=recipe.faults.min_nodes is not None)
     deepspeed = load_engine_file(inherited.engine_file)
     return ResolvedStage(
         index=index,

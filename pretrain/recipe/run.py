@@ -82,6 +82,11 @@ class Run:
         return self.stages[-1].end
 
     @property
+    def has_dropout(self) -> bool:
+        """Whether masks are drawn that depend on the number of ranks."""
+        return any(stage.config.hidden_dropout or stage.config.attention_dropout for stage in self.stages)
+
+    @property
     def saved_states(self) -> list[str]:
         """Names of the states that this run saves under `checkpoints/`, apart from the checkpoints of its steps."""
         return saved_state_names(self.stages)

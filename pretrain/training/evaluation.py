@@ -40,13 +40,5 @@ def mean(total: float, number: float) -> float:
 def validation_rows(
     corpus: Corpus, sequence: int, data: Data, num_rows: int, micro_batch: int, rank: int, num_ranks: int
 ) -> list[Batch]:
-    """This rank's part of the validation rows, in the largest micro-batches, up to `micro_batch`, that divide it."""
-    num_rows = num_divisible_rows(num_rows, num_ranks)
-    per_rank = num_rows // num_ranks
-    micro = max(size for size in range(1, micro_batch + 1) if per_rank % size == 0)
-    return validation_batches(corpus, sequence, data.masking, num_rows, micro, rank, num_ranks, data.sampling)
-
-
-def num_divisible_rows(num_rows: int, num_ranks: int) -> int:
-    """The most rows, up to `num_rows`, that the data-parallel ranks share evenly; at least one for each."""
-    return max(num_rows // num_ranks, 1) * num_ranks
+    """This rank's part of the validation rows. Each counts once, on any number of ranks."""
+    return validation_batches(corpus, sequence, data.masking, num_rows, micro_batch, rank, num_ranks, data.sampling)

@@ -17,6 +17,7 @@ from pretrain.interop.importing import check_start
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.checks.saved_states import check_saved_states
 from pretrain.recipe.checks.stage_rules import check_lengths
+from pretrain.recipe.ranks import usable_ranks
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History
 
@@ -24,7 +25,7 @@ from pretrain.runs.history import History
 def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus, RunFolder]:
     """The resolved run, its corpus and its folder. Raises UserError; writes nothing."""
     corpus = Corpus.open(recipe.data.corpus)
-    run = resolve(recipe, corpus.vocab_size, num_ranks)
+    run = resolve(recipe, corpus.vocab_size, usable_ranks(recipe, num_ranks))
     if run.stages[0].precision == "fp16" and not torch.cuda.is_available():
         raise UserError("precision fp16 needs a GPU; choose bf16 or fp32")
     compiles(recipe.compile, device())

@@ -78,6 +78,9 @@ def _trainer(
         path, state, saved = newest
         raise_together(other_vocabulary(saved, corpus, path))
         progress = restore(path, saved, hooks)
+        before = saved.get("written_under", {}).get("ranks", run.num_ranks)
+        if before != run.num_ranks and run.has_dropout:
+            say_once(f"{path.name} is of {before} ranks, now there are {run.num_ranks}: dropout draws other masks")
     if position is not None:
         progress.position = position
     return Trainer(decided(run, progress.decisions), corpus, hooks, state, progress, folder.checkpoints)

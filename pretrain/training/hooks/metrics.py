@@ -9,7 +9,6 @@ from pretrain.checkpoint.tensors import replace_text
 from pretrain.recipe import ResolvedStage
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History, final_loss, truncate, usual_speed
-from pretrain.training.evaluation import num_divisible_rows
 from pretrain.training.events import Evaluation, GrowthEvent, Hook, StepResult, TrainerView
 
 DRAWN = ("loss", "mlm_loss", "mlm_accuracy", "lr", "grad_norm", "tokens_per_second")
@@ -100,7 +99,7 @@ def summarize(trainer: TrainerView, history: History) -> dict[str, Any]:
         "device_seconds": progress.device_seconds * run.num_ranks,
         "ranks": run.num_ranks,
         "validated_on": {
-            "rows": num_divisible_rows(run.recipe.validation.rows, trainer.stage.data_parallel),
+            "rows": run.recipe.validation.rows,
             "tokens": trainer.stage.sequence,
             "split_hash": trainer.corpus.split_hash("valid"),
         },

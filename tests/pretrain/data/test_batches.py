@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.batch import Batch
 from model.errors import UserError
 from model.variants.parts import arrange_for
 from pretrain.data import Corpus, DataPosition, Masking, Sampling, TrainingData, unigram_baseline, validation_batches
@@ -105,8 +106,28 @@ def test_validation_rows_are_fixed_and_shared(corpus: Corpus) -> None:
     (whole,) = validation_batches(corpus, LENGTH, Masking(), 32, 32, 0, 1)
     parts = [b.ids for rank in range(2) for b in validation_batches(corpus, LENGTH, Masking(), 32, 4, rank, 2)]
     assert {tuple(r) for r in torch.cat(parts).tolist()} == {tuple(r) for r in whole.ids.tolist()}
-    with pytest.raises(UserError, match="multiple of 8"):
-        validation_batches(corpus, LENGTH, Masking(), 20, 4, 0, 2)
+
+
+@pytest.mark.parametrize("pairs", ["none", "sop"])
+@pytest.mark.parametrize(("num_rows", "num_ranks", "micro_batch"), [(20, 3, 4), (1, 3, 8), (32, 5, 32), (9, 2, 64)])
+def test_each_validation_row_counts_once_on_any_number_of_ranks(
+    corpus: Corpus, num_rows: int, num_ranks: int, micro_batch: int, pairs: str
+) -> None:
+    """Ranks have equally many micro-batches, because a forward pass may be collective."""
+    sampling = Sampling(sentence_pairs=pairs)
+
+    def targets(batches: list[Batch]) -> tuple[list[int], int]:
+        ids = torch.cat([batch.masked_ids for batch in batches]).tolist()
+        return sorted(ids), sum(0 if batch.sentence_labels is None else len(batch.sentence_labels) for batch in batches)
+
+    ranks = [
+        validation_batches(corpus, LENGTH, Masking(), num_rows, micro_batch, rank, num_ranks, sampling)
+        for rank in range(num_ranks)
+    ]
+    assert len({tuple(batch.ids.shape for batch in batches) for batches in ranks}) == 1
+    assert all(len(batch.ids) <= micro_batch for batches in ranks for batch in batches)
+    alone = validation_batches(corpus, LENGTH, Masking(), num_rows, num_rows, 0, 1, sampling)
+    assert targets([batch for batches in ranks for batch in batches]) == targets(alone)
 
 
 def test_unigram_baseline_is_the_cross_entropy_of_the_token_frequencies(corpus: Corpus) -> None:
