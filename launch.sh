@@ -17,6 +17,14 @@ set -euo pipefail
 say() { printf '%s\n' "$*" >&2; }
 die() { say "launch.sh: $*"; exit 2; }
 
+# A signal that asks a run to save itself may come before there is a Python that could hear it: it is told later.
+keep_signals() {
+  local name
+  # shellcheck disable=SC2064
+  for name in TERM HUP USR1 USR2; do trap "export ESPALIER_SIGNAL=SIG$name" "$name"; done
+}
+case "${1:-} ${2:-}" in "train "* | "--here train") keep_signals ;; esac
+
 # find_home: the project's folder. sbatch runs a copy of this file out of its spool; there SLURM knows the original, and
 # if that is a script of the user's own, the project is the folder that the job was submitted from, or one above it.
 find_home() {

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import nullcontext
 
 from model.errors import UserError, nearest
 from pretrain.cli import VERBS, verb_function
@@ -9,6 +10,7 @@ from pretrain.engine import signals
 from pretrain.engine.exits import PeerLost, Stop
 from pretrain.launch.environment import set_environment
 from pretrain.launch.outcome import ExitCode, leave, stops_first
+from pretrain.launch.requests import Requests
 from pretrain.launch.start import is_first, is_rank
 
 HELP = """usage: {program} [VERB] [OPTIONS]
@@ -34,9 +36,10 @@ def main(arguments: list[str], program: str = "./launch.sh") -> int:
         if name not in VERBS:
             raise UserError(f"verb {name!r} is unknown{nearest(name, VERBS)}; choose one of {', '.join(VERBS)}")
         set_environment()
-        from pretrain.cli.arguments import call_verb
+        with Requests() if name == "train" and not is_rank() and "--dry-run" not in rest else nullcontext():
+            from pretrain.cli.arguments import call_verb
 
-        return call_verb(verb_function(name), rest, f"{program} {name}") or ExitCode.DONE
+            return call_verb(verb_function(name), rest, f"{program} {name}") or ExitCode.DONE
     except (Stop, PeerLost) as error:
         if is_first():
             print(f"espalier: {error}", file=sys.stderr)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.cli.arguments import OptionalInt, OptionalStr, OptionalText, Overrides, RecipeName, read_span
-from pretrain.launch.local import run_verb
+from pretrain.launch.check import run_check
 from pretrain.launch.slurm import say
 from pretrain.launch.start import expected_ranks, is_first, is_rank, start_ranks, train_arguments
 
@@ -44,10 +44,8 @@ def train(
     arguments = train_arguments(recipe, overrides, name, runs)
     if profile_steps:
         arguments += ["--profile-steps", profile_steps]
-    # One plain process checks the recipe first: a user's mistake is one line, not a failure of every rank.
     given = [] if nproc is None else ["--nproc", str(nproc)]
-    mistake = run_verb(*arguments, *given, "--dry-run")
-    return mistake or start_ranks(["pretrain", *arguments], nproc)
+    return run_check([*arguments, *given, "--dry-run"]) or start_ranks(["pretrain", *arguments], nproc)
 
 
 def check(recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, num_ranks: int) -> None:

@@ -6,7 +6,8 @@ slurm.py        the job that this process is in; step.py runs one srun task per 
 meeting.py      how the nodes find each other; interfaces.py chooses the network
 agent.py        torchrun itself, in a process that dies with its launcher; rank.py is what it starts
 leash.py        children that die with their parent
-requests.py     signals that reach a launcher while its ranks run
+check.py        the check before ranks start
+requests.py     signals that reach a launcher while its ranks run; pause.py stops them with it on Ctrl-Z
 outcome.py      exit codes, and how the ranks' code reaches the launcher
 environment.py  environment variables of Espalier's processes
 gpus.py         counts GPUs without torch

@@ -7,11 +7,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import IO
 
 from pretrain.launch import leash
 from pretrain.launch.outcome import ExitCode, agreed_code, shell_code
+from pretrain.launch.pause import children, pause, signal_all
 from pretrain.launch.requests import PASSED_ON, Requests
 
 POLL_SECONDS = 0.2
@@ -42,6 +42,7 @@ def run_ranks(
 
     A signal goes to the ranks, again and again until they have left: torchrun would kill them after half a minute, and
     one that comes while they still start would be lost. The first Ctrl-C goes to torchrun, the second ends everything.
+    Ctrl-Z stops all of it, until this process is continued.
     """
     with Requests() as requests:
         command = torchrun_command(module, nproc, rendezvous)
@@ -56,6 +57,8 @@ def run_ranks(
                 if request == signal.SIGINT:
                     agent.send_signal(signal.SIGKILL if interrupted else signal.SIGINT)
                     interrupted = True
+                elif request == signal.SIGTSTP:
+                    pause(agent.pid)
                 elif request is not None:
                     asked = request
                 if time.monotonic() > deadline + SAVING_SECONDS:
@@ -63,7 +66,7 @@ def run_ranks(
                 elif time.monotonic() > deadline:
                     asked = asked or signal.SIGTERM
                 if asked is not None:
-                    _signal_children(agent.pid, asked)
+                    signal_all(children(agent.pid), asked)
                 with suppress(subprocess.TimeoutExpired):
                     agent.wait(POLL_SECONDS)
         finally:
@@ -128,10 +131,3 @@ def _ignore_signals() -> None:
     os.setpgid(0, 0)  # Ctrl-C reaches the launcher alone, which decides
     for number in PASSED_ON:
         signal.signal(number, signal.SIG_IGN)
-
-
-def _signal_children(pid: int, number: signal.Signals) -> None:
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            for child in file.read_text().split():
-                os.kill(int(child), number)

@@ -1,16 +1,21 @@
-"""Signals that reach a launcher while its ranks run."""
+"""Signals that reach a launcher while its ranks run, or are about to."""
 
+import os
 import signal
 from types import FrameType
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 """The signals that ask ranks to save themselves and leave (`faults.signals` of the recipe names those that do)."""
 
+KEPT = "ESPALIER_SIGNAL"
+"""Environment variable: the signal that came before this process did (launch.sh)."""
+
 
 class Requests:
-    """Within a `with`, signals are kept for `take` instead of ending this process.
+    """Within a `with`, signals are kept for `take` instead of ending or stopping this process.
 
-    A signal that this process was started to ignore stays ignored, as under nohup.
+    A signal that this process was started to ignore stays ignored, as under nohup. Within another `with`, both share
+    what nobody has taken.
     """
 
     def __init__(self) -> None:
@@ -22,9 +27,15 @@ class Requests:
         return self._pending.pop(0) if self._pending else None
 
     def __enter__(self) -> "Requests":
-        for number in (*PASSED_ON, signal.SIGINT):
-            if signal.getsignal(number) is not signal.SIG_IGN:
+        for number in (*PASSED_ON, signal.SIGINT, signal.SIGTSTP):
+            handler = signal.getsignal(number)
+            outer = getattr(handler, "__self__", None)
+            if isinstance(outer, Requests):
+                self._pending = outer._pending
+            if handler is not signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, self._keep)
+        if KEPT in os.environ:
+            self._pending.append(signal.Signals[os.environ.pop(KEPT)])
         return self
 
     def __exit__(self, *_: object) -> None:

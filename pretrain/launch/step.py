@@ -47,7 +47,10 @@ def run_step(job: Job, module: Sequence[str], nproc: int | None) -> int:
         reader.start()
         while srun.poll() is None:
             request = requests.take()
-            if request not in (None, signal.SIGINT):  # Ctrl-C reaches srun itself
+            if request == signal.SIGTSTP:
+                srun.send_signal(signal.SIGCONT)  # which has had it, too
+                say("Ctrl-Z does not stop the nodes of a job: they train on; Ctrl-C ends the run")
+            elif request not in (None, signal.SIGINT):  # Ctrl-C reaches srun itself
                 _signal_job(job, request)
             with suppress(subprocess.TimeoutExpired):
                 srun.wait(POLL_SECONDS)

@@ -59,9 +59,13 @@ class Watchdog(Hook):
         self.ended.set()
 
     def _watch(self, trainer: TrainerView, store: dist.Store) -> None:
+        """Counts how often it has woken within one activity: on the clock, a run that was stopped by Ctrl-Z and goes on
+        would have hung."""
+        number, times = -1, 0
         while not self.ended.wait(self._interval_seconds):
             activity = trainer.activity
-            if time.monotonic() - activity.since > self.timeout_seconds:
+            number, times = activity.number, times + 1 if activity.number == number else 0
+            if times * self._interval_seconds >= self.timeout_seconds:
                 self._end(activity)
 
     def _end(self, activity: Activity) -> None:

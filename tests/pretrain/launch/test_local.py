@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,17 @@ def ranks(tmp_path):
         one.launcher.wait()
 
 
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def assert_gone(pids: list[int], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while any(map(is_alive, pids)):
@@ -148,6 +160,19 @@ def test_a_signal_to_the_launcher_reaches_every_rank(ranks):
     assert run.launcher.wait(60) == ExitCode.PREEMPTED
     assert run.output.read_text().count("saved on SIGUSR1") == 2
     assert "Traceback" not in run.output.read_text()
+
+
+def test_ctrl_z_stops_launcher_and_ranks_until_they_are_continued(ranks):
+    """The ranks have sessions of their own, so that the terminal does not reach them."""
+    run = ranks("waits")
+    everyone = [*run.pids(), run.agent(), run.launcher.pid]
+    run.launcher.send_signal(signal.SIGTSTP)
+    wait_until(lambda: all(map(is_stopped, everyone)))
+    run.launcher.send_signal(signal.SIGCONT)
+    wait_until(lambda: not any(map(is_stopped, everyone)))
+    run.launcher.send_signal(signal.SIGUSR1)
+    assert run.launcher.wait(60) == ExitCode.PREEMPTED
+    assert run.output.read_text().count("saved on SIGUSR1") == 2
 
 
 def test_a_signal_before_there_are_ranks_is_not_lost(ranks):

@@ -39,6 +39,17 @@ def test_of_a_silent_rank_is_said_what_it_said_last(hook):
     assert line.startswith("rank 1 on node2 was never heard, rank 2 on node3 was never heard, the others wait")
 
 
+@pytest.mark.parametrize(("times", "ends"), [(10, False), (11, True)])
+def test_a_run_that_was_stopped_and_goes_on_has_not_hung(hook, monkeypatch, times, ends):
+    """By Ctrl-Z: its clock went on. Only the times that the thread has woken count."""
+    woken = iter([False] * times + [True])
+    monkeypatch.setattr(hook, "ended", SimpleNamespace(wait=lambda seconds: next(woken)))
+    ended = []
+    monkeypatch.setattr(hook, "_end", ended.append)
+    hook._watch(SimpleNamespace(activity=SimpleNamespace(number=8, since=time.monotonic() - 3600)), None)
+    assert bool(ended) == ends
+
+
 @pytest.mark.parametrize("cut", ["blocks", "breaks"])
 def test_a_rank_that_is_cut_off_from_the_store_ends_all_the_same(hook, monkeypatch, capfd, cut):
     monkeypatch.setattr(watchdog, "GRACE_SECONDS", 0.1)
