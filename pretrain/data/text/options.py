@@ -1,6 +1,7 @@
 """The options of `prepare`, and how it reports progress."""
 
 import os
+import re
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from model.errors import UserError
+from pretrain.data.text.sentences import AUTO
 from pretrain.data.text.sources.base import TextFormat
+
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class PrepareOptions:
     """Keep a corpus even if more than half of its tokens are [UNK]."""
     documents: Literal["blank-line", "file", "line"] = "blank-line"
     """What a document is in a .txt file: a block between blank lines, the whole file, or a line."""
+    sentences: Literal["marks", "line"] = "marks"
+    """Where a sentence ends: at its marks (. ? ! and those of other scripts), or at the end of every line."""
+    language: str = AUTO
+    """The language whose rules and abbreviations tell sentence ends, such as "de". Default: by the script of each
+    document, with those of English for Latin letters."""
     text_column: str = "text"
     """The column that holds the text in .jsonl, .parquet and datasets."""
     dataset_config: str | None = None
@@ -67,6 +76,8 @@ class PrepareOptions:
             raise UserError("no output given; name the directory to write the corpus into: --output corpora/NAME")
         if not 0 < self.valid_share < 1:
             raise UserError(f"valid_share {self.valid_share} must lie between 0 and 1")
+        if self.language != AUTO and not _LANGUAGE.fullmatch(self.language):
+            raise UserError(f"language {self.language!r} must be a code such as de or zh-hant, or {AUTO}")
         for name in ("document_tokens", "max_tokens", "num_workers", "shard_tokens", "vocab_sample_mb"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -77,13 +88,17 @@ class PrepareOptions:
         return TextFormat(self.documents, self.text_column, self.dataset_config, self.dataset_split)
 
     @property
+    def one_a_line(self) -> bool:
+        return self.sentences == "line"
+
+    @property
     def workers(self) -> int:
         return self.num_workers or len(os.sched_getaffinity(0))
 
     @staticmethod
     def when_left_out() -> dict[str, Any]:
         """The options that earlier versions did not have, as JSON: they did as now when these are left out."""
-        return {"allow_unknown": False}
+        return {"allow_unknown": False, "sentences": "marks", "language": AUTO}
 
     def that_matter(self) -> dict[str, Any]:
         """The options that the result depends on, as JSON."""

@@ -23,6 +23,7 @@ from pretrain.data.text.encoding import ENCODED
 from pretrain.data.text.indexed import token_dtype
 from pretrain.data.text.options import PrepareOptions, Progress
 from pretrain.data.text.reading import Input, find_inputs, read_chunks
+from pretrain.data.text.sentences import described
 from pretrain.data.text.shards import Documents, SplitWriter
 from pretrain.data.text.sources.base import Block
 from pretrain.data.text.tokenizer import (
@@ -60,7 +61,7 @@ def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lamb
         raise UserError(f"{directory} is not empty and not a corpus; choose another output directory")
 
     if state:
-        tokenizer = _saved(directory, state)
+        tokenizer = _saved(options, state)
     else:
         tokenizer = _given(options) if options.vocab else train_vocabulary(options, inputs, progress)
         directory.mkdir(parents=True, exist_ok=True)
@@ -135,6 +136,7 @@ class _Job:
             "counts": +self._counts,
             "num_unknown": self._num_unknown,
             "encoded": ENCODED,
+            "sentences": described(self._options.language, self._options.one_a_line),
             "num_seen": len(self._seen),
             "progress": dict(megabytes=done.megabytes, disk_bytes=done.disk_bytes, num_documents=done.num_documents),
             "writers": {name: writer.state() for name, writer in self._writers.items()},
@@ -176,6 +178,7 @@ class _Job:
                 "lowercase": self._tokenizer.lowers_case,
                 "unknown_share": unknown_share,
             },
+            "sentences": described(self._options.language, self._options.one_a_line),
             "splits": splits,
             "left_out_or_repaired": dict(+self._counts),
             "options": self._options.that_matter(),
@@ -266,10 +269,13 @@ def _given(options: PrepareOptions) -> TextTokenizer:
     return tokenizer
 
 
-def _saved(directory: Path, state: dict) -> TextTokenizer:
-    """That of a killed run. Raises UserError where an earlier version would have made other ids of what is left."""
-    if state.get("encoded") != ENCODED:
-        raise UserError(f"{directory} was begun by an earlier version; remove it and prepare again")
+def _saved(options: PrepareOptions, state: dict) -> TextTokenizer:
+    """That of a killed run. Raises UserError where what is left would get other ids, or other sentences."""
+    directory = options.output
+    assert directory is not None
+    sentences = described(options.language, options.one_a_line)
+    if (state.get("encoded"), state.get("sentences")) != (ENCODED, sentences):
+        raise UserError(f"{directory} was begun by another version; remove it and prepare again")
     file = saved_tokenizer(directory)
     if file is None:
         raise UserError(f"{directory} has lost its tokenizer; remove it and prepare again")

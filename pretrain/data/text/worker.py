@@ -71,13 +71,16 @@ class Worker:
         )
 
     def _encode(self, texts: list[str]) -> tuple[Documents, np.ndarray]:
-        sentences = [split_sentences(text) for text in texts]
+        sentences = [self._sentences_of(text) for text in texts]
         documents = self._encoder.encode(texts, sentences)
         hashes = np.array([text_hash(text.encode("utf-8")) for text in texts], np.uint64)
         if texts:
             sample = texts[hashes.argmin()][:_SAMPLE_LENGTH]
-            self._encoder.check(sample, split_sentences(sample))
+            self._encoder.check(sample, self._sentences_of(sample))
         return documents, hashes
+
+    def _sentences_of(self, text: str) -> list[str]:
+        return split_sentences(text, self._options.language, self._options.one_a_line)
 
     def _adopt(self, documents: Documents) -> tuple[Documents, np.ndarray]:
         """Tokens that another program made: special ones, such as an end of document, go. Raises UserError when an id

@@ -92,6 +92,7 @@ def test_preparing_again_keeps_the_corpus_and_other_options_are_refused(tmp_path
         ("a. b.", {"valid_share": 1.5}, "between 0 and 1"),
         ("a. b.", {"vocab_size": 3}, "too small"),
         ("a. b.", {"document_tokens": 0}, "at least 1"),
+        ("a. b.", {"language": "German"}, "language 'German' must be a code such as de"),
     ],
 )
 def test_bad_text_and_options_are_refused(tmp_path: Path, content: str, options: dict, message: str) -> None:
@@ -159,6 +160,27 @@ def given(tmp_path: Path, tokens: str, text: str, **options) -> dict:
     return prepare(PrepareOptions((str(tmp_path / "text.txt"),), tmp_path / "corpus", **options))
 
 
+@pytest.mark.parametrize(
+    ("options", "described", "num_sentences"),
+    [
+        ({}, {"by": "sentencex", "language": "auto"}, 3),
+        ({"language": "de"}, {"by": "sentencex", "language": "de"}, 2),
+        ({"sentences": "line"}, {"by": "line"}, 4),
+    ],
+)
+def test_how_sentences_were_found_is_recorded(
+    tmp_path: Path, options: dict, described: dict, num_sentences: int
+) -> None:
+    documents = [f"Es war der 5. Mai. Er\nkam als\nNummer\n{number}." for number in range(20)]
+    (tmp_path / "text.txt").write_text("\n\n".join(documents))
+    common = dict(vocab_size=200, valid_share=0.3, num_workers=1)
+    manifest = prepare(PrepareOptions((str(tmp_path / "text.txt"),), tmp_path / "corpus", **common, **options))
+    assert manifest["sentences"].items() >= described.items()
+    assert manifest["options"].items() >= options.items()
+    splits = manifest["splits"].values()
+    assert sum(split["num_sentences"] for split in splits) == 20 * num_sentences
+
+
 LINES = "".join(f"the cat sat {number}\n" for number in range(10, 40))
 
 
@@ -212,7 +234,8 @@ def test_a_corpus_of_an_earlier_version_is_used_as_it_is(tmp_path: Path) -> None
     assert note and "its ids may differ from those of" in note and "\n" not in note
 
 
-def test_what_an_earlier_version_began_is_not_continued(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["encoded", "sentences"])
+def test_what_another_version_began_is_not_continued(tmp_path: Path, key: str) -> None:
     class Killed(BaseException):
         pass
 
@@ -225,7 +248,7 @@ def test_what_an_earlier_version_began_is_not_continued(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         prepare(options, lambda progress: kill(progress) if progress.phase == "tokens" else None)
     state = json.loads((output / "state.json").read_text())
-    assert state.pop("encoded") == "documents"
+    assert state.pop(key)
     (output / "state.json").write_text(json.dumps(state))
-    with pytest.raises(UserError, match="was begun by an earlier version; remove it"):
+    with pytest.raises(UserError, match="was begun by another version; remove it"):
         prepare(options)
