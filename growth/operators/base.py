@@ -60,6 +60,9 @@ class Operator(BaseModel):
     finishes: ClassVar[bool] = False
     """Whether it ends what an earlier operator has left unfinished (`Shape.unfinished`). All others wait for that."""
 
+    copies_units: ClassVar[bool] = False
+    """Whether some of its new units start as copies of old ones."""
+
     moments: MomentPolicy = "transform"
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
@@ -68,6 +71,15 @@ class Operator(BaseModel):
         Raises UserError if it cannot get there from `source`.
         """
         raise NotImplementedError
+
+    def copied_units(self, source: BertConfig, target: BertConfig) -> frozenset[tuple[str, int | None]]:
+        """The axes, each with its block (None: outside the blocks), on which its new units start as copies."""
+        return frozenset()
+
+    @property
+    def tells_copies_apart(self) -> bool:
+        """Whether training separates units that were copies of one another, its own or those of operators before."""
+        return False
 
     @property
     def saved_states_read(self) -> tuple[str, ...]:

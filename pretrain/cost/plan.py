@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pretrain.cost.copies import equal_copies
 from pretrain.cost.memory import num_parameters, peak_bytes, stage_bytes
 from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config
 from pretrain.recipe import Run
@@ -61,7 +62,7 @@ def _stages_table(run: Run) -> Table:
 
 
 def _rules(run: Run) -> Iterator[Text]:
-    """What may end or split a stage, and which states are saved."""
+    """What may end or split a stage, which states are saved, and which width would be wasted."""
     lines = []
     for stage in run.stages:
         if stage.until:
@@ -73,6 +74,7 @@ def _rules(run: Run) -> Iterator[Text]:
     if any(stage.until for stage in run.stages):
         lines.append("The last stage takes over the steps they leave; the figures here are for full lengths.")
     lines += _changing_nodes(run)
+    lines += equal_copies(run)
     if lines:
         yield Text("\n".join(lines) + "\n")
 

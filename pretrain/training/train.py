@@ -31,7 +31,7 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> Non
     if corpus.note:
         say_once(corpus.note)
     dist.barrier()  # every rank has looked at the folder before rank 0 writes to it
-    with run_folder.opened(recipe):
+    with run_folder.opened(run.recipe):
         if _num_nodes() > 1:
             nodes = survey(folder)
             if dist.get_rank() == 0:

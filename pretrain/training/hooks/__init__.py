@@ -13,6 +13,7 @@ from pretrain.training.events import Hook
 from pretrain.training.hooks.checkpoints import Checkpoints
 from pretrain.training.hooks.coefficients import Coefficients
 from pretrain.training.hooks.console import ConsoleDisplay
+from pretrain.training.hooks.equal_units import EqualUnits
 from pretrain.training.hooks.memory import Memory
 from pretrain.training.hooks.metrics import Metrics
 from pretrain.training.hooks.non_finite import NonFiniteGuard
@@ -36,6 +37,7 @@ def make_hooks(recipe: Recipe, folder: RunFolder, guard: NonFiniteGuard, extra: 
         Watchdog(recipe.faults.timeout_minutes),
         Restarts(folder, recipe.faults.restarts),
         UpdateSizes(),
+        EqualUnits(),
         Coefficients(),
         *extra,
     ]
