@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from growth.change import MomentPolicy, ShapeChange
 from growth.moments import MomentRule, of_gradients
@@ -13,6 +12,7 @@ from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
+from model.lazy import Tensor
 
 Correlation = Mapping[str, float]
 """For each parameter of a shared block, the mean correlation between the gradients of its uses."""

@@ -8,7 +8,6 @@ forever, and the network is no better than the narrow one, unless `noise` breaks
 
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field
 
 from growth.change import ShapeChange
@@ -20,6 +19,7 @@ from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
+from model.lazy import torch
 from model.parameters import ParameterSpec
 
 

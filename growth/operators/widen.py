@@ -19,7 +19,6 @@ are exact copies unless there is noise.
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
 from growth.change import ShapeChange, source_name
@@ -38,6 +37,7 @@ from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
+from model.lazy import torch
 from model.parameters import ParameterSpec, parameter_table
 
 Axis = Literal["hidden", "heads", "ffn", "embedding"]
