@@ -64,6 +64,7 @@ main() {
     demo)  cd "$home" ;;                                 # the demo's corpus and runs live in the project's folder
     doctor) exec "$python" -m pretrain.cli.doctor "$@" ;; # answers where nothing else would start
     finetune) asks_help "$@" || install finetune "[finetune]" ;;
+    prepare) case " $* " in *" --filters "*|*" --near-duplicates "*|*" --executor "*) install corpus "[corpus]" ;; esac ;;
   esac
   exec "$python" -m pretrain "$verb" "$@"
 }

@@ -9,6 +9,8 @@ like the layer it copies.
 from dataclasses import replace
 from typing import ClassVar, Literal
 
+import torch
+
 from growth.change import ShapeChange
 from growth.operators.base import Inputs
 from growth.operators.depth import DepthOperator
@@ -16,7 +18,6 @@ from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
-from model.lazy import torch
 from model.parameters import ParameterSpec
 
 BRANCH_OUTPUTS = ("attention.output.", "feedforward.output.")

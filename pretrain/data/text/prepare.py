@@ -6,6 +6,7 @@ number of workers nor on whether the run was killed and resumed, and only a few 
 
 import hashlib
 import json
+import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -52,6 +53,7 @@ def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lamb
     directory = options.output
     assert directory is not None
     if manifest := _existing(directory / "manifest.json", options):
+        shutil.rmtree(directory / "tasks", ignore_errors=True)  # of a job that nobody waited for
         return manifest
     inputs = find_inputs(options.sources)
     state = _existing(directory / "state.json", options)
@@ -66,9 +68,16 @@ def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lamb
         tokenizer = _given(options) if options.vocab else train_vocabulary(options, inputs, progress)
         directory.mkdir(parents=True, exist_ok=True)
         save_tokenizer(tokenizer, directory)
-    job = _Job(options, inputs, tokenizer, state)
+    if options.in_tasks:
+        from pretrain.data.text.tasks.stages import run_tasks
+
+        if not state:
+            Job(options, inputs, tokenizer, None)  # leaves the state that its tasks begin from
+        return run_tasks(options, inputs, progress)
+    job = Job(options, inputs, tokenizer, state)
     try:
-        job.run(progress)
+        chunks = islice(read_chunks(inputs, options.text_format), job.num_chunks, None)
+        job.run(_tokenized(chunks, tokenizer, options), progress)
     except UserError:
         if job.num_chunks == 0:
             _remove(directory)
@@ -76,8 +85,18 @@ def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lamb
     return job.finish()
 
 
-class _Job:
-    """A run of prepare from its start, or from the state a killed one left behind."""
+def write_chunks(options: PrepareOptions, inputs: list[Input], chunks: Iterable[TokenizedChunk]) -> None:
+    """Writes the corpus from all of its chunks, tokenized elsewhere, or what is left of it to write."""
+    assert options.output is not None
+    state = _existing(options.output / "state.json", options)
+    assert state is not None, "its directory and tokenizer are made where prepare is called"
+    job = Job(options, inputs, _saved(options, state), state)
+    job.run(islice(chunks, job.num_chunks, None))
+    job.finish()
+
+
+class Job:
+    """Writing a corpus, from its start or from the state that a killed run left behind."""
 
     def __init__(
         self, options: PrepareOptions, inputs: list[Input], tokenizer: TextTokenizer, state: dict | None
@@ -100,11 +119,11 @@ class _Job:
         self._seen = SeenDocuments(self._directory / "seen.hashes", state["num_seen"] if state else 0)
         self._save()
 
-    def run(self, progress: Callable[[Progress], None]) -> None:
-        chunks = read_chunks(self._inputs, self._options.text_format)
+    def run(self, chunks: Iterable[TokenizedChunk], progress: Callable[[Progress], None] = lambda _: None) -> None:
+        """Writes the chunks after the first `num_chunks`."""
         last_save = time.monotonic()
-        for tokenized in _tokenized(islice(chunks, self.num_chunks, None), self._tokenizer, self._options):
-            self._write(tokenized)
+        for chunk in chunks:
+            self._write(chunk)
             progress(self._progress)
             if time.monotonic() - last_save > _SECONDS_BETWEEN_SAVES:
                 self._save()
@@ -180,7 +199,7 @@ class _Job:
             },
             "sentences": described(self._options.language, self._options.one_a_line),
             "splits": splits,
-            "left_out_or_repaired": dict(+self._counts),
+            "left_out_or_repaired": dict(sorted((+self._counts).items())),
             "options": self._options.that_matter(),
         }
         _replace(self._directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
@@ -295,6 +314,4 @@ def _replace(file: Path, content: str) -> None:
 
 def _remove(directory: Path) -> None:
     """Deletes a directory that a later run could not resume from."""
-    for file in directory.iterdir():
-        file.unlink()
-    directory.rmdir()
+    shutil.rmtree(directory)

@@ -50,18 +50,10 @@ class Worker:
     def tokenize(self, chunk: list[Block]) -> TokenizedChunk:
         counts: Counter[str] = Counter()
         texts = list(chain.from_iterable(documents_of(block, self._options.text_format, counts) for block in chunk))
-        parts = [self._encode(texts), *(self._adopt(block.content) for block in chunk if isinstance(block, TokenBlock))]
+        parts = [self.encode(texts), *(self._adopt(block.content) for block in chunk if isinstance(block, TokenBlock))]
         documents = Documents.concatenate([documents for documents, _ in parts])
         hashes = np.concatenate([hashes for _, hashes in parts])
-
-        num_tokens = documents.num_tokens
-        kept = num_tokens > 0
-        counts["untokenized"] += int((~kept).sum())
-        counts["too_short"] += int((kept & (num_tokens < self._options.min_tokens)).sum())
-        kept &= num_tokens >= self._options.min_tokens
-        if self._options.max_tokens:
-            counts["too_long"] += int((num_tokens > self._options.max_tokens).sum())
-            kept &= num_tokens <= self._options.max_tokens
+        kept = self.are_kept(documents, counts)
         return TokenizedChunk(
             documents.select(kept),
             hashes[kept],
@@ -70,7 +62,20 @@ class Worker:
             sum(block.num_disk_bytes for block in chunk),
         )
 
-    def _encode(self, texts: list[str]) -> tuple[Documents, np.ndarray]:
+    def are_kept(self, documents: Documents, counts: Counter) -> np.ndarray:
+        """[D] bool: those with enough tokens and not too many. The others are added to `counts`, by reason."""
+        num_tokens = documents.num_tokens
+        kept = num_tokens > 0
+        counts["untokenized"] += int((~kept).sum())
+        counts["too_short"] += int((kept & (num_tokens < self._options.min_tokens)).sum())
+        kept &= num_tokens >= self._options.min_tokens
+        if self._options.max_tokens:
+            counts["too_long"] += int((num_tokens > self._options.max_tokens).sum())
+            kept &= num_tokens <= self._options.max_tokens
+        return kept
+
+    def encode(self, texts: list[str]) -> tuple[Documents, np.ndarray]:
+        """Documents with their hashes, [D] uint64."""
         sentences = [self._sentences_of(text) for text in texts]
         documents = self._encoder.encode(texts, sentences)
         hashes = np.array([text_hash(text.encode("utf-8")) for text in texts], np.uint64)

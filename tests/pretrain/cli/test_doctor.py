@@ -45,7 +45,9 @@ def test_this_environment_is_ready_and_every_row_says_what_it_changes(capsys):
 
 
 def test_every_dependency_is_known():
-    names = {name for name, _ in requirements_of("dependencies") + requirements_of("finetune")}
+    names = {
+        name for name, _ in requirements_of("dependencies") + requirements_of("finetune") + requirements_of("corpus")
+    }
     assert names == set(CHANGES)
     assert {"deepspeed", "torch", "tyro"} <= names
 
