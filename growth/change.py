@@ -4,11 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from growth.state import Fetch, Record
 from model.config import BertConfig
+from model.lazy import Tensor, torch
 from model.parameters import ParameterSpec, parameter_table
 
 MomentPolicy = Literal["transform", "copy", "reset"]

@@ -16,12 +16,10 @@ is mapped (positions) is treated as produced.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from growth.change import MomentPolicy, ShapeChange
 from growth.state import Fetch, Record
 from model.config import BertConfig
+from model.lazy import Tensor, torch
 from model.parameters import ParameterSpec
 
 

@@ -13,11 +13,9 @@ under any map while gradients keep their proportions.
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
-
 from growth.change import ShapeChange
 from growth.state import Fetch, Record
+from model.lazy import Tensor, torch
 from model.parameters import ParameterSpec, parameter_table
 
 MomentRule = Callable[[ShapeChange, Fetch], ShapeChange]

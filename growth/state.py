@@ -3,11 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
 from model.config import BertConfig
 from model.initialize import initial_weight
+from model.lazy import Tensor, torch
 from model.parameters import parameter_table
 
 TENSORS = ("weight", "exp_avg", "exp_avg_sq")

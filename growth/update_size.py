@@ -4,11 +4,9 @@ On stationary gradients it is constant. So if an operator knows one moment of a 
 size of the old updates determines how large the other must be.
 """
 
-import torch
-from torch import Tensor
-
 from growth.moments import ratio
 from growth.state import Record
+from model.lazy import Tensor, torch
 
 
 class UpdateSize:

@@ -4,10 +4,8 @@ under any tensor-parallel size, and in any two shapes where the tensor has the s
 import hashlib
 import math
 
-import torch
-from torch import Tensor
-
 from model.config import BertConfig
+from model.lazy import Tensor, torch
 from model.parameters import ParameterSpec, parameter_table
 
 SINUSOID_BASE = 30.0

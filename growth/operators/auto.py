@@ -40,14 +40,14 @@ Needed = Callable[[BertConfig, BertConfig], bool]
 """Whether an operator is needed between the current shape and the final one."""
 
 
-def default_operators(source: BertConfig, wanted: Mapping[str, Any]) -> list[Operator]:
-    """The operators, with default options, that lead from a shape to the wanted fields."""
+def default_operators(source: BertConfig, wanted: Mapping[str, Any], noise: float | None = None) -> list[Operator]:
+    """The operators, with default options but for the `noise` of widen, that lead from a shape to the wanted fields."""
     wanted = PartialShape(wanted)
     final = source.replace(**wanted)
     shape, chosen = source, []
     for operator, needed in _CHOICES:
         if needed(shape, final):
-            chosen.append(operator())
+            chosen.append(Widen(noise=noise) if operator is Widen else operator())
             shape = chosen[-1].target(shape, wanted.limited_to(operator.changes))
     return chosen
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from growth.change import MomentPolicy, ShapeChange
 from growth.moments import MomentRule, of_gradients
@@ -13,6 +12,7 @@ from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
+from model.lazy import Tensor
 
 Correlation = Mapping[str, float]
 """For each parameter of a shared block, the mean correlation between the gradients of its uses."""
@@ -60,6 +60,9 @@ class Operator(BaseModel):
     finishes: ClassVar[bool] = False
     """Whether it ends what an earlier operator has left unfinished (`Shape.unfinished`). All others wait for that."""
 
+    copies_units: ClassVar[bool] = False
+    """Whether some of its new units start as copies of old ones."""
+
     moments: MomentPolicy = "transform"
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
@@ -68,6 +71,15 @@ class Operator(BaseModel):
         Raises UserError if it cannot get there from `source`.
         """
         raise NotImplementedError
+
+    def copied_units(self, source: BertConfig, target: BertConfig) -> frozenset[tuple[str, int | None]]:
+        """The axes, each with its block (None: outside the blocks), on which its new units start as copies."""
+        return frozenset()
+
+    @property
+    def tells_copies_apart(self) -> bool:
+        """Whether training separates units that were copies of one another, its own or those of operators before."""
+        return False
 
     @property
     def saved_states_read(self) -> tuple[str, ...]:

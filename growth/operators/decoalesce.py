@@ -12,6 +12,7 @@ from growth.change import ShapeChange, source_name
 from growth.expansion import expand
 from growth.operators.base import Inputs
 from growth.operators.multilevel import LevelOperator, level_maps
+from growth.operators.width import copied_units
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.parameters import ParameterSpec
@@ -21,10 +22,14 @@ class Decoalesce(LevelOperator):
     name: ClassVar[str] = "decoalesce"
     verb: ClassVar[str] = "shrinks"
     opposite: ClassVar[str] = "coalesce"
+    copies_units: ClassVar[bool] = True
 
     @staticmethod
     def small_and_large(old: int, new: int) -> tuple[int, int]:
         return old, new
+
+    def copied_units(self, source: BertConfig, target: BertConfig) -> frozenset[tuple[str, int | None]]:
+        return copied_units(source.replace(layers=target.layers), target)
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         maps_of = level_maps(source, target)

@@ -16,9 +16,6 @@ factors were. `copy` omits that scaling; `reset` starts the layer at step 0.
 from dataclasses import replace
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from growth.change import ShapeChange
 from growth.operators.base import Inputs, Operator
 from growth.partial_shape import PartialShape
@@ -26,6 +23,7 @@ from growth.state import Fetch, Record
 from growth.update_size import UpdateSize
 from model.config import BertConfig
 from model.errors import UserError
+from model.lazy import Tensor, torch
 from model.parameters import ParameterSpec, parameter_table
 
 

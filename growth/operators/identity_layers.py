@@ -9,8 +9,6 @@ like the layer it copies.
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-import torch
-
 from growth.change import ShapeChange
 from growth.operators.base import Inputs
 from growth.operators.depth import DepthOperator
@@ -18,6 +16,7 @@ from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
+from model.lazy import torch
 from model.parameters import ParameterSpec
 
 BRANCH_OUTPUTS = ("attention.output.", "feedforward.output.")

@@ -8,11 +8,11 @@ coalescing. It breaks the symmetry that de-coalescing leaves. alpha 1 is the ide
 from dataclasses import replace
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field
 
 from growth.operators.saved_state import SavedStateOperator
 from growth.state import Fetch, Record
+from model.lazy import torch
 from model.parameters import ParameterSpec
 
 

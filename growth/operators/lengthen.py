@@ -9,14 +9,13 @@ the moments of the rows they come from, an estimate.
 
 from typing import ClassVar, Literal
 
-import torch
-
 from growth.change import ShapeChange
 from growth.expansion import AxisMap, Dense, map_axes
 from growth.operators.base import Inputs, Operator
 from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from model.errors import UserError
+from model.lazy import Tensor, torch
 
 
 class Lengthen(Operator):
@@ -42,7 +41,7 @@ class Lengthen(Operator):
         return map_axes(source, target, lambda block: {"positions": rows}, self.moments)
 
 
-def spread(old: int, new: int) -> torch.Tensor:  # [new, old]
+def spread(old: int, new: int) -> Tensor:  # [new, old]
     """Linear interpolation: new row p reads old position p (old - 1) / (new - 1)."""
     place = torch.arange(new, dtype=torch.float64) * (old - 1) / (new - 1)
     distance = (place.unsqueeze(1) - torch.arange(old)).abs()

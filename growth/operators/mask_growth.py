@@ -12,7 +12,6 @@ step, whose first updates are up to 3.2x too large.
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
-import torch
 from pydantic import Field
 
 from growth.change import ShapeChange, identity
@@ -26,6 +25,7 @@ from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
 from model.initialize import initial_weight
+from model.lazy import torch
 from model.parameters import ParameterSpec
 
 AXES = {"hidden": "hidden", "heads": "heads", "ffn": "ffn"}

@@ -8,14 +8,13 @@ inverse: it averages the units' weights and the layers, and sums the consumers' 
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
-import torch
-
 from growth.expansion import AxisMap
 from growth.operators.base import Operator
 from growth.operators.width import axis_maps, changed_widths, wanted_widths
 from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from model.errors import UserError
+from model.lazy import torch
 
 
 class LevelOperator(Operator):

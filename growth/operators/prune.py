@@ -9,9 +9,7 @@ moments and steps. The result equals the dense model with the outputs of the rem
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from growth.change import ShapeChange
 from growth.expansion import AxisMap, map_axes
@@ -21,6 +19,7 @@ from growth.partial_shape import PartialShape
 from growth.state import Fetch
 from model.config import BertConfig
 from model.errors import UserError
+from model.lazy import Tensor, torch
 from model.parameters import parameter_table
 
 Score = Callable[[int], Tensor]

@@ -20,6 +20,10 @@ class SavedStateOperator(Operator):
     checkpoint: str
 
     @property
+    def tells_copies_apart(self) -> bool:
+        return True
+
+    @property
     def saved_states_read(self) -> tuple[str, ...]:
         return (self.checkpoint,)
 

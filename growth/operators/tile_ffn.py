@@ -8,24 +8,25 @@ forever, and the network is no better than the narrow one, unless `noise` breaks
 
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field
 
 from growth.change import ShapeChange
 from growth.expansion import AxisMap, expand
 from growth.operators.base import Inputs, Operator
 from growth.operators.widen import check_width
-from growth.operators.width import axis_maps, changed_widths, with_noise
+from growth.operators.width import axis_maps, changed_widths, copied_units, with_noise
 from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
+from model.lazy import torch
 from model.parameters import ParameterSpec
 
 
 class TileFfn(Operator):
     name: ClassVar[str] = "tile_ffn"
     changes: ClassVar[tuple[str, ...]] = ("ffn",)
+    copies_units: ClassVar[bool] = True
 
     noise: Annotated[float, Field(ge=0)] = 0.0
     """Strength of the noise that breaks the symmetry between copies, relative to fresh weights. It cancels out, so the
@@ -46,6 +47,13 @@ class TileFfn(Operator):
             if new % old:
                 raise UserError(f"grow tile_ffn: ffn {old} -> {new} is not a multiple; use widen")
         return target
+
+    def copied_units(self, source: BertConfig, target: BertConfig) -> frozenset[tuple[str, int | None]]:
+        return copied_units(source, target)
+
+    @property
+    def tells_copies_apart(self) -> bool:
+        return self.noise > 0
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         maps_of = axis_maps(source, target, lambda axis, block, old, new: AxisMap.copies(torch.arange(new) % old, old))

@@ -8,45 +8,65 @@
     lemon  multiples with unequal fan-outs (Wang et al. 2024, arXiv 2310.07999): W / k + R - mean(R) over the k
            copies, with R the fresh weights of the wide model. `noise` does the same at any strength.
 
-copy, and fpi with equal copies of hidden units, preserve the function and the whole training state (tier 2). noise and
-lemon preserve the function (tier 1); the moments are those without noise. aki and uneven hidden: tier 3. Equal copies
-of FFN units stay equal forever, those of hidden units and heads until dropout separates them.
+Exact copies get the same gradients: those of FFN units stay equal forever, those of hidden units and heads until
+dropout separates them, and the new width is wasted. So copy and fpi come with noise. It is added to what consumes the
+copies and sums to zero over the copies of a unit: the function stays (tier 1; the moments are those without noise),
+and each copy has its own gradients from the first step on. With `noise: 0` copy, and fpi with equal copies of hidden
+units, preserve the whole training state (tier 2). aki and uneven hidden: tier 3; heads and FFN units of aki's top layer
+are exact copies unless there is noise.
 """
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
 from growth.change import ShapeChange, source_name
 from growth.expansion import AxisMap, expand
 from growth.operators.base import Inputs, Operator
-from growth.operators.width import FIELDS, NORMALISED, axis_maps, changed_widths, wanted_widths, with_noise
+from growth.operators.width import (
+    FIELDS,
+    NORMALISED,
+    axis_maps,
+    changed_widths,
+    copied_units,
+    wanted_widths,
+    with_noise,
+)
 from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
+from model.lazy import torch
 from model.parameters import ParameterSpec, parameter_table
 
 Axis = Literal["hidden", "heads", "ffn", "embedding"]
+DEFAULT_NOISE = {"copy": 0.3, "fpi": 0.3, "aki": 0.0, "lemon": 1.0}
 SHRINKING = {"heads": "prune_heads", "ffn": "prune_neurons"}
 
 
 class Widen(Operator):
     name: ClassVar[str] = "widen"
     changes: ClassVar[tuple[str, ...]] = tuple(FIELDS.values())
+    copies_units: ClassVar[bool] = True
 
     axis: Axis | tuple[Axis, ...] | None = None
     """What to widen. Defaults to every axis that the shape widens. Name axes to leave the others to another
     operator."""
     how: Literal["copy", "fpi", "aki", "lemon"] = "copy"
     """How new units start (above). `copy` is exact; use `fpi` for a hidden size that is not a multiple."""
-    noise: Annotated[float, Field(ge=0)] = 0.0
-    """Strength of the noise that breaks the symmetry between copies, relative to fresh weights. It cancels out, so the
-    function is preserved. Use it if copies would stay equal, as FFN units do."""
+    noise: Annotated[float, Field(ge=0)] | None = None
+    """Strength of the noise that tells copies apart, relative to fresh weights. It cancels out, so the function is
+    preserved. Defaults to 0.3 for copy and fpi, 1 for lemon and 0 for aki. 0 makes exact copies."""
     seed: int = 0
     """Seed for the random choices and the noise."""
+
+    @property
+    def strength(self) -> float:
+        """Of the noise. Fan-outs of lemon are unequal in any case."""
+        if self.noise is None or (self.how == "lemon" and not self.noise):
+            return DEFAULT_NOISE[self.how]
+        return self.noise
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         chosen = (self.axis,) if isinstance(self.axis, str) else self.axis
@@ -63,9 +83,18 @@ class Widen(Operator):
                 )
         return target
 
+    def copied_units(self, source: BertConfig, target: BertConfig) -> frozenset[tuple[str, int | None]]:
+        copied = copied_units(source, target)
+        if self.how != "aki":
+            return copied
+        return frozenset((axis, block) for axis, block in copied if block == source.num_blocks - 1)
+
+    @property
+    def tells_copies_apart(self) -> bool:
+        return self.strength > 0
+
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         maps_of = axis_maps(source, target, self._map)
-        noise = self.noise or float(self.how == "lemon")
         old_table = parameter_table(source)
 
         def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
@@ -75,7 +104,7 @@ class Widen(Operator):
                 above = old_table[source_name(spec, spec.block + 1)]
                 if above.shape == old_table[spec.name].shape:
                     record = with_new_units(spec, record, expand(spec, fetch(above.name), maps, self.moments), maps)
-            return with_noise(target, spec, record, maps, noise, self.seed)
+            return with_noise(target, spec, record, maps, self.strength, self.seed)
 
         return ShapeChange(source, target, rule)
 

@@ -38,6 +38,11 @@ def changed_widths(source: BertConfig, target: BertConfig) -> Iterator[tuple[str
                     yield axis, block, old, new
 
 
+def copied_units(source: BertConfig, target: BertConfig) -> frozenset[tuple[str, int | None]]:
+    """`Operator.copied_units` where every new unit is a copy."""
+    return frozenset((axis, block) for axis, block, _, _ in changed_widths(source, target))
+
+
 def axis_maps(
     source: BertConfig, target: BertConfig, make: Callable[[str, int | None, int, int], AxisMap]
 ) -> Callable[[int | None], Mapping[str, AxisMap]]:

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 
 from growth.state import TENSORS, Record, TrainingState, assign_owners
 from model.config import BertConfig
 from model.errors import UserError
+from model.lazy import dist
 from model.parameters import parameter_table
 from pretrain.checkpoint.tensors import write_tensors, write_text
 

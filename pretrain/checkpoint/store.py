@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-from torch.distributed.distributed_c10d import _get_default_store
-
 from growth.state import TrainingState
 from model.errors import UserError
+from model.lazy import dist
 from pretrain.checkpoint.files import find_damage, read_checkpoint, write_index, write_part
 from pretrain.checkpoint.tensors import replace_text, sync_folder
 from pretrain.engine.agreement import raise_together
@@ -47,7 +45,7 @@ class CheckpointStore:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._num_saved = 0
-        store: Any = _get_default_store()
+        store: Any = dist.distributed_c10d._get_default_store()
         self._messages = store.clone()  # a separate connection, because the thread waits on it
 
     def save(self, step: int, state: TrainingState, run: dict[str, Any], name: str = "") -> None:

@@ -17,6 +17,7 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> No
     """
     from pretrain.cost.plan import print_plan
     from pretrain.data import Corpus
+    from pretrain.launch.gpus import count_gpus
     from pretrain.recipe import load_recipe, resolve
     from pretrain.recipe.checks.saved_states import check_saved_states
     from pretrain.recipe.checks.stage_rules import check_lengths
@@ -27,7 +28,7 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> No
     run = resolve(loaded, vocab_size, usable_ranks(loaded, nproc))
     check_lengths(run)
     check_saved_states(run)
-    print_plan(run)
+    print_plan(run, on_cpu=count_gpus() == 0)
     if line := idle_ranks(loaded, nproc):
         print(line)
     if vocab_size is None:

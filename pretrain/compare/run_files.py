@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, FiniteFloat
 from model.errors import UserError
 from pretrain.recipe import Recipe
 from pretrain.recipe.load import explained
+from pretrain.recipe.noise import as_recorded
 from pretrain.runs.history import read_lines
 
 Positive = Annotated[FiniteFloat, Field(gt=0)]
@@ -71,7 +72,7 @@ def read_recipe(file: Path) -> Recipe:
         if isinstance(values, dict) and isinstance(values.get("stages"), list):
             values["stages"] = [_without_nulls(stage) for stage in values["stages"]]
         with explained(Recipe):
-            return Recipe.model_validate(values)
+            return as_recorded(Recipe.model_validate(values))
 
 
 def read_summary(file: Path) -> Summary:

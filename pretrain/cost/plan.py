@@ -4,30 +4,31 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pretrain.cost.copies import equal_copies
 from pretrain.cost.memory import num_parameters, peak_bytes, stage_bytes
 from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config
 from pretrain.recipe import Run
 from pretrain.stage_rules.until import length_in_words
 
 
-def print_plan(run: Run, console: Console | None = None) -> None:
+def print_plan(run: Run, on_cpu: bool = True, console: Console | None = None) -> None:
+    """`on_cpu`: whether ranks compute on CPUs, where memory is needed for other things than on GPUs."""
     console = console or Console()
     if not console.is_terminal:
         console.width = 140  # a log has no width; do not wrap to 80
-    console.print(plan_tables(run))
+    console.print(plan_tables(run, on_cpu))
 
 
-def plan_tables(run: Run) -> RenderableType:
+def plan_tables(run: Run, on_cpu: bool = True) -> RenderableType:
     saved: list[RenderableType] = (
         [_savings_table(run), *_savings_notes(run)] if run.unit == "steps" and changes_shape(run) else []
     )
-    tables: tuple[RenderableType, ...] = (*saved, _memory_table(run), _schedule_table(run))
+    tables: tuple[RenderableType, ...] = (*saved, _memory_table(run, on_cpu), _schedule_table(run))
     return Group(_stages_table(run), *_rules(run), *tables, *run.recipe.optimizer.chosen.notes())
 
 
@@ -61,7 +62,7 @@ def _stages_table(run: Run) -> Table:
 
 
 def _rules(run: Run) -> Iterator[Text]:
-    """What may end or split a stage, and which states are saved."""
+    """What may end or split a stage, which states are saved, and which width would be wasted."""
     lines = []
     for stage in run.stages:
         if stage.until:
@@ -73,6 +74,7 @@ def _rules(run: Run) -> Iterator[Text]:
     if any(stage.until for stage in run.stages):
         lines.append("The last stage takes over the steps they leave; the figures here are for full lengths.")
     lines += _changing_nodes(run)
+    lines += equal_copies(run)
     if lines:
         yield Text("\n".join(lines) + "\n")
 
@@ -139,8 +141,7 @@ def _lengths(run: Run) -> list[int]:
     return list(dict.fromkeys(stage.sequence for stage in run.stages))
 
 
-def _memory_table(run: Run) -> Table:
-    on_cpu = not torch.cuda.is_available()
+def _memory_table(run: Run, on_cpu: bool) -> Table:
     table = Table(title=f"bytes per rank (peak: the maximum in a step, on a {'CPU' if on_cpu else 'GPU'})", **_STYLE)
     for heading in ("stage", "TP x DP", "ZeRO"):
         table.add_column(heading)

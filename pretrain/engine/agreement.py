@@ -3,8 +3,7 @@
 import sys
 from typing import TypeVar
 
-import torch.distributed as dist
-
+from model.lazy import dist
 from pretrain.engine.exits import Stop
 
 T = TypeVar("T")

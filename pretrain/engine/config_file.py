@@ -3,9 +3,9 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.errors import UserError, nearest
 
@@ -42,6 +42,35 @@ KNOWN_KEYS = (
     *("expert_parallel", "amp"),
 )
 """The keys at the top of DeepSpeed's configuration: DeepSpeed 0.19 ignores any other without a word."""
+
+
+class Usual(BaseModel):
+    """What DeepSpeed certainly accepts, so that it need not be asked: that would take seconds, to import it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class UsualOffload(Usual):
+    device: Literal["cpu", "none"] = "none"
+    pin_memory: bool = False
+
+
+class UsualZero(Usual):
+    """The keys of `zero_optimization` that most files have."""
+
+    stage: Literal[0, 1, 2, 3] = 0
+    contiguous_gradients: bool = True
+    reduce_scatter: bool = True
+    overlap_comm: bool = False
+    round_robin_gradients: bool = False
+    reduce_bucket_size: Annotated[int, Field(ge=1)] = DEFAULT_BUCKET
+    allgather_bucket_size: Annotated[int, Field(ge=1)] = DEFAULT_BUCKET
+    sub_group_size: Annotated[int, Field(ge=1)] = 1
+    stage3_prefetch_bucket_size: Annotated[int, Field(ge=0)] = 0
+    stage3_param_persistence_threshold: Annotated[int, Field(ge=0)] = 0
+    stage3_max_live_parameters: Annotated[int, Field(ge=0)] = 0
+    stage3_max_reuse_distance: Annotated[int, Field(ge=0)] = 0
+    offload_optimizer: UsualOffload = UsualOffload()
 
 
 def load_engine_file(path: str) -> dict[str, Any]:
@@ -84,6 +113,8 @@ def load_engine_file(path: str) -> dict[str, Any]:
 
 def _check_sections(path: str, config: dict[str, Any]) -> None:
     """What DeepSpeed would refuse when an engine is built, minutes later and in sixty lines."""
+    if _is_usual(config):
+        return
     from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # takes seconds to import
 
@@ -108,6 +139,14 @@ def _check_sections(path: str, config: dict[str, Any]) -> None:
             raise UserError(
                 f'{path} sets {key} to {fault["input"]!r}: {fault["msg"]}; correct it, or leave it "auto"'
             ) from None
+
+
+def _is_usual(config: dict[str, Any]) -> bool:
+    try:
+        UsualZero.model_validate(config["zero_optimization"])
+    except ValidationError:
+        return False
+    return not config.get("fp16") and not config.get("bf16")
 
 
 def _said(config: dict[str, Any]) -> dict[str, Any]:

@@ -105,6 +105,13 @@ def node_name() -> str:
     return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
+def places_of_ranks() -> list[str]:
+    """Every rank with its node, as people look for it. Collective."""
+    places: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(places, f"rank {dist.get_rank()} on {node_name()}")
+    return places
+
+
 def _bandwidths(node: Node) -> tuple[float | None, float | None]:
     return node.within_gb_per_second, node.across_gb_per_second
 

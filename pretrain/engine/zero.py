@@ -122,6 +122,15 @@ def write_model_weight(engine: DeepSpeedEngine, parameter: Any, shard: Tensor) -
             parameter.copy_(shard.view_as(parameter))
 
 
+def model_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
+    """What this rank holds of the weights that the model computes with: its whole shard, under stage 3 a part of it."""
+    named = dict(engine.module.named_parameters())
+    if engine.zero_optimization_stage() != ZeroStageEnum.weights:
+        return {name: parameter.data for name, parameter in named.items()}
+    numels = {name: _stage3_span(engine, parameter)[1] for name, parameter in named.items()}
+    return {name: named[name].ds_tensor.data.view(-1)[:numel] for name, numel in numels.items()}
+
+
 def basic_optimizer(engine: DeepSpeedEngine) -> torch.optim.Optimizer:
     """The optimizer inside DeepSpeed's ZeRO or 16-bit wrapper."""
     return engine.basic_optimizer

@@ -141,7 +141,14 @@ class Faults(Section):
     non_finite_steps: Positive = 3
     """Roll back after this many consecutive steps with a non-finite gradient. Each such step is skipped."""
     roll_backs: Annotated[int, Field(ge=0)] = 2
-    """Rollbacks before the run gives up. Each returns to the last checkpoint and skips the data read since."""
+    """Rollbacks before the run gives up. Each returns to the last checkpoint. After gradients that are not finite it
+    skips the data read since."""
+    check_replicas: Annotated[int, Field(ge=0)] = 0
+    """Every N steps and before each checkpoint, compare the copies of the weights on different ranks, and roll back if
+    one differs. 0 never does. It takes one pass over the weights: use 100 if memory or network may fail silently."""
+    check_arithmetic: Annotated[int, Field(ge=0)] = 0
+    """Every N steps and before each checkpoint, let all ranks compute the gradients of the same rows and roll back if
+    one gets others. 0 never does. It takes as long as one micro-batch: use 1000 if processors may compute wrongly."""
 
 
 class Stage(Section):

@@ -22,6 +22,7 @@ from pretrain.checkpoint.tensors import replace_text
 from pretrain.engine.agreement import raise_together
 from pretrain.launch.slurm import say
 from pretrain.recipe import Recipe
+from pretrain.recipe.noise import as_recorded, with_noise
 
 PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "tokenizers")
 
@@ -58,10 +59,16 @@ class RunFolder:
         """Whether there is anything that another recipe could spoil: one that could not start leaves none."""
         return self.path.is_dir() and any(path not in self._written_first for path in self.path.iterdir())
 
+    def completed(self, recipe: Recipe) -> Recipe:
+        """The recipe with what it leaves to the run: as the run in the folder was begun, else today's defaults."""
+        held = self._held() if self.has_begun and self.recipe.is_file() else None
+        return with_noise(recipe, held if isinstance(held, Recipe) else None)
+
     def check(self, recipe: Recipe) -> None:
         """Raises UserError when the folder holds a run of another recipe, a finished one, or one that is running."""
         if self.has_begun and self.recipe.is_file():
-            held, ours = self._held(), lasting(recipe)
+            begun, ours = self._held(), lasting(recipe)
+            held = lasting(begun) if isinstance(begun, Recipe) else without(begun, FREE_KEYS)
             different = sorted(key for key in held.keys() | ours.keys() if held.get(key) != ours.get(key))
             if different:
                 raise UserError(
@@ -78,8 +85,9 @@ class RunFolder:
             with self.lock.open() as file:  # shared: all ranks look at the same time
                 self._lock(file, fcntl.LOCK_SH)
 
-    def _held(self) -> dict[str, Any]:
-        """The lasting part of the recipe in the folder. Keys that came after it was written have their defaults."""
+    def _held(self) -> Recipe | dict[str, Any]:
+        """The recipe in the folder, or its values if some key or value of it is gone. Keys that came after it was
+        written have their defaults."""
         try:
             values = yaml.safe_load(self.recipe.read_text("utf-8"))
             if not isinstance(values, dict):
@@ -91,9 +99,9 @@ class RunFolder:
                 "this run another --name"
             ) from None
         try:
-            return lasting(Recipe.model_validate(values))
-        except ValidationError:  # it has a key or a value that is gone
-            return without(values, FREE_KEYS)
+            return as_recorded(Recipe.model_validate(values))
+        except ValidationError:
+            return values
 
     @contextmanager
     def opened(self, recipe: Recipe) -> Iterator[None]:

@@ -143,6 +143,9 @@ class Hook:
     def on_boundary(self, trainer: TrainerView) -> None:
         """A step and its validation are complete. The run may be saved here."""
 
+    def on_save(self, trainer: TrainerView) -> None:
+        """The state is about to be saved."""
+
     def on_event(self, trainer: TrainerView, event: dict[str, Any]) -> None:
         """A hook reports a line for metrics.jsonl: `event`, `step`, and for people a `message`."""
 

@@ -25,11 +25,12 @@ from pretrain.runs.history import History
 def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus, RunFolder]:
     """The resolved run, its corpus and its folder. Raises UserError; writes nothing."""
     corpus = Corpus.open(recipe.data.corpus)
+    run_folder = RunFolder(folder)
+    recipe = run_folder.completed(recipe)
     run = resolve(recipe, corpus.vocab_size, usable_ranks(recipe, num_ranks))
     if run.stages[0].precision == "fp16" and not torch.cuda.is_available():
         raise UserError("precision fp16 needs a GPU; choose bf16 or fp32")
     compiles(recipe.compile, device())
-    run_folder = RunFolder(folder)
     run_folder.check(recipe)
     if run_folder.metrics.is_file() and not dist.is_initialized():  # once, before the ranks
         History.read(folder)  # a damaged line would stop the run at its end, which needs them all

@@ -19,7 +19,7 @@ from pretrain.recipe.decisions import decided
 from pretrain.runs.folder import RunFolder
 from pretrain.training.events import Hook
 from pretrain.training.hooks import make_hooks
-from pretrain.training.hooks.non_finite import NonFiniteGuard, Rollback
+from pretrain.training.hooks.rollbacks import Rollback, Rollbacks
 from pretrain.training.preflight import check_run, check_shards
 from pretrain.training.resume import lost_checkpoints, other_vocabulary, restore
 from pretrain.training.trainer import Trainer
@@ -31,15 +31,15 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> Non
     if corpus.note:
         say_once(corpus.note)
     dist.barrier()  # every rank has looked at the folder before rank 0 writes to it
-    with run_folder.opened(recipe):
+    with run_folder.opened(run.recipe):
         if _num_nodes() > 1:
             nodes = survey(folder)
             if dist.get_rank() == 0:
                 show(nodes)
         check_shards(corpus, run_folder)
-        guard, position = NonFiniteGuard(recipe.faults), None
+        rollbacks, position = Rollbacks(recipe.faults.roll_backs), None
         while True:
-            trainer = _trainer(run, corpus, run_folder, guard, position, extra_hooks)
+            trainer = _trainer(run, corpus, run_folder, rollbacks, position, extra_hooks)
             try:
                 trainer.fit()
                 break
@@ -62,12 +62,12 @@ def _trainer(
     run: Run,
     corpus: Corpus,
     folder: RunFolder,
-    guard: NonFiniteGuard,
+    rollbacks: Rollbacks,
     position: DataPosition | None,
     extra_hooks: Sequence[Hook],
 ) -> Trainer:
     """A trainer at the folder's newest intact checkpoint, or at the start. It reads on from `position`, if given."""
-    hooks = make_hooks(run.recipe, folder, guard, extra_hooks)
+    hooks = make_hooks(run.recipe, folder, rollbacks, extra_hooks)
     progress, state = Progress(), None
     newest = load_newest(folder.checkpoints, report=lambda line: print(f"espalier: {line}", file=sys.stderr))
     if newest is None:

@@ -3,9 +3,13 @@
 import json
 
 import pytest
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from model.errors import UserError
-from pretrain.engine.config_file import OWNED_BY_RECIPE, load_engine_file, offloads_optimizer
+from pretrain.engine.config_file import OWNED_BY_RECIPE, UsualZero, load_engine_file, offloads_optimizer
 from tests.support.home import HOME
 
 FOLDER = HOME / "ds_configs"
@@ -17,6 +21,26 @@ def test_shipped_file_is_accepted_and_does_what_its_name_says(file):
     config = load_engine_file(f"ds_configs/{file.name}")
     assert config["zero_optimization"]["stage"] == int(file.stem[len("zero")])
     assert offloads_optimizer(config) == file.stem.endswith("_offload")
+
+
+OFFLOAD = st.fixed_dictionaries({"device": st.sampled_from(["cpu", "none"])}, optional={"pin_memory": st.booleans()})
+USUAL = st.fixed_dictionaries(
+    {"stage": st.integers(0, 3)},
+    optional={
+        name: {int: st.integers(0, 10**12), bool: st.booleans()}.get(field.annotation, OFFLOAD)
+        for name, field in UsualZero.model_fields.items()
+        if name != "stage"
+    },
+)
+
+
+@given(USUAL)
+def test_deepspeed_accepts_what_it_is_not_asked_about(section):
+    try:
+        UsualZero.model_validate(section)
+    except ValidationError:
+        return  # DeepSpeed is asked
+    DeepSpeedZeroConfig(**section)
 
 
 def test_readme_explains_every_key_and_only_those():

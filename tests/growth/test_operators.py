@@ -97,6 +97,12 @@ def test_auto_resolves_a_shape_to_operators(source, wanted, names):
     assert reached.replace(masked=None) == source.replace(**wanted).replace(masked=None)
 
 
+@pytest.mark.parametrize("noise", [None, 0.0, 0.1])
+def test_auto_hands_its_noise_to_widen(noise):
+    stack, widen = default_operators(POST, {"layers": 4, "ffn": 20}, noise)
+    assert stack.name == "stack" and widen.noise == noise
+
+
 def test_every_operator_is_documented():
     for name, operator in OPERATORS.items():
         text = __import__(operator.__module__, fromlist=["x"]).__doc__

@@ -27,26 +27,30 @@ SHARED = tiny(layers=4, sharing=2)
 RAGGED = tiny(heads=(3, 2), ffn=(10, 7))
 ALBERT = tiny(embedding_size=6)
 LOW_RANK = tiny(low_rank={"feedforward.input": 3, "feedforward.output": 4, "attention.query": 2, "mlm.transform": 3})
+EXACT = {"noise": 0}
 WIDER = {"hidden": 36, "heads": 5, "ffn": 17}
 
 STATE_PRESERVING = {
-    "hidden x2": (POST, {"widen": {}}, {"hidden": 24}),
-    "hidden x2, pre-LN": (PRE, {"widen": {}}, {"hidden": 24}),
-    "heads unevenly": (POST, {"widen": {}}, {"heads": 5}),
-    "ffn unevenly": (POST, {"widen": {}}, {"ffn": 13}),
-    "all at once": (POST, {"widen": {}}, WIDER),
-    "all at once, pre-LN": (PRE, {"widen": {}}, WIDER),
-    "fpi": (POST, {"widen": {"how": "fpi", "seed": 3}}, WIDER),
-    "ragged": (RAGGED, {"widen": {}}, {"hidden": 24, "heads": (3, 5), "ffn": (11, 21)}),
-    "shared blocks": (SHARED, {"widen": {}}, WIDER),
-    "low rank": (LOW_RANK, {"widen": {}}, WIDER),
-    "embedding tables": (ALBERT, {"widen": {}}, {"embedding_size": 18}),
-    "hidden with narrow embedding tables": (ALBERT, {"widen": {}}, {"hidden": 24}),
+    "hidden x2": (POST, {"widen": EXACT}, {"hidden": 24}),
+    "hidden x2, pre-LN": (PRE, {"widen": EXACT}, {"hidden": 24}),
+    "heads unevenly": (POST, {"widen": EXACT}, {"heads": 5}),
+    "ffn unevenly": (POST, {"widen": EXACT}, {"ffn": 13}),
+    "all at once": (POST, {"widen": EXACT}, WIDER),
+    "all at once, pre-LN": (PRE, {"widen": EXACT}, WIDER),
+    "fpi": (POST, {"widen": {"how": "fpi", "seed": 3, **EXACT}}, WIDER),
+    "ragged": (RAGGED, {"widen": EXACT}, {"hidden": 24, "heads": (3, 5), "ffn": (11, 21)}),
+    "shared blocks": (SHARED, {"widen": EXACT}, WIDER),
+    "low rank": (LOW_RANK, {"widen": EXACT}, WIDER),
+    "embedding tables": (ALBERT, {"widen": EXACT}, {"embedding_size": 18}),
+    "hidden with narrow embedding tables": (ALBERT, {"widen": EXACT}, {"hidden": 24}),
     "tile_ffn": (POST, {"tile_ffn": {}}, {"ffn": 30}),
     "tile_ffn, pre-LN, one layer": (PRE, {"tile_ffn": {}}, {"ffn": (20, 10)}),
     "decoalesce": (POST, {"decoalesce": {}}, {"hidden": 24, "heads": 6, "ffn": 20}),
 }
 FUNCTION_PRESERVING = {
+    "widen by default": (POST, {"widen": {}}, WIDER),
+    "fpi by default, pre-LN": (PRE, {"widen": {"how": "fpi"}}, WIDER),
+    "narrow embedding tables by default": (ALBERT, {"widen": {}}, {"hidden": 24, "embedding_size": 18}),
     "noise": (POST, {"widen": {"noise": 1.0}}, WIDER),
     "noise, pre-LN": (PRE, {"widen": {"noise": 0.3, "seed": 5}}, WIDER),
     "tile_ffn with noise": (POST, {"tile_ffn": {"noise": 1.0}}, {}),
@@ -115,7 +119,7 @@ def test_unequal_copies_of_hidden_do_not_preserve_the_state():
 def test_a_dropped_factor_changes_the_loss(dropped):
     """Without the division on consumed axes, or with the norm before the tied decoder taken for an ordinary one."""
     state = random_state(POST)
-    change = change_of(POST, {"widen": {}}, {"hidden": 24})
+    change = change_of(POST, {"widen": EXACT}, {"hidden": 24})
     after = grown(change, state)
     wrong = ("mlm.norm.",) if dropped == "tied norm" else ("pooler.weight", "blocks.0.feedforward.input.weight")
     for name, record in after.items():

@@ -27,19 +27,32 @@ def test_tiled_ffn():
         assert not torch.equal(left, after["blocks.0.feedforward.input.weight"].weight.chunk(2)[0]), "it has trained"
 
 
-@pytest.mark.parametrize("operator", ["widen", "tile_ffn"])
-def test_noise_breaks_the_symmetry(operator):
-    change = change_of(POST, {operator: {"noise": 1.0}}, {"ffn": 20})
+def difference_of_copies(grow: dict) -> list[float]:
+    """The largest, on every axis that is doubled, after three steps without dropout."""
+    change = change_of(POST, grow, {"hidden": 24, "heads": 6, "ffn": 20} if "widen" in grow else {"ffn": 20})
     later = train_sgd(change.target, grown(change, random_state(POST)), 3)
-    left, right = later["blocks.0.feedforward.input.weight"].weight.chunk(2)
-    assert (left - right).abs().max() > 1e-6
+    produced = [("blocks.0.feedforward.input.weight", 0)]
+    if "widen" in grow:
+        produced += [("blocks.1.attention.value.weight", 0), ("embeddings.position.weight", 1)]
+    halves = [later[name].weight.chunk(2, dim) for name, dim in produced]
+    return [(left - right).abs().max().item() for left, right in halves]
+
+
+@pytest.mark.parametrize("grow", [{"widen": {}}, {"widen": {"how": "fpi"}}, {"tile_ffn": {"noise": 1.0}}])
+def test_noise_tells_copies_apart(grow):
+    assert min(difference_of_copies(grow)) > 1e-6
+
+
+@pytest.mark.parametrize("grow", [{"widen": {"noise": 0}}, {"tile_ffn": {}}])
+def test_without_noise_copies_stay_equal(grow):
+    assert max(difference_of_copies(grow)) < 1e-12
 
 
 def test_staged_doubling_of_the_moments():
     """Staged training: for doubled width Adam's m, v become m/2, v/4 and are duplicated; a norm before the tied
     decoder, whose own weights are halved, keeps its moments."""
     state = random_state(POST)
-    after = grown(change_of(POST, {"widen": {}}, {"hidden": 24, "heads": 6, "ffn": 20}), state)
+    after = grown(change_of(POST, {"widen": {"noise": 0}}, {"hidden": 24, "heads": 6, "ffn": 20}), state)
     scales = {"embeddings.word.weight": 0.5, "blocks.0.attention.norm.weight": 0.5, "mlm.norm.weight": 1.0}
     for name, scale in scales.items():
         old, new = state[name], after[name]
@@ -64,7 +77,7 @@ def test_fpi_on_uneven_hidden_is_close_and_by_name_only():
 def test_aki_takes_new_units_from_the_layer_above():
     state = random_state(POST)
     wanted = {"hidden": 24, "ffn": 20}
-    fpi, aki = (grown(change_of(POST, {"widen": {"how": how}}, wanted), state) for how in ("fpi", "aki"))
+    fpi, aki = (grown(change_of(POST, {"widen": {"how": how, "noise": 0}}, wanted), state) for how in ("fpi", "aki"))
     name = "feedforward.input.weight"
     assert torch.equal(aki[f"blocks.0.{name}"].weight[:10], fpi[f"blocks.0.{name}"].weight[:10])
     assert torch.equal(aki[f"blocks.0.{name}"].weight[10:], fpi[f"blocks.1.{name}"].weight[10:])

@@ -13,6 +13,7 @@ from pretrain.training.events import Hook
 from pretrain.training.hooks.checkpoints import Checkpoints
 from pretrain.training.hooks.coefficients import Coefficients
 from pretrain.training.hooks.console import ConsoleDisplay
+from pretrain.training.hooks.equal_units import EqualUnits
 from pretrain.training.hooks.memory import Memory
 from pretrain.training.hooks.metrics import Metrics
 from pretrain.training.hooks.non_finite import NonFiniteGuard
@@ -20,22 +21,29 @@ from pretrain.training.hooks.picture import LossPicture
 from pretrain.training.hooks.preemption import Preemption
 from pretrain.training.hooks.report import Report
 from pretrain.training.hooks.restarts import Restarts
+from pretrain.training.hooks.rollbacks import Rollbacks
+from pretrain.training.hooks.silent_errors import SilentErrors
+from pretrain.training.hooks.slow_ranks import SlowRanks
 from pretrain.training.hooks.stage_ends import StageEnds
 from pretrain.training.hooks.update_size import UpdateSizes
 from pretrain.training.hooks.watchdog import Watchdog
 
 
-def make_hooks(recipe: Recipe, folder: RunFolder, guard: NonFiniteGuard, extra: Sequence[Hook] = ()) -> list[Hook]:
-    """This rank's hooks. `guard` outlives a rollback, which makes the others again."""
+def make_hooks(recipe: Recipe, folder: RunFolder, rollbacks: Rollbacks, extra: Sequence[Hook] = ()) -> list[Hook]:
+    """This rank's hooks. `rollbacks` outlives a rollback, which makes the others again."""
     checkpoints = Checkpoints(folder, recipe.checkpoint)
     on_every_rank: list[Hook] = [
-        guard,  # first: a step that is rolled back must reach no other hook
+        NonFiniteGuard(rollbacks, recipe.faults.non_finite_steps),  # first: a skipped step must reach no other hook
+        rollbacks,
         StageEnds(),  # before Checkpoints, which save what it decides
+        SilentErrors(rollbacks, recipe.faults),  # before Checkpoints, so that it looks once at a step that is saved
         checkpoints,
         Preemption(checkpoints),  # after Checkpoints: it saves only what they have not saved at this boundary
         Watchdog(recipe.faults.timeout_minutes),
+        SlowRanks(),
         Restarts(folder, recipe.faults.restarts),
         UpdateSizes(),
+        EqualUnits(),
         Coefficients(),
         *extra,
     ]

@@ -66,6 +66,7 @@ class Checkpoints(Hook):
             if self.saved_step == trainer.progress.step:
                 return
             self.saved_step = trainer.progress.step
+        trainer.call("on_save")
         trainer.start_activity(f"checkpoint at step {trainer.progress.step}")
         start = time.perf_counter()
         trainer.progress.loss_scaler = loss_scaler_state(trainer.engine)

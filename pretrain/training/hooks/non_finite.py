@@ -13,39 +13,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pretrain.data import DataPosition
-from pretrain.engine.exits import Stop
-from pretrain.recipe import ResolvedStage
-from pretrain.recipe.schema import Faults
 from pretrain.training.events import Hook, StepResult, TrainerView
+from pretrain.training.hooks.rollbacks import Rollbacks
 
-
-class Rollback(Exception):
-    """Raised on every rank: resume from the last checkpoint, but read on from `position`."""
-
-    def __init__(self, position: DataPosition):
-        self.position = position
+CURE = (
+    "lower optimizer.lr, lengthen schedule.warmup or look at the data there, then start a new run from an earlier "
+    "checkpoint"
+)
 
 
 class NonFiniteGuard(Hook):
     """A skipped step consumes data; neither the step count nor the schedule advances."""
 
-    name = "non_finite"
-
-    def __init__(self, settings: Faults):
-        self.settings = settings
+    def __init__(self, rollbacks: Rollbacks, steps: int):
+        """Goes back after so many steps in a row."""
+        self.rollbacks, self.steps = rollbacks, steps
         self.num_in_a_row = 0
-        self.num_rollbacks = 0
-        self.reason = ""
-        """Why the run has just rolled back, until that is reported."""
-
-    def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
-        """Reports a rollback: now Metrics have dropped the steps that it undid."""
-        if self.reason:
-            step = trainer.progress.step
-            message = f"{self.reason}: rolled back to step {step}; the data read since then is skipped"
-            trainer.call("on_event", {"event": "rollback", "step": step, "message": message})
-            self.reason = ""
 
     def on_step(self, trainer: TrainerView, result: StepResult) -> None:
         self.num_in_a_row = 0
@@ -58,25 +41,8 @@ class NonFiniteGuard(Hook):
         culprit = _first_non_finite(trainer.engine.module, repeat)
         message = f"step {step} skipped: {culprit} is not finite ({self.num_in_a_row} in a row)"
         trainer.call("on_event", {"event": "skipped", "step": trainer.progress.step, "message": message})
-        if self.num_in_a_row >= self.settings.non_finite_steps:
-            self._roll_back(trainer, f"step {step}: {culprit} is not finite")
-
-    def _roll_back(self, trainer: TrainerView, reason: str) -> None:
-        if self.num_rollbacks >= self.settings.roll_backs:
-            raise Stop(
-                f"{reason}, after {self.num_rollbacks} rollbacks; lower optimizer.lr, lengthen schedule.warmup or look "
-                "at the data there, then start a new run from an earlier checkpoint"
-            )
-        self.num_in_a_row = 0
-        self.num_rollbacks += 1
-        self.reason = reason
-        raise Rollback(trainer.progress.position)
-
-    def state(self) -> dict[str, Any]:
-        return {"roll_backs": self.num_rollbacks}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.num_rollbacks = max(self.num_rollbacks, state["roll_backs"])
+        if self.num_in_a_row >= self.steps:
+            self.rollbacks.skip_data(trainer, f"step {step}: {culprit} is not finite", CURE)
 
 
 def _first_non_finite(module: nn.Module, repeat: Callable[[], Any]) -> str:

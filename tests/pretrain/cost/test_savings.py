@@ -78,7 +78,7 @@ def test_a_plain_run_has_nothing_to_save():
 
 def printed(name):
     out = io.StringIO()
-    print_plan(run_of(name), Console(file=out, width=400))
+    print_plan(run_of(name), on_cpu=True, console=Console(file=out, width=400))
     return out.getvalue()
 
 

@@ -20,13 +20,13 @@ RULES = {
     ),
 }
 EVEN = {
-    "hidden x2": (tiny(), {"widen": {}}, {"hidden": 24}),
-    "hidden x3, pre-LN": (tiny(norm="pre"), {"widen": {}}, {"hidden": 36}),
+    "hidden x2": (tiny(), {"widen": {"noise": 0}}, {"hidden": 24}),
+    "hidden x3, pre-LN": (tiny(norm="pre"), {"widen": {"noise": 0}}, {"hidden": 36}),
     "ffn x3": (tiny(), {"tile_ffn": {}}, {"ffn": 30}),
-    "all x2": (tiny(), {"widen": {}}, {"hidden": 24, "heads": 6, "ffn": 20}),
-    "shared blocks": (tiny(layers=4, sharing=2), {"widen": {}}, {"hidden": 24, "ffn": 20}),
+    "all x2": (tiny(), {"widen": {"noise": 0}}, {"hidden": 24, "heads": 6, "ffn": 20}),
+    "shared blocks": (tiny(layers=4, sharing=2), {"widen": {"noise": 0}}, {"hidden": 24, "ffn": 20}),
 }
-UNEVEN = {"unevenly": (tiny(), {"widen": {}}, {"hidden": 36, "heads": 5, "ffn": 17})}
+UNEVEN = {"unevenly": (tiny(), {"widen": {"noise": 0}}, {"hidden": 36, "heads": 5, "ffn": 17})}
 
 
 def cases(chosen):
@@ -91,7 +91,7 @@ def test_any_growth_commutes_with_steps_on_steady_gradients(name, source, grow, 
 
 def test_a_doubled_axis_divides_by_the_root_of_two():
     state = random_state(tiny())
-    change = change_of(tiny(), {"widen": {}}, {"hidden": 24}, state, moments=of_unit_gradients)
+    change = change_of(tiny(), {"widen": {"noise": 0}}, {"hidden": 24}, state, moments=of_unit_gradients)
     new = grown(change, state)
     for name, axes in {"embeddings.word.weight": 1, "pooler.weight": 2, "pooler.bias": 1, "sentence.bias": 0}.items():
         ratio = new[name].exp_avg.flatten()[0] / state[name].exp_avg.flatten()[0]

@@ -19,7 +19,11 @@ CORPUS = Path("corpora/tiny")
 
 def held(**changes: Any) -> dict[str, Any]:
     """The recipe that a run of the tiny recipe leaves in its folder."""
-    return json.loads(tiny_recipe(CORPUS, **changes).model_dump_json(by_alias=True))
+    return dumped(tiny_recipe(CORPUS, **changes))
+
+
+def dumped(recipe: Recipe) -> dict[str, Any]:
+    return json.loads(recipe.model_dump_json(by_alias=True))
 
 
 def check(folder: Path, values: dict[str, Any], recipe: Recipe) -> None:
@@ -31,6 +35,46 @@ def check(folder: Path, values: dict[str, Any], recipe: Recipe) -> None:
 def begin(folder: Path) -> None:
     """As a run does that has started."""
     (folder / "metrics.jsonl").write_text("")
+
+
+def widening(**options: Any) -> Recipe:
+    stages = [
+        {"name": "narrow", "steps": 5},
+        {"name": "wide", "steps": 5, "grow": {"widen": options}, "shape": {"ffn": 128}},
+        {"name": "wider", "steps": 5, "grow": {"auto": options}, "shape": {"ffn": 256}},
+    ]
+    return tiny_recipe(CORPUS, stages=stages)
+
+
+def noise_of(recipe: Recipe) -> list[float]:
+    return [options["noise"] for stage in recipe.stages[1:] for options in stage.grow[0].values()]
+
+
+@pytest.mark.parametrize(
+    ("begun", "ours", "noise"),
+    [
+        (None, {}, 0.3),
+        (None, {"noise": 0.1}, 0.1),
+        ({}, {}, 0.0),  # begun when widening made exact copies
+        ({"noise": 0.5}, {}, 0.5),
+        ({"noise": 0.5}, {"noise": 0.5}, 0.5),
+        ({}, {"noise": 0.0}, 0.0),
+    ],
+)
+def test_a_run_keeps_the_noise_that_it_was_begun_with(tmp_path, begun, ours, noise):
+    if begun is not None:
+        begin(tmp_path)
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(dumped(widening(**begun))))
+    completed = RunFolder(tmp_path).completed(widening(**ours))
+    assert noise_of(completed) == [noise, noise]
+    RunFolder(tmp_path).check(completed)
+
+
+def test_another_noise_is_another_recipe(tmp_path):
+    begin(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(dumped(widening())))
+    with pytest.raises(UserError, match=r"holds a run of another recipe \(its stages differ\)"):
+        RunFolder(tmp_path).check(RunFolder(tmp_path).completed(widening(noise=0.3)))
 
 
 def test_a_recipe_from_before_a_key_was_added_resumes(tmp_path):
