@@ -18,14 +18,6 @@ OptionalRecipe = Annotated[Positional[str], arg(name="recipe", metavar="RECIPE",
 CheckpointPath = Annotated[Positional[Path], arg(name="checkpoint", metavar="CHECKPOINT")]
 Overrides = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE")]
 
-# An option whose default the text of its help describes. tyro would write `{None}|PATH`, and `(default: None)` or
-# `(default: '')`.
-OptionalText = Annotated[str, arg(help_behavior_hint="")]
-OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
-OptionalStr = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
-OptionalInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
-OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
-
 BOX = "│╭╮╰╯─|+"
 
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from pretrain.cli.arguments import OptionalText, Overrides, check_counts
+from pretrain.cli.arguments import Overrides, check_counts
+from pretrain.settings.options import OptionalText
 
 
 def compare(

@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
-from pretrain.cli.arguments import OptionalInt, Overrides
+from pretrain.cli.arguments import Overrides
 from pretrain.cli.train import train
 from pretrain.launch.gpus import count_gpus
 from pretrain.launch.local import run_module, run_verb
+from pretrain.settings.options import OptionalInt
 
 CORPUS = ("prepare", "sotu", "--output", "corpora/demo", "--vocab-size", "1024")
 SPLIT = ("--document-tokens", "800", "--valid-share", "0.03")

@@ -2,7 +2,8 @@
 
 import json
 
-from pretrain.cli.arguments import CheckpointPath, OptionalStr, check_counts
+from pretrain.cli.arguments import CheckpointPath, check_counts
+from pretrain.settings.options import OptionalStr
 
 
 def evaluate(checkpoint: CheckpointPath, /, corpus: OptionalStr = None, rows: int = 256) -> None:

@@ -1,6 +1,7 @@
 """The verb `export`."""
 
-from pretrain.cli.arguments import CheckpointPath, OptionalPath, OptionalStr
+from pretrain.cli.arguments import CheckpointPath
+from pretrain.settings.options import OptionalPath, OptionalStr
 
 
 def export(checkpoint: CheckpointPath, /, output: OptionalPath = None, corpus: OptionalStr = None) -> None:

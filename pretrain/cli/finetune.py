@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 
 from model.errors import UserError, nearest
-from pretrain.cli.arguments import CheckpointPath, OptionalFloat, OptionalInt, OptionalPath, OptionalStr, check_counts
+from pretrain.cli.arguments import CheckpointPath, check_counts
+from pretrain.settings.options import OptionalFloat, OptionalInt, OptionalPath, OptionalStr
 
 Rates = Annotated[tuple[float, ...], arg(metavar="FLOAT ...", help_behavior_hint="")]
 Counts = Annotated[tuple[int, ...], arg(metavar="INT ...", help_behavior_hint="")]

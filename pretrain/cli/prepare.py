@@ -4,8 +4,8 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes
 
-from pretrain.cli.arguments import OptionalPath
 from pretrain.data.text.options import PrepareOptions
+from pretrain.settings.options import OptionalPath
 
 
 def prepare(corpus: Annotated[PrepareOptions, OmitArgPrefixes], check: OptionalPath = None, show: int = 0) -> None:

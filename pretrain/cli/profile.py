@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from model.errors import UserError
-from pretrain.cli.arguments import OptionalRecipe, OptionalText, Overrides, check_counts
+from pretrain.cli.arguments import OptionalRecipe, Overrides, check_counts
+from pretrain.settings.options import OptionalText
 
 
 def profile(

