@@ -23,6 +23,7 @@ VERBS = {
     "compare": "Compare finished runs: the cost of each method to reach a loss.",
     "grow": "Change the shape of a checkpoint offline.",
     "export": "Write a checkpoint as a folder that Hugging Face transformers opens.",
+    "status": "Print how runs stand: state, step, loss, speed, restarts, time left.",
     "report": "Write one HTML page about a run.",
     "finetune": "Fine-tune a checkpoint on a GLUE task or on SQuAD.",
     "doctor": "Print what this environment has and what Espalier wants. Installs nothing.",

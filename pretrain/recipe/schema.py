@@ -149,6 +149,9 @@ class Faults(Section):
     check_arithmetic: Annotated[int, Field(ge=0)] = 0
     """Every N steps and before each checkpoint, let all ranks compute the gradients of the same rows and roll back if
     one gets others. 0 never does. It takes as long as one micro-batch: use 1000 if processors may compute wrongly."""
+    notify: str | None = None
+    """A shell command to run when the run restarts, rolls back, is preempted, fails or finishes, such as one that sends
+    mail. It learns from environment variables what happened, and has ten seconds. By default nobody is told."""
 
 
 class Stage(Section):

@@ -49,6 +49,8 @@ class RunFolder:
         self.report = path / "report.html"
         self.lock = path / "lock"
         self.starts = path / "starts.json"
+        self.is_training = False
+        """Whether this process has begun to train in it. A rollback does not begin again."""
         self.checked_shards = path / "checked-shards.json"
         written_first = (self.lock, self.recipe, self.versions, self.checked_shards)
         self._written_first = {*written_first, *(file.with_name(file.name + ".partial") for file in written_first)}

@@ -19,6 +19,7 @@ from pretrain.recipe.decisions import decided
 from pretrain.runs.folder import RunFolder
 from pretrain.training.events import Hook
 from pretrain.training.hooks import make_hooks
+from pretrain.training.hooks.journal import record_stop
 from pretrain.training.hooks.rollbacks import Rollback, Rollbacks
 from pretrain.training.preflight import check_run, check_shards
 from pretrain.training.resume import lost_checkpoints, other_vocabulary, restore
@@ -46,8 +47,9 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> Non
             except Rollback as rollback:
                 trainer.call("on_leave")
                 position = rollback.position
-            except Stop:
+            except Stop as stop:
                 trainer.call("on_leave")
+                record_stop(run_folder, trainer.progress.step, stop)
                 raise
             finally:
                 trainer.close()

@@ -14,6 +14,7 @@ from pretrain.training.hooks.checkpoints import Checkpoints
 from pretrain.training.hooks.coefficients import Coefficients
 from pretrain.training.hooks.console import ConsoleDisplay
 from pretrain.training.hooks.equal_units import EqualUnits
+from pretrain.training.hooks.journal import Journal
 from pretrain.training.hooks.memory import Memory
 from pretrain.training.hooks.metrics import Metrics
 from pretrain.training.hooks.non_finite import NonFiniteGuard
@@ -48,6 +49,7 @@ def make_hooks(recipe: Recipe, folder: RunFolder, rollbacks: Rollbacks, extra: S
         *extra,
     ]
     on_rank_0: list[Hook] = [
+        Journal(folder, recipe.faults.notify),  # before Metrics, which drop the steps that a restart loses
         Memory(),  # before Metrics, which write its events
         Metrics(folder),
         ConsoleDisplay(),
