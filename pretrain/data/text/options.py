@@ -72,7 +72,8 @@ class PrepareOptions:
     """Processes that tokenize, or tasks at once. Default: one for each core; as many tasks as SLURM has room for. The
     result does not depend on it."""
     filters: Annotated[
-        tuple[FilterName, ...], arg(metavar=f"{{{','.join(get_args(FilterName))}}} ...", help_behavior_hint="")
+        tuple[FilterName, ...],
+        arg(metavar=f"{{{','.join(get_args(FilterName))}}} ...", help_behavior_hint=""),
     ] = ()
     """Filters of datatrove that leave documents out, in this order."""
     near_duplicates: bool = False
