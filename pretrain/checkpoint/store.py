@@ -1,5 +1,6 @@
 """The checkpoints of one run: writing them in the background, dropping old ones, finding the newest intact one."""
 
+import errno
 import re
 import shutil
 import threading
@@ -13,10 +14,12 @@ from growth.state import TrainingState
 from model.errors import UserError
 from model.lazy import dist
 from pretrain.checkpoint.files import find_damage, read_checkpoint, write_index, write_part
-from pretrain.checkpoint.tensors import replace_text, sync_folder
-from pretrain.engine.agreement import raise_together
+from pretrain.checkpoint.lineage import overtaken_by, start_of
+from pretrain.checkpoint.tensors import NOBODYS, replace_text, sync_folder
+from pretrain.engine.agreement import from_rank_0, raise_together
+from pretrain.lease import PARTIAL, Start
 
-LATEST, PARTIAL, DAMAGED = "latest", ".partial", ".damaged"
+LATEST, DAMAGED = "latest", ".damaged"
 STEP, STEP_NAME = "step-{:08d}", r"step-\d{8}"
 
 
@@ -36,11 +39,20 @@ class CheckpointStore:
 
     A background thread on each rank writes that rank's part under a temporary name. Rank 0's waits for all parts,
     writes the index, renames the folder and moves `latest`. Threads tell each other through the process group's
-    key-value store, so they take no part in collectives.
+    key-value store, so they take no part in collectives. `start` is the start of the run that saves: it is in the
+    temporary name and in the index, and only the newest start's checkpoints get a name.
     """
 
-    def __init__(self, folder: Path, keep_last: int = 2, keep_every: int = 0, in_background: bool = True):
+    def __init__(
+        self,
+        folder: Path,
+        keep_last: int = 2,
+        keep_every: int = 0,
+        in_background: bool = True,
+        start: Start = NOBODYS,
+    ):
         self.folder, self.keep_last, self.keep_every, self.in_background = folder, keep_last, keep_every, in_background
+        self.start = start
         self.written: Written | None = None
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -56,13 +68,13 @@ class CheckpointStore:
         """
         self.flush()
         path = self.folder / (name or STEP.format(step))
-        partial = path.with_name(path.name + PARTIAL)
         num_bytes = _total_bytes(state)
-        raise_together(self._prepare(partial, num_bytes) if dist.get_rank() == 0 else None)
+        raise_together(self._prepare(path, num_bytes) if dist.get_rank() == 0 else None)
         self._num_saved += 1
         self.written = None
+        run = {**run, "start": self.start.number}
         self._thread = threading.Thread(
-            target=self._write, args=(path, partial, state, run, num_bytes), name="checkpoint", daemon=True
+            target=self._write, args=(path, state, run, num_bytes), name="checkpoint", daemon=True
         )
         self._thread.start()
         if not self.in_background:
@@ -75,22 +87,24 @@ class CheckpointStore:
             error, self._thread, self._error = self._error, None, None
             raise_together(error)
 
-    def _prepare(self, partial: Path, num_bytes: int) -> Exception | None:
+    def _prepare(self, path: Path, num_bytes: int) -> Exception | None:
+        partial = self.start.partial(path)
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             free = shutil.disk_usage(partial).free
         except OSError as error:
-            return _explained(partial, error)
+            return _explained(path, error)
         if free < num_bytes:
             return UserError(
-                f"no room for checkpoint {partial.stem}: it takes {num_bytes / 1e9:.1f} GB, {self.folder} has "
+                f"no room for checkpoint {path.name}: it takes {num_bytes / 1e9:.1f} GB, {self.folder} has "
                 f"{free / 1e9:.1f} GB free; earlier checkpoints are untouched: make room and start again"
             )
         return None
 
-    def _write(self, path: Path, partial: Path, state: TrainingState, run: dict[str, Any], num_bytes: int) -> None:
-        start = time.perf_counter()
+    def _write(self, path: Path, state: TrainingState, run: dict[str, Any], num_bytes: int) -> None:
+        began = time.perf_counter()
+        partial = self.start.partial(path)
         rank, key = dist.get_rank(), f"checkpoint/{self._num_saved}"
         try:
             checksum = write_part(partial, rank, state)
@@ -98,11 +112,11 @@ class CheckpointStore:
             if rank == 0:
                 sums = self._await_parts(key)
                 write_index(partial, state, run, sums)
-                _complete(path, partial)
-                _drop_old(self.folder, self.keep_last, self.keep_every)
-                self.written = Written(path, num_bytes, time.perf_counter() - start)
+                _complete(path, self.start)
+                _drop_old(self.folder, self.keep_last, self.keep_every, self.start)
+                self.written = Written(path, num_bytes, time.perf_counter() - began)
         except Exception as error:
-            self._error = _explained(partial, error)
+            self._error = _explained(path, error)
             self._messages.set(f"{key}/{rank}", "failed")
 
     def _await_parts(self, key: str) -> dict[int, str]:
@@ -126,13 +140,13 @@ def load_newest(
     Damaged ones are reported, set aside and skipped. Collective. Raises Stop on all ranks when all are damaged, now or
     at an earlier start.
     """
-    candidates = list(reversed(checkpoints_of(folder)))
-    latest = _read_latest(folder)
-    candidates = [path for path in candidates if latest is None or path.name <= latest] or candidates
+    candidates: list[Path] = []
     if dist.get_rank() == 0:
-        for partial in folder.glob("*" + PARTIAL):
+        for partial in filter(Path.is_dir, folder.glob("*" + PARTIAL)):
             report(f"{partial} was being written when the run stopped; it is deleted")
             shutil.rmtree(partial, ignore_errors=True)
+        candidates = _candidates(folder, report)
+    candidates = from_rank_0(candidates)
     for path in candidates:
         damage = find_damage(path)
         if damage is None:
@@ -147,16 +161,29 @@ def load_newest(
     return None
 
 
+def _candidates(folder: Path, report: Callable[[str], None]) -> list[Path]:
+    """The checkpoints that a run may resume from, newest first: up to the one that `latest` names, if any is there."""
+    latest, valid = _read_latest(folder), []
+    for path in reversed(checkpoints_of(folder)):
+        newer = overtaken_by(path)
+        if newer is None:
+            valid.append(path)
+        else:
+            report(f"checkpoint {path} is ignored: start {newer.start} began at step {newer.began_at}, without it")
+    return [path for path in valid if latest is None or path.name <= latest] or valid
+
+
 def find_checkpoint(path: Path) -> Path:
     """A checkpoint folder, given itself or a run's folder (its latest)."""
     if not path.is_dir():
         raise UserError(f"checkpoint {path} does not exist; name a run's folder or one of its checkpoints/step-N")
     for folder in (path / "checkpoints", path):
-        latest, complete = _read_latest(folder), checkpoints_of(folder)
+        latest = _read_latest(folder)
         if latest is not None:
             return folder / latest
-        if complete:
-            return complete[-1]
+        for newest in reversed(checkpoints_of(folder)):
+            if not overtaken_by(newest):
+                return newest
     return path
 
 
@@ -165,33 +192,55 @@ def checkpoints_of(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-" + "[0-9]" * 8))
 
 
-def _complete(path: Path, partial: Path) -> None:
+def _complete(path: Path, start: Start) -> None:
     """Gives a written folder its name, then moves `latest` to it."""
-    sync_folder(partial)
-    shutil.rmtree(path, ignore_errors=True)  # the same step, saved before a resume from an earlier one
-    partial.rename(path)
+    sync_folder(start.partial(path))
+    try:
+        start.finish(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _remove(path, start)  # the same step, saved before a resume from an earlier one
+        start.finish(path)
     sync_folder(path.parent)
     if path.name.startswith("step-"):
-        replace_text(path.parent / LATEST, path.name + "\n")
+        replace_text(path.parent / LATEST, path.name + "\n", start)
 
 
-def _drop_old(folder: Path, keep_last: int, keep_every: int) -> None:
+def _drop_old(folder: Path, keep_last: int, keep_every: int, start: Start) -> None:
     """Deletes all but the newest `keep_last` and every `keep_every` steps; named checkpoints stay."""
     latest = _read_latest(folder)
     old = [path for path in checkpoints_of(folder) if latest is not None and path.name < latest]
+    overtaken = [path for path in old if overtaken_by(path)]
+    old = [path for path in old if path not in overtaken]
     for path in old[: max(len(old) - (keep_last - 1), 0)]:
         step = int(path.name.removeprefix("step-"))
         if not (keep_every and step % keep_every == 0):
-            shutil.rmtree(path)
+            _remove(path, start)
+    for path in overtaken:
+        _remove(path, start)
+
+
+def _remove(path: Path, start: Start) -> None:
+    """Deletes a checkpoint of this start or an older one. Should a newer one have put its own there, it stays."""
+    start.check()
+    aside = start.partial(path.with_name(path.name + ".dropped"))
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    if start_of(aside) > start.number:
+        aside.rename(path)
+        start.check()
+        raise FileExistsError(errno.EEXIST, "a newer start of the run has saved it", str(path))
+    shutil.rmtree(aside)
 
 
 def _read_latest(folder: Path) -> str | None:
-    """The name in `latest`; None where there is none, or something else is in it."""
+    """The name in `latest`; None where there is none, something else is in it, or it names what no longer counts."""
     try:
         name = (folder / LATEST).read_text("utf-8").strip()
     except (OSError, ValueError):
         return None
-    return name if re.fullmatch(STEP_NAME, name) else None
+    return name if re.fullmatch(STEP_NAME, name) and not overtaken_by(folder / name) else None
 
 
 def _total_bytes(state: TrainingState) -> int:
@@ -203,6 +252,6 @@ def _total_bytes(state: TrainingState) -> int:
 def _explained(path: Path, error: Exception) -> UserError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return UserError(
-        f"checkpoint {path.stem} could not be written to {path.parent}: {reason}; "
+        f"checkpoint {path.name} could not be written to {path.parent}: {reason}; "
         "earlier checkpoints are untouched: fix that and start again"
     )

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from model.lazy import Tensor, torch
+from pretrain.lease import Start
 
+NOBODYS = Start()
 DTYPES = {"float32": "F32", "float64": "F64", "bfloat16": "BF16", "float16": "F16"}
 
 
@@ -49,11 +51,13 @@ def write_text(path: Path, text: str) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all: whoever reads it finds the old text or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    write_text(partial, text)
-    partial.replace(path)
+def replace_text(path: Path, text: str, start: Start = NOBODYS) -> None:
+    """Writes a text file, whole or not at all: whoever reads it finds the old text or the new one.
+
+    `start`: the start of the run that it belongs to, which must be the newest.
+    """
+    write_text(start.partial(path), text)
+    start.finish(path)
     sync_folder(path.parent)
 
 

@@ -1,12 +1,18 @@
 """How ranks agree: on an error, and on a value."""
 
 import sys
-from typing import TypeVar
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from model.errors import UserError
 from model.lazy import dist
 from pretrain.engine.exits import Stop
 
 T = TypeVar("T")
+
+ACTED = "rank 0 has acted"
+"""Key in the process group's store."""
 
 
 def raise_together(error: Exception | None) -> None:
@@ -22,6 +28,27 @@ def from_rank_0(value: T) -> T:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def rank_0_first(act: Callable[[], None]) -> None:
+    """Rank 0 acts, and the others wait for it: hours if need be, where a collective would give up after some minutes.
+
+    Raises Stop on all ranks when `act` raises UserError. Collective.
+    """
+    store: Any = dist.distributed_c10d._get_default_store()
+    error = None
+    if dist.get_rank() == 0:
+        try:
+            act()
+        except UserError as fault:
+            error = fault
+        store.set(ACTED, "")
+    else:
+        while not store.check([ACTED]):
+            time.sleep(0.05)
+    raise_together(error)
+    if dist.get_rank() == 0:
+        store.delete_key(ACTED)
 
 
 def say_once(line: str) -> None:

@@ -1,16 +1,13 @@
 """The folder of one run: its recipe, versions, metrics, checkpoints and summary."""
 
-import fcntl
 import json
-import os
 import platform
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch.distributed as dist
 import yaml
@@ -19,8 +16,8 @@ from pydantic import ValidationError
 from model.errors import UserError
 from pretrain import __version__
 from pretrain.checkpoint.tensors import replace_text
-from pretrain.engine.agreement import raise_together
-from pretrain.launch.slurm import say
+from pretrain.engine.agreement import from_rank_0, rank_0_first
+from pretrain.lease import LEASES, Start, hold, wait_until_free, whole_name
 from pretrain.recipe import Recipe
 from pretrain.recipe.noise import as_recorded, with_noise
 
@@ -31,9 +28,6 @@ FREE_KEYS = (
     *(("checkpoint",), ("faults",), ("validation",), ("layout",), ("deepspeed",), ("batch", "micro"), ("paper",)),
     *(("compile",), ("data", "corpus"), ("stages", "layout"), ("stages", "deepspeed"), ("stages", "batch", "micro")),
 )
-
-LOCK_SECONDS, LOCK_TRIES = 2.0, 20
-"""How long and how often a folder is tried that a process holds, before that is a mistake."""
 
 
 class RunFolder:
@@ -47,19 +41,24 @@ class RunFolder:
         self.versions = path / "versions.json"
         self.plot = path / "loss.png"
         self.report = path / "report.html"
-        self.lock = path / "lock"
+        self.leases = path / LEASES
+        self.start = Start()
+        """Of this process, once it has opened the folder to train in it."""
         self.starts = path / "starts.json"
         self.is_training = False
         """Whether this process has begun to train in it. A rollback does not begin again."""
         self.checked_shards = path / "checked-shards.json"
-        written_first = (self.lock, self.recipe, self.versions, self.checked_shards)
-        self._written_first = {*written_first, *(file.with_name(file.name + ".partial") for file in written_first)}
+        self._written_first = {
+            *(file.name for file in (self.leases, self.recipe, self.versions, self.checked_shards)),
+            "lock",  # of earlier versions
+        }
         """What a run writes before it takes a step."""
 
     @property
     def has_begun(self) -> bool:
         """Whether there is anything that another recipe could spoil: one that could not start leaves none."""
-        return self.path.is_dir() and any(path not in self._written_first for path in self.path.iterdir())
+        names = {whole_name(path) for path in self.path.iterdir()} if self.path.is_dir() else set()
+        return not names <= self._written_first
 
     def completed(self, recipe: Recipe) -> Recipe:
         """The recipe with what it leaves to the run: as the run in the folder was begun, else today's defaults."""
@@ -67,7 +66,7 @@ class RunFolder:
         return with_noise(recipe, held if isinstance(held, Recipe) else None)
 
     def check(self, recipe: Recipe) -> None:
-        """Raises UserError when the folder holds a run of another recipe, a finished one, or one that is running."""
+        """Raises UserError when the folder holds a run of another recipe, or a finished one."""
         if self.has_begun and self.recipe.is_file():
             begun, ours = self._held(), lasting(recipe)
             held = lasting(begun) if isinstance(begun, Recipe) else without(begun, FREE_KEYS)
@@ -83,9 +82,10 @@ class RunFolder:
             raise UserError(
                 f"the run in {self.path} is finished; give a new run another --name, or move that folder away"
             )
-        if self.lock.is_file():
-            with self.lock.open() as file:  # shared: all ranks look at the same time
-                self._lock(file, fcntl.LOCK_SH)
+
+    def wait_until_free(self) -> None:
+        """Waits for an earlier start of the same job, or a dead one. Raises UserError when another job trains here."""
+        wait_until_free(self.leases)
 
     def _held(self) -> Recipe | dict[str, Any]:
         """The recipe in the folder, or its values if some key or value of it is gone. Keys that came after it was
@@ -107,69 +107,37 @@ class RunFolder:
 
     @contextmanager
     def opened(self, recipe: Recipe) -> Iterator[None]:
-        """Locks the folder for this run and writes its recipe. Collective.
+        """Claims the folder for this start of the run and writes its recipe. Collective.
 
-        Raises Stop on all ranks when another run holds it or it cannot be written. The lock is the operating system's
-        and ends with the process, however that ends.
+        Waits for an earlier start, for as long as that takes. Raises Stop on all ranks when another job holds the
+        folder or it cannot be written.
         """
-        file, error = None, None
-        if dist.get_rank() == 0:
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                file = self.lock.open("a+")
-                self._lock(file, fcntl.LOCK_EX)
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {os.uname().nodename}, since {time.strftime('%F %T')}{_job()}")
-                file.flush()
-                self._create(recipe)
-            except OSError as fault:
-                error = UserError(f"cannot write to {self.path}: {fault.strerror}; choose another folder by --runs")
-            except UserError as fault:
-                error = fault
-        raise_together(error)
+        rank_0_first(lambda: self._claim(recipe))
+        number = from_rank_0(self.start.number)
+        if dist.get_rank() > 0:
+            self.start = Start(self.leases, number)
         try:
             yield
         finally:
-            if file is not None:
-                file.close()
+            self.start.end()
 
-    def _lock(self, file: TextIO, kind: int) -> None:
-        """Waits a moment for processes that only look, and for the last rank of a killed run to be gone.
-
-        For an earlier start of the same job it waits as long as it takes: cut off from SLURM, its ranks may live until
-        their watchdog ends them.
-        """
-        tries, told = 0, False
-        while True:
-            try:
-                return fcntl.flock(file, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(LOCK_SECONDS / LOCK_TRIES)
-            tries += 1
-            if tries >= LOCK_TRIES:
-                file.seek(0)
-                holder = file.read()
-                if not _of_this_job(holder):
-                    raise UserError(
-                        f"a run is active in {self.path} ({holder}); wait for it, or give this run another --name"
-                    )
-                if not told:
-                    say(f"an earlier start of this job is still active in {self.path} ({holder}); waiting for its end")
-                    told = True
+    def _claim(self, recipe: Recipe) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.start = hold(self.leases)
+            self.start.take_over([self.path, self.checkpoints])
+            self.check(recipe)  # again: while this start waited, an earlier one may have come to its end
+            self._create(recipe)
+        except OSError as fault:
+            self.start.end()
+            raise UserError(f"cannot write to {self.path}: {fault.strerror}; choose another folder by --runs") from None
+        except UserError:
+            self.start.end()
+            raise
 
     def _create(self, recipe: Recipe) -> None:
-        replace_text(self.recipe, yaml.safe_dump(_as_json(recipe), sort_keys=False))
-        replace_text(self.versions, json.dumps(versions(), indent=1) + "\n")
-
-
-def _job() -> str:
-    """How the holder of a lock names the job that it is in."""
-    job = os.environ.get("SLURM_JOB_ID")
-    return f", job {job}" if job else ""
-
-
-def _of_this_job(holder: str) -> bool:
-    return bool(_job()) and holder.endswith(_job())
+        replace_text(self.recipe, yaml.safe_dump(_as_json(recipe), sort_keys=False), self.start)
+        replace_text(self.versions, json.dumps(versions(), indent=1) + "\n", self.start)
 
 
 def _as_json(recipe: Recipe) -> dict[str, Any]:

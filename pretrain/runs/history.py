@@ -9,7 +9,8 @@ from statistics import fmean, median
 from typing import Any
 
 from model.errors import UserError
-from pretrain.checkpoint.tensors import replace_text
+from pretrain.checkpoint.tensors import NOBODYS, replace_text
+from pretrain.lease import Start
 from pretrain.runs.folder import RunFolder
 
 Line = dict[str, Any]
@@ -80,14 +81,14 @@ def read_lines(metrics: Path, *, is_finished: bool = False) -> list[Line]:
     return lines
 
 
-def truncate(metrics: Path, num_lines: int) -> int:
+def truncate(metrics: Path, num_lines: int, start: Start = NOBODYS) -> int:
     """Keeps the first `num_lines` lines, without a torn last one, and the lasting events after them. Returns how many
-    lines are left."""
+    lines are left. The file is a new one, so that an older start that still has it open writes nowhere."""
     texts = metrics.read_bytes().splitlines() if metrics.is_file() else []
     dropped = [(text, _parsed(text)) for text in texts[num_lines:]]
     lasting = [text for text, line in dropped if line and line.get("event") in LASTING_EVENTS]
     kept = [text for text in texts[:num_lines] if _parsed(text)] + lasting
-    replace_text(metrics, b"".join(text + b"\n" for text in kept).decode())
+    replace_text(metrics, b"".join(text + b"\n" for text in kept).decode(), start)
     return len(kept)
 
 

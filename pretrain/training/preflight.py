@@ -32,8 +32,11 @@ def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus
         raise UserError("precision fp16 needs a GPU; choose bf16 or fp32")
     compiles(recipe.compile, device())
     run_folder.check(recipe)
-    if run_folder.metrics.is_file() and not dist.is_initialized():  # once, before the ranks
-        History.read(folder)  # a damaged line would stop the run at its end, which needs them all
+    if not dist.is_initialized():  # once, before the ranks
+        run_folder.wait_until_free()
+        run_folder.check(recipe)  # again: the one that it waited for may have come to its end
+        if run_folder.metrics.is_file():
+            History.read(folder)  # a damaged line would stop the run at its end, which needs them all
     if not run_folder.has_begun:  # a resumed run may be past the fault, and cannot change its recipe
         check_lengths(run)
         check_saved_states(run)

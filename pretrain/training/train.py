@@ -83,6 +83,8 @@ def _trainer(
         before = saved.get("written_under", {}).get("ranks", run.num_ranks)
         if before != run.num_ranks and run.has_dropout:
             say_once(f"{path.name} is of {before} ranks, now there are {run.num_ranks}: dropout draws other masks")
+    if dist.get_rank() == 0:
+        folder.start.begin(progress.step)
     if position is not None:
         progress.position = position
     return Trainer(decided(run, progress.decisions), corpus, hooks, state, progress, folder.checkpoints)

@@ -24,7 +24,7 @@ class Checkpoints(Hook):
     def __init__(self, folder: RunFolder, settings: Checkpoint):
         self.every = settings.every
         self.store = CheckpointStore(
-            folder.checkpoints, settings.keep_last, settings.keep_every, in_background=settings.background
+            folder.checkpoints, settings.keep_last, settings.keep_every, settings.background, folder.start
         )
         self.saved_step: int | None = None
         self.pause_seconds = 0.0

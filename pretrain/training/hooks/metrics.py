@@ -30,7 +30,7 @@ class Metrics(Hook):
         from torch.utils.tensorboard import SummaryWriter
 
         self.board = SummaryWriter(str(self.folder.tensorboard), purge_step=trainer.progress.step + 1)
-        self.num_lines = truncate(self.folder.metrics, self.num_lines)
+        self.num_lines = truncate(self.folder.metrics, self.num_lines, self.folder.start)
         self.file = self.folder.metrics.open("a", encoding="utf-8")
         self._opened = [self.board, self.file]
 
@@ -74,9 +74,10 @@ class Metrics(Hook):
     def on_end(self, trainer: TrainerView) -> None:
         self.on_leave(trainer)
         summary = summarize(trainer, History.read(self.folder.path))
-        replace_text(self.folder.summary, json.dumps(summary, indent=1) + "\n")
+        replace_text(self.folder.summary, json.dumps(summary, indent=1) + "\n", self.folder.start)
 
     def _write(self, values: dict[str, Any]) -> None:
+        self.folder.start.check()
         try:
             self.file.write(json.dumps(values) + "\n")
             self.file.flush()

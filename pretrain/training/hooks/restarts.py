@@ -23,7 +23,7 @@ class Restarts(Hook):
     """Keeps a line for each start of the job, with the step it began at and whether it was left in order."""
 
     def __init__(self, folder: RunFolder, limit: int):
-        self.file = folder.starts
+        self.file, self.start = folder.starts, folder.start
         self.limit = limit
         self.has_begun = False
 
@@ -67,5 +67,5 @@ class Restarts(Hook):
         return []
 
     def _write(self, starts: list[dict[str, Any]]) -> None:
-        replace_text(self.file, json.dumps(starts, indent=1) + "\n")
+        replace_text(self.file, json.dumps(starts, indent=1) + "\n", self.start)
         self.has_begun = True

@@ -131,8 +131,9 @@ def test_a_run_that_could_not_start_leaves_its_folder_to_the_corrected_recipe(tm
 
 
 def test_a_start_that_was_killed_before_its_recipe_was_whole_is_started_again(tmp_path):
-    (tmp_path / "recipe.yaml.partial").write_text("name: lit")
-    (tmp_path / "lock").write_text("")
+    (tmp_path / "recipe.yaml.start-1.partial").write_text("name: lit")
+    (tmp_path / "lock").write_text("")  # of an earlier version
+    (tmp_path / "leases").mkdir()
     RunFolder(tmp_path).check(tiny_recipe(CORPUS))
 
 

@@ -40,7 +40,7 @@ MOMENTS = {
     "inside a checkpoint, within a part": "pretrain.checkpoint.tensors.os.fsync",
     "inside a checkpoint, before its index": "pretrain.checkpoint.store.write_index",
     "inside a checkpoint, before its name": "pretrain.checkpoint.store._complete",
-    "inside a checkpoint, between its name and `latest`": "pretrain.checkpoint.store.write_text",
+    "inside a checkpoint, between its name and `latest`": "pretrain.checkpoint.store.replace_text",
     "inside a checkpoint, before old ones are dropped": "pretrain.checkpoint.store._drop_old",
 }
 """A rank dies as it calls this function."""

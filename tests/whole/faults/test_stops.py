@@ -1,6 +1,5 @@
 """What ends a run before it can do harm, or when it cannot go on: each a clear line, with the last good state kept."""
 
-import fcntl
 import os
 import shutil
 import time
@@ -12,8 +11,10 @@ import torch.distributed as dist
 
 from model.errors import UserError
 from pretrain.data import Corpus, TrainingData
+from pretrain.lease import Start
 from pretrain.recipe import Recipe
 from pretrain.runs.folder import RunFolder
+from pretrain.training.preflight import check_run
 from pretrain.training.train import train
 from tests.support.tiny import stop_message, tiny_recipe, train_until
 from tests.support.workers import pool
@@ -21,17 +22,18 @@ from tests.support.workers import pool
 STEPS = [{"name": "a", "steps": 12}]
 
 
-def test_a_second_run_in_the_same_folder_is_refused(corpus, tmp_path):
+def test_a_second_run_in_the_same_folder_is_refused(corpus, tmp_path, monkeypatch):
     recipe = tiny_recipe(corpus, stages=STEPS)
-    (tmp_path / "run").mkdir()
-    with (tmp_path / "run" / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write("process 1 on elsewhere")
-        lock.flush()
-        with pytest.raises(UserError, match=r"a run is active in .* \(process 1 on elsewhere\); wait for it"):
-            RunFolder(tmp_path / "run").check(recipe)
-    assert [file.name for file in (tmp_path / "run").iterdir()] == ["lock"]
-    RunFolder(tmp_path / "run").check(recipe)  # the lock went with its owner
+    monkeypatch.setattr("pretrain.lease.start.RENEWAL_SECONDS", 0.1)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    first = Start.claim(tmp_path / "run" / "leases", 1)
+    with pytest.raises(
+        UserError, match=rf"a run is active in .* \(start 1, process {os.getpid()} on .*\); wait for it"
+    ):
+        check_run(recipe, 1, tmp_path / "run")
+    first.end()
+    check_run(recipe, 1, tmp_path / "run")
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["leases"]
 
 
 def test_a_run_goes_on_under_another_layout_but_not_with_another_recipe(corpus, tmp_path):
