@@ -4,7 +4,7 @@ import os
 import sys
 from contextlib import nullcontext
 
-from model.errors import UserError, nearest
+from model.errors import UserError, nearest, one_line
 from pretrain.cli import VERBS, verb_function
 from pretrain.engine import signals
 from pretrain.engine.exits import PeerLost, Stop
@@ -42,11 +42,11 @@ def main(arguments: list[str], program: str = "./launch.sh") -> int:
             return call_verb(verb_function(name), rest, f"{program} {name}") or ExitCode.DONE
     except (Stop, PeerLost) as error:
         if is_first():
-            print(f"espalier: {error}", file=sys.stderr)
+            print(f"espalier: {one_line(error)}", file=sys.stderr)
         return leave(error.code) if isinstance(error, Stop) else ExitCode.PEER_LOST
     except UserError as error:
         if stops_first(ExitCode.MISTAKE) if is_rank() else is_first():
-            print(f"espalier: {error}", file=sys.stderr)
+            print(f"espalier: {one_line(error)}", file=sys.stderr)
         return ExitCode.MISTAKE
     except KeyboardInterrupt:  # a rank of `train` gets here only before it listens for signals
         return ExitCode.INTERRUPTED

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -72,13 +73,25 @@ def import_model(
                 "those before them; choose an encoder"
             )
         settings, state, fields = _as_bert(settings, state)
-    exported = _exported_shape(settings, state)
-    if exported is None:
-        sentence_head = any("pooler" in name for name in state)
-        config = import_config(settings, **{"sentence_head": sentence_head, **fields, **overrides})
-    else:
-        config = exported.replace(**overrides)
+        exported = _exported_shape(settings, state)
+        if exported is None:
+            sentence_head = any("pooler" in name for name in state)
+            config = import_config(settings, **{"sentence_head": sentence_head, **fields, **overrides})
+        else:
+            config = exported.replace(**overrides)
     return config, import_weights(config, state, seed, lambda line: note(f"{directory}: {line}"))
+
+
+def possible_shapes(directory: Path, **overrides) -> list[BertConfig]:
+    """The shapes that `import_model` may find in a folder, as far as they can be told without reading a weight: that of
+    config.json, and before it the one that was exported, which the weights may have left since."""
+    with opening(directory):
+        settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        with safe_open(directory / "model.safetensors", framework="pt") as file:
+            state = {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
+        exported = [BertConfig(**settings[EXPORTED_SHAPE]).replace(**overrides)] if EXPORTED_SHAPE in settings else []
+        settings, _, fields = _as_bert(settings, state)
+        return [*exported, import_config(settings, **{**fields, **overrides})]
 
 
 def _as_bert(settings: dict, state: dict[str, Tensor]) -> AsBert:

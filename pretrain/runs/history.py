@@ -15,6 +15,16 @@ from pretrain.runs.folder import RunFolder
 
 Line = dict[str, Any]
 
+STEP = "step"
+TEXTS = {STEP: ("stage",), "stage": ("stage", "shape"), "growth": ("operator",)}
+NUMBERS = {
+    STEP: ("loss", "mlm_loss", "mlm_accuracy", "lr", "grad_norm"),
+    "validation": ("valid_loss", "valid_accuracy"),
+    "growth": ("loss_before", "loss_after"),
+}
+FINITE_NUMBERS = {STEP: ("tokens", "flops", "seconds", "tokens_per_second"), "validation": ("tokens",)}
+"""What the lines of steps and of some events have at least."""
+
 LASTING_EVENTS = ("rollback",)
 """Events that stay when a resumed run drops what was written after its checkpoint."""
 
@@ -95,6 +105,34 @@ def truncate(metrics: Path, num_lines: int, start: Start = NOBODYS) -> int:
 def _parsed(text: bytes) -> Line | None:
     try:
         line = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
+    return line if isinstance(line, dict) and _is_whole(line) else None
+
+
+def _is_whole(line: Line) -> bool:
+    """Whether a line has what readers rely on. What else it has may be anything, as from a hook of the user's."""
+    event, step = line.get("event", STEP), line.get("step")
+    if not isinstance(event, str) or not _is_number(step) or not isinstance(step, int) or step < 0:
+        return False
+    texts = (*TEXTS.get(event, ()), *(("rule",) if "in_a_row" in line else ()))
+    return (
+        all(isinstance(line.get(key), str) for key in texts)
+        and all(_is_number(line.get(key)) for key in NUMBERS.get(event, ()))
+        and all(is_finite_number(line.get(key)) for key in FINITE_NUMBERS.get(event, ()))
+        and isinstance(line.get("message", ""), str)
+        and (event != "update_size" or _are_numbers(line.get("rms")))
+    )
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, dict) and all(map(_is_number, values.values()))
+
+
+def is_finite_number(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
+
+
+def _is_number(value: Any) -> bool:
+    """NaN and infinity are numbers; an integer beyond 64 bits is none."""
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)

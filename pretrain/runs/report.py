@@ -15,7 +15,7 @@ from typing import Any
 from model.errors import UserError
 from pretrain.checkpoint.tensors import replace_text
 from pretrain.runs.folder import RunFolder
-from pretrain.runs.history import History, Line, final_loss, usual_speed
+from pretrain.runs.history import History, Line, final_loss, is_finite_number, usual_speed
 from pretrain.runs.html import TEMPLATES, style
 
 PARTS = {"style": "report.css", "script": "report.js"}
@@ -65,7 +65,7 @@ def page(folder: Path, history: History) -> str:
 
 
 def _text(path: Path) -> str:
-    return path.read_text("utf-8") if path.is_file() else "not recorded"
+    return path.read_text("utf-8", errors="replace") if path.is_file() else "not recorded"
 
 
 def report_data(history: History) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _charts(history: History, where: Places) -> Iterator[dict[str, Any]]:
         for held in (lines["train"], lines["memory"])
         for line in held
         for key, value in line.items()
-        if key not in drawn and _is_number(value)
+        if key not in drawn and is_finite_number(value)
     )
     for title, (unit, keys) in {**CHARTS, **{_words(key): ("", (key,)) for key in others}}.items():
         series = [one for key in keys for source, held in lines.items() if (one := _series(source, key, held, where))]
@@ -151,7 +151,7 @@ def _checks(history: History, where: Places) -> Iterator[dict[str, Any]]:
 
 
 def _series(source: str, key: str, lines: Sequence[Line], where: Places) -> dict[str, Any] | None:
-    points = [(where.at(line["step"]), line[key]) for line in lines if _is_number(line.get(key))]
+    points = [(where.at(line["step"]), line[key]) for line in lines if is_finite_number(line.get(key))]
     if not points:
         return None
     size = math.ceil(len(points) / MAX_POINTS)
@@ -163,10 +163,6 @@ def _series(source: str, key: str, lines: Sequence[Line], where: Places) -> dict
         "x": {axis: [group[-1][0][axis] for group in groups] for axis in AXES},
         "y": [float(f"{fmean(value for _, value in group):.6g}") for group in groups],
     }
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _stage_table(history: History) -> dict[str, Any]:
@@ -183,7 +179,7 @@ def _change_table(history: History) -> dict[str, Any]:
     """The known columns, update sizes where they were measured, and whatever other numbers the changes carry."""
     rows = []
     for line in history.events("growth"):
-        numbers = {key: value for key, value in line.items() if _is_number(value)}
+        numbers = {key: value for key, value in line.items() if is_finite_number(value)}
         rows.append({key: line.get(key) for key in CHANGE_COLUMNS} | _update_sizes(history, line["step"]) | numbers)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
@@ -213,7 +209,7 @@ def _maps(history: History) -> Iterator[dict[str, Any]]:
             for name, value in (
                 pair for values in line.values() if isinstance(values, dict) for pair in values.items()
             ):
-                title = _words(kind) if _is_number(value) else f"{_words(kind)}: {name}"
+                title = _words(kind) if is_finite_number(value) else f"{_words(kind)}: {name}"
                 groups.setdefault(title, {}).setdefault(line["step"], {}).update(_flatten(name, value))
         for title, columns in groups.items():
             rows = list(dict.fromkeys(name for column in columns.values() for name in column))
@@ -230,7 +226,7 @@ def _flatten(name: str, value: Any) -> Iterable[tuple[str, float]]:
     if isinstance(value, dict | list):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _flatten(f"{name} {key}", inner)
-    elif _is_number(value):
+    elif is_finite_number(value):
         yield name, value
 
 
