@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from statistics import median
 
 from rich.console import Console
-from rich.table import Table
 
 from pretrain.compare.judge import Line
 from pretrain.compare.speedup import Paired, Speedup
+from pretrain.settings.tables import WholeTable
 
 HEADINGS = (
     "name", "role", "shape", "seeds", "valid loss", "accuracy", "FLOPs", "FLOP speedup", "wall speedup",
@@ -16,7 +16,7 @@ HEADINGS = (
 
 
 def print_table(lines: Sequence[Line]) -> None:
-    table = Table(title="against from-scratch runs, each with its own full decay")
+    table = WholeTable(title="against from-scratch runs, each with its own full decay")
     for heading in HEADINGS:
         table.add_column(heading)
     for line in lines:

@@ -7,7 +7,8 @@ from growth.operators import shapes
 from model.config import BertConfig
 from pretrain.recipe import Run
 
-NEVER = "nothing tells them apart; give the operator noise, or the stage dropout (which does not help FFN units)"
+NEVER = "nothing tells them apart; give the operator noise"
+DROPOUT = ", or the stage dropout"
 FROZEN = "their layers are frozen to the end"
 
 
@@ -43,4 +44,5 @@ def _lines(origins: dict[str, str], reason: str) -> Iterator[str]:
     """`origins`: where the copies on each axis come from."""
     for origin in dict.fromkeys(origins.values()):
         axes = sorted(axis for axis in origins if origins[axis] == origin)
-        yield f"warning: {origin} makes copies of {', '.join(axes)} units that stay equal: {reason}"
+        remedy = DROPOUT if reason == NEVER and "ffn" not in axes else ""  # no dropout tells FFN units apart
+        yield f"warning: {origin} makes copies of {', '.join(axes)} units that stay equal: {reason}{remedy}"

@@ -13,6 +13,7 @@ from pretrain.cost.copies import equal_copies
 from pretrain.cost.memory import num_parameters, peak_bytes, stage_bytes
 from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config
 from pretrain.recipe import Run
+from pretrain.settings.tables import WholeTable
 from pretrain.stage_rules.until import length_in_words
 
 
@@ -34,7 +35,7 @@ def plan_tables(run: Run, on_cpu: bool = True) -> RenderableType:
 
 def _stages_table(run: Run) -> Table:
     ranks = f"{run.num_ranks} process" + ("es" if run.num_ranks > 1 else "")
-    table = Table(title=f"{run.recipe.name}: {run.moment(run.end)} on {ranks}, {run.recipe.precision}", **_STYLE)
+    table = WholeTable(title=f"{run.recipe.name}: {run.moment(run.end)} on {ranks}, {run.recipe.precision}", **_STYLE)
     for heading in ("stage", "from", "shape", "parameters", "rows x tokens", "step per rank", "grow"):
         table.add_column(heading)
     for heading in ("length", "FLOP/step", "FLOP"):
@@ -95,7 +96,7 @@ def _changing_nodes(run: Run) -> Iterator[str]:
 
 def _savings_table(run: Run) -> Table:
     target, mask_rate = target_config(run), run.recipe.data.mask_rate
-    table = Table(title=f"FLOPs compared with the target from scratch ({target.summary()})", **_STYLE)
+    table = WholeTable(title=f"FLOPs compared with the target from scratch ({target.summary()})", **_STYLE)
     table.add_column("stage")
     for heading in ("length", "step of the target", "step here", "share"):
         table.add_column(heading, justify="right")
@@ -142,7 +143,9 @@ def _lengths(run: Run) -> list[int]:
 
 
 def _memory_table(run: Run, on_cpu: bool) -> Table:
-    table = Table(title=f"bytes per rank (peak: the maximum in a step, on a {'CPU' if on_cpu else 'GPU'})", **_STYLE)
+    table = WholeTable(
+        title=f"bytes per rank (peak: the maximum in a step, on a {'CPU' if on_cpu else 'GPU'})", **_STYLE
+    )
     for heading in ("stage", "TP x DP", "ZeRO"):
         table.add_column(heading)
     for heading in ("weights", "gradients", "optimizer", "activations", "buffers", "peak", "host memory"):
@@ -161,7 +164,7 @@ def _memory_table(run: Run, on_cpu: bool) -> Table:
 
 
 def _schedule_table(run: Run) -> Table:
-    table = Table(title="learning rate", **_STYLE)
+    table = WholeTable(title="learning rate", **_STYLE)
     table.add_column("at", justify="right")
     table.add_column("stage")
     table.add_column("learning rate", justify="right")

@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from model.config import BertConfig
 from pretrain.engine.distributed import process_group
@@ -15,6 +14,7 @@ from pretrain.profile.against import Row, Workload, bare_loop, compare, hugging_
 from pretrain.profile.measurement import Measurement
 from pretrain.profile.synthetic import synthetic_recipe
 from pretrain.profile.verb import Profile
+from pretrain.settings.tables import WholeTable
 
 HEADS_OF = {256: 4, 768: 12}
 
@@ -128,7 +128,7 @@ def _layout(stage: int, tp: int) -> list[str]:
 
 
 def print_rows(rows: list[Row]) -> None:
-    table = Table(title="targets, by paired medians")
+    table = WholeTable(title="targets, by paired medians")
     for heading in ("row", "target", "median", "range"):
         table.add_column(heading, justify="left" if heading == "row" else "right")
     for row in rows:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from model.errors import UserError
 from pretrain.data import Corpus
@@ -19,6 +18,7 @@ from pretrain.launch.requests import PASSED_ON
 from pretrain.profile.measurement import Measurement
 from pretrain.profile.page import write_page
 from pretrain.recipe import load_recipe, resolve
+from pretrain.settings.tables import WholeTable
 
 AXES = {"micro_batch": "batch.micro", "zero": "deepspeed", "tp": "layout.tensor_parallel"}
 """What a sweep may change, and the key of a stage that says it."""
@@ -97,7 +97,7 @@ class Profile:
 
 def print_measurements(found: dict[str, Measurement], limit: float | None) -> None:
     """A table of configurations. `limit`: measured matmul FLOP/s of one rank's device, or None."""
-    table = Table(title="one optimizer step")
+    table = WholeTable(title="one optimizer step")
     for heading in (
         "configuration",
         "ms",
@@ -128,7 +128,7 @@ def print_measurements(found: dict[str, Measurement], limit: float | None) -> No
 def print_breakdown(result: Measurement) -> None:
     """Where the step goes: the phases, the forward pass by module, collectives, and the longest operators."""
     assert result.breakdown is not None
-    table = Table(title="where a step goes, under the profiler (rank 0)")
+    table = WholeTable(title="where a step goes, under the profiler (rank 0)")
     table.add_column("part")
     table.add_column("ms", justify="right")
     table.add_column("share", justify="right")
