@@ -5,6 +5,7 @@ from typing import Any
 
 from growth.partial_shape import PartialShape
 from pretrain.data import DataPosition
+from pretrain.data.negatives import ANYWHERE
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Progress:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Progress":
         decisions = [Decision.from_json(decision) for decision in values.get("decisions", [])]
-        return cls(**{**values, "position": DataPosition(**values["position"]), "decisions": decisions})
+        position = DataPosition(**{"draw": ANYWHERE, **values["position"]})  # absent: begun by an earlier version
+        return cls(**{**values, "position": position, "decisions": decisions})
 
 
 def _in_words(value: Any) -> str:

@@ -13,7 +13,8 @@ from pretrain.data.hashing import hash_of
 from pretrain.data.index import DataPosition, RowIndex, Rows
 from pretrain.data.masking import Masking, mask_tokens
 from pretrain.data.packing import deal
-from pretrain.data.sampling import Pieces, Sampling
+from pretrain.data.pieces import Pieces
+from pretrain.data.sampling import Sampling
 from pretrain.data.text.indexed import IndexedReader
 
 START = DataPosition()
@@ -177,6 +178,7 @@ def validation_batches(
     rank: int,
     num_ranks: int,
     sampling: Sampling = PLAIN,
+    draw: int = START.draw,
 ) -> list[Batch]:
     """This rank's share of the same `num_rows` rows with the same masks, whatever the run's seed and the ranks.
 
@@ -190,12 +192,18 @@ def validation_batches(
     else:
         micro = -(-per_rank // -(-per_rank // micro_batch))
     num_read = -(-per_rank // micro) * micro * num_ranks
-    data = TrainingData(corpus, "valid", _VALIDATION_SEED, sequence_length, masking, sampling=sampling)
+    start = DataPosition(draw=draw)
+    data = TrainingData(corpus, "valid", _VALIDATION_SEED, sequence_length, masking, start, sampling)
     return data.next(num_read, micro, rank, num_ranks, num_counted=num_rows)
 
 
 def unigram_baseline(
-    corpus: Corpus, sequence_length: int, masking: Masking, num_rows: int, sampling: Sampling = PLAIN
+    corpus: Corpus,
+    sequence_length: int,
+    masking: Masking,
+    num_rows: int,
+    sampling: Sampling = PLAIN,
+    draw: int = START.draw,
 ) -> tuple[float, float]:
     """Loss (nats) and accuracy, on the same validation targets, of a model that knows only token frequencies; NaN
     where no token is masked.
@@ -207,7 +215,7 @@ def unigram_baseline(
     for shard in corpus.split("train").shards:
         counts += np.bincount(shard.tokens[:left], minlength=corpus.vocab_size)
         left = max(0, left - len(shard.tokens))
-    (batch,) = validation_batches(corpus, sequence_length, masking, num_rows, num_rows, 0, 1, sampling)
+    (batch,) = validation_batches(corpus, sequence_length, masking, num_rows, num_rows, 0, 1, sampling, draw)
     targets = batch.masked_ids.numpy()
     if not len(targets):
         return math.nan, math.nan

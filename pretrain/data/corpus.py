@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from model.errors import UserError
-from pretrain.data.hashing import below, permuted
+from pretrain.data.hashing import below, hash_of, permuted
 from pretrain.data.text.encoding import ENCODED
 from pretrain.data.text.indexed import IndexedReader
 from pretrain.data.text.tokenizer import Vocabulary, read_tokenizer, saved_tokenizer, tokenizer_hash
@@ -162,6 +162,8 @@ class Split:
         self.num_documents = int(self._first_in_epoch[-1])
         self.num_tokens = sum(round(weight * sum(len(shard.tokens) for shard in shards)) for shards, weight in parts)
         """Of an epoch; for a mixture about."""
+        self.num_on_disk = int(self._first_in_shard[-1])
+        """Documents, each counted once."""
 
     def locate(self, documents: np.ndarray, epoch: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For documents [D] of an epoch: their shard, the place of their first token in it, their length in tokens."""
@@ -177,6 +179,21 @@ class Split:
         sentence = first + below(hashes, last - first)
         return shard, self.sentence_starts(shard, sentence), self.sentence_starts(shard, last)
 
+    def inside_another(
+        self, documents: np.ndarray, epoch: int, hashes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A place in a document other than each: its shard, its token, and the end of its document.
+
+        It is the beginning of a sentence, but not of the first; any later token where there is one sentence.
+        """
+        number = (self._on_disk(documents, epoch) + 1 + below(hashes, self.num_on_disk - 1)) % self.num_on_disk
+        shard, first, last = self._sentences_on_disk(number)
+        begin, end = self.sentence_starts(shard, first), self.sentence_starts(shard, last)
+        place = hash_of(hashes)
+        sentence = first + 1 + below(place, np.maximum(last - first - 1, 1))
+        token = np.maximum(begin, np.minimum(begin + 1 + below(place, np.maximum(end - begin - 1, 1)), end - 1))
+        return shard, np.where(last - first > 1, self.sentence_starts(shard, sentence), token), end
+
     def sentences_between(self, shard: np.ndarray, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The number of the first sentence that starts at `begin` or later, and how many start before `end`."""
         spans = np.stack([begin, end], axis=1)
@@ -189,7 +206,9 @@ class Split:
 
     def _sentences(self, documents: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For documents of an epoch: their shard, their first sentence in it, and the one after their last."""
-        number = self._on_disk(documents, epoch)
+        return self._sentences_on_disk(self._on_disk(documents, epoch))
+
+    def _sentences_on_disk(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         shard = np.searchsorted(self._first_in_shard, number, side="right") - 1
         within = number - self._first_in_shard[shard]
         first = self._by_shard(shard, lambda reader, numbers: reader.document_sentences[numbers], within)

@@ -5,15 +5,17 @@ rows and shuffled. Nothing is drawn or stored: permutation and pieces are hashed
 middle of the tenth epoch costs as much as starting at 0, one window.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from model.errors import UserError
 from pretrain.data.corpus import Split
 from pretrain.data.hashing import hash_of, permuted
+from pretrain.data.negatives import EXCHANGED
 from pretrain.data.packing import pack
-from pretrain.data.sampling import Pieces, Sampling, Stretches, cut
+from pretrain.data.pieces import Pieces, Stretches
+from pretrain.data.sampling import Sampling, cut
 
 _WINDOW_PIECES = 4096
 _ROW_ORDER = 5
@@ -28,6 +30,9 @@ class DataPosition:
     """Documents before the window, in the order of this epoch's permutation."""
     taken: tuple[tuple[int, int], ...] = ()
     """Rows taken from the window: (sequence length, number of rows) for each stage that took some, in order."""
+
+    draw: int = EXCHANGED
+    """How wrong second sentences are found, from the beginning of the run to its end (`negatives.py`)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "taken", tuple((int(length), int(number)) for length, number in self.taken))
@@ -61,7 +66,7 @@ class RowIndex:
     def __init__(self, split: Split, sampling: Sampling, seed: int, sequence_length: int, start: DataPosition) -> None:
         if sequence_length < (shortest := sampling.shortest_row):
             raise UserError(f"sequence {sequence_length} is too short; it must be at least {shortest} tokens")
-        if sampling.sentence_pairs == "nsp" and split.num_documents < 2:
+        if sampling.sentence_pairs == "nsp" and min(split.num_documents, split.num_on_disk) < 2:
             raise UserError(
                 f"sentence_pairs nsp needs two documents, the {split.name} split has one; choose sop or none"
             )
@@ -89,13 +94,15 @@ class RowIndex:
         if last[0] != self._sequence_length:
             before, last = [*before, last], (self._sequence_length, 0)
         taken = (*before, (self._sequence_length, last[1] + num_rows))
-        self.position = DataPosition(self.position.epoch, self.position.document, taken)
+        self.position = replace(self.position, taken=taken)
         self._to_next_window()
 
     def _to_next_window(self) -> None:
         while self._passed == self._window.num_rows:  # a window of documents without tokens has none
             epoch, stop = self.position.epoch, self._window_stop(self.position)
-            self.position = DataPosition(epoch, stop) if stop < self._split.num_documents else DataPosition(epoch + 1)
+            if stop == self._split.num_documents:
+                epoch, stop = epoch + 1, 0
+            self.position = replace(self.position, epoch=epoch, document=stop, taken=())
             self._window, self._passed = self._build(self.position), 0
 
     def _window_stop(self, position: DataPosition) -> int:
@@ -125,7 +132,8 @@ class RowIndex:
 
     def _rows(self, epoch: int, sequence_length: int, stretches: Stretches) -> Rows:
         """Pieces put into rows, and the rows shuffled."""
-        pieces = cut(self._split, self._sampling, self._seed, epoch, sequence_length, stretches)
+        draw = self.position.draw
+        pieces = cut(self._split, self._sampling, self._seed, epoch, sequence_length, stretches, draw)
         row = np.arange(len(pieces))
         if self._sampling.pack:
             row = pack(pieces.num_tokens + self._sampling.num_special, sequence_length)

@@ -38,7 +38,8 @@ def mean(total: float, number: float) -> float:
 
 
 def validation_rows(
-    corpus: Corpus, sequence: int, data: Data, num_rows: int, micro_batch: int, rank: int, num_ranks: int
+    corpus: Corpus, sequence: int, data: Data, num_rows: int, micro_batch: int, rank: int, num_ranks: int, draw: int
 ) -> list[Batch]:
-    """This rank's part of the validation rows. Each counts once, on any number of ranks."""
-    return validation_batches(corpus, sequence, data.masking, num_rows, micro_batch, rank, num_ranks, data.sampling)
+    """This rank's part of the validation rows. Each counts once, on any number of ranks. `draw`: the run's."""
+    how = data.masking, num_rows, micro_batch, rank, num_ranks, data.sampling, draw
+    return validation_batches(corpus, sequence, *how)

@@ -223,7 +223,8 @@ class Trainer:
 
     def _validation_rows(self, stage: ResolvedStage, sequence: int, num_rows: int) -> list[Batch]:
         data, rank, num_ranks = self.run.recipe.data, data_parallel_rank(stage), stage.data_parallel
-        return validation_rows(self.corpus, sequence, data, num_rows, stage.micro_batch, rank, num_ranks)
+        draw = self.progress.position.draw
+        return validation_rows(self.corpus, sequence, data, num_rows, stage.micro_batch, rank, num_ranks, draw)
 
 
 def _nothing_masked(result: StepResult) -> dict[str, Any]:

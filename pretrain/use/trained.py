@@ -11,6 +11,7 @@ from model.batch import Batch
 from model.bert import BertForPreTraining
 from model.errors import UserError
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
+from pretrain.checkpoint.progress import Progress
 from pretrain.data import Corpus, Vocabulary
 from pretrain.data.text.tokenizer import saved_tokenizer
 from pretrain.recipe.schema import Data
@@ -57,7 +58,9 @@ def open_corpus(run: dict[str, Any], corpus: str | None, path: Path) -> Corpus:
 def saved_rows(run: dict[str, Any], corpus: Corpus, num_rows: int) -> list[Batch]:
     """This rank's part of the validation rows of a checkpoint's run; every rank reads for itself."""
     data = Data.model_validate(run["recipe"]["data"]) if "recipe" in run else Data(corpus=str(corpus.path))
-    return validation_rows(corpus, run["sequence"], data, num_rows, 64, dist.get_rank(), dist.get_world_size())
+    progress = Progress.from_json(run["progress"]) if "progress" in run else Progress()
+    layout = dist.get_rank(), dist.get_world_size()
+    return validation_rows(corpus, run["sequence"], data, num_rows, 64, *layout, progress.position.draw)
 
 
 def _model(state: TrainingState) -> BertForPreTraining:

@@ -18,9 +18,8 @@ class LossPicture(Hook):
         from pretrain.runs.plot import plot_loss  # matplotlib is slow to import, and only the end needs it
 
         recipe = trainer.run.recipe
-        unigram_loss, _ = unigram_baseline(
-            trainer.corpus, trainer.stage.sequence, recipe.data.masking, recipe.validation.rows, recipe.data.sampling
-        )
+        how = recipe.data.masking, recipe.validation.rows, recipe.data.sampling, trainer.progress.position.draw
+        unigram_loss, _ = unigram_baseline(trainer.corpus, trainer.stage.sequence, *how)
         try:
             plot_loss(History.read(self.folder.path), self.folder.plot, unigram_loss)
         except OSError as fault:

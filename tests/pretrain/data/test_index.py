@@ -9,7 +9,7 @@ import pytest
 from model.errors import UserError
 from pretrain.data import Corpus, DataPosition, Sampling, index
 from pretrain.data.index import RowIndex, Rows
-from pretrain.data.sampling import Pieces
+from pretrain.data.pieces import Pieces
 
 SAMPLINGS = [Sampling(), Sampling(pack=True), Sampling(pack=True, sentence_pairs="nsp", short_probability=0.1)]
 START = DataPosition()
