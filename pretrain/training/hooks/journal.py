@@ -60,6 +60,7 @@ class Journal(Hook):
         self._write("finished", step=trainer.progress.step)
 
     def _write(self, event: str, **values: Any) -> None:
+        self.run_folder.start.check()
         entry = journal.write(self.folder, event, **values)
         if event not in journal.ENDS:  # which the launcher tells, as it has to where all ranks died
             notify_meanwhile(self.command, self.folder, entry)
