@@ -30,14 +30,14 @@ def write_part(folder: Path, rank: int, state: TrainingState) -> str | None:
         for name, record in state.records.items()
         for kind, tensor in zip(TENSORS, record.tensors(), strict=True)
     }
-    return write_tensors(folder / _part(rank), tensors) if tensors else None
+    return write_tensors(folder / part_name(rank), tensors) if tensors else None
 
 
 def write_index(folder: Path, state: TrainingState, run: dict[str, Any], part_sums: dict[int, str]) -> None:
     """Writes the index of the parts. `run` is JSON with everything but the tensors; `part_sums` is {rank: sha256}."""
-    parameters = {name: {"file": _part(owner), "step": state.steps[name]} for name, owner in state.owners.items()}
+    parameters = {name: {"file": part_name(owner), "step": state.steps[name]} for name, owner in state.owners.items()}
     index = {"format": FORMAT, "config": state.config.model_dump(), "run": run, "parameters": parameters}
-    sums = {_part(rank): checksum for rank, checksum in part_sums.items()}
+    sums = {part_name(rank): checksum for rank, checksum in part_sums.items()}
     sums[INDEX] = write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
     write_text(folder / CHECKSUMS, "".join(f"{checksum}  {name}\n" for name, checksum in sorted(sums.items())))
 
@@ -99,10 +99,10 @@ def find_damage(path: Path) -> str | None:
     The files are divided among the ranks, and all get the same answer. Collective.
     """
     rank, num_ranks = _rank_and_size()
-    sums = _read_checksums(path)
+    sums = read_checksums(path)
     if INDEX not in sums:
         return f"{CHECKSUMS} is missing or broken"
-    faults = [_fault(path / name, sums[name]) for name in sorted(sums)[rank::num_ranks]]
+    faults = [fault_in(path / name, sums[name]) for name in sorted(sums)[rank::num_ranks]]
     gathered: list[list[str | None]] = [faults]
     if num_ranks > 1:
         gathered = [[]] * num_ranks
@@ -151,7 +151,7 @@ def _check_is_checkpoint(path: Path) -> None:
         raise UserError(f"{path} is not a checkpoint: it has no {INDEX}; name a folder checkpoints/step-N")
 
 
-def _read_checksums(path: Path) -> dict[str, str]:
+def read_checksums(path: Path) -> dict[str, str]:
     """{file name: sha256}, as far as the file of checksums can be read."""
     try:
         lines = (path / CHECKSUMS).read_text("utf-8").splitlines()
@@ -160,7 +160,8 @@ def _read_checksums(path: Path) -> dict[str, str]:
     return {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
 
 
-def _fault(file: Path, checksum: str) -> str | None:
+def fault_in(file: Path, checksum: str) -> str | None:
+    """What is wrong with a file of a checkpoint, in words."""
     digest = hashlib.sha256()
     try:
         with file.open("rb", buffering=0) as stream:
@@ -171,7 +172,8 @@ def _fault(file: Path, checksum: str) -> str | None:
     return None if digest.hexdigest() == checksum else f"{file.name} is not what was written"
 
 
-def _part(rank: int) -> str:
+def part_name(rank: int) -> str:
+    """The file of the records that a rank owned."""
     return f"rank-{rank:05d}.safetensors"
 
 

@@ -5,6 +5,7 @@ step. It is not part of what the newer one goes on with: readers pass over it.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from pretrain.checkpoint.files import INDEX
@@ -16,14 +17,20 @@ def overtaken_by(checkpoint: Path) -> Lease | None:
 
     None for those that count. `checkpoint` is a folder step-N among a run's checkpoints.
     """
-    step = int(checkpoint.name.removeprefix("step-"))
-    begun = [
-        lease
-        for lease in read_leases(checkpoint.parents[1] / LEASES)
-        if lease.began_at is not None and lease.began_at < step
-    ]
-    writer = start_of(checkpoint) if begun else 0
-    return next((lease for lease in begun if lease.start > writer), None)
+    return overtaken(
+        checkpoint.parents[1] / LEASES, int(checkpoint.name.removeprefix("step-")), lambda: start_of(checkpoint)
+    )
+
+
+def overtaken(leases: Path, step: int, writer: Callable[[], int]) -> Lease | None:
+    """As `overtaken_by`, of a state of `step`; `writer` says which start wrote it, and is asked only if need be."""
+    begun = [lease for lease in read_leases(leases) if lease.began_at is not None and lease.began_at < step]
+    return next((lease for lease in begun if lease.start > writer()), None)
+
+
+def holder_of(leases: Path, start: int) -> str:
+    """Who made that start of the run; empty where it is not on record."""
+    return next((lease.holder for lease in read_leases(leases) if lease.start == start), "")
 
 
 def start_of(checkpoint: Path) -> int:

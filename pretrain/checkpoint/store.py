@@ -161,6 +161,11 @@ def load_newest(
     return None
 
 
+def newest_name(folder: Path) -> str:
+    """Of the newest checkpoint that a run may resume from; empty if there is none."""
+    return next((path.name for path in _candidates(folder, lambda line: None)), "")
+
+
 def _candidates(folder: Path, report: Callable[[str], None]) -> list[Path]:
     """The checkpoints that a run may resume from, newest first: up to the one that `latest` names, if any is there."""
     latest, valid = _read_latest(folder), []

@@ -115,6 +115,9 @@ class Checkpoint(Section):
     """Keep the newest N checkpoints and remove older ones."""
     keep_every: Annotated[int, Field(ge=0)] = 0
     """Also keep the checkpoint of every Nth step permanently. 0 keeps none."""
+    memory_every: Annotated[int, Field(ge=0)] = 0
+    """Every N steps, also keep the state in the memory of each rank's node and of the next one, for a run that starts
+    again after losing a node. 0 never does. Use 10 to 100 where nodes fail often."""
     background: bool = True
     """Write checkpoints while training continues. `false` waits until each is on disk, which needs less host memory."""
 

@@ -6,7 +6,6 @@
     rollback            back to a checkpoint in the same processes: cause, steps lost
     preempted           saved on a signal
     failure             ended by a fault: cause, exit code
-    stopped             ended by Ctrl-C
     requeued            the job went back into the queue
     finished            the last step was taken
 
@@ -23,7 +22,7 @@ from typing import Any
 Entry = dict[str, Any]
 
 STARTS = ("start", "restart")
-ENDS = ("preempted", "failure", "stopped", "finished")
+ENDS = ("preempted", "failure", "finished")
 TAIL_BYTES = 1 << 17
 
 

@@ -3,11 +3,16 @@
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
+from growth.state import TrainingState
 from pretrain.checkpoint import load_newest
+from pretrain.checkpoint.memory import home_of
+from pretrain.checkpoint.memory_load import belongs_to, load_from_memory
 from pretrain.checkpoint.progress import Progress
 from pretrain.data import Corpus, DataPosition
 from pretrain.engine.agreement import raise_together, say_once
@@ -55,6 +60,21 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> Non
                 trainer.close()
 
 
+def _newest(run: Run, folder: RunFolder, on_disk: bool) -> tuple[Path, TrainingState, dict[str, Any]] | None:
+    """The newest state of the run: in the memory of the nodes, if the recipe keeps it there, else on disk."""
+    if run.recipe.checkpoint.memory_every and not on_disk:
+        belongs = partial(belongs_to, folder.leases, folder.checkpoints)
+        found = load_from_memory(home_of(folder.path), belongs, _report)
+        if found:
+            say_once(f"resuming from the memory of the nodes: {found[0].name}")
+            return found
+    return load_newest(folder.checkpoints, _report)
+
+
+def _report(line: str) -> None:
+    print(f"espalier: {line}", file=sys.stderr)
+
+
 def _num_nodes() -> int:
     """As torchrun counts them; nodes need not have equally many ranks."""
     return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
@@ -71,7 +91,7 @@ def _trainer(
     """A trainer at the folder's newest intact checkpoint, or at the start. It reads on from `position`, if given."""
     hooks = make_hooks(run.recipe, folder, rollbacks, extra_hooks)
     progress, state = Progress(), None
-    newest = load_newest(folder.checkpoints, report=lambda line: print(f"espalier: {line}", file=sys.stderr))
+    newest = _newest(run, folder, rollbacks.under_way)
     if newest is None:
         raise_together(lost_checkpoints(folder))
         if run.recipe.start is not None:

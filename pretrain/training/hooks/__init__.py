@@ -16,6 +16,7 @@ from pretrain.training.hooks.console import ConsoleDisplay
 from pretrain.training.hooks.equal_units import EqualUnits
 from pretrain.training.hooks.journal import Journal
 from pretrain.training.hooks.memory import Memory
+from pretrain.training.hooks.memory_checkpoints import MemoryCheckpoints
 from pretrain.training.hooks.metrics import Metrics
 from pretrain.training.hooks.non_finite import NonFiniteGuard
 from pretrain.training.hooks.picture import LossPicture
@@ -39,6 +40,7 @@ def make_hooks(recipe: Recipe, folder: RunFolder, rollbacks: Rollbacks, extra: S
         StageEnds(),  # before Checkpoints, which save what it decides
         SilentErrors(rollbacks, recipe.faults),  # before Checkpoints, so that it looks once at a step that is saved
         checkpoints,
+        MemoryCheckpoints(folder, recipe.checkpoint.memory_every, checkpoints),
         Preemption(checkpoints),  # after Checkpoints: it saves only what they have not saved at this boundary
         Watchdog(recipe.faults.timeout_minutes),
         SlowRanks(),

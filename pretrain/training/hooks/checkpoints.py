@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from growth.operators.saved_state import INITIAL
+from growth.state import TrainingState
 from pretrain.checkpoint import CheckpointStore
 from pretrain.engine.exchange import read_state
 from pretrain.engine.move import loss_scaler_state
@@ -69,8 +70,7 @@ class Checkpoints(Hook):
         trainer.call("on_save")
         trainer.start_activity(f"checkpoint at step {trainer.progress.step}")
         start = time.perf_counter()
-        trainer.progress.loss_scaler = loss_scaler_state(trainer.engine)
-        self.store.save(trainer.progress.step, read_state(trainer.engine), _run_state(trainer), name)
+        self.store.save(trainer.progress.step, *state_of(trainer), name)
         self.pause_seconds = time.perf_counter() - start
         self.reported = False
 
@@ -91,6 +91,12 @@ class Checkpoints(Hook):
             "bytes": written.num_bytes,
         }
         trainer.call("on_event", event)
+
+
+def state_of(trainer: TrainerView) -> tuple[TrainingState, dict[str, Any]]:
+    """What a checkpoint holds: the tensors, each on its owner, and as JSON everything else. Collective."""
+    trainer.progress.loss_scaler = loss_scaler_state(trainer.engine)
+    return read_state(trainer.engine), _run_state(trainer)
 
 
 def _run_state(trainer: TrainerView) -> dict[str, Any]:

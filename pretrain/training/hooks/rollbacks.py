@@ -26,6 +26,11 @@ class Rollbacks(Hook):
         self.unreported: tuple[str, str] | None = None
         """Why the run has just rolled back, and what becomes of the steps since then."""
 
+    @property
+    def under_way(self) -> bool:
+        """Whether the run goes back just now."""
+        return self.unreported is not None
+
     def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
         """Reports a rollback: now Metrics have dropped the steps that it undid."""
         if self.unreported:
