@@ -1,13 +1,16 @@
 """The verb `train`: started by a user it checks the recipe and starts ranks; as one of the ranks it trains."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model.errors import UserError
 from pretrain.cli.arguments import Overrides, RecipeName, read_span
 from pretrain.launch.check import run_check
 from pretrain.launch.slurm import say
 from pretrain.launch.start import expected_ranks, is_first, is_rank, start_ranks, train_arguments
+from pretrain.runs.ending import begin_launch, end_launch
 from pretrain.settings.options import OptionalInt, OptionalStr, OptionalText
 
 if TYPE_CHECKING:
@@ -46,7 +49,28 @@ def train(
     if profile_steps:
         arguments += ["--profile-steps", profile_steps]
     given = [] if nproc is None else ["--nproc", str(nproc)]
-    return run_check([*arguments, *given, "--dry-run"]) or start_ranks(["pretrain", *arguments], nproc)
+    begin_launch()
+
+    def tell(code: int, is_requeued: bool) -> None:
+        tell_end(recipe, overrides, name, runs, code, is_requeued)
+
+    mistake = run_check([*arguments, *given, "--dry-run"])
+    if mistake:
+        if is_first():
+            tell(mistake, False)
+        return mistake
+    return start_ranks(["pretrain", *arguments], nproc, tell)
+
+
+def tell_end(
+    recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, code: int, is_requeued: bool
+) -> None:
+    """Writes down how the ranks have ended, where they could not, and notifies."""
+    from pretrain.recipe import load_recipe
+
+    with suppress(UserError):  # of a recipe that cannot be read: it says nobody whom to tell
+        loaded = load_recipe(recipe, overrides)
+        end_launch(folder_of(loaded, name, runs), loaded.faults.notify, code, is_requeued)
 
 
 def check(recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, num_ranks: int) -> None:

@@ -104,12 +104,17 @@ def _has_terminal() -> bool:
 
 def requeue(job: Job, reason: str) -> None:
     """Puts a job back into the queue, unless it was cancelled or its time is over."""
-    if "JobState=RUNNING" not in ask("scontrol", "show", "job", str(job.id)):
+    if not is_running(job):
         say(f"{reason}; the job was cancelled or its time is over: submit it again to resume")
         return
     say(f"{reason}; job {job.id} goes back into the queue (restart {job.restarts + 1})")
     if subprocess.run(["scontrol", "requeue", str(job.id)]).returncode:
         say("the job cannot be requeued; submit it again to resume")
+
+
+def is_running(job: Job) -> bool:
+    """Whether the job is neither cancelled nor over its time."""
+    return "JobState=RUNNING" in ask("scontrol", "show", "job", str(job.id))
 
 
 def gpus_of_job(job: Job) -> int:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from model.errors import UserError
@@ -10,7 +10,7 @@ from pretrain.launch.gpus import RANKS_WITHOUT_GPUS, count_gpus, ranks_of_node
 from pretrain.launch.local import run_here
 from pretrain.launch.node import run_node
 from pretrain.launch.outcome import ExitCode
-from pretrain.launch.slurm import Job, Task, gpus_of_job, in_task, requeue
+from pretrain.launch.slurm import Job, Task, gpus_of_job, in_task, is_running, requeue
 from pretrain.launch.step import run_step
 
 REQUEUED: dict[int, str] = {
@@ -48,21 +48,26 @@ def expected_ranks(nproc: int | None) -> int:
     return job.num_nodes * (nproc or (count_gpus() if is_node else 0) or RANKS_WITHOUT_GPUS)
 
 
-def start_ranks(module: Sequence[str], nproc: int | None) -> int:
+def start_ranks(
+    module: Sequence[str], nproc: int | None, tell: Callable[[int, bool], None] = lambda code, is_requeued: None
+) -> int:
     """Runs `python -m MODULE ARGUMENTS` in `nproc` ranks per node and waits. Returns the exit code they agreed on.
 
-    None: as many as each node has GPUs, or 2. In a task of srun it runs this node's part.
+    None: as many as each node has GPUs, or 2. In a task of srun it runs this node's part. `tell` hears the exit code,
+    and whether the job goes back into the queue, just before it does.
     """
     sys.stdout.flush()
     job, task = Job.from_environment(), Task.from_environment()
     if job:
         code = run_step(job, module, nproc)
+        tell(code, code in REQUEUED and is_running(job))
         if code in REQUEUED:
             requeue(job, REQUEUED[code])
         return code
-    if task:
-        return run_node(task, module, nproc or ranks_of_node())
-    return run_here(module, nproc or ranks_of_node())
+    code = run_node(task, module, nproc or ranks_of_node()) if task else run_here(module, nproc or ranks_of_node())
+    if is_first():
+        tell(code, False)
+    return code
 
 
 def train_arguments(recipe: str, overrides: Sequence[str], name: str | None, runs: Path) -> list[str]:

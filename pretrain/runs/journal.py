@@ -6,6 +6,7 @@
     rollback            back to a checkpoint in the same processes: cause, steps lost
     preempted           saved on a signal
     failure             ended by a fault: cause, exit code
+    stopped             ended by Ctrl-C
     requeued            the job went back into the queue
     finished            the last step was taken
 
@@ -22,7 +23,7 @@ from typing import Any
 Entry = dict[str, Any]
 
 STARTS = ("start", "restart")
-ENDS = ("preempted", "failure", "finished")
+ENDS = ("preempted", "failure", "stopped", "finished")
 TAIL_BYTES = 1 << 17
 
 

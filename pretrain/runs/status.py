@@ -194,7 +194,7 @@ def _judge(status: Status, folder: Path, entries: list[Entry], lines: list[Entry
         status.state = "waiting"
         status.cause = next((entry.get("cause") for entry in reversed(entries) if entry["event"] in ENDS), None)
     elif event in ENDS:
-        status.state = {"preempted": "preempted", "failure": "failed"}[last["event"]]
+        status.state = "failed" if event == "failure" else event
         status.cause = last.get("cause")
     elif event in STARTS:
         status.state, status.cause = "failed", "it ended without a word: it was killed, or its node was lost"

@@ -10,6 +10,7 @@ from pretrain.engine.exits import Stop
 from pretrain.launch.outcome import ExitCode
 from pretrain.recipe import ResolvedStage
 from pretrain.runs import journal
+from pretrain.runs.ending import LAUNCH
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.notify import notify_meanwhile
 from pretrain.training.events import Hook, TrainerView
@@ -39,6 +40,7 @@ class Journal(Hook):
             nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
             ranks=dist.get_world_size(),
             job=os.environ.get("SLURM_JOB_ID"),
+            launch=os.environ.get(LAUNCH),
             **({} if is_first else _cause(entries)),
         )
 
@@ -58,6 +60,7 @@ class Journal(Hook):
         self._write("finished", step=trainer.progress.step)
 
     def _write(self, event: str, **values: Any) -> None:
+        self.run_folder.start.check()
         entry = journal.write(self.folder, event, **values)
         if event not in journal.ENDS:  # which the launcher tells, as it has to where all ranks died
             notify_meanwhile(self.command, self.folder, entry)

@@ -71,6 +71,7 @@ def test_a_run_that_trains(run):
     [
         ("preempted", {"cause": "SIGTERM received", "step": 50}, "preempted", "SIGTERM received"),
         ("failure", {"cause": "a rank hung", "code": 70}, "failed", "a rank hung"),
+        ("stopped", {"cause": "Ctrl-C"}, "stopped", "Ctrl-C"),
         ("requeued", {"job": "71"}, "waiting", "node3 is lost"),
         ("finished", {"step": 150}, "finished", None),
         ("rollback", {"step": 40, "lost_steps": 2}, "failed", WITHOUT_A_WORD),
@@ -167,7 +168,7 @@ def test_durations(seconds, text):
 
 def stopped_killed_and_finished(corpus: Path, folder: Path) -> dict[str, Any]:
     """On each rank: a run that a signal stops, that is killed a little later, and that then comes to its end."""
-    recipe = tiny_recipe(corpus)
+    recipe = tiny_recipe(corpus, faults={"notify": f'echo "$ESPALIER_MESSAGE" >>{folder.parent}/told'})
     train_until(recipe, folder, 6)
     first = read_status(folder)
     train_until(recipe, folder, 10)
@@ -191,3 +192,7 @@ def test_a_run_keeps_its_journal(corpus, tmp_path):
     assert "received: saved at step 6" in last.restarts[0]["cause"]
     assert "ended without a word" in last.restarts[1]["cause"]
     assert last.lost_steps == 2
+    told = (tmp_path / "told").read_text().splitlines()
+    assert [line.partition(": ")[0] for line in told] == [
+        f"{tmp_path / 'run'} was started again at step {step}" for step in (6, 10)
+    ]
