@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from model.errors import UserError
 from pretrain.cli.arguments import Overrides, RecipeName, read_span
+from pretrain.launch import start_up
 from pretrain.launch.check import run_check
 from pretrain.launch.slurm import say
 from pretrain.launch.start import expected_ranks, is_first, is_rank, start_ranks, train_arguments
@@ -103,7 +104,9 @@ def train_as_rank(
     with first_ranks(usable_ranks(loaded, num_ranks)) as is_used:
         if not is_used:
             return
+        start_up.finished("imports")
         with process_group():
+            start_up.finished("rendezvous")
             hooks = []
             if span:
                 from pretrain.profile.hook import Profiler

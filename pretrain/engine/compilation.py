@@ -42,6 +42,11 @@ def missing_for(device_type: str) -> str | None:
     return None if has_c_compiler else "a C compiler (CC, gcc or clang)"
 
 
+def compile_seconds() -> float:
+    """Spent in torch.compile so far, by this process."""
+    return sum(torch._dynamo.utils.compilation_time_metrics.get("_compile.compile_inner", []))
+
+
 def compile_blocks(model: BertForPreTraining) -> None:
     """Compiles each block's forward pass in place, so parameters keep their names.
 

@@ -9,6 +9,7 @@ leash.py        children that die with their parent
 check.py        the check before ranks start
 requests.py     signals that reach a launcher while its ranks run; pause.py stops them with it on Ctrl-Z
 outcome.py      exit codes, and how the ranks' code reaches the launcher
+start_up.py     how long a start takes, part by part
 environment.py  environment variables of Espalier's processes
 gpus.py         counts GPUs without torch
 installed/      the command `espalier` of an installed wheel

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO
 
-from pretrain.launch import leash
+from pretrain.launch import leash, start_up
 from pretrain.launch.outcome import ExitCode, agreed_code, shell_code
 from pretrain.launch.pause import children, pause, signal_all
 from pretrain.launch.requests import PASSED_ON, Requests
@@ -46,7 +46,7 @@ def run_ranks(
     """
     with Requests() as requests:
         command = torchrun_command(module, nproc, rendezvous)
-        environment = {**rank_environment(nproc), **variables}
+        environment = {**rank_environment(nproc), **start_up.begun(), **variables}
         agent = start_child(command, environment, output, preexec=_ignore_signals)
         deadline = time.monotonic() + seconds if seconds is not None else float("inf")
         asked: signal.Signals | None = None

@@ -3,11 +3,13 @@
 import runpy
 import sys
 
-from pretrain.launch import leash
+from pretrain.launch import leash, start_up
 from pretrain.launch.outcome import ExitCode
 
 if __name__ == "__main__":
     leash.die_with_parent()
+    start_up.start()
+    start_up.finished("launch")
     module = sys.argv[1]
     del sys.argv[1]
     try:

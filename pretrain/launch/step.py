@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from pretrain.launch import environment
+from pretrain.launch import environment, start_up
 from pretrain.launch.local import POLL_SECONDS, start_child
 from pretrain.launch.outcome import ExitCode, shell_code
 from pretrain.launch.requests import Requests
@@ -69,7 +69,8 @@ def step_command(job: Job, module: Sequence[str], nproc: int | None) -> list[str
 def step_environment() -> dict[str, str]:
     """This process's, without what each node decides for itself."""
     left_out = {*environment.added, *SHARED_OUT_BY_TORCHRUN, *OF_ONE_NODE}
-    return {name: value for name, value in os.environ.items() if name not in left_out}
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
+    return {**kept, **start_up.begun()}
 
 
 def pass_on(lines: Iterable[bytes], codes: list[int]) -> None:

@@ -19,6 +19,7 @@ from pretrain.engine.agreement import raise_together, say_once
 from pretrain.engine.exits import Stop
 from pretrain.engine.nodes import show, survey
 from pretrain.interop.importing import import_start
+from pretrain.launch import start_up
 from pretrain.recipe import Recipe, Run
 from pretrain.recipe.decisions import decided
 from pretrain.runs.folder import RunFolder
@@ -39,10 +40,13 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> Non
     dist.barrier()  # every rank has looked at the folder before rank 0 writes to it
     with run_folder.opened(run.recipe):
         if _num_nodes() > 1:
+            start_up.finished("corpus")
             nodes = survey(folder)
             if dist.get_rank() == 0:
                 show(nodes)
+            start_up.finished("node_check")
         check_shards(corpus, run_folder)
+        start_up.finished("corpus")
         rollbacks, position = Rollbacks(recipe.faults.roll_backs), None
         while True:
             trainer = _trainer(run, corpus, run_folder, rollbacks, position, extra_hooks)
@@ -100,6 +104,7 @@ def _trainer(
         path, state, saved = newest
         raise_together(other_vocabulary(saved, corpus, path))
         progress = restore(path, saved, hooks)
+        start_up.finished("checkpoint")
         before = saved.get("written_under", {}).get("ranks", run.num_ranks)
         if before != run.num_ranks and run.has_dropout:
             say_once(f"{path.name} is of {before} ranks, now there are {run.num_ranks}: dropout draws other masks")

@@ -27,6 +27,7 @@ from pretrain.training.hooks.rollbacks import Rollbacks
 from pretrain.training.hooks.silent_errors import SilentErrors
 from pretrain.training.hooks.slow_ranks import SlowRanks
 from pretrain.training.hooks.stage_ends import StageEnds
+from pretrain.training.hooks.start_up import StartUp
 from pretrain.training.hooks.update_size import UpdateSizes
 from pretrain.training.hooks.watchdog import Watchdog
 
@@ -52,7 +53,8 @@ def make_hooks(recipe: Recipe, folder: RunFolder, rollbacks: Rollbacks, extra: S
     ]
     on_rank_0: list[Hook] = [
         Journal(folder, recipe.faults.notify),  # before Metrics, which drop the steps that a restart loses
-        Memory(),  # before Metrics, which write its events
+        StartUp(),  # these two before Metrics, which write their events
+        Memory(),
         Metrics(folder),
         ConsoleDisplay(),
         LossPicture(folder),  # after Metrics, whose file it draws

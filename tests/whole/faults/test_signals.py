@@ -15,6 +15,7 @@ from pretrain.engine import signals
 from pretrain.engine.exits import Stop
 from pretrain.launch.outcome import ExitCode
 from pretrain.recipe import Recipe
+from pretrain.runs.history import History
 from pretrain.training.train import train
 from tests.support.launching import Launched, kill
 from tests.support.tiny import tiny_recipe, write_recipe
@@ -52,6 +53,11 @@ def test_a_signal_saves_the_run_and_asks_for_another_start(corpus, tmp_path, who
         with Launched(recipe, tmp_path / "runs") as run:
             assert run.wait() == 0, run.text()
             assert f"resumed at step {step}" in run.text()
+        first, second = History.read(tmp_path / "runs" / "tiny").events("start_up")
+        assert (first["step"], second["step"]) == (1, step + 1)
+        parts = {"launch", "imports", "rendezvous", "corpus", "build", "first_step"}
+        assert parts | {"validation"} <= set(first) and parts | {"checkpoint"} <= set(second)
+        assert 0 < sum(first[part] for part in parts) < first["seconds"]
 
 
 def train_signalled_in(recipe: Recipe, folder: Path, place: str) -> str:
