@@ -46,6 +46,7 @@ def describe(counts: Mapping[str, int]) -> str:
         "untokenized": "documents without a token",
         "repaired_utf8": "repairs of broken UTF-8",
         "cut_documents": "cuts in documents over 16 MiB",
-        "broken_files": "compressed files that are cut off",
+        "broken_files": "compressed files that are cut off or damaged",
+        "broken_files_kept": "bytes of text kept of these",
     }
     return ", ".join(f"{counts[reason]:,} {text}" for reason, text in reasons.items() if counts.get(reason))

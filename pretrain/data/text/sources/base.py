@@ -14,6 +14,9 @@ from typing import Any, ClassVar, Literal
 from model.errors import UserError, nearest
 from pretrain.data.text.sources import limits
 
+BrokenFiles = Literal["keep", "refuse"]
+"""What to do with a compressed file that is cut off or damaged: keep what can be read, or stop."""
+
 
 @dataclass(frozen=True)
 class TextFormat:
@@ -27,6 +30,7 @@ class TextFormat:
     """The configuration of a Hugging Face dataset to read."""
     dataset_split: str = "train"
     """The split of a Hugging Face dataset to read."""
+    broken_files: BrokenFiles = "keep"
 
 
 @dataclass

@@ -14,7 +14,7 @@ class JsonLines(FileFormat):
     ending: ClassVar[str] = ".jsonl"
 
     def read(self, file: Path, format: TextFormat) -> Iterator[Block]:
-        for number, block in enumerate(read_lines(file, JsonBlock)):
+        for number, block in enumerate(read_lines(file, JsonBlock, format.broken_files)):
             if number == 0:
                 _require_column(block, format.text_column, file)
             yield block

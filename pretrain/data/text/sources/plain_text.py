@@ -18,8 +18,9 @@ class PlainText(FileFormat):
 
     def read(self, file: Path, format: TextFormat) -> Iterator[Block]:
         if format.documents == "line":
-            return read_lines(file, TextBlock)
-        return read_documents(file, [] if format.documents == "file" else _BLANK_LINES, TextBlock)
+            return read_lines(file, TextBlock, format.broken_files)
+        ends = [] if format.documents == "file" else _BLANK_LINES
+        return read_documents(file, ends, TextBlock, format.broken_files)
 
 
 class TextBlock(Block):

@@ -1,8 +1,10 @@
 """Workers, interruptions, duplicates, shards and broken input: none may change or silently thin out a corpus."""
 
+import bz2
 import contextlib
 import gzip
 import json
+import lzma
 import multiprocessing
 import os
 import signal
@@ -19,6 +21,7 @@ from model.errors import UserError
 from pretrain.data import Corpus, PrepareOptions, Progress, prepare
 from pretrain.data.inspection import check_corpus
 from pretrain.data.text import vocabulary
+from pretrain.data.text.documents import describe
 from pretrain.data.text.duplicates import SeenDocuments
 from pretrain.data.text.sources import limits
 from pretrain.data.text.worker import Worker
@@ -290,17 +293,26 @@ def test_text_files_of_every_kind(tmp_path: Path) -> None:
     assert left_out["repaired_utf8"] == 1 and left_out["binary"] == 1
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_compressed_files_and_those_that_break_off(tmp_path: Path, suffix: str) -> None:
+def zstd(text: bytes) -> bytes:
     import pyarrow
 
-    (tmp_path / "text").mkdir()
-    text = "\n".join(DOCUMENTS).encode()
-    whole = tmp_path / f"text/a.txt{suffix}"
-    with pyarrow.CompressedOutputStream(str(whole), {".gz": "gzip", ".zst": "zstd"}[suffix]) as stream:
+    buffer = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(buffer, "zstd") as stream:
         for first in range(0, len(text), 10_000):
             stream.write(text[first : first + 10_000])
             stream.flush()
+    return buffer.getvalue().to_pybytes()
+
+
+COMPRESS = {".gz": gzip.compress, ".bz2": lambda text: bz2.compress(text, 1), ".xz": lzma.compress, ".zst": zstd}
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_compressed_files_and_those_that_break_off(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "text").mkdir()
+    text = "\n".join(DOCUMENTS).encode()
+    whole = tmp_path / f"text/a.txt{suffix}"
+    whole.write_bytes(COMPRESS[suffix](text))
     manifest = prepare(options(tmp_path, "out"))
     assert "broken_files" not in manifest["left_out_or_repaired"]
     num_documents = sum(split["num_documents"] for split in manifest["splits"].values())
@@ -308,7 +320,62 @@ def test_compressed_files_and_those_that_break_off(tmp_path: Path, suffix: str) 
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     manifest = prepare(options(tmp_path, "broken"))
     assert manifest["left_out_or_repaired"]["broken_files"] == 1
-    assert 0 < sum(split["num_documents"] for split in manifest["splits"].values()) < num_documents
+    kept = manifest["left_out_or_repaired"]["broken_files_kept"]
+    assert 0.3 * len(text) < kept < 0.7 * len(text)
+    assert sum(split["num_documents"] for split in manifest["splits"].values()) == text[:kept].count(b"\n") + 1
+    assert f"{kept:,} bytes of text kept" in describe(manifest["left_out_or_repaired"])
+    with pytest.raises(UserError, match=r"a.txt.* is cut off or damaged after .* bytes of text.*--broken-files keep"):
+        prepare(options(tmp_path, "refused", broken_files="refuse"))
+
+
+@pytest.mark.parametrize(
+    "after", [bytes(5000), gzip.compress(b"\nOne more."), b"no gzip"], ids=["zeros", "part", "junk"]
+)
+def test_what_follows_a_gzip_part_loses_nothing_before_it(tmp_path: Path, after: bytes) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/a.txt.gz").write_bytes(gzip.compress("\n".join(DOCUMENTS).encode()) + after)
+    manifest = prepare(options(tmp_path, "out"))
+    found = sum(split["num_documents"] for split in manifest["splits"].values())
+    assert found == len(DOCUMENTS) + (after[:1] == b"\x1f")
+    assert manifest["left_out_or_repaired"].get("broken_files", 0) == (after == b"no gzip")
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "dictionary", "binary"])
+def test_broken_strings_in_parquet_are_repaired(tmp_path: Path, kind: str) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "text").mkdir()
+    values = [document.encode() for document in DOCUMENTS[:40]]
+    values[7] = b"A caf\xe9 in Latin-1 among texts that are UTF-8. " + values[7]
+    column = pyarrow.array(values, pyarrow.binary())
+    if kind != "binary":
+        column = pyarrow.Array.from_buffers(pyarrow.string(), len(column), column.buffers())
+    if kind == "dictionary":
+        column = column.dictionary_encode()
+    elif kind in ("large_string", "string_view"):
+        column = column.cast(getattr(pyarrow, kind)())
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "text/a.parquet")
+    manifest = prepare(options(tmp_path, "out"))
+    assert manifest["left_out_or_repaired"] == {"repaired_utf8": 1}
+    assert sum(split["num_documents"] for split in manifest["splits"].values()) == 40
+
+
+def test_what_is_no_file_or_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
+    for name, message in {"pipe.txt": "neither a file nor a directory", "loop.txt": "does not exist"}.items():
+        with pytest.raises(UserError, match=message):
+            prepare(PrepareOptions((str(tmp_path / name),), tmp_path / "out"))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/a.txt").write_text("a")
+
+    def refuse(*_) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pretrain.data.text.sources.streams.open", refuse, raising=False)
+    with pytest.raises(UserError, match="a.txt cannot be read: Permission denied"):
+        prepare(options(tmp_path, "out"))
 
 
 def test_broken_parquet_and_unknown_endings_are_refused(tmp_path: Path) -> None:
