@@ -13,6 +13,7 @@ from pretrain.launch import leash, start_up
 from pretrain.launch.outcome import ExitCode, agreed_code, shell_code
 from pretrain.launch.pause import children, pause, signal_all
 from pretrain.launch.requests import PASSED_ON, Requests
+from pretrain.launch.slurm import say
 
 POLL_SECONDS = 0.2
 SAVING_SECONDS = 60.0
@@ -41,8 +42,8 @@ def run_ranks(
     """torchrun with this machine's ranks. `rendezvous`: torchrun's options for it; `variables`: the ranks' own.
 
     A signal goes to the ranks, again and again until they have left: torchrun would kill them after half a minute, and
-    one that comes while they still start would be lost. The first Ctrl-C goes to torchrun, the second ends everything.
-    Ctrl-Z stops all of it, until this process is continued.
+    one that comes while they still start would be lost. Ctrl-C asks them as SIGTERM does; the second one ends
+    everything at once. Ctrl-Z stops all of it, until this process is continued.
     """
     with Requests() as requests:
         command = torchrun_command(module, nproc, rendezvous)
@@ -54,9 +55,11 @@ def run_ranks(
         try:
             while agent.poll() is None:
                 request = requests.take()
-                if request == signal.SIGINT:
-                    agent.send_signal(signal.SIGKILL if interrupted else signal.SIGINT)
-                    interrupted = True
+                if request == signal.SIGINT and interrupted:
+                    agent.kill()
+                elif request == signal.SIGINT:
+                    say("Ctrl-C: a run saves itself after this step and ends; press it again to end at once")
+                    interrupted, asked = True, signal.SIGTERM
                 elif request == signal.SIGTSTP:
                     pause(agent.pid)
                 elif request is not None:
@@ -87,7 +90,7 @@ def rank_environment(nproc: int) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(max(1, cores // nproc)),
         **os.environ,
-        # torchrun: the other signals are the launcher's to pass on; after Ctrl-C ranks get ten seconds.
+        # torchrun: the other signals are the launcher's to pass on.
         "PET_SIGNALS_TO_HANDLE": "SIGINT,SIGQUIT",
         "PET_SHUTDOWN_TIMEOUT": "10",
     }

@@ -109,8 +109,11 @@ class Validation(Section):
 
 class Checkpoint(Section):
     every: Annotated[int, Field(ge=0)] = 0
-    """Save a checkpoint every N steps. 0 saves only before each change of shape and at the end. Choose N by how much
-    work you can afford to lose."""
+    """Save a checkpoint every N steps. 0 saves only before each change of shape, at the end, and by the clock
+    (`minutes`). Choose N by how much work you can afford to lose."""
+    minutes: Annotated[Number, Field(ge=0)] = 10
+    """Also save once this many minutes have passed since the last checkpoint, by the clock of rank 0. 0 does not look
+    at the clock."""
     keep_last: Positive = 2
     """Keep the newest N checkpoints and remove older ones."""
     keep_every: Annotated[int, Field(ge=0)] = 0

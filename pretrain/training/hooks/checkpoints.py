@@ -1,4 +1,4 @@
-"""Saves the run every N steps, just before a change of shape, and at the end."""
+"""Saves the run every N steps and every few minutes, just before a change of shape, and at the end."""
 
 import hashlib
 import json
@@ -17,6 +17,7 @@ from pretrain.engine.move import loss_scaler_state
 from pretrain.recipe.schema import Checkpoint
 from pretrain.runs.folder import RunFolder, versions
 from pretrain.training.events import Hook, StepResult, TrainerView
+from pretrain.training.pace import Pace
 
 RANDOMNESS = "every stream is drawn from (seed, step, micro-batch, data-parallel rank): nothing to restore"
 
@@ -24,6 +25,7 @@ RANDOMNESS = "every stream is drawn from (seed, step, micro-batch, data-parallel
 class Checkpoints(Hook):
     def __init__(self, folder: RunFolder, settings: Checkpoint):
         self.every = settings.every
+        self.pace = Pace(60 * settings.minutes)
         self.store = CheckpointStore(
             folder.checkpoints, settings.keep_last, settings.keep_every, settings.background, folder.start
         )
@@ -35,6 +37,7 @@ class Checkpoints(Hook):
 
     def on_start(self, trainer: TrainerView) -> None:
         self.saved_step = trainer.progress.step  # it was loaded from there, or has nothing to save yet
+        self.pace.begin(trainer.progress.step)
         if trainer.progress.step == 0 and INITIAL in trainer.run.saved_states:
             self.save(trainer, INITIAL)
         self.last_seconds = trainer.progress.train_seconds
@@ -48,7 +51,8 @@ class Checkpoints(Hook):
         last_of_stage = trainer.now >= trainer.stage.end
         if last_of_stage and trainer.stage.keep:
             self.save(trainer, trainer.stage.keep)
-        if last_of_stage or (self.every and trainer.progress.step % self.every == 0):
+        step = trainer.progress.step
+        if last_of_stage or (self.every and step % self.every == 0) or self.pace.is_over(step):
             self.save(trainer)
 
     def on_end(self, trainer: TrainerView) -> None:
@@ -67,6 +71,7 @@ class Checkpoints(Hook):
             if self.saved_step == trainer.progress.step:
                 return
             self.saved_step = trainer.progress.step
+            self.pace.begin(trainer.progress.step)
         trainer.call("on_save")
         trainer.start_activity(f"checkpoint at step {trainer.progress.step}")
         start = time.perf_counter()

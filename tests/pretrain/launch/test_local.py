@@ -183,9 +183,20 @@ def test_a_signal_before_there_are_ranks_is_not_lost(ranks):
     assert run.launcher.wait(120) == ExitCode.PREEMPTED
 
 
-def test_ctrl_c_ends_ranks_and_launcher(ranks):
+def test_ctrl_c_lets_ranks_save_themselves(ranks):
+    run = ranks("waits")
+    run.pids()
+    run.launcher.send_signal(signal.SIGINT)
+    assert run.launcher.wait(60) == ExitCode.PREEMPTED
+    assert run.output.read_text().count("saved on SIGTERM") == 2
+    assert "Traceback" not in run.output.read_text()
+
+
+def test_the_second_ctrl_c_ends_ranks_and_launcher_at_once(ranks):
     run = ranks("deaf")
     pids = run.pids()
+    run.launcher.send_signal(signal.SIGINT)
+    wait_until(lambda: "press it again" in run.output.read_text())
     run.launcher.send_signal(signal.SIGINT)
     assert run.launcher.wait(30) == ExitCode.INTERRUPTED
     assert_gone(pids, 2)
