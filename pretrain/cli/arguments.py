@@ -62,6 +62,18 @@ def read_span(option: str, text: str) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
+def read_nodes(text: str) -> tuple[int | None, int | None]:
+    """`4:16` -> (4, 16), the fewest nodes and the most; `8` -> (8, 8); nothing -> (None, None)."""
+    if not text:
+        return None, None
+    first, colon, last = text.partition(":")
+    if not (first.isdecimal() and (last or first).isdecimal() and 0 < int(first) <= int(last or first)) or (
+        colon and not last
+    ):
+        raise UserError(f"--nodes {text!r} is not a number of nodes; write MIN:MAX, for example 4:16")
+    return int(first), int(last or first)
+
+
 def _one_line(box: str) -> str:
     """The message inside a box, without its title and its hints, and what the argument takes."""
     lines = [line.strip(BOX + " ") for line in box.splitlines()[1:]]

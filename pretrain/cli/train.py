@@ -2,15 +2,17 @@
 
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.errors import UserError
-from pretrain.cli.arguments import Overrides, RecipeName, read_span
+from pretrain.cli.arguments import Overrides, RecipeName, read_nodes, read_span
 from pretrain.launch import start_up
 from pretrain.launch.check import run_check
 from pretrain.launch.slurm import say
 from pretrain.launch.start import expected_ranks, is_first, is_rank, start_ranks, train_arguments
+from pretrain.launch.tolerance import Tolerance, tell_launcher, told_by
 from pretrain.runs.ending import begin_launch, end_launch
 from pretrain.settings.options import OptionalInt, OptionalStr, OptionalText
 
@@ -25,6 +27,8 @@ def train(
     name: OptionalStr = None,
     runs: Path = Path("runs"),
     nproc: OptionalInt = None,
+    nodes: OptionalText = "",
+    spare: int = 0,
     profile_steps: OptionalText = "",
     dry_run: bool = False,
 ) -> int:
@@ -36,31 +40,39 @@ def train(
         name: The run's folder under --runs. Defaults to the recipe's name.
         runs: The folder that holds the folders of runs.
         nproc: Number of processes to start on each node. Defaults to one per GPU, or 2 without GPUs.
+        nodes: Train on as many nodes of the SLURM job as there are from MIN to MAX, such as 4:16, while nodes come and
+            go. Sets faults.min_nodes. Defaults to all.
+        spare: Keep this many nodes of the SLURM job back until others fail.
         profile_steps: Profile these steps, such as 100:110, into the run's folder: a page, JSON and a trace.
         dry_run: Check everything, start nothing.
     """
     span = read_span("--profile-steps", profile_steps)
+    fewest, most = read_nodes(nodes)
+    if fewest is not None:
+        overrides = (*overrides, f"faults.min_nodes={fewest}")
     if is_rank():
         train_as_rank(recipe, overrides, name, runs, span)
         return 0
     if dry_run:
-        check(recipe, overrides, name, runs, expected_ranks(nproc))
+        check(recipe, overrides, name, runs, expected_ranks(nproc, most, spare))
         return 0
     arguments = train_arguments(recipe, overrides, name, runs)
     if profile_steps:
         arguments += ["--profile-steps", profile_steps]
     given = [] if nproc is None else ["--nproc", str(nproc)]
+    given += (["--nodes", nodes] if nodes else []) + (["--spare", str(spare)] if spare else [])
     begin_launch()
 
     def tell(code: int, is_requeued: bool) -> None:
         tell_end(recipe, overrides, name, runs, code, is_requeued)
 
-    mistake = run_check([*arguments, *given, "--dry-run"])
+    mistake, tolerance = told_by(lambda: run_check([*arguments, *given, "--dry-run"]))
     if mistake:
         if is_first():
             tell(mistake, False)
         return mistake
-    return start_ranks(["pretrain", *arguments], nproc, tell)
+    tolerance = replace(tolerance, max_nodes=most, spare=spare)
+    return start_ranks(["pretrain", *arguments], nproc, tell, tolerance)
 
 
 def tell_end(
@@ -80,7 +92,9 @@ def check(recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path,
     from pretrain.training.preflight import check_run
 
     loaded = load_recipe(recipe, overrides)
-    check_run(loaded, num_ranks, folder_of(loaded, name, runs))
+    folder, faults = folder_of(loaded, name, runs), loaded.faults
+    check_run(loaded, num_ranks, folder)
+    tell_launcher(Tolerance(faults.detect_seconds, faults.min_nodes, faults.restarts, str(folder.absolute())))
 
 
 def train_as_rank(

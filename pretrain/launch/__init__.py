@@ -2,8 +2,10 @@
 
 start.py        chooses between the two
 local.py        torchrun on this machine: threads per rank, signals passed on
-slurm.py        the job that this process is in; step.py runs one srun task per node, node.py is what the task runs
-meeting.py      how the nodes find each other; interfaces.py chooses the network
+slurm.py        the job that this process is in; survivors.py goes on with the nodes that are left when one is lost
+step.py         one srun with a task per node; node.py is what the task runs
+meeting.py      how the nodes find each other; pulse.py misses those that are gone; interfaces.py chooses the network
+tolerance.py    what a recipe says of faults
 agent.py        torchrun itself, in a process that dies with its launcher; rank.py is what it starts
 leash.py        children that die with their parent
 check.py        the check before ranks start

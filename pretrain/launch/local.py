@@ -38,8 +38,11 @@ def run_ranks(
     variables: Mapping[str, str],
     seconds: float | None = None,
     output: IO[bytes] | None = None,
+    must_leave: Callable[[], bool] = lambda: False,
 ) -> int:
     """torchrun with this machine's ranks. `rendezvous`: torchrun's options for it; `variables`: the ranks' own.
+
+    Once it is true that they `must_leave`, because another node is gone, all are killed, and the code is PEER_LOST.
 
     A signal goes to the ranks, again and again until they have left: torchrun would kill them after half a minute, and
     one that comes while they still start would be lost. Ctrl-C asks them as SIGTERM does; the second one ends
@@ -64,6 +67,8 @@ def run_ranks(
                     pause(agent.pid)
                 elif request is not None:
                     asked = request
+                if must_leave():
+                    return ExitCode.PEER_LOST
                 if time.monotonic() > deadline + SAVING_SECONDS:
                     agent.kill()
                 elif time.monotonic() > deadline:
@@ -99,7 +104,7 @@ def rank_environment(nproc: int) -> dict[str, str]:
 def start_child(
     command: Sequence[str],
     environment: Mapping[str, str] | None = None,
-    output: IO[bytes] | None = None,
+    output: IO[bytes] | int | None = None,
     preexec: Callable[[], None] | None = None,
     stderr: int | None = None,
 ) -> subprocess.Popen[bytes]:

@@ -9,8 +9,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 from model.errors import UserError
+from pretrain.launch.pulse import FirstNode
 
 NUM_PORTS = 16
 ANSWER_SECONDS = 5.0
@@ -24,8 +26,16 @@ def ports_from(first: int) -> list[int]:
     return list(range(first, min(first + NUM_PORTS, 2**16)))
 
 
+class Place(NamedTuple):
+    """Ports of the first node."""
+
+    door: int
+    """Where nodes ask, and stay to listen (pulse.py)."""
+    rendezvous: int
+
+
 @contextmanager
-def invitation(key: str, ports: Sequence[int]) -> Iterator[int]:
+def invitation(key: str, ports: Sequence[int], host: FirstNode) -> Iterator[int]:
     """On the first node, for the length of a `with`: tells whoever asks the port that this yields. It is free.
 
     `key` names the step, so that a node does not join another's. Raises UserError when too few ports are free.
@@ -39,22 +49,24 @@ def invitation(key: str, ports: Sequence[int]) -> Iterator[int]:
     listener, rendezvous = free
     port = rendezvous.getsockname()[1]
     rendezvous.close()  # torchrun listens there
-    threading.Thread(target=_answer, args=(listener, f"{key} {port}\n"), name="invitation", daemon=True).start()
+    thread = threading.Thread(target=host.serve, args=(listener, f"{key} {port}\n".encode()), name="door", daemon=True)
+    thread.start()
     try:
         yield port
     finally:
-        listener.shutdown(socket.SHUT_RDWR)  # close alone would not wake the thread
+        host.over()
+        thread.join()
         listener.close()
 
 
-def find(key: str, host: str, ports: Sequence[int], seconds: float) -> int | None:
-    """On the other nodes: the rendezvous's port, as the first node says; None when it has not within the time."""
+def find(key: str, host: str, ports: Sequence[int], seconds: float) -> Place | None:
+    """On the other nodes: where the first one is, as it says; None when it has not within the time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         for port in ports:
             answer = _ask(host, port).split()
             if len(answer) == 2 and answer[0] == key and answer[1].isdigit():
-                return int(answer[1])
+                return Place(port, int(answer[1]))
         time.sleep(0.5)
     return None
 
@@ -70,16 +82,6 @@ def _listeners(ports: Sequence[int], count: int) -> list[socket.socket]:
         if len(found) == count:
             break
     return found
-
-
-def _answer(listener: socket.socket, line: str) -> None:
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except OSError:  # closed: the meeting is over
-            return
-        with suppress(OSError), connection:
-            connection.sendall(line.encode())
 
 
 def _ask(host: str, port: int) -> str:

@@ -10,9 +10,15 @@ from pretrain.launch.gpus import ranks_of_node
 from pretrain.launch.interfaces import interface_variables
 from pretrain.launch.local import run_ranks
 from pretrain.launch.outcome import CODE_FILE, ExitCode, agreed_code, code_file
+from pretrain.launch.pulse import FirstNode, OtherNode, Pulse
 from pretrain.launch.slurm import COUNT_GPUS, Task, node_address, number_of, say
+from pretrain.launch.tolerance import DETECT_SECONDS, Tolerance
 
 JOIN_SECONDS = 300
+
+
+QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+"""torch warns of names that do not resolve, and prints the stack of every call that a lost node has left unanswered."""
 
 
 def run_node(task: Task, module: Sequence[str], nproc: int) -> int:
@@ -20,24 +26,31 @@ def run_node(task: Task, module: Sequence[str], nproc: int) -> int:
     own = node_address(task.name)
     peer = task.nodes[1 if task.is_head else 0] if len(task.nodes) > 1 else None
     interface = interface_variables(own, node_address(peer) if peer else None)
-    variables = {name: os.environ.get(name) or value for name, value in interface.items()}
+    variables = {name: os.environ.get(name) or value for name, value in {**interface, **QUIET}.items()}
     ports = meeting.ports_from(number_of("MASTER_PORT", 20000 + task.job_id % 10000))
 
-    def run(head: str, port: int, more: Mapping[str, str]) -> int:
-        return run_ranks(module, nproc, rendezvous_options(task, own, head, port), {**variables, **more})
+    join_seconds = number_of("ESPALIER_JOIN_SECONDS", JOIN_SECONDS)
+    detect_seconds = float(os.environ.get(DETECT_SECONDS) or Tolerance.detect_seconds)
+
+    def run(head: str, port: int, more: Mapping[str, str], pulse: Pulse) -> int:
+        options = rendezvous_options(task, own, head, port)
+        return run_ranks(module, nproc, options, {**variables, **more}, must_leave=lambda: pulse.has_stopped)
 
     if task.is_head:
-        with meeting.invitation(task.key, ports) as port:
-            return agreed_code(lambda variables: run(own, port, variables))
+        first = FirstNode(task.nodes[1:], detect_seconds, join_seconds)
+        with meeting.invitation(task.key, ports, first) as port:
+            return agreed_code(lambda variables: run(own, port, variables, first))
     head = node_address(task.nodes[0])
-    found = meeting.find(task.key, head, ports, number_of("ESPALIER_JOIN_SECONDS", JOIN_SECONDS))
+    found = meeting.find(task.key, head, ports, join_seconds)
     if found is None:
         raise UserError(
             f"node {task.name} cannot reach {head}, the first node of the job, at ports {ports[0]} to {ports[-1]}; "
             f"check the network between them, or exclude the node: sbatch --exclude={task.name}"
         )
-    with code_file() as file:  # it settles which rank of this node says why it stops; the first node tells the code
-        return run(head, found, {CODE_FILE: str(file)})
+    other = OtherNode(task.name, task.nodes[0], detect_seconds)
+    # The file settles which rank of this node says why it stops; the first node tells the code.
+    with other.listening(head, found.door), code_file() as file:
+        return run(head, found.rendezvous, {CODE_FILE: str(file)}, other)
 
 
 def rendezvous_options(task: Task, own_address: str, head: str, port: int) -> list[str]:

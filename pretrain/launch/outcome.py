@@ -20,6 +20,8 @@ class ExitCode(IntEnum):
     """A rank made no progress and the watchdog ended the run (EX_SOFTWARE of sysexits.h)."""
     PREEMPTED = 75
     """The run saved itself on a signal and wants to be started again (EX_TEMPFAIL)."""
+    REGROUP = 76
+    """The run saved itself to go on, in the same job, with other nodes."""
     INTERRUPTED = 130
     """Ctrl-C: 128 + SIGINT."""
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -117,15 +118,25 @@ def is_running(job: Job) -> bool:
     return "JobState=RUNNING" in ask("scontrol", "show", "job", str(job.id))
 
 
-def gpus_of_job(job: Job) -> int:
-    """All that SLURM has given to the job, on whatever nodes they are; 0 where it does not count GPUs."""
-    total = 0
+def nodes_now(job: Job) -> list[str]:
+    """The job's nodes: SLURM takes away those that it gives up, and one job may give some to another."""
+    found = re.search(r"^\s*NodeList=(\S+)", ask("scontrol", "show", "job", str(job.id)), re.MULTILINE)
+    return hostnames(found[1] if found else job.nodelist)
+
+
+def gpus_of_job(job: Job, on: Sequence[str] | None = None) -> int:
+    """What SLURM has given to the job on some nodes, by default all of its own; 0 where it does not count GPUs."""
+    return sum(count for name, count in gpus_by_node(job).items() if on is None or name in on)
+
+
+def gpus_by_node(job: Job) -> dict[str, int]:
+    found: dict[str, int] = {}
     for line in ask("scontrol", "--details", "show", "job", str(job.id)).splitlines():
         nodes = re.search(r"\bNodes=(\S+) .*\bGRES=(\S+)", line)
         if nodes:
             each = sum(int(count) for count in re.findall(r"\bgpu(?::[^:,(]+)?:(\d+)", nodes[2]))
-            total += each * len(hostnames(nodes[1]))
-    return total
+            found |= dict.fromkeys(hostnames(nodes[1]), each)
+    return found
 
 
 def hostnames(nodelist: str) -> list[str]:

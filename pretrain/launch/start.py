@@ -11,7 +11,8 @@ from pretrain.launch.local import run_here
 from pretrain.launch.node import run_node
 from pretrain.launch.outcome import ExitCode
 from pretrain.launch.slurm import Job, Task, gpus_of_job, in_task, is_running, requeue
-from pretrain.launch.step import run_step
+from pretrain.launch.survivors import Pool, run_job
+from pretrain.launch.tolerance import DETECT_SECONDS, Tolerance
 
 REQUEUED: dict[int, str] = {
     ExitCode.PREEMPTED: "saved",
@@ -19,6 +20,9 @@ REQUEUED: dict[int, str] = {
     ExitCode.PEER_LOST: "a rank was lost",
 }
 """Exit codes after which a job starts again, and why. How often it may is up to the run (`faults.restarts`)."""
+
+
+TOLERANT_OF_NOTHING = Tolerance()
 
 
 def is_rank() -> bool:
@@ -32,38 +36,44 @@ def is_first() -> bool:
     return number in (None, "", "0")
 
 
-def expected_ranks(nproc: int | None) -> int:
+def expected_ranks(nproc: int | None, max_nodes: int | None = None, spare: int = 0) -> int:
     """How many ranks there will be on all nodes, as far as this process can tell: each node counts its own GPUs.
 
-    `nproc`: how many on each node; None: one for each GPU, or 2 without.
+    `nproc`: how many on each node; None: one for each GPU, or 2 without. Of a job's nodes at most `max_nodes` are used,
+    and `spare` are kept back.
     """
     if nproc is not None and nproc < 1:
         raise UserError(f"--nproc {nproc} is too few; give at least 1")
     job, task = Job.from_environment(), Task.from_environment()
     if job is None:
         return (nproc or ranks_of_node()) * (len(task.nodes) if task else 1)
-    if nproc is None and (gpus := gpus_of_job(job)):
+    nodes = Pool(job, max_nodes, spare).usable()
+    if nproc is None and (gpus := gpus_of_job(job, nodes)):
         return gpus
     is_node = "SLURMD_NODENAME" in os.environ  # salloc's shell may be on a machine that is not of the job
-    return job.num_nodes * (nproc or (count_gpus() if is_node else 0) or RANKS_WITHOUT_GPUS)
+    return len(nodes) * (nproc or (count_gpus() if is_node else 0) or RANKS_WITHOUT_GPUS)
 
 
 def start_ranks(
-    module: Sequence[str], nproc: int | None, tell: Callable[[int, bool], None] = lambda code, is_requeued: None
+    module: Sequence[str],
+    nproc: int | None,
+    tell: Callable[[int, bool], None] = lambda code, is_requeued: None,
+    tolerance: Tolerance = TOLERANT_OF_NOTHING,
 ) -> int:
     """Runs `python -m MODULE ARGUMENTS` in `nproc` ranks per node and waits. Returns the exit code they agreed on.
 
     None: as many as each node has GPUs, or 2. In a task of srun it runs this node's part. `tell` hears the exit code,
-    and whether the job goes back into the queue, just before it does.
+    and whether the job goes back into the queue, just before it does. `tolerance`: how a job goes on without a node.
     """
     sys.stdout.flush()
     job, task = Job.from_environment(), Task.from_environment()
     if job:
-        code = run_step(job, module, nproc)
+        code = run_job(job, module, nproc, tolerance)
         tell(code, code in REQUEUED and is_running(job))
         if code in REQUEUED:
             requeue(job, REQUEUED[code])
         return code
+    os.environ.setdefault(DETECT_SECONDS, str(tolerance.detect_seconds))
     code = run_node(task, module, nproc or ranks_of_node()) if task else run_here(module, nproc or ranks_of_node())
     if is_first():
         tell(code, False)

@@ -1,4 +1,4 @@
-"""One srun with a task on every node of a job: its command, its signals, and which of its tasks failed first."""
+"""One srun with a task on every node of a step: its command, its messages, and how it ended."""
 
 import os
 import re
@@ -6,14 +6,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import BinaryIO
 
 from pretrain.launch import environment, start_up
 from pretrain.launch.local import POLL_SECONDS, start_child
 from pretrain.launch.outcome import ExitCode, shell_code
 from pretrain.launch.requests import Requests
-from pretrain.launch.slurm import COUNT_GPUS, Job, gpus_of_job, say
+from pretrain.launch.slurm import COUNT_GPUS, Job, ask, gpus_by_node, say
 
 SHARED_OUT_BY_TORCHRUN = (
     *("SLURM_CPUS_PER_TASK", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_NTASKS_PER_GPU"),
@@ -24,7 +28,15 @@ SHARED_OUT_BY_TORCHRUN = (
 OF_ONE_NODE = ("SLURM_GPUS_ON_NODE", "SLURMD_NODENAME", "SLURM_NODEID", "SLURM_LOCALID", "SLURM_PROCID")
 """What SLURM says of the node that this process is on."""
 
-FAILURE = re.compile(r"srun: error: (\S+): tasks? [\d,-]+: (.+)")
+LABEL = re.compile(rb" *(\d+): ?")
+"""srun begins every line of a task with the task's number; its own lines have none."""
+
+FAILURE = re.compile(r"srun: error: \S+: tasks? ([\d,-]+): (.+)")
+NOT_STARTED = re.compile(r"srun: error: Task launch for \S+ failed on node (\S+): (.+)")
+NODE_FAILURE = re.compile(r"srun: error: Node failure on (\S+)")
+LOST = re.compile(r"espalier: node (\S+) is lost: (.+)")
+"""What a node says of another (pulse.py)."""
+
 EXIT_CODE = re.compile(r"Exited with exit code (\d+)")
 SIGNALS = {"Killed": 137, "Terminated": 143, "Aborted": 134, "Segmentation fault": 139, "Out Of Memory": 137}
 NOISE = re.compile(
@@ -36,15 +48,109 @@ NOISE = re.compile(
 BYSTANDERS = (ExitCode.PEER_LOST, 137, 143)
 """Exit codes of tasks that ended because another had: they lost it, or srun ended them."""
 
+LEAVE_SECONDS = 10.0
+"""How long the others may take to leave once a node is lost."""
 
-def run_step(job: Job, module: Sequence[str], nproc: int | None) -> int:
-    """Runs a task on each node and passes signals on to all. Returns the exit code of the task that failed first."""
+NUM_LAST_LINES = 20
+
+
+@dataclass
+class Step:
+    """What is heard of a step while it runs."""
+
+    nodes: Sequence[str]
+    """In the order of their tasks."""
+    codes: dict[str, int] = field(default_factory=dict)
+    """Of nodes whose tasks failed, in that order."""
+    lost: dict[str, str] = field(default_factory=dict)
+    """Nodes that are gone, and how that is known."""
+    last_lines: dict[str, deque[str]] = field(default_factory=dict)
+
+    @property
+    def code(self) -> int | None:
+        """That of the first failure; None where no task failed."""
+        return first_failure(list(self.codes.values()))
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The nodes at fault, and what happened there; empty where that is not known."""
+        if self.lost:
+            return self.lost
+        own = [(node, code) for node, code in self.codes.items() if code not in BYSTANDERS]
+        first = own or [(node, code) for node, code in list(self.codes.items())[:1] if code != ExitCode.PEER_LOST]
+        return {node: f"its part ended with exit code {code}" for node, code in first[:1] if code != ExitCode.HUNG}
+
+    @property
+    def has_left(self) -> bool:
+        """Whether all but the lost nodes have ended."""
+        return set(self.nodes) <= self.codes.keys() | self.lost.keys()
+
+    def lose(self, name: str, reason: str, witness: str | None = None) -> None:
+        """The first node knows better than another one that has lost it."""
+        if name in self.nodes and name not in self.lost and (witness in (None, self.nodes[0]) or not self.lost):
+            if name == os.environ.get("SLURMD_NODENAME") and witness is not None:
+                name, reason = witness, f"it cannot reach {name}"  # on which this process lives
+            self.lost[name] = reason
+
+    def pass_on(self, lines: Iterable[bytes], out: BinaryIO) -> None:
+        """Copies srun's output to this process's, without what it says of tasks that end.
+
+        A task that was killed could not say so itself: the first such is reported.
+        """
+        for labelled in lines:
+            label = LABEL.match(labelled)
+            line = labelled[label.end() :] if label else labelled
+            text = line.decode("utf-8", "replace").rstrip()
+            node = self.nodes[int(label[1])] if label and int(label[1]) < len(self.nodes) else None
+            if node is not None:
+                self.last_lines.setdefault(node, deque(maxlen=NUM_LAST_LINES)).append(text)
+                if lost := LOST.match(text):
+                    self.lose(lost[1], lost[2], witness=node)
+            elif failure := FAILURE.match(text):
+                for number in _numbers(failure[1]):
+                    self._fail(self.nodes[number], failure[2])
+                continue
+            elif gone := NOT_STARTED.match(text):
+                self.lose(gone[1], gone[2])
+            elif gone := NODE_FAILURE.match(text):
+                self.lose(gone[1], "SLURM has lost it")
+            if not NOISE.match(text):
+                with suppress(OSError):  # whoever read them may have gone; srun must not wait for it
+                    out.write(line)
+                    out.flush()
+
+    def _fail(self, node: str, end: str) -> None:
+        if not self.codes and not EXIT_CODE.match(end):
+            say(f"{node}: {end}")
+        self.codes.setdefault(node, _code_of(end))
+
+
+def run_step(
+    job: Job,
+    nodes: Sequence[str],
+    module: Sequence[str],
+    nproc: int | None,
+    after_another: bool,
+    variables: Mapping[str, str],
+    look: Callable[[], None] = lambda: None,
+) -> tuple[int, Step]:
+    """Runs a task on each node and passes signals on to all. Returns the exit code of the task that failed first.
+
+    `after_another`: the job has had a step before. Calls `look` now and then. Does not wait for a node that is lost:
+    SLURM takes minutes to notice.
+    """
+    step = Step(nodes)
+    command = step_command(job, nodes, module, nproc, after_another)
     with Requests() as requests:
-        srun = start_child(step_command(job, module, nproc), step_environment(), stderr=subprocess.PIPE)
-        assert srun.stderr is not None
-        codes: list[int] = []
-        reader = threading.Thread(target=pass_on, args=(srun.stderr, codes), daemon=True)
-        reader.start()
+        srun = start_child(command, {**step_environment(), **variables}, subprocess.PIPE, stderr=subprocess.PIPE)
+        assert srun.stdout is not None and srun.stderr is not None
+        readers = [
+            threading.Thread(target=step.pass_on, args=(lines, out), daemon=True)
+            for lines, out in ((srun.stdout, sys.stdout.buffer), (srun.stderr, sys.stderr.buffer))
+        ]
+        for reader in readers:
+            reader.start()
+        lost_at: float | None = None
         while srun.poll() is None:
             request = requests.take()
             if request == signal.SIGTSTP:
@@ -52,18 +158,35 @@ def run_step(job: Job, module: Sequence[str], nproc: int | None) -> int:
                 say("Ctrl-Z does not stop the nodes of a job: they train on; Ctrl-C ends the run")
             elif request not in (None, signal.SIGINT):  # Ctrl-C reaches srun itself
                 _signal_job(job, request)
+            if step.lost:
+                lost_at = lost_at or time.monotonic()
+                if step.has_left or time.monotonic() - lost_at > LEAVE_SECONDS:
+                    srun.kill()
+            else:
+                look()
             with suppress(subprocess.TimeoutExpired):
                 srun.wait(POLL_SECONDS)
-        reader.join()
-    return first_failure(codes) or shell_code(srun.returncode)
+        for reader in readers:
+            reader.join(LEAVE_SECONDS)
+    if step.lost and srun.returncode:
+        _end_steps(job)
+        return ExitCode.PEER_LOST, step
+    return step.code or shell_code(srun.returncode), step
 
 
-def step_command(job: Job, module: Sequence[str], nproc: int | None) -> list[str]:
-    one_task_each = [f"--nodes={job.num_nodes}", f"--ntasks={job.num_nodes}", "--ntasks-per-node=1", "--cpu-bind=none"]
-    gpus = gpus_of_job(job)
-    all_gpus = [f"--gpus={gpus}"] if gpus else []
+def step_command(
+    job: Job, nodes: Sequence[str], module: Sequence[str], nproc: int | None, after_another: bool
+) -> list[str]:
+    one_task_each = [f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1", "--cpu-bind=none"]
+    gpus = [count for name, count in gpus_by_node(job).items() if name in nodes]
+    all_gpus = [f"--gpus={sum(gpus)}"] if sum(gpus) else []
     task = [sys.executable, "-m", "pretrain.launch.node", str(nproc or COUNT_GPUS), *module]
-    return ["srun", f"--nodelist={job.nodelist}", *one_task_each, *all_gpus, "--kill-on-bad-exit=1", *task]
+    options = ["--label", "--kill-on-bad-exit=1"]
+    if after_another:  # what is left of that on a lost node must hold nothing back
+        options.append("--overlap")
+        if len(set(gpus)) == 1 and gpus[0]:  # where steps overlap, srun does not share out a total
+            all_gpus = [f"--gpus-per-node={gpus[0]}"]
+    return ["srun", f"--nodelist={','.join(nodes)}", *one_task_each, *all_gpus, *options, *task]
 
 
 def step_environment() -> dict[str, str]:
@@ -73,29 +196,15 @@ def step_environment() -> dict[str, str]:
     return {**kept, **start_up.begun()}
 
 
-def pass_on(lines: Iterable[bytes], codes: list[int]) -> None:
-    """Copies srun's stderr to this process's, without what it says of tasks that end: their exit codes go to `codes`.
-
-    A task that was killed could not say so itself: the first such is reported.
-    """
-    for line in lines:
-        text = line.decode("utf-8", "replace").rstrip()
-        failure = FAILURE.match(text)
-        if failure:
-            node, end = failure.groups()
-            code = _code_of(end)
-            if not codes and not EXIT_CODE.match(end):
-                say(f"{node}: {end}")
-            codes.append(code)
-        elif not NOISE.match(text):
-            with suppress(OSError):  # whoever read them may have gone; srun must not wait for it
-                sys.stderr.buffer.write(line)
-                sys.stderr.buffer.flush()
-
-
 def first_failure(codes: Sequence[int]) -> int | None:
     """The first that is not of a bystander; the first where all are."""
     return next((code for code in codes if code not in BYSTANDERS), codes[0] if codes else None)
+
+
+def _numbers(ranges: str) -> list[int]:
+    """0,2-3 -> 0, 2, 3"""
+    pairs = (part.partition("-") for part in ranges.split(","))
+    return [number for first, _, last in pairs for number in range(int(first), int(last or first) + 1)]
 
 
 def _code_of(end: str) -> int:
@@ -108,3 +217,10 @@ def _code_of(end: str) -> int:
 def _signal_job(job: Job, number: signal.Signals) -> None:
     """To all of its steps. A job that is being cancelled has had the signal from SLURM, which then refuses."""
     subprocess.run(["scancel", f"--signal={number.name}", str(job.id)], stderr=subprocess.DEVNULL)
+
+
+def _end_steps(job: Job) -> None:
+    """What is left of steps, on nodes that are cut off or frozen, ends when they can be reached again."""
+    steps = ask("squeue", "--noheader", "--steps", f"--jobs={job.id}", "--format=%i").split()
+    for step in (step for step in steps if step.rpartition(".")[2].isdigit()):
+        subprocess.run(["scancel", "--signal=KILL", step], stderr=subprocess.DEVNULL)

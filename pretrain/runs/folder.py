@@ -17,6 +17,7 @@ from model.errors import UserError
 from pretrain import __version__
 from pretrain.checkpoint.tensors import replace_text
 from pretrain.engine.agreement import from_rank_0, rank_0_first
+from pretrain.launch.tolerance import REGROUP_FILE
 from pretrain.lease import LEASES, Start, hold, wait_until_free, whole_name
 from pretrain.recipe import Recipe
 from pretrain.recipe.noise import as_recorded, with_noise
@@ -47,9 +48,10 @@ class RunFolder:
         self.starts = path / "starts.json"
         self.is_training = False
         """Whether this process has begun to train in it. A rollback does not begin again."""
+        self.regroup = path / REGROUP_FILE
         self.checked_shards = path / "checked-shards.json"
         self._written_first = {
-            *(file.name for file in (self.leases, self.recipe, self.versions, self.checked_shards)),
+            *(file.name for file in (self.leases, self.recipe, self.versions, self.checked_shards, self.regroup)),
             "lock",  # of earlier versions
         }
         """What a run writes before it takes a step."""

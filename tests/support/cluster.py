@@ -203,7 +203,7 @@ class Cluster:
         self, *command: str, environment: dict[str, str] | None = None, folder: Path | None = None, **options: str
     ) -> str:
         """`sbatch` with its options, in `folder`; gives the job's number. Output of the job: `output(job)`."""
-        flags = [f"--{name.replace('_', '-')}={value}" if value else f"--{name}" for name, value in options.items()]
+        flags = [f"--{name}".replace("_", "-") + (f"={value}" if value else "") for name, value in options.items()]
         flags += [f"--output={self.folder}/job-%j.txt", "--parsable"]
         return self.run("sbatch", *flags, *command, environment=environment, folder=folder).strip()
 

@@ -21,6 +21,7 @@ from pretrain.training.hooks.metrics import Metrics
 from pretrain.training.hooks.non_finite import NonFiniteGuard
 from pretrain.training.hooks.picture import LossPicture
 from pretrain.training.hooks.preemption import Preemption
+from pretrain.training.hooks.regroup import Regroup, can_regroup
 from pretrain.training.hooks.report import Report
 from pretrain.training.hooks.restarts import Restarts
 from pretrain.training.hooks.rollbacks import Rollbacks
@@ -43,6 +44,7 @@ def make_hooks(recipe: Recipe, folder: RunFolder, rollbacks: Rollbacks, extra: S
         checkpoints,
         MemoryCheckpoints(folder, recipe.checkpoint.memory_every, checkpoints),
         Preemption(checkpoints),  # after Checkpoints: it saves only what they have not saved at this boundary
+        *([Regroup(folder, checkpoints)] if can_regroup() else []),
         Watchdog(recipe.faults.timeout_minutes),
         SlowRanks(),
         Restarts(folder, recipe.faults.restarts),

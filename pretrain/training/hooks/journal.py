@@ -8,6 +8,7 @@ import torch.distributed as dist
 from pretrain.cost.savings import stage_flops
 from pretrain.engine.exits import Stop
 from pretrain.launch.outcome import ExitCode
+from pretrain.launch.survivors import Cause
 from pretrain.recipe import ResolvedStage
 from pretrain.runs import journal
 from pretrain.runs.ending import LAUNCH
@@ -74,7 +75,10 @@ def record_stop(folder: RunFolder, step: int, stop: Stop) -> None:
 
 
 def _cause(entries: list[journal.Entry]) -> dict[str, Any]:
-    """Why the start before ended: what it, or its launcher, has written after it began."""
+    """Why the start before ended: what its launcher says; else what it has written after it began."""
+    told = Cause.from_environment()
+    if told.cause:
+        return {"cause": told.cause, "node": next(iter(told.failed_nodes), None)}
     last = next((entry for entry in reversed(entries) if entry["event"] in (*journal.STARTS, *journal.ENDS)), {})
     ended = last if last.get("event") in journal.ENDS else {}
     return {"cause": ended.get("cause", UNKNOWN), "node": ended.get("node")}

@@ -1,12 +1,13 @@
-"""Gives up on a job that SLURM starts again and again without a step gained.
+"""Gives up on a job that is started again and again without a step gained.
 
-After a hang or a lost rank the launcher puts the job back into the queue; what breaks each time at the same step would
-do so for ever.
+After a hang or a lost rank the launcher puts the job back into the queue, or goes on with the nodes that are left; what
+breaks each time at the same step would do so for ever.
 """
 
 import json
 import os
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 import torch.distributed as dist
@@ -15,12 +16,14 @@ from model.errors import UserError
 from pretrain.checkpoint.tensors import replace_text
 from pretrain.engine.agreement import raise_together
 from pretrain.launch.slurm import number_of
+from pretrain.launch.survivors import Cause
 from pretrain.runs.folder import RunFolder
 from pretrain.training.events import Hook, TrainerView
 
 
 class Restarts(Hook):
-    """Keeps a line for each start of the job, with the step it began at and whether it was left in order."""
+    """Keeps a line for each start of the job: the step it began at, what had ended the start before, and whether it was
+    left in order."""
 
     def __init__(self, folder: RunFolder, limit: int):
         self.file, self.start = folder.starts, folder.start
@@ -43,8 +46,8 @@ class Restarts(Hook):
 
     def _begin(self, job: str, restart: int, step: int) -> UserError | None:
         starts = [start for start in self._starts() if start["job"] == job]  # another job's are past
-        this = {"job": job, "restart": restart, "step": step, "in_order": False}
-        if starts and starts[-1]["restart"] == restart:  # after a rollback
+        this = {"job": job, "restart": restart, "step": step, "in_order": False, **asdict(Cause.from_environment())}
+        if starts and all(starts[-1].get(key, 0) == this[key] for key in ("restart", "attempt")):  # after a rollback
             self._write([*starts[:-1], {**this, "step": starts[-1]["step"]}])
             return None
         failed = 0

@@ -8,10 +8,15 @@ import pytest
 
 from model.errors import UserError
 from pretrain.launch import meeting
+from pretrain.launch.pulse import FirstNode
 
 
 def listener() -> socket.socket:
     return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+
+
+def host() -> FirstNode:
+    return FirstNode((), limit=30, join_seconds=30)
 
 
 @pytest.fixture
@@ -25,9 +30,9 @@ def ports() -> list[int]:
 
 
 def test_nodes_are_told_a_free_port(ports):
-    with meeting.invitation("7-0-1", ports) as port:
+    with meeting.invitation("7-0-1", ports, host()) as port:
         assert port == ports[1]
-        assert meeting.find("7-0-1", "127.0.0.1", ports, 10) == port
+        assert meeting.find("7-0-1", "127.0.0.1", ports, 10).rendezvous == port
         socket.create_server(("", port)).close()
     assert meeting.find("7-0-1", "127.0.0.1", ports, 0.1) is None
 
@@ -36,24 +41,28 @@ def test_ports_that_others_hold_are_passed_over_by_both_sides(ports, monkeypatch
     """The first belongs to a program that never says a word, the second to another job."""
     monkeypatch.setattr(meeting, "ANSWER_SECONDS", 0.2)
     silent = socket.create_server(("", ports[0]))
-    with closing(silent), meeting.invitation("6-0-0", ports[1:3]), meeting.invitation("7-0-1", ports) as port:
-        assert meeting.find("7-0-1", "127.0.0.1", ports, 10) == port
+    with (
+        closing(silent),
+        meeting.invitation("6-0-0", ports[1:3], host()),
+        meeting.invitation("7-0-1", ports, host()) as port,
+    ):
+        assert meeting.find("7-0-1", "127.0.0.1", ports, 10).rendezvous == port
 
 
 def test_a_node_waits_for_the_first_one(ports):
     found = []
     seeker = threading.Thread(target=lambda: found.append(meeting.find("7-0-1", "127.0.0.1", ports, 30)))
     seeker.start()
-    with meeting.invitation("7-0-1", ports) as port:
+    with meeting.invitation("7-0-1", ports, host()) as port:
         seeker.join()
-    assert found == [port]
+    assert [place.rendezvous for place in found] == [port]
 
 
 def test_no_free_ports_are_one_line(ports):
     with (
         closing(socket.create_server(("", ports[0]))),
         pytest.raises(UserError, match="only 0 are free .* MASTER_PORT=PORT"),
-        meeting.invitation("7-0-1", ports[:1]),
+        meeting.invitation("7-0-1", ports[:1], host()),
     ):
         pass
 

@@ -6,6 +6,7 @@ import pytest
 
 from pretrain.launch import meeting, node
 from pretrain.launch.outcome import is_known, stops_first
+from pretrain.launch.pulse import OtherNode
 from pretrain.launch.slurm import Task
 
 
@@ -14,12 +15,13 @@ def step(monkeypatch):
     """Runs the part of a node of two. `ranks` stands in for torchrun and returns the exit code."""
     monkeypatch.setattr(node, "node_address", lambda name: name)
     monkeypatch.setattr(node, "interface_variables", lambda own, peer: {})
-    monkeypatch.setattr(meeting, "invitation", lambda key, ports: nullcontext(20001))
-    monkeypatch.setattr(meeting, "find", lambda key, host, ports, seconds: 20001)
+    monkeypatch.setattr(meeting, "invitation", lambda key, ports, first: nullcontext(20001))
+    monkeypatch.setattr(meeting, "find", lambda key, host, ports, seconds: meeting.Place(20000, 20001))
+    monkeypatch.setattr(OtherNode, "listening", lambda self, host, door: nullcontext())
     monkeypatch.delenv("MASTER_PORT", raising=False)
 
     def run(index: int, ranks) -> int:
-        def run_ranks(module, nproc, rendezvous, variables):
+        def run_ranks(module, nproc, rendezvous, variables, must_leave):
             for name, value in variables.items():
                 monkeypatch.setenv(name, value)
             return ranks(rendezvous)
