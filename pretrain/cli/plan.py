@@ -22,6 +22,7 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> No
     from pretrain.recipe.checks.saved_states import check_saved_states
     from pretrain.recipe.checks.stage_rules import check_lengths
     from pretrain.recipe.ranks import idle_ranks, usable_ranks
+    from pretrain.runs.lead_time import lead_lines, measured
 
     loaded = load_recipe(recipe, overrides)
     vocab_size = Corpus.open(loaded.data.corpus).vocab_size if Path(loaded.data.corpus).exists() else None
@@ -30,6 +31,8 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> No
     check_saved_states(run)
     print_plan(run, on_cpu=count_gpus() == 0)
     if line := idle_ranks(loaded, nproc):
+        print(line)
+    for line in lead_lines(measured(Path("runs", loaded.name)), loaded.faults.signals):
         print(line)
     if vocab_size is None:
         print(f"corpus {loaded.data.corpus} does not exist yet: planned with the vocabulary of the recipe, or BERT's")

@@ -2,7 +2,7 @@
 
     start, restart      a process began to train: step, nodes, ranks; why the one before had ended, and the steps lost
     stage               a stage begins or goes on: the stages from here on, with their ends and FLOPs a step
-    lead                how long it takes to save on a signal, in seconds
+    lead                how long before its end a job should be told: seconds; from the longest step and checkpoint
     rollback            back to a checkpoint in the same processes: cause, steps lost
     preempted           saved on a signal
     failure             ended by a fault: cause, exit code

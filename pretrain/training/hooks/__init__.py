@@ -15,6 +15,7 @@ from pretrain.training.hooks.coefficients import Coefficients
 from pretrain.training.hooks.console import ConsoleDisplay
 from pretrain.training.hooks.equal_units import EqualUnits
 from pretrain.training.hooks.journal import Journal
+from pretrain.training.hooks.lead_time import LeadTime
 from pretrain.training.hooks.memory import Memory
 from pretrain.training.hooks.memory_checkpoints import MemoryCheckpoints
 from pretrain.training.hooks.metrics import Metrics
@@ -54,6 +55,7 @@ def make_hooks(recipe: Recipe, folder: RunFolder, rollbacks: Rollbacks, extra: S
         *extra,
     ]
     on_rank_0: list[Hook] = [
+        LeadTime(folder, recipe.faults.signals),  # before Journal, which notes that training has begun
         Journal(folder, recipe.faults.notify),  # before Metrics, which drop the steps that a restart loses
         StartUp(),  # these two before Metrics, which write their events
         Memory(),

@@ -192,6 +192,7 @@ def test_a_run_keeps_its_journal(corpus, tmp_path):
     assert "received: saved at step 6" in last.restarts[0]["cause"]
     assert "ended without a word" in last.restarts[1]["cause"]
     assert last.lost_steps == 2
+    assert last.lead_seconds >= 30
     told = (tmp_path / "told").read_text().splitlines()
     assert [line.partition(": ")[0] for line in told] == [
         f"{tmp_path / 'run'} was started again at step {step}" for step in (6, 10)
