@@ -38,16 +38,20 @@ def end_launch(folder: Path, command: str | None, code: int, is_requeued: bool) 
     if end is None and code not in (ExitCode.DONE, ExitCode.PREEMPTED):
         end = {"event": "stopped" if code == ExitCode.INTERRUPTED else "failure", "cause": cause_of(code), "code": code}
         if begun:  # else the folder is another run's, or holds what this launch has left as it was
-            end = journal.write(folder, **end)
+            end = journal.write(folder, **end, step=_last_step(folder))
     if is_requeued and begun:
         journal.write(folder, "requeued", job=os.environ.get("SLURM_JOB_ID"))
     if end is not None:
         notify(command, folder, end)
 
 
+def _last_step(folder: Path) -> int | None:
+    return next((line["step"] for line in reversed(journal.tail(folder / "metrics.jsonl"))), None)
+
+
 def cause_of(code: int) -> str:
     if code == ExitCode.INTERRUPTED:
         return "Ctrl-C"
     if 128 < code < 128 + signal.NSIG:
-        return f"it was killed by {signal.Signals(code - 128).name}"
+        return f"a rank was killed by {signal.Signals(code - 128).name}"
     return CAUSES.get(code, f"exit code {code}")

@@ -47,8 +47,9 @@ def lead_lines(seconds: int | None, signals: Sequence[str]) -> Iterator[str]:
 
 
 def option_name(signals: Sequence[str]) -> str:
-    """USR1, for SIGUSR1: one of `faults.signals`, but SIGTERM, which SLURM sends anyway, only if there is no other."""
-    return min(signals, key="SIGTERM".__eq__, default="SIGUSR1").removeprefix("SIG")
+    """USR1, for SIGUSR1: one of `faults.signals` that means nothing else, if there is one."""
+    preferred = ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGTERM")
+    return next((name for name in preferred if name in signals), "SIGTERM").removeprefix("SIG")
 
 
 def given_seconds() -> int | None:

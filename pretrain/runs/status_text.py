@@ -40,12 +40,12 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     yield "checkpoint", _checkpoint(status)
     if status.lead_seconds:
         yield "to save", f"tell it {status.lead_seconds:g} s before: --signal=B:USR1@{status.lead_seconds:g}"
-    lost = f", {status.lost_steps:,} steps lost" if status.lost_steps else ""
-    rollbacks = f", {status.rollbacks} rollbacks" if status.rollbacks else ""
+    lost = f", {_count(status.lost_steps, 'step')} lost" if status.lost_steps else ""
+    rollbacks = f", {_count(status.rollbacks, 'rollback')}" if status.rollbacks else ""
     yield "restarts", f"{len(status.restarts)}{rollbacks}{lost}"
     for restart in status.restarts:
         when = time.strftime("%F %T", time.localtime(restart["time"])) if restart["time"] else ""
-        steps = f" ({restart['lost_steps']:,} steps lost)" if restart["lost_steps"] else ""
+        steps = f" ({_count(restart['lost_steps'], 'step')} lost)" if restart["lost_steps"] else ""
         yield "", f"{when}  at step {restart['step']}{steps}: {restart['cause']}"
 
 
@@ -86,13 +86,17 @@ def _losses(status: Status) -> Iterator[str]:
 def _ranks(status: Status) -> str:
     if status.ranks is None:
         return ""
-    return f"{status.ranks} on {status.nodes} node{'s'[: status.nodes != 1]}"
+    return f"{status.ranks} on {_count(status.nodes, 'node')}" if status.nodes else str(status.ranks)
 
 
 def _checkpoint(status: Status) -> str:
     if status.checkpoint is None:
         return "none yet"
     return f"step {status.checkpoint.step:,}, {duration(status.checkpoint.age_seconds)} ago"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s'[: number != 1]}"
 
 
 def duration(seconds: float) -> str:

@@ -70,7 +70,7 @@ class Journal(Hook):
 def record_stop(folder: RunFolder, step: int, stop: Stop) -> None:
     """All ranks leave together. Only rank 0 writes."""
     if dist.get_rank() == 0:
-        event = "preempted" if stop.code == ExitCode.PREEMPTED else "failure"
+        event = "preempted" if stop.code in (ExitCode.PREEMPTED, ExitCode.REGROUP) else "failure"
         journal.write(folder.path, event, step=step, cause=str(stop), code=int(stop.code))
 
 

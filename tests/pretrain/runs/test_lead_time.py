@@ -29,8 +29,8 @@ def test_what_is_advised():
     assert [advised_seconds(*each) for each in ((0.2, 0.1), (20, 1), (100, 31.9))] == [30, 40, 200]
 
 
-def test_the_signal_that_slurm_does_not_send_anyway():
-    assert option_name(["SIGTERM", "SIGUSR1"]) == "USR1"
+def test_a_signal_that_means_nothing_else():
+    assert option_name(["SIGTERM", "SIGINT", "SIGUSR1"]) == "USR1"
     assert option_name(["SIGUSR2", "SIGTERM"]) == "USR2"
     assert option_name(["SIGTERM"]) == "TERM"
 

@@ -76,13 +76,14 @@ START = {"event": "start", "step": 0}
     [
         (ExitCode.HUNG, "a rank hung; its output says which"),
         (ExitCode.PEER_LOST, "a rank was lost"),
-        (137, "it was killed by SIGKILL"),
+        (137, "a rank was killed by SIGKILL"),
         (3, "exit code 3"),
     ],
 )
 def test_the_launcher_writes_down_what_no_rank_could(launch, tmp_path, code, cause):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 7}\n')
     (told,) = launch(code, START)
-    assert (told["event"], told["cause"], told["code"]) == ("failure", cause, code)
+    assert (told["event"], told["cause"], told["code"], told["step"]) == ("failure", cause, code, 7)
     assert journal.read(tmp_path)[-1] == told
 
 
