@@ -137,7 +137,7 @@ class PrepareOptions:
     def that_matter(self) -> dict[str, Any]:
         """The options that the result depends on, as JSON."""
         values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
-        for name in ("executor", "task_mb", "sbatch"):
+        for name in ("executor", "task_mb", "sbatch", "allow_unknown"):
             del values[name]
         lists = {"sources": list(self.sources), "filters": list(self.filters)}
         return {**values, **lists, "output": None, "num_workers": None}

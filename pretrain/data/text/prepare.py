@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import UserError
+from pretrain.data.text import output
 from pretrain.data.text.duplicates import SeenDocuments
 from pretrain.data.text.encoding import ENCODED
 from pretrain.data.text.indexed import token_dtype
@@ -35,12 +36,12 @@ from pretrain.data.text.tokenizer import (
     saved_tokenizer,
     tokenizer_hash,
 )
+from pretrain.data.text.unknown import check_sample, check_share
 from pretrain.data.text.vocabulary import train_vocabulary
 from pretrain.data.text.worker import TokenizedChunk, Worker, run_in_process, start_process
 
 SPLITS = ("train", "valid")
 _SECONDS_BETWEEN_SAVES = 5.0
-_MAX_UNKNOWN_SHARE = 0.5
 
 
 def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lambda _: None) -> dict:
@@ -56,17 +57,22 @@ def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lamb
         shutil.rmtree(directory / "tasks", ignore_errors=True)  # of a job that nobody waited for
         return manifest
     inputs = find_inputs(options.sources)
+    with output.opened(directory):
+        return _prepare(options, inputs, progress)
+
+
+def _prepare(options: PrepareOptions, inputs: list[Input], progress: Callable[[Progress], None]) -> dict:
+    """In a directory that is empty, or holds what a killed run left."""
+    directory = options.output
+    assert directory is not None
     state = _existing(directory / "state.json", options)
     if state and state["inputs"] != _describe(inputs):
         raise UserError(f"the sources have changed since {directory} was begun; remove it and prepare again")
-    if not state and directory.exists() and any(directory.iterdir()):
-        raise UserError(f"{directory} is not empty and not a corpus; choose another output directory")
-
     if state:
         tokenizer = _saved(options, state)
     else:
         tokenizer = _given(options) if options.vocab else train_vocabulary(options, inputs, progress)
-        directory.mkdir(parents=True, exist_ok=True)
+        check_sample(options, inputs, tokenizer)
         save_tokenizer(tokenizer, directory)
     if options.in_tasks:
         from pretrain.data.text.tasks.stages import run_tasks
@@ -80,7 +86,7 @@ def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lamb
         job.run(_tokenized(chunks, tokenizer, options), progress)
     except UserError:
         if job.num_chunks == 0:
-            _remove(directory)
+            output.remove(directory)
         raise
     return job.finish()
 
@@ -160,14 +166,18 @@ class Job:
             "progress": dict(megabytes=done.megabytes, disk_bytes=done.disk_bytes, num_documents=done.num_documents),
             "writers": {name: writer.state() for name, writer in self._writers.items()},
         }
-        _replace(self._directory / "state.json", json.dumps(state))
+        output.replace(self._directory / "state.json", json.dumps(state).encode())
 
     def finish(self) -> dict:
         """Closes the shards and writes the manifest; the working files go."""
+        num_tokens = sum(writer.num_tokens for writer in self._writers.values())
+        self._save()  # a refusal leaves all of it to a command that accepts it
+        unknown_share = self._num_unknown / max(1, num_tokens)
+        check_share(unknown_share, self._options)
         splits = {name: writer.finish() for name, writer in self._writers.items()}
         for name, split in splits.items():
             if split["num_documents"] == 0:
-                _remove(self._directory)
+                output.remove(self._directory)
                 raise UserError(
                     f"of {self._progress.num_documents} documents with text none fell into the {name} split: the "
                     f"corpus is too small, or valid_share {self._options.valid_share} does not suit it"
@@ -175,13 +185,6 @@ class Job:
             for shard in split["shards"]:
                 for suffix in (".bin", ".idx", ".words")[: 3 if self._tokenizer.stores_words else 2]:
                     shard[f"sha256{suffix}"] = file_sha256(self._directory / (shard["name"] + suffix))
-        unknown_share = self._num_unknown / sum(split["num_tokens"] for split in splits.values())
-        if unknown_share > _MAX_UNKNOWN_SHARE and not self._options.allow_unknown:
-            _remove(self._directory)
-            raise UserError(
-                f"{unknown_share:.1%} of the tokens are [UNK]: the vocabulary {self._options.vocab or 'trained'} does "
-                "not suit the text; choose another, or accept it by --allow-unknown"
-            )
         manifest = {
             "format": 1,
             "source": {
@@ -202,7 +205,7 @@ class Job:
             "left_out_or_repaired": dict(sorted((+self._counts).items())),
             "options": self._options.that_matter(),
         }
-        _replace(self._directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        output.replace(self._directory / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
         self._seen.remove()
         (self._directory / "state.json").unlink()
         return manifest
@@ -268,8 +271,13 @@ def _existing(file: Path, options: PrepareOptions) -> dict | None:
     """The JSON of an earlier run with equal options; UserError when the options differ."""
     if not file.exists():
         return None
-    found = json.loads(file.read_text("utf-8"))
-    if {**options.when_left_out(), **found["options"]} != options.that_matter():
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        options_then = {**options.when_left_out(), **found["options"]}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged; remove {file.parent} and prepare again") from error
+    options_then.pop("allow_unknown", None)  # of earlier versions
+    if options_then != options.that_matter():
         raise UserError(f"{file.parent} holds a corpus prepared with other options; choose another output or remove it")
     return found
 
@@ -303,15 +311,3 @@ def _saved(options: PrepareOptions, state: dict) -> TextTokenizer:
 
 def _describe(inputs: list[Input]) -> list[list]:
     return [[source.name, source.num_bytes] for source in inputs]
-
-
-def _replace(file: Path, content: str) -> None:
-    """Writes all of it or nothing."""
-    temporary = file.with_name(file.name + ".new")
-    temporary.write_text(content, "utf-8")
-    temporary.replace(file)
-
-
-def _remove(directory: Path) -> None:
-    """Deletes a directory that a later run could not resume from."""
-    shutil.rmtree(directory)

@@ -103,6 +103,10 @@ class SplitWriter:
             self.closed.append({"name": self._stem, **asdict(self._open)})
             self._open = _Counts()
 
+    @property
+    def num_tokens(self) -> int:
+        return self._open.num_tokens + sum(shard["num_tokens"] for shard in self.closed)
+
     def state(self) -> dict:
         """What `restore` needs. The files are on disk as far as this says."""
         return {"closed": self.closed, "open": asdict(self._open)}

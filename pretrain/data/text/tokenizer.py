@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from model.errors import UserError
 from pretrain.data.text.characters import train_characters
 from pretrain.data.text.json_tokenizer import BLANK, JsonTokenizer
+from pretrain.data.text.output import replace
 from pretrain.data.text.sentencepiece import SentencePieceTokenizer, train_sentencepiece
 from pretrain.data.text.special import SPECIAL_TOKENS, SpecialIds
 from pretrain.data.text.wordpiece import read_vocab_txt, renormalise, train_wordpiece, transformers_settings
@@ -101,6 +102,8 @@ def load_tokenizer(path: Path, lowercase: bool = True) -> TextTokenizer:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
+    if path.stat().st_size == 0:
+        raise UserError(f"vocabulary {path} is empty; put the right file there")
     try:
         yield
     except UserError as error:
@@ -147,7 +150,7 @@ def saved_tokenizer(directory: Path) -> Path | None:
 def save_tokenizer(tokenizer: TextTokenizer, directory: Path) -> str:
     """Writes its file, and vocab.txt (one token a line, in order of id); returns the file's hash."""
     file = directory / tokenizer.file_name
-    file.write_bytes(tokenizer.content)
+    replace(file, tokenizer.content)
     lines = (token.replace("\n", "\\n") if token else "" for token in tokenizer.tokens)
     (directory / "vocab.txt").write_text("".join(f"{line}\n" for line in lines), "utf-8")
     return tokenizer_hash(file)

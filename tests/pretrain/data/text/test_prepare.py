@@ -10,7 +10,7 @@ from pretrain.data import Corpus, PrepareOptions, Progress, prepare
 from pretrain.data.text.console import print_counts
 from pretrain.data.text.reading import find_inputs, read_blocks
 from pretrain.data.text.sources.base import TextFormat
-from pretrain.data.text.worker import text_hash
+from pretrain.data.text.worker import Worker, text_hash
 from tests.support.corpora import made_up_documents, prepared
 
 DOCUMENTS = made_up_documents(60)
@@ -193,10 +193,29 @@ def test_the_share_of_unknown_tokens_is_printed_and_recorded(tmp_path: Path, cap
 
 
 def test_a_corpus_of_unknown_tokens_is_refused_unless_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"75.0% of the tokens are \[UNK\].*--allow-unknown"):
+    with pytest.raises(UserError, match=r"75.0% of the tokens at the beginnings of files are \[UNK\].*--allow-unknown"):
         given(tmp_path, "the", LINES)
     assert not (tmp_path / "corpus").exists()
     assert given(tmp_path, "the", LINES, allow_unknown=True)["tokenizer"]["unknown_share"] == 0.75
+
+
+def test_what_is_refused_at_the_end_is_kept_for_a_command_that_accepts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the text only the beginning is known."""
+    text = "the the the\n" * 30 + LINES * 5
+    with pytest.raises(UserError, match=r"6\d.\d% of the tokens are \[UNK\].*--allow-unknown"):
+        given(tmp_path, "the", text)
+    monkeypatch.setattr(Worker, "tokenize", lambda *_: pytest.fail("it was tokenized again"))
+    assert given(tmp_path, "the", text, allow_unknown=True)["tokenizer"]["unknown_share"] > 0.6
+    assert given(tmp_path, "the", text)["tokenizer"]["unknown_share"] > 0.6
+
+
+def test_a_corpus_that_an_earlier_version_was_allowed_is_kept(tmp_path: Path) -> None:
+    manifest = given(tmp_path, "the cat sat", LINES)
+    manifest["options"]["allow_unknown"] = True
+    (tmp_path / "corpus/manifest.json").write_text(json.dumps(manifest))
+    assert given(tmp_path, "the cat sat", LINES) == manifest
 
 
 @pytest.mark.parametrize(
@@ -225,7 +244,7 @@ def test_a_corpus_of_an_earlier_version_is_used_as_it_is(tmp_path: Path) -> None
     assert Corpus.open(tmp_path / "corpus").note is None
     file = tmp_path / "corpus/manifest.json"
     manifest = json.loads(file.read_text())
-    del manifest["options"]["allow_unknown"]
+    del manifest["options"]["language"]
     tokenizer = manifest["tokenizer"]
     manifest["tokenizer"] = {key: tokenizer[key] for key in ("vocab_size", "hash")}
     file.write_text(json.dumps(manifest))

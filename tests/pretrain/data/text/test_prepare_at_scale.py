@@ -135,7 +135,7 @@ def test_a_killed_worker_is_one_line(texts: Path, monkeypatch: pytest.MonkeyPatc
     vocab = texts / "vocab.txt"
     vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
     with pytest.raises(UserError, match="num_workers below 2"):
-        prepare(options(texts, "out", num_workers=2, vocab=vocab))
+        prepare(options(texts, "out", num_workers=2, vocab=vocab, allow_unknown=True))
 
 
 @pytest.fixture
