@@ -10,8 +10,9 @@ from pretrain.engine import signals
 from pretrain.engine.exits import PeerLost, Stop
 from pretrain.launch.environment import set_environment
 from pretrain.launch.outcome import ExitCode, leave, stops_first
+from pretrain.launch.rank import forget_ranks, is_rank
 from pretrain.launch.requests import Requests
-from pretrain.launch.start import is_first, is_rank
+from pretrain.launch.start import is_first
 
 HELP = """usage: {program} [VERB] [OPTIONS]
 
@@ -29,6 +30,7 @@ ONLY_HERE = """
 def main(arguments: list[str], program: str = "./launch.sh") -> int:
     """Runs one verb. Returns the exit code. `program`: what the user has called."""
     name, *rest = arguments or ["demo"]
+    forget_ranks()
     if name in ("-h", "--help"):
         print(help_text(program))
         return ExitCode.DONE

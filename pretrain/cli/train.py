@@ -10,8 +10,9 @@ from model.errors import UserError
 from pretrain.cli.arguments import Overrides, RecipeName, read_nodes, read_span
 from pretrain.launch import start_up
 from pretrain.launch.check import run_check
+from pretrain.launch.rank import is_rank
 from pretrain.launch.slurm import say
-from pretrain.launch.start import expected_ranks, is_first, is_rank, start_ranks, train_arguments
+from pretrain.launch.start import expected_ranks, is_first, start_ranks, train_arguments
 from pretrain.launch.tolerance import Tolerance, tell_launcher, told_by
 from pretrain.runs.ending import begin_launch, end_launch
 from pretrain.settings.options import OptionalInt, OptionalStr, OptionalText

@@ -105,6 +105,9 @@ def _has_terminal() -> bool:
 
 def requeue(job: Job, reason: str) -> None:
     """Puts a job back into the queue, unless it was cancelled or its time is over."""
+    if is_replaced(job):
+        say(f"{reason}; job {job.id} has started again without this one")
+        return
     if not is_running(job):
         say(f"{reason}; the job was cancelled or its time is over: submit it again to resume")
         return
@@ -116,6 +119,12 @@ def requeue(job: Job, reason: str) -> None:
 def is_running(job: Job) -> bool:
     """Whether the job is neither cancelled nor over its time."""
     return "JobState=RUNNING" in ask("scontrol", "show", "job", str(job.id))
+
+
+def is_replaced(job: Job) -> bool:
+    """Whether SLURM, which had lost this node, has started the job again."""
+    restarts = re.search(r"\bRestarts=(\d+)", ask("scontrol", "show", "job", str(job.id)))
+    return restarts is not None and int(restarts[1]) > job.restarts
 
 
 def nodes_now(job: Job) -> list[str]:

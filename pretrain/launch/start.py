@@ -25,11 +25,6 @@ REQUEUED: dict[int, str] = {
 TOLERANT_OF_NOTHING = Tolerance()
 
 
-def is_rank() -> bool:
-    """Whether torchrun, or whoever plays its part, has started this process."""
-    return "RANK" in os.environ
-
-
 def is_first() -> bool:
     """Whether this process speaks for all of its kind: rank 0, or the first of srun's tasks."""
     number = os.environ.get("RANK") or (os.environ.get("SLURM_PROCID") if in_task() else None)

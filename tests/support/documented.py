@@ -146,7 +146,7 @@ def recipes_of_results() -> dict[str, dict]:
 def execute_all(folder: Path, commands: list[Command]) -> dict[str, tuple[int, str]]:
     """Exit code and output of each line, all in one separate process, which imports torch only once."""
     jobs = {command.line: command.arguments for command in commands}
-    environment = {**os.environ, "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "RANK": "0"}
+    environment = {**os.environ, "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     python = [sys.executable, "-m", __name__]
     done = subprocess.run(
         python, cwd=folder, env=environment, input=json.dumps(jobs), stdout=subprocess.PIPE, text=True
@@ -157,10 +157,12 @@ def execute_all(folder: Path, commands: list[Command]) -> dict[str, tuple[int, s
 def _main() -> None:
     from pretrain.__main__ import main
     from pretrain.engine import distributed
+    from pretrain.launch import rank
     from pretrain.profile import verb
 
     verb.SWEPT |= {"micro_batch": (4,), "zero": (1,)}
     distributed._leave_together = lambda: None  # DeepSpeed remembers the groups of its first start
+    os.environ[rank.PROCESS] = str(os.getpid())  # `train` trains here
     results = {}
     for line, arguments in json.load(sys.stdin).items():
         if arguments[:2] == ["train", "my.yaml"] and "--name" not in arguments:

@@ -1,6 +1,7 @@
 """The command line: verbs, help, and mistakes as one line with exit code 2."""
 
 import inspect
+import os
 
 import pytest
 import yaml
@@ -188,6 +189,7 @@ def test_only_a_new_run_is_refused_for_a_rule_that_can_never_hold(tmp_path, monk
 
 def test_of_all_ranks_the_first_to_find_a_mistake_tells_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("ESPALIER_EXIT_CODE_FILE", str(tmp_path / "code"))
+    monkeypatch.setenv("ESPALIER_RANK_PROCESS", str(os.getpid()))
     for rank in ("1", "0"):
         monkeypatch.setenv("RANK", rank)
         assert main(["trian"]) == 2

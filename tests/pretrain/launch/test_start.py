@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from model.errors import UserError
+from pretrain.__main__ import main
 from pretrain.launch import slurm, start
 from pretrain.launch.slurm import Job, Task
+from tests.support.launching import HOME
 
 JOB = {"SLURM_JOB_ID": "71234", "SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_NODELIST": "gpu[1-4]"}
 
@@ -120,3 +123,38 @@ def test_what_slurm_says_must_be_a_number(in_job, value):
     in_job(SLURM_JOB_NUM_NODES=value)
     with pytest.raises(UserError, match="SLURM_JOB_NUM_NODES is .* it must be a whole number"):
         start.expected_ranks(None)
+
+
+RANK = "from pretrain.launch.rank import is_rank; import os, subprocess, sys; print(is_rank()); "
+CHILD = "subprocess.run([sys.executable, '-c', 'from pretrain.launch.rank import is_rank; print(is_rank())'])"
+
+
+def test_only_what_torchrun_started_is_a_rank(tmp_path):
+    """Not whoever finds RANK in the environment, nor a child of a rank."""
+    (tmp_path / "module.py").write_text(RANK + "sys.stdout.flush(); " + CHILD)
+    environment = {**os.environ, "RANK": "1", "WORLD_SIZE": "4", "PYTHONPATH": f"{HOME}:{tmp_path}"}
+    for command, answers in ((["module"], ["False", "False"]), (["pretrain.launch.rank", "module"], ["True", "False"])):
+        done = subprocess.run([sys.executable, "-m", *command], env=environment, capture_output=True, text=True)
+        assert done.stdout.split() == answers, done.stderr
+
+
+def test_a_mistake_is_told_although_the_environment_speaks_of_ranks(monkeypatch, capsys):
+    """Scripts for clusters set RANK and its like, for other programs."""
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "elsewhere"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["trian"]) == 2
+    assert "verb 'trian' is unknown" in capsys.readouterr().err
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} & os.environ.keys()
+
+
+@pytest.mark.parametrize(("restarts", "is_requeued"), [("0", True), ("1", False), ("3", False)])
+def test_a_start_that_slurm_has_replaced_does_not_requeue_the_job(monkeypatch, capsys, restarts, is_requeued):
+    """A node that was cut off must not stop the start that goes on without it."""
+    monkeypatch.setattr(
+        slurm, "ask", lambda *words: f"JobId=71234\n JobState=RUNNING\n Restarts={restarts} BatchFlag=1"
+    )
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda command: commands.append(command) or SimpleNamespace(returncode=0))
+    slurm.requeue(Job(71234, 4, "gpu[1-4]", 0), "a rank was lost")
+    assert bool(commands) == is_requeued
+    assert ("has started again without this one" in capsys.readouterr().err) != is_requeued
