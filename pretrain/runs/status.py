@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from model.errors import UserError
+from pretrain.checkpoint.lineage import overtaken_by
 from pretrain.runs import journal
 from pretrain.runs.journal import ENDS, STARTS, Entry
 from pretrain.runs.liveness import is_held
@@ -161,7 +162,7 @@ def _steps_of_recipe(file: Path) -> int | None:
 
 
 def _newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest of a step whose files are all there, up to the one that `latest` names."""
+    """The newest of a step that counts and whose files are all there, up to the one that `latest` names."""
     latest = "~"  # after all names
     with suppress(OSError, ValueError):
         latest = (folder / "latest").read_text("utf-8").strip() or latest
@@ -169,7 +170,8 @@ def _newest_checkpoint(folder: Path) -> Checkpoint | None:
         sums = path / "SHA256SUMS"
         with suppress(OSError, ValueError):
             names = [line.partition("  ")[2] for line in sums.read_text("utf-8").splitlines()]
-            if path.name <= latest and "index.json" in names and all((path / name).is_file() for name in names):
+            is_whole = "index.json" in names and all((path / name).is_file() for name in names)
+            if path.name <= latest and is_whole and not overtaken_by(path):
                 return Checkpoint(int(path.name[5:]), max(0.0, time.time() - sums.stat().st_mtime))
     return None
 
