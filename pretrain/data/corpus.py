@@ -11,6 +11,7 @@ import yaml
 
 from model.errors import UserError
 from pretrain.data.hashing import below, hash_of, permuted
+from pretrain.data.manifest import check_manifest
 from pretrain.data.text.encoding import ENCODED
 from pretrain.data.text.indexed import IndexedReader
 from pretrain.data.text.tokenizer import Vocabulary, read_tokenizer, saved_tokenizer, tokenizer_hash
@@ -130,9 +131,11 @@ def _read_manifest(directory: Path) -> dict:
         )
     try:
         manifest = json.loads(manifest_path.read_text("utf-8"))
-        expected = manifest["tokenizer"]["hash"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{manifest_path} is not the manifest of a prepared corpus; prepare it again") from error
+        check_manifest(manifest)
+    except (ValueError, RecursionError, UserError) as error:
+        why = f" ({error})" if isinstance(error, UserError) else ""
+        raise UserError(f"{manifest_path} is not the manifest of a prepared corpus{why}; prepare it again") from error
+    expected = manifest["tokenizer"]["hash"]
     tokenizer_path = directory / tokenizer_name(manifest)
     found = tokenizer_hash(tokenizer_path)
     if found != expected:

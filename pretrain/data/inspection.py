@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from model.errors import UserError
 from pretrain.data.corpus import Corpus
 from pretrain.data.text.indexed import IndexedReader
@@ -50,13 +48,7 @@ def _problems(corpus: Corpus, shard: dict) -> Iterator[str]:
     announced = (shard["num_documents"], shard["num_sentences"], shard["num_tokens"])
     if found != announced:
         yield f"{prefix} holds {found} documents, sentences and tokens, the manifest says {announced}"
-    boundaries = reader.document_sentences
-    if boundaries[0] != 0 or boundaries[-1] != reader.num_sentences or (np.diff(boundaries) < 0).any():
-        yield f"{prefix}.idx has document boundaries out of order"
-    ends = np.cumsum(reader.sentence_lengths, dtype=np.int64)
-    starts = reader.sentence_starts(np.arange(reader.num_sentences))
-    if (reader.sentence_lengths < 1).any() or not np.array_equal(starts, ends - reader.sentence_lengths):
-        yield f"{prefix}.idx has sentences that do not follow each other"
+    yield from reader.disorder()
     forbidden = corpus.is_special.copy()
     forbidden[corpus.special.unk] = False
     for first in range(0, len(reader.tokens), _BLOCK_TOKENS):

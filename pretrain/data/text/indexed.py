@@ -6,6 +6,7 @@ engine, and opening a corpus of any size is two memory maps.
 """
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,16 @@ class IndexedReader:
     @property
     def stores_words(self) -> bool:
         return self._words is not None
+
+    def disorder(self, shortest: int = 1) -> Iterator[str]:
+        """What is wrong with the index. Sentences have `shortest` tokens or more. Reads all of it."""
+        boundaries = self.document_sentences
+        if boundaries[0] != 0 or boundaries[-1] != self.num_sentences or (np.diff(boundaries) < 0).any():
+            yield f"{self.prefix}.idx has document boundaries out of order"
+        ends = np.cumsum(self.sentence_lengths, dtype=np.int64)
+        starts = self.sentence_starts(np.arange(self.num_sentences))
+        if (self.sentence_lengths < shortest).any() or not np.array_equal(starts, ends - self.sentence_lengths):
+            yield f"{self.prefix}.idx has sentences that do not follow each other"
 
     def opens_word(self, start: int, stop: int) -> np.ndarray | None:
         """[stop - start] bool: which tokens open a word; None where the shard does not say."""

@@ -20,6 +20,7 @@ import numpy as np
 
 from model.errors import UserError
 from pretrain.data.text import output
+from pretrain.data.text.documents import describe
 from pretrain.data.text.duplicates import SeenDocuments
 from pretrain.data.text.encoding import ENCODED
 from pretrain.data.text.indexed import token_dtype
@@ -178,9 +179,11 @@ class Job:
         for name, split in splits.items():
             if split["num_documents"] == 0:
                 output.remove(self._directory)
+                left_out = describe(self._counts)
                 raise UserError(
                     f"of {self._progress.num_documents} documents with text none fell into the {name} split: the "
                     f"corpus is too small, or valid_share {self._options.valid_share} does not suit it"
+                    + (f" (skipped or repaired: {left_out})" if left_out else "")
                 )
             for shard in split["shards"]:
                 for suffix in (".bin", ".idx", ".words")[: 3 if self._tokenizer.stores_words else 2]:

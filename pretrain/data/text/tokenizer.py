@@ -109,7 +109,7 @@ def _reading(path: Path) -> Iterator[None]:
     except UserError as error:
         raise UserError(f"vocabulary {path}: {error}") from None
     except Exception as error:  # the tokenizers library raises bare Exception for every broken file
-        raise UserError(f"vocabulary {path} cannot be read: {error}") from error
+        raise UserError(f"vocabulary {path} cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
 def read_tokenizer(path: Path) -> TextTokenizer:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.damage import Kind, damaged, fault, run_alone, run_here
-from tests.whole.damaged import recipes, runs
+from tests.whole.damaged import corpora, recipes, runs
 
-KINDS = (*recipes.KINDS, *runs.KINDS)
+KINDS = (*recipes.KINDS, *runs.KINDS, *corpora.KINDS)
 ALONE = 5
 
 
@@ -48,7 +48,15 @@ def test_so_does_the_command(kind, intact, tmp_path):
 
 def test_intact_inputs_are_taken(intact, tmp_path):
     """Else a refusal would say nothing of the damage."""
-    for index, kind in enumerate(runs.KINDS):
-        untouched = Kind(kind.name, kind.make, lambda draw, folder: "none", kind.arguments)
+    text, vocabulary, manifest = corpora.KINDS
+    given = [(text, name) for name in corpora.FILES] + [(vocabulary, name) for name in corpora.VOCABULARIES]
+    for index, (kind, name) in enumerate([*((kind, None) for kind in (*runs.KINDS, manifest)), *given]):
+
+        def leave(draw, folder, name=name):
+            if name:
+                corpora.give(folder, folder / name)
+            return "none"
+
+        untouched = Kind(kind.name, kind.make, leave, kind.arguments)
         outcome = run_here(damaged(untouched, 0, intact(kind), tmp_path / str(index)))
         assert outcome.code == 0, outcome.errors

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from model.errors import UserError
 from pretrain.data.text.indexed import IndexedReader
 from pretrain.data.text.shards import Documents
 from pretrain.data.text.sources import limits
@@ -26,6 +27,8 @@ class Megatron(FileFormat):
 
     def read(self, file: Path, format: TextFormat) -> Iterator[Block]:
         shard = IndexedReader(file.with_suffix(""))
+        for problem in shard.disorder(shortest=0):
+            raise UserError(f"{problem}; make it again with the program that wrote it")
         boundaries = shard.document_sentences
         token_ends = shard.sentence_starts(boundaries)  # of the documents before each boundary
         first, item = 0, shard.tokens.itemsize
