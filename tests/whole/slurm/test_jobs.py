@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.runs import journal
+from pretrain.runs.status import read_status
 from pretrain.training.train import train
 from tests.support.cluster import Cluster
 from tests.support.home import HOME
@@ -53,6 +55,11 @@ def test_a_job_of_two_nodes_is_requeued_on_a_signal_and_ends_as_if_nothing_had_h
     assert text.count("verdict: ") == 2  # the look at the nodes before each start
     assert "node2" in text
     assert "Traceback" not in text
+    assert "for the run to be saved in time: --signal=B:USR1@" in text
+    assert "requeued" in [entry["event"] for entry in journal.read(tmp_path / "runs" / "tiny")]
+    status = read_status(tmp_path / "runs" / "tiny")
+    assert (status.state, status.nodes, status.job) == ("finished", 2, str(job))
+    assert ["SIGUSR1 received: saved" in restart["cause"] for restart in status.restarts] == [True]
 
     pool(2).run(train, tiny_recipe(corpus), tmp_path / "reference")
     assert losses(tmp_path / "runs" / "tiny") == losses(tmp_path / "reference")
