@@ -16,6 +16,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,8 +104,13 @@ class MemoryStore:
                     shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
+        """Leaves no empty folder behind."""
         self.flush()
         dist.destroy_process_group(self._group)
+        if self._is_leader:
+            with suppress(OSError):  # something is left
+                for folder in (self.home, *self.home.parents[:2]):
+                    folder.rmdir()
 
     @property
     def nodes(self) -> dict[str, list[str]]:

@@ -89,4 +89,4 @@ def test_a_rollback_goes_to_the_checkpoint_on_disk(corpus, tmp_path, undisturbed
     steps = [*range(1, 8), *range(5, 11)]
     assert pool(2).run(run_on, root, ["n1", "n2"], recipe, folder, "goes back") == [steps] * 2
     assert same_bits(folder, undisturbed)
-    assert left(root) == []
+    assert [list(node.iterdir()) for node in root.iterdir()] == [[], []]
