@@ -38,7 +38,7 @@ def test_damaged_inputs_are_taken_or_refused_in_one_line(kind, intact, tmp_path,
     assert not found, f"{len(found)} of {number} cases:\n" + "\n".join(found)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [*recipes.KINDS, *runs.KINDS], ids=lambda kind: kind.name)
 def test_so_does_the_command(kind, intact, tmp_path):
     """Cases that the test above does not have."""
     cases = [damaged(kind, -1 - case, intact(kind), tmp_path / str(case)) for case in range(ALONE)]
