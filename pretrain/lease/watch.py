@@ -75,7 +75,7 @@ def _why_it_waits(lease: Lease, is_alive: bool, run: Path) -> str:
         return f"the run in {run} is held by a start that does not answer ({lease.holder}); waiting {lease.seconds:g} s"
     if lease.requeued == os.environ.get("SLURM_RESTART_COUNT", "0"):
         return (
-            f"another step of this job is active in {run} ({lease.holder}); waiting for its end: give one of them "
-            "another --name if both should train"
+            f"another start of this job is active in {run} ({lease.holder}); waiting for its end: if both should "
+            "train, give one of them another --name"
         )
     return f"an earlier start of this job is still active in {run} ({lease.holder}); waiting for its end"

@@ -84,7 +84,7 @@ def test_two_steps_of_a_job_in_one_folder_are_told(held, leases, monkeypatch, ca
     held(3, JOB_ID="71234", STEP_ID="0")
     assert wait_until_free(leases) == 1
     said = capfd.readouterr().err
-    assert "another step of this job is active" in said
+    assert "another start of this job is active" in said
     assert "give one of them another --name" in said
 
 
