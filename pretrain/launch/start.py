@@ -68,7 +68,8 @@ def start_ranks(
         if code in REQUEUED:
             requeue(job, REQUEUED[code])
         return code
-    os.environ.setdefault(DETECT_SECONDS, str(tolerance.detect_seconds))
+    if task:
+        os.environ.setdefault(DETECT_SECONDS, str(tolerance.detect_seconds))
     code = run_node(task, module, nproc or ranks_of_node()) if task else run_here(module, nproc or ranks_of_node())
     if is_first():
         tell(code, False)

@@ -41,15 +41,15 @@ EXIT_CODE = re.compile(r"Exited with exit code (\d+)")
 SIGNALS = {"Killed": 137, "Terminated": 143, "Aborted": 134, "Segmentation fault": 139, "Out Of Memory": 137}
 NOISE = re.compile(
     r"srun: (Job step aborted|launch/slurm|Force Terminated|Terminating|cluster configuration lacks support)"
-    r"|srun: error: Timed out waiting for job step|slurmstepd: error: \*\*\* STEP"
+    r"|srun: error: Timed out waiting for job step|slurmstepd\S*: error: \*\*\* STEP"
 )
 """What SLURM says of every step that ends before its time."""
 
 BYSTANDERS = (ExitCode.PEER_LOST, 137, 143)
 """Exit codes of tasks that ended because another had: they lost it, or srun ended them."""
 
-LEAVE_SECONDS = 10.0
-"""How long the others may take to leave once a node is lost."""
+LEAVE_SECONDS = 3.0
+"""How long the others may take to leave once a node is lost: their ranks are killed. srun may not say so."""
 
 NUM_LAST_LINES = 20
 
@@ -222,5 +222,10 @@ def _signal_job(job: Job, number: signal.Signals) -> None:
 def _end_steps(job: Job) -> None:
     """What is left of steps, on nodes that are cut off or frozen, ends when they can be reached again."""
     steps = ask("squeue", "--noheader", "--steps", f"--jobs={job.id}", "--format=%i").split()
-    for step in (step for step in steps if step.rpartition(".")[2].isdigit()):
-        subprocess.run(["scancel", "--signal=KILL", step], stderr=subprocess.DEVNULL)
+    numbered = [step for step in steps if step.rpartition(".")[2].isdigit()]
+
+    def cancel() -> None:  # scancel waits for nodes that do not answer
+        for step in numbered:
+            subprocess.run(["scancel", "--signal=KILL", step], stderr=subprocess.DEVNULL)
+
+    threading.Thread(target=cancel, name="scancel", daemon=True).start()

@@ -14,7 +14,7 @@ ENDS = b"""1: a line of a rank
 srun: error: node2: task 1: Exited with exit code 3
 0: slurmstepd: error: *** STEP 5.0 ON node1 CANCELLED AT 2026-01-01T00:00:00 ***
 srun: launch/slurm: _step_signal: Terminating StepId=5.0
-slurmstepd: error: *** STEP 5.0 ON node1 CANCELLED AT 2026-01-01T00:00:00 ***
+slurmstepd-node1: error: *** STEP 5.0 ON node1 CANCELLED AT 2026-01-01T00:00:00 ***
 srun: Job step aborted: Waiting up to 32 seconds for job step to finish.
 srun: error: node1: task 0: Terminated
 srun: error: Node failure on node3

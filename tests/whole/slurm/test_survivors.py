@@ -1,6 +1,7 @@
 """A job that loses a node goes on with the others, without the queue, and ends as a run of the same layouts would."""
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -40,6 +41,73 @@ def wait_for_file(file: Path, timeout: float = 400) -> None:
         time.sleep(0.02)
 
 
+RANKS = """
+import os, time
+from pathlib import Path
+from pretrain.launch.survivors import Cause
+
+def main(arguments):
+    folder = Path(os.environ["SAID"])
+    (folder / f"{Cause.from_environment().attempt}-{os.environ['SLURMD_NODENAME']}").touch()
+    while not (folder / "done").exists():
+        time.sleep(0.1)
+"""
+JOB = """
+import os, sys
+from pretrain.launch.environment import set_environment
+from pretrain.launch.start import start_ranks
+from pretrain.launch.tolerance import Tolerance
+
+set_environment()
+tolerance = Tolerance(detect_seconds=3, min_nodes=1, folder=os.environ["SAID"])
+sys.exit(start_ranks(["nothing"], 1, tolerance=tolerance))
+"""
+
+
+@pytest.fixture
+def waiting(breakable: Cluster, tmp_path: Path) -> str:
+    """A job of three nodes whose ranks do nothing, once they do so on all."""
+    (tmp_path / "torch" / "distributed").mkdir(parents=True)
+    (tmp_path / "torch" / "distributed" / "run.py").write_text(RANKS)
+    for package in ("torch", "torch/distributed"):
+        (tmp_path / package / "__init__.py").touch()
+    (tmp_path / "job.py").write_text(JOB)
+    (tmp_path / "job.sh").write_text(f"#!/bin/sh\nexec {sys.executable} {tmp_path}/job.py\n")
+    environment = {"PYTHONPATH": f"{HOME}:{tmp_path}", "SAID": str(tmp_path)}
+    job = breakable.submit(str(tmp_path / "job.sh"), environment=environment, nodes="3", no_kill="", no_requeue="")
+    for node in breakable.nodes:
+        wait_for_file(tmp_path / f"0-{node.name}")
+    return job
+
+
+@pytest.mark.parametrize("how", ["frozen", "cut off"])
+def test_a_node_that_is_gone_is_missed(breakable, waiting, tmp_path, how):
+    """And what is left of the run there ends, once it can."""
+    node = breakable.nodes[2]
+    if how == "frozen":
+        node.signal(signal.SIGSTOP)
+    else:
+        node.cut()
+    for survivor in ("node1", "node2"):
+        wait_for_file(tmp_path / f"1-{survivor}", timeout=150)
+    assert not (tmp_path / "1-node3").exists()
+    (tmp_path / "done").touch()
+    wait_for_end(breakable, waiting)
+    assert breakable.exit_code(waiting) == 0
+    assert "node node3 is lost: silent for" in breakable.output(waiting)
+    node.signal(signal.SIGCONT)
+    node.mend()
+    deadline = time.monotonic() + 120
+    while any(left := [each.processes("pretrain.launch") for each in breakable.nodes]):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def wait_for_end(cluster: Cluster, job: str) -> None:
+    """SLURM waits minutes longer, for the node that does not answer."""
+    cluster.wait(job, "COMPLETING", "COMPLETED", timeout=400)
+
+
 def starts(folder: Path) -> list[dict]:
     return json.loads((folder / "runs" / "tiny" / "starts.json").read_text())
 
@@ -52,7 +120,8 @@ def test_a_job_that_loses_a_node_goes_on_with_the_others(breakable, corpus, tmp_
     lost.cut()
     lost.kill()
     breakable.wait_for(job, "the run goes on with 2 nodes: node1 node2", timeout=400)
-    breakable.wait(job, "COMPLETED", timeout=600)
+    wait_for_end(breakable, job)
+    assert breakable.exit_code(job) == 0
     output = breakable.output(job)
     assert "espalier: node node3 is lost: silent for" in output
     first, second = starts(tmp_path)
