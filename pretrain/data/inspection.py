@@ -6,7 +6,7 @@ from pathlib import Path
 from model.errors import UserError
 from pretrain.data.corpus import Corpus
 from pretrain.data.text.indexed import IndexedReader
-from pretrain.data.text.prepare import SPLITS, file_sha256
+from pretrain.data.text.writing import SPLITS, file_sha256
 
 _BLOCK_TOKENS = 1 << 24
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from model.errors import UserError
 from pretrain.checkpoint.tensors import replace_text
 from pretrain.data import Corpus
-from pretrain.data.text.prepare import file_sha256
+from pretrain.data.text.writing import file_sha256
 from pretrain.engine.agreement import raise_together
 from pretrain.engine.compilation import compiles
 from pretrain.engine.distributed import device

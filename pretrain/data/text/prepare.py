@@ -4,45 +4,28 @@ One process reads, several tokenize, one writes, chunk by chunk and in order; so
 number of workers nor on whether the run was killed and resumed, and only a few chunks are in memory at any size.
 """
 
-import hashlib
-import json
 import shutil
-import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
-from pathlib import Path
-
-import numpy as np
 
 from model.errors import UserError
 from pretrain.data.text import output
-from pretrain.data.text.documents import describe
-from pretrain.data.text.duplicates import SeenDocuments
-from pretrain.data.text.encoding import ENCODED
-from pretrain.data.text.indexed import token_dtype
 from pretrain.data.text.options import PrepareOptions, Progress
 from pretrain.data.text.reading import Input, find_inputs, read_chunks
-from pretrain.data.text.sentences import described
-from pretrain.data.text.shards import Documents, SplitWriter
 from pretrain.data.text.sources.base import Block
 from pretrain.data.text.tokenizer import (
     TextTokenizer,
     load_tokenizer,
-    read_tokenizer,
     save_tokenizer,
-    saved_tokenizer,
-    tokenizer_hash,
 )
-from pretrain.data.text.unknown import check_sample, check_share
+from pretrain.data.text.unknown import check_sample
 from pretrain.data.text.vocabulary import train_vocabulary
 from pretrain.data.text.worker import TokenizedChunk, Worker, run_in_process, start_process
-
-SPLITS = ("train", "valid")
-_SECONDS_BETWEEN_SAVES = 5.0
+from pretrain.data.text.writing import Job, existing, list_inputs, saved
 
 
 def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lambda _: None) -> dict:
@@ -54,7 +37,7 @@ def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lamb
     options.check()
     directory = options.output
     assert directory is not None
-    if manifest := _existing(directory / "manifest.json", options):
+    if manifest := existing(directory / "manifest.json", options):
         shutil.rmtree(directory / "tasks", ignore_errors=True)  # of a job that nobody waited for
         return manifest
     inputs = find_inputs(options.sources)
@@ -66,11 +49,11 @@ def _prepare(options: PrepareOptions, inputs: list[Input], progress: Callable[[P
     """In a directory that is empty, or holds what a killed run left."""
     directory = options.output
     assert directory is not None
-    state = _existing(directory / "state.json", options)
-    if state and state["inputs"] != _describe(inputs):
+    state = existing(directory / "state.json", options)
+    if state and state["inputs"] != list_inputs(inputs):
         raise UserError(f"the sources have changed since {directory} was begun; remove it and prepare again")
     if state:
-        tokenizer = _saved(options, state)
+        tokenizer = saved(options, state)
     else:
         tokenizer = _given(options) if options.vocab else train_vocabulary(options, inputs, progress)
         check_sample(options, inputs, tokenizer)
@@ -90,128 +73,6 @@ def _prepare(options: PrepareOptions, inputs: list[Input], progress: Callable[[P
             output.remove(directory)
         raise
     return job.finish()
-
-
-def write_chunks(options: PrepareOptions, inputs: list[Input], chunks: Iterable[TokenizedChunk]) -> None:
-    """Writes the corpus from all of its chunks, tokenized elsewhere, or what is left of it to write."""
-    assert options.output is not None
-    state = _existing(options.output / "state.json", options)
-    assert state is not None, "its directory and tokenizer are made where prepare is called"
-    job = Job(options, inputs, _saved(options, state), state)
-    job.run(islice(chunks, job.num_chunks, None))
-    job.finish()
-
-
-class Job:
-    """Writing a corpus, from its start or from the state that a killed run left behind."""
-
-    def __init__(
-        self, options: PrepareOptions, inputs: list[Input], tokenizer: TextTokenizer, state: dict | None
-    ) -> None:
-        self._options, self._inputs, self._tokenizer = options, inputs, tokenizer
-        assert options.output is not None
-        self._directory = options.output
-        arguments = (token_dtype(len(tokenizer.tokens)), options.shard_tokens, tokenizer.stores_words)
-        self._writers = {name: SplitWriter(self._directory, name, *arguments) for name in SPLITS}
-        self.num_chunks = 0
-        self._counts: Counter[str] = Counter()
-        self._num_unknown = 0
-        self._progress = Progress("tokens", total_disk_bytes(inputs))
-        if state:
-            self.num_chunks, self._counts = state["num_chunks"], Counter(state["counts"])
-            self._num_unknown = state["num_unknown"]
-            self._progress.resume(**state["progress"])
-            for name, writer in self._writers.items():
-                writer.restore(state["writers"][name])
-        self._seen = SeenDocuments(self._directory / "seen.hashes", state["num_seen"] if state else 0)
-        self._save()
-
-    def run(self, chunks: Iterable[TokenizedChunk], progress: Callable[[Progress], None] = lambda _: None) -> None:
-        """Writes the chunks after the first `num_chunks`."""
-        last_save = time.monotonic()
-        for chunk in chunks:
-            self._write(chunk)
-            progress(self._progress)
-            if time.monotonic() - last_save > _SECONDS_BETWEEN_SAVES:
-                self._save()
-                last_save = time.monotonic()
-
-    def _write(self, chunk: TokenizedChunk) -> None:
-        is_valid = chunk.hashes < np.uint64(self._options.valid_share * 2**64)
-        new = self._seen.are_new(chunk.hashes) if self._options.deduplicate else np.ones(len(is_valid), bool)
-        for name, chosen in zip(SPLITS, (new & ~is_valid, new & is_valid), strict=True):
-            documents = chunk.documents.select(chosen)
-            if self._options.document_tokens:
-                documents = cut_documents(documents, self._options.document_tokens)
-            self._writers[name].append(documents)
-            self._num_unknown += int(np.count_nonzero(documents.tokens == self._tokenizer.special.unk))
-        self._counts.update(chunk.counts)
-        self._counts["duplicates"] += int((~new).sum())
-        self.num_chunks += 1
-        self._progress.megabytes += chunk.num_bytes / 1e6
-        self._progress.disk_bytes += chunk.num_disk_bytes
-        self._progress.num_documents += int(new.sum())
-
-    def _save(self) -> None:
-        """Replaces state.json: everything up to here is on disk."""
-        done = self._progress
-        state = {
-            "options": self._options.that_matter(),
-            "inputs": _describe(self._inputs),
-            "num_chunks": self.num_chunks,
-            "counts": +self._counts,
-            "num_unknown": self._num_unknown,
-            "encoded": ENCODED,
-            "sentences": described(self._options.language, self._options.one_a_line),
-            "num_seen": len(self._seen),
-            "progress": dict(megabytes=done.megabytes, disk_bytes=done.disk_bytes, num_documents=done.num_documents),
-            "writers": {name: writer.state() for name, writer in self._writers.items()},
-        }
-        output.replace(self._directory / "state.json", json.dumps(state).encode())
-
-    def finish(self) -> dict:
-        """Closes the shards and writes the manifest; the working files go."""
-        num_tokens = sum(writer.num_tokens for writer in self._writers.values())
-        self._save()  # a refusal leaves all of it to a command that accepts it
-        unknown_share = self._num_unknown / max(1, num_tokens)
-        check_share(unknown_share, self._options)
-        splits = {name: writer.finish() for name, writer in self._writers.items()}
-        for name, split in splits.items():
-            if split["num_documents"] == 0:
-                output.remove(self._directory)
-                left_out = describe(self._counts)
-                raise UserError(
-                    f"of {self._progress.num_documents} documents with text none fell into the {name} split: the "
-                    f"corpus is too small, or valid_share {self._options.valid_share} does not suit it"
-                    + (f" (skipped or repaired: {left_out})" if left_out else "")
-                )
-            for shard in split["shards"]:
-                for suffix in (".bin", ".idx", ".words")[: 3 if self._tokenizer.stores_words else 2]:
-                    shard[f"sha256{suffix}"] = file_sha256(self._directory / (shard["name"] + suffix))
-        manifest = {
-            "format": 1,
-            "source": {
-                "names": list(self._options.sources),
-                "inputs": _describe(self._inputs),
-                "licence": self._options.licence,
-            },
-            "tokenizer": {
-                "vocab_size": len(self._tokenizer.tokens),
-                "hash": tokenizer_hash(self._directory / self._tokenizer.file_name),
-                "file": self._tokenizer.file_name,
-                "encoded": ENCODED,
-                "lowercase": self._tokenizer.lowers_case,
-                "unknown_share": unknown_share,
-            },
-            "sentences": described(self._options.language, self._options.one_a_line),
-            "splits": splits,
-            "left_out_or_repaired": dict(sorted((+self._counts).items())),
-            "options": self._options.that_matter(),
-        }
-        output.replace(self._directory / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
-        self._seen.remove()
-        (self._directory / "state.json").unlink()
-        return manifest
 
 
 def _tokenized(
@@ -241,50 +102,6 @@ def _tokenized(
         pool.shutdown(cancel_futures=True)
 
 
-def cut_documents(documents: Documents, document_tokens: int) -> Documents:
-    """Each document longer than the limit becomes several of about equal length, cut at sentence ends."""
-    if len(documents.num_sentences) == 0:
-        return documents
-    lengths = documents.sentence_lengths.astype(np.int64)
-    document = np.repeat(np.arange(len(documents.num_sentences)), documents.num_sentences)
-    document_length = documents.num_tokens[document]
-    start = np.cumsum(lengths) - lengths
-    opens_document = np.diff(document, prepend=-1) > 0
-    middle = start - start[opens_document][document] + lengths / 2
-    part = np.floor(middle / document_length * np.ceil(document_length / document_tokens))
-    opens_part = opens_document | (np.diff(part, prepend=0) > 0)
-    num_sentences = np.diff(np.append(np.flatnonzero(opens_part), len(lengths)))
-    return Documents(documents.tokens, documents.sentence_lengths, num_sentences)
-
-
-def total_disk_bytes(inputs: list[Input]) -> int | None:
-    sizes = [source.num_bytes for source in inputs if source.num_bytes is not None]
-    return sum(sizes) if len(sizes) == len(inputs) else None
-
-
-def file_sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _existing(file: Path, options: PrepareOptions) -> dict | None:
-    """The JSON of an earlier run with equal options; UserError when the options differ."""
-    if not file.exists():
-        return None
-    try:
-        found = json.loads(file.read_text("utf-8"))
-        options_then = {**options.when_left_out(), **found["options"]}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} is damaged; remove {file.parent} and prepare again") from error
-    options_then.pop("allow_unknown", None)  # of earlier versions
-    if options_then != options.that_matter():
-        raise UserError(f"{file.parent} holds a corpus prepared with other options; choose another output or remove it")
-    return found
-
-
 def _given(options: PrepareOptions) -> TextTokenizer:
     """Raises UserError when the vocabulary is broken, or an option contradicts it."""
     assert options.vocab is not None
@@ -297,20 +114,3 @@ def _given(options: PrepareOptions) -> TextTokenizer:
             "leave it out"
         )
     return tokenizer
-
-
-def _saved(options: PrepareOptions, state: dict) -> TextTokenizer:
-    """That of a killed run. Raises UserError where what is left would get other ids, or other sentences."""
-    directory = options.output
-    assert directory is not None
-    sentences = described(options.language, options.one_a_line)
-    if (state.get("encoded"), state.get("sentences")) != (ENCODED, sentences):
-        raise UserError(f"{directory} was begun by another version; remove it and prepare again")
-    file = saved_tokenizer(directory)
-    if file is None:
-        raise UserError(f"{directory} has lost its tokenizer; remove it and prepare again")
-    return read_tokenizer(file)
-
-
-def _describe(inputs: list[Input]) -> list[list]:
-    return [[source.name, source.num_bytes] for source in inputs]

@@ -15,12 +15,12 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from pretrain.data.text.documents import documents_of
 from pretrain.data.text.options import PrepareOptions
-from pretrain.data.text.prepare import write_chunks
 from pretrain.data.text.reading import Input, read_blocks
 from pretrain.data.text.tasks.filters import dropped_by
 from pretrain.data.text.tasks.parts import in_chunks, part_file, read_part, without, write_block
 from pretrain.data.text.tokenizer import TextTokenizer, read_tokenizer, saved_tokenizer
 from pretrain.data.text.worker import TokenizedChunk, Worker
+from pretrain.data.text.writing import write_chunks
 
 
 class ReadDocuments(PipelineStep):

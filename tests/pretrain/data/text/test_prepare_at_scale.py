@@ -72,7 +72,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(texts: Path) -> Non
 
 def prepare_until_killed(options: PrepareOptions, num_chunks: int) -> None:
     """Dies as if by SIGKILL after a number of chunks, and saves its state only after some of them."""
-    sys.modules["pretrain.data.text.prepare"]._SECONDS_BETWEEN_SAVES = 0.03
+    sys.modules["pretrain.data.text.writing"]._SECONDS_BETWEEN_SAVES = 0.03
     vars(limits).update(SMALL)  # this is a separate process
     left = num_chunks
 
