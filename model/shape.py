@@ -122,7 +122,15 @@ class Shape(PlainBert):
 
     def layers_of(self, block: int) -> list[int]:
         """The layers that use a block, from the bottom up."""
-        return [layer for layer in range(self.layers) if self.block_of(layer) == block]
+        return self._layers_by_block.get(block, [])
+
+    @cached_property
+    def _layers_by_block(self) -> dict[int, list[int]]:
+        """Worked out once: the costs of a deep model ask for it for every parameter."""
+        layers: dict[int, list[int]] = {}
+        for layer in range(self.layers):
+            layers.setdefault(self.block_of(layer), []).append(layer)
+        return layers
 
     def block_heads(self, block: int) -> int:
         return self.layer_width("heads", self.layers_of(block)[0])
@@ -140,7 +148,7 @@ class Shape(PlainBert):
 
     @cached_property
     def num_blocks(self) -> int:
-        return len({self.block_of(layer) for layer in range(self.layers)})
+        return len(self._layers_by_block)
 
     @cached_property
     def padded_vocab_size(self) -> int:

@@ -133,9 +133,10 @@ class CheckpointStore:
 
 
 def load_newest(
-    folder: Path, report: Callable[[str], None] = lambda line: None
+    folder: Path, report: Callable[[str], None] = lambda line: None, before: int | None = None
 ) -> tuple[Path, TrainingState, dict[str, Any]] | None:
-    """The newest intact checkpoint of a run, up to the one that `latest` names; None when there is none yet.
+    """The newest intact checkpoint of a run, up to the one that `latest` names; None when there is none yet, or none of
+    a step `before` the given one.
 
     Damaged ones are reported, set aside and skipped. Collective. Raises Stop on all ranks when all are damaged, now or
     at an earlier start.
@@ -146,7 +147,7 @@ def load_newest(
             report(f"{partial} was being written when the run stopped; it is deleted")
             shutil.rmtree(partial, ignore_errors=True)
         candidates = _candidates(folder, report)
-    candidates = from_rank_0(candidates)
+    candidates = [path for path in from_rank_0(candidates) if before is None or path.name < STEP.format(before)]
     for path in candidates:
         damage = find_damage(path)
         if damage is None:
@@ -156,7 +157,7 @@ def load_newest(
             report(f"checkpoint {path} is damaged: {damage}; it is set aside as {path.name}{DAMAGED}")
             shutil.rmtree(path.with_name(path.name + DAMAGED), ignore_errors=True)
             path.rename(path.with_name(path.name + DAMAGED))
-    if candidates or any(folder.glob("step-*" + DAMAGED)):
+    if before is None and (candidates or any(folder.glob("step-*" + DAMAGED))):
         raise_together(UserError(f"every checkpoint in {folder} is damaged; start a new run, or restore one of them"))
     return None
 
@@ -176,6 +177,25 @@ def _candidates(folder: Path, report: Callable[[str], None]) -> list[Path]:
         else:
             report(f"checkpoint {path} is ignored: start {newer.start} began at step {newer.began_at}, without it")
     return [path for path in valid if latest is None or path.name <= latest] or valid
+
+
+def restore_from_twin(folder: Path, name: str, step: int, start: Start) -> bool:
+    """Makes the checkpoint `name` again from the one of the step at which it was saved, which holds the same state.
+    False if there is none, or it is damaged. Collective."""
+    twin = folder / STEP.format(step)
+    if not twin.is_dir() or find_damage(twin) is not None:
+        return False
+    error = None
+    if dist.get_rank() == 0:
+        partial = start.partial(folder / name)
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(twin, partial)
+            _complete(folder / name, start)
+        except OSError as fault:
+            error = _explained(partial, fault)
+    raise_together(error)
+    return True
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pretrain.recipe import Recipe
 
 
+LONGEST_NAME = 200
+
+
 def train(
     recipe: RecipeName,
     /,
@@ -31,6 +34,7 @@ def train(
     nodes: OptionalText = "",
     spare: int = 0,
     profile_steps: OptionalText = "",
+    trust_pickle: bool = False,
     dry_run: bool = False,
 ) -> int:
     """Train a recipe, or resume it from the latest checkpoint in its folder.
@@ -45,6 +49,7 @@ def train(
             go. Sets faults.min_nodes. Defaults to all.
         spare: Keep this many nodes of the SLURM job back until others fail.
         profile_steps: Profile these steps, such as 100:110, into the run's folder: a page, JSON and a trace.
+        trust_pickle: Read pickled weights to start from (DeepSpeed's) even if that may run code: trust their author.
         dry_run: Check everything, start nothing.
     """
     span = read_span("--profile-steps", profile_steps)
@@ -52,10 +57,10 @@ def train(
     if fewest is not None:
         overrides = (*overrides, f"faults.min_nodes={fewest}")
     if is_rank():
-        train_as_rank(recipe, overrides, name, runs, span)
+        train_as_rank(recipe, overrides, name, runs, span, trust_pickle)
         return 0
     if dry_run:
-        check(recipe, overrides, name, runs, expected_ranks(nproc, most, spare))
+        check(recipe, overrides, name, runs, expected_ranks(nproc, most, spare), trust_pickle)
         return 0
     arguments = train_arguments(recipe, overrides, name, runs)
     if profile_steps:
@@ -87,19 +92,26 @@ def tell_end(
         end_launch(folder_of(loaded, name, runs), loaded.faults.notify, code, is_requeued)
 
 
-def check(recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, num_ranks: int) -> None:
+def check(
+    recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, num_ranks: int, trust_pickle: bool
+) -> None:
     """Raises UserError for whatever would keep the run from starting; writes nothing."""
     from pretrain.recipe import load_recipe
     from pretrain.training.preflight import check_run
 
     loaded = load_recipe(recipe, overrides)
     folder, faults = folder_of(loaded, name, runs), loaded.faults
-    check_run(loaded, num_ranks, folder)
+    check_run(loaded, num_ranks, folder, trust_pickle)
     tell_launcher(Tolerance(faults.detect_seconds, faults.min_nodes, faults.restarts, str(folder.absolute())))
 
 
 def train_as_rank(
-    recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, span: tuple[int, int] | None
+    recipe: str,
+    overrides: tuple[str, ...],
+    name: str | None,
+    runs: Path,
+    span: tuple[int, int] | None,
+    trust_pickle: bool,
 ) -> None:
     """Trains, as one process among others. Signals are heard before torch is loaded."""
     from pretrain.engine import signals
@@ -127,8 +139,18 @@ def train_as_rank(
                 from pretrain.profile.hook import Profiler
 
                 hooks.append(Profiler(*span, folder / "profile"))
-            train_recipe(loaded, folder, hooks)
+            train_recipe(loaded, folder, hooks, trust_pickle)
 
 
 def folder_of(recipe: "Recipe", name: str | None, runs: Path) -> Path:
-    return runs / (name or recipe.name)
+    """Raises UserError for a name that leads out of `runs`, where others' files lie."""
+    from model.errors import UserError
+
+    chosen = recipe.name if name is None else name
+    parts = chosen.split("/")
+    if not all(part.strip(".") and len(part) <= LONGEST_NAME and part.isprintable() for part in parts):
+        raise UserError(
+            f"--name {chosen[:LONGEST_NAME]!r} is no name for a folder in {runs}; use letters, digits, _, . and -, at "
+            f"most {LONGEST_NAME} of them"
+        )
+    return runs / chosen

@@ -42,6 +42,7 @@ def sentence_flops(shape: Shape) -> int:
     return _outside_flops(shape, "pooler") + _outside_flops(shape, "sentence")
 
 
+@lru_cache(maxsize=256)
 def training_flops(shape: Shape, rows: int, sequence: int, num_predictions: int) -> int:
     """Forward and backward pass of `rows` rows of `sequence` tokens with `num_predictions` predicted tokens in all."""
     per_row = num_predictions / rows
@@ -92,13 +93,18 @@ def _spared_backward_flops(shape: Shape, sequence: int, num_predictions: float) 
     return spared
 
 
-@lru_cache(maxsize=64)
 def _linears_of(shape: Shape, block: int | None) -> dict[str, list[ParameterSpec]]:
     """The linear layers of a block, or those outside the blocks: the matrices of each, its weight or two factors."""
-    linears: dict[str, list[ParameterSpec]] = {}
+    return _linears(shape).get(block, {})
+
+
+@lru_cache(maxsize=64)
+def _linears(shape: Shape) -> dict[int | None, dict[str, list[ParameterSpec]]]:
+    """By block, in one walk through the table."""
+    linears: dict[int | None, dict[str, list[ParameterSpec]]] = {}
     for spec in parameter_table(shape).values():
-        if spec.block == block and spec.is_product:
-            linears.setdefault(spec.module, []).append(spec)
+        if spec.is_product:
+            linears.setdefault(spec.block, {}).setdefault(spec.module, []).append(spec)
     return linears
 
 

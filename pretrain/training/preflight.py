@@ -22,8 +22,13 @@ from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History
 
 
-def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus, RunFolder]:
-    """The resolved run, its corpus and its folder. Raises UserError; writes nothing."""
+def check_run(
+    recipe: Recipe, num_ranks: int, folder: Path, trust_pickle: bool = False
+) -> tuple[Run, Corpus, RunFolder]:
+    """The resolved run, its corpus and its folder. Raises UserError; writes nothing.
+
+    `trust_pickle`: whether pickled weights to start from may run code.
+    """
     corpus = Corpus.open(recipe.data.corpus)
     run_folder = RunFolder(folder)
     recipe = run_folder.completed(recipe)
@@ -41,7 +46,7 @@ def check_run(recipe: Recipe, num_ranks: int, folder: Path) -> tuple[Run, Corpus
         check_lengths(run)
         check_saved_states(run)
         if recipe.start is not None:
-            check_start(Path(recipe.start))
+            check_start(Path(recipe.start), run.stages[0].config, trust_pickle)
     return run, corpus, run_folder
 
 

@@ -29,12 +29,16 @@ from pretrain.training.hooks.journal import record_stop
 from pretrain.training.hooks.rollbacks import Rollback, Rollbacks
 from pretrain.training.preflight import check_run, check_shards
 from pretrain.training.resume import lost_checkpoints, other_vocabulary, restore
+from pretrain.training.saved_states import raise_lost, step_to_repeat
 from pretrain.training.trainer import Trainer
 
 
-def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> None:
-    """Trains a recipe in this rank's process, from the folder's latest checkpoint if there is one. Collective."""
-    run, corpus, run_folder = check_run(recipe, dist.get_world_size(), folder)
+def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = (), trust_pickle: bool = False) -> None:
+    """Trains a recipe in this rank's process, from the folder's latest checkpoint if there is one. Collective.
+
+    `trust_pickle`: whether pickled weights to start from may run code.
+    """
+    run, corpus, run_folder = check_run(recipe, dist.get_world_size(), folder, trust_pickle)
     if corpus.note:
         say_once(corpus.note)
     dist.barrier()  # every rank has looked at the folder before rank 0 writes to it
@@ -49,7 +53,7 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> Non
         start_up.finished("corpus")
         rollbacks, position = Rollbacks(recipe.faults.roll_backs), None
         while True:
-            trainer = _trainer(run, corpus, run_folder, rollbacks, position, extra_hooks)
+            trainer = _trainer(run, corpus, run_folder, rollbacks, position, extra_hooks, trust_pickle)
             try:
                 trainer.fit()
                 break
@@ -64,15 +68,18 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = ()) -> Non
                 trainer.close()
 
 
-def _newest(run: Run, folder: RunFolder, on_disk: bool) -> tuple[Path, TrainingState, dict[str, Any]] | None:
-    """The newest state of the run: in the memory of the nodes, if the recipe keeps it there, else on disk."""
-    if run.recipe.checkpoint.memory_every and not on_disk:
+def _newest(
+    run: Run, folder: RunFolder, on_disk: bool, before: int | None
+) -> tuple[Path, TrainingState, dict[str, Any]] | None:
+    """The newest state of the run: in the memory of the nodes, if the recipe keeps it there, else on disk. `before`: of
+    a step before this one, on disk."""
+    if run.recipe.checkpoint.memory_every and not on_disk and before is None:
         belongs = partial(belongs_to, folder.leases, folder.checkpoints)
         found = load_from_memory(home_of(folder.path), belongs, _report)
         if found:
             say_once(f"resuming from the memory of the nodes: {found[0].name}")
             return found
-    return load_newest(folder.checkpoints, _report)
+    return load_newest(folder.checkpoints, _report, before)
 
 
 def _report(line: str) -> None:
@@ -91,25 +98,41 @@ def _trainer(
     rollbacks: Rollbacks,
     position: DataPosition | None,
     extra_hooks: Sequence[Hook],
+    trust_pickle: bool,
 ) -> Trainer:
     """A trainer at the folder's newest intact checkpoint, or at the start. It reads on from `position`, if given."""
     hooks = make_hooks(run.recipe, folder, rollbacks, extra_hooks)
-    progress, state = Progress(), None
-    newest = _newest(run, folder, rollbacks.under_way)
-    if newest is None:
+    resumed = _resumed(run, corpus, folder, hooks, rollbacks.under_way)
+    state, progress = resumed or (None, Progress())
+    if resumed is None:
         raise_together(lost_checkpoints(folder))
         if run.recipe.start is not None:
-            state = import_start(Path(run.recipe.start), run.stages[0].config, run.recipe.seed)
-    else:
-        path, state, saved = newest
-        raise_together(other_vocabulary(saved, corpus, path))
-        progress = restore(path, saved, hooks)
-        start_up.finished("checkpoint")
-        before = saved.get("written_under", {}).get("ranks", run.num_ranks)
-        if before != run.num_ranks and run.has_dropout:
-            say_once(f"{path.name} is of {before} ranks, now there are {run.num_ranks}: dropout draws other masks")
+            state = import_start(Path(run.recipe.start), run.stages[0].config, run.recipe.seed, trust_pickle)
     if dist.get_rank() == 0:
         folder.start.begin(progress.step)
     if position is not None:
         progress.position = position
     return Trainer(decided(run, progress.decisions), corpus, hooks, state, progress, folder.checkpoints)
+
+
+def _resumed(
+    run: Run, corpus: Corpus, folder: RunFolder, hooks: Sequence[Hook], on_disk: bool
+) -> tuple[TrainingState, Progress] | None:
+    """State and progress of the newest checkpoint from which the run can go on; None if it has none yet. Collective."""
+    before: int | None = None
+    while True:
+        newest = _newest(run, folder, on_disk, before)
+        if newest is None:
+            if before is not None:
+                raise_lost(folder.checkpoints, before)
+            return None
+        path, state, saved = newest
+        raise_together(other_vocabulary(saved, corpus, path))
+        progress = restore(path, saved, hooks)
+        start_up.finished("checkpoint")
+        num_ranks = saved.get("written_under", {}).get("ranks", run.num_ranks)
+        if num_ranks != run.num_ranks and run.has_dropout:
+            say_once(f"{path.name} is of {num_ranks} ranks, now there are {run.num_ranks}: dropout draws other masks")
+        before = step_to_repeat(decided(run, progress.decisions), progress, folder)
+        if before is None:
+            return state, progress

@@ -11,6 +11,7 @@ from model.batch import Batch
 from model.bert import BertForPreTraining
 from model.errors import UserError
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
+from pretrain.checkpoint.files import readable
 from pretrain.checkpoint.progress import Progress
 from pretrain.data import Corpus, Vocabulary
 from pretrain.data.text.tokenizer import saved_tokenizer
@@ -49,7 +50,9 @@ def open_corpus(run: dict[str, Any], corpus: str | None, path: Path) -> Corpus:
     """The corpus a checkpoint was trained on, or another one of the same vocabulary."""
     if corpus is None and "corpus" not in run:
         raise UserError(f"{path} was trained on no corpus that is known here; name one of its vocabulary by --corpus")
-    opened = Corpus.open(corpus or run["corpus"])
+    with readable(path):
+        place = Path(corpus or run["corpus"])
+    opened = Corpus.open(place)
     if fault := other_vocabulary(run, opened, path):
         raise fault
     return opened

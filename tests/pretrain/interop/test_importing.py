@@ -1,6 +1,7 @@
 """Starting from somebody else's checkpoint: the run begins with exactly those weights, and with nothing else of it."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from model.parallel.layout import ParallelLayout
 from pretrain.checkpoint import CheckpointStore
 from pretrain.engine.build import EngineSettings
 from pretrain.engine.move import start_engine
+from pretrain.interop import huggingface_import
 from pretrain.interop.huggingface import export_model
-from pretrain.interop.importing import import_start
+from pretrain.interop.importing import check_start, import_start
 from pretrain.optim.adamw import adamw
 from tests.support.workers import pool
 
@@ -99,3 +101,53 @@ def test_what_does_not_fit_is_one_line(tmp_path):
     assert "is not a checkpoint: it has neither" in message
     (message,) = pool(1).run(import_error, tmp_path / "nowhere", CONFIG)
     assert "nowhere does not exist" in message
+
+
+def check_error(path: Path, config: BertConfig, trust_pickle: bool = False) -> str:
+    with pytest.raises(UserError) as caught:
+        check_start(path, config, trust_pickle)
+    return str(caught.value)
+
+
+def spy_on_weights(path: Path, config: BertConfig) -> str:
+    """What `check_start` says, which may read no weight."""
+    with patch("torch.Tensor.copy_", side_effect=AssertionError), patch(f"{huggingface_import.__name__}.load_file"):
+        return check_error(path, config)
+
+
+def test_shapes_are_compared_before_ranks_start(tmp_path):
+    export_model(tmp_path / "model", CONFIG, fresh_weights())
+    pool(2).run(save_a_checkpoint, tmp_path / "run")
+    pool(2).run(save_with_deepspeed, tmp_path / "zero2", 2)
+    pool(2).run(save_with_deepspeed, tmp_path / "zero0", 0)
+    for folder in ("model", "run", "zero2", "zero0"):
+        check_start(tmp_path / folder, CONFIG)
+        message = spy_on_weights(tmp_path / folder, CONFIG.replace(ffn=64))
+        assert "blocks.0.feedforward.input.weight has shape [48, 32], the first stage needs [64, 32]" in message, folder
+        message = spy_on_weights(tmp_path / folder, CONFIG.replace(layers=3))
+        assert "has no blocks.2.attention.query.weight; give the first stage the shape" in message, folder
+
+
+class Marked:
+    """Writes a file when it is read from a pickle."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("file", ["mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"])
+def test_a_pickle_that_needs_more_than_tensors_is_refused(tmp_path, file):
+    """Before ranks start and on them, whatever file of the checkpoint it is in."""
+    pool(2).run(save_with_deepspeed, tmp_path, 2)
+    path = next(tmp_path.rglob(file))
+    states = torch.load(path, weights_only=False)
+    torch.save(states | {"args": Marked(tmp_path / "it-ran")}, path)
+    for message in (check_error(tmp_path, CONFIG), *pool(1).run(import_error, tmp_path, CONFIG)):
+        assert "holds more than tensors and plain values (" in message and "pathlib.Path" in message
+        assert "if you trust who wrote it, add --trust-pickle" in message
+    assert not (tmp_path / "it-ran").exists()
+    check_start(tmp_path, CONFIG, trust_pickle=True)
+    assert (tmp_path / "it-ran").exists()

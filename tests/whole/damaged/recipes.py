@@ -28,7 +28,7 @@ def damage_recipe(draw: Draw, folder: Path) -> str:
     for _ in range(draw.randint(1, 3)):
         values, how = damage_tree(draw, values)
         hows.append(how)
-    file.write_text(yaml.safe_dump(values), "utf-8")
+    file.write_text(json.dumps(values), "utf-8")  # which is YAML
     return f"{name}: {', '.join(hows)}"
 
 

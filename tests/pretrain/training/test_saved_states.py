@@ -1,0 +1,65 @@
+"""A state that a run kept for a later stage is damaged: it is made again from what the run has, bit for bit."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pretrain.training.train import train
+from tests.support.tiny import losses, same_bits, stop_message, tiny_recipe, train_until
+from tests.support.workers import pool
+
+STAGES = [
+    {"name": "begin", "steps": 4, "keep": "large"},
+    {"name": "small", "steps": 4, "grow": "coalesce", "shape": {"layers": 1}},
+    {
+        "name": "large",
+        "steps": 2,
+        "grow": ["decoalesce", {"interpolate": {"checkpoint": "large"}}],
+        "shape": {"layers": 2},
+    },
+]
+MODEL = dict(layers=2, hidden=32, heads=4, ffn=64, max_positions=32)
+
+
+@pytest.fixture(scope="module")
+def recipe(corpus):
+    checkpoint = {"every": 2, "keep_last": 10}
+    return tiny_recipe(corpus, model=MODEL, stages=STAGES, checkpoint=checkpoint, validation={"rows": 8})
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    pool(1).run(train, recipe, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def interrupted(recipe, tmp_path_factory) -> Path:
+    """A run that has kept its state at step 4, and has not read it."""
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    pool(1).run(train_until, recipe, folder, 6)
+    with (folder / "checkpoints" / "large" / "index.json").open("a") as index:
+        index.write(" ")
+    return folder
+
+
+@pytest.mark.parametrize("lost", [[], ["step-00000004"], ["step-00000004", "large"]])
+def test_it_is_made_again(recipe, whole, interrupted, tmp_path, lost):
+    """From the checkpoint of its step, or by the steps that lead there."""
+    folder = Path(shutil.copytree(interrupted, tmp_path / "run"))
+    for name in lost:
+        shutil.rmtree(folder / "checkpoints" / name)
+    pool(1).run(train, recipe, folder)
+    assert losses(folder) == losses(whole)
+    assert same_bits(folder, whole)
+
+
+def test_without_a_checkpoint_before_it_the_run_stops_in_one_line(recipe, interrupted, tmp_path):
+    folder = Path(shutil.copytree(interrupted, tmp_path / "run"))
+    for name in ("step-00000002", "step-00000004"):
+        shutil.rmtree(folder / "checkpoints" / name)
+    (message,) = pool(1).run(stop_message, train, recipe, folder)
+    assert "saved at step 4 is damaged, and no checkpoint before that step is left; restore it in" in message
+    assert (folder / "checkpoints" / "step-00000006").is_dir()
