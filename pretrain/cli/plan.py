@@ -5,7 +5,7 @@ from pathlib import Path
 from pretrain.cli.arguments import Overrides, RecipeName
 
 
-def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> None:
+def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1, trust_pickle: bool = False) -> None:
     """Print what a recipe will do and what it costs. Trains nothing.
 
     Shapes, parameters, FLOPs, bytes on each rank, and the learning rate, stage by stage.
@@ -14,6 +14,7 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> No
         recipe: A recipe file, or the name of a recipe that ships with Espalier.
         overrides: Override a value of the recipe, for example --set stages.1.steps=200.
         nproc: Number of processes to plan for.
+        trust_pickle: Read pickled weights to start from (DeepSpeed's) even if that may run code: trust their author.
     """
     from pretrain.cost.plan import print_plan
     from pretrain.data import Corpus
@@ -29,10 +30,17 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1) -> No
     run = resolve(loaded, vocab_size, usable_ranks(loaded, nproc))
     check_lengths(run)
     check_saved_states(run)
+    start = Path(loaded.start) if loaded.start else None
+    if start and start.exists():
+        from pretrain.interop.importing import check_start
+
+        check_start(start, run.stages[0].config, trust_pickle)
     print_plan(run, on_cpu=count_gpus() == 0)
     if line := idle_ranks(loaded, nproc):
         print(line)
     for line in lead_lines(measured(Path("runs", loaded.name)), loaded.faults.signals):
         print(line)
+    if start and not start.exists():
+        print(f"start {start} does not exist yet: it was not checked")
     if vocab_size is None:
         print(f"corpus {loaded.data.corpus} does not exist yet: planned with the vocabulary of the recipe, or BERT's")

@@ -134,6 +134,15 @@ def test_plan_prints_shapes_work_memory_and_schedule(capsys):
     assert "0.0001" in out
 
 
+def test_plan_checks_where_the_run_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "mini", "--set", "start=weights"]) == 0
+    assert "start weights does not exist yet: it was not checked" in capsys.readouterr().out
+    (tmp_path / "weights").mkdir()
+    assert main(["plan", "mini", "--set", "start=weights"]) == 2
+    assert "weights" in capsys.readouterr().err
+
+
 TINY = """
 name: tiny
 model: {layers: 2, hidden: 32, heads: 2, ffn: 64, max_positions: 32}
