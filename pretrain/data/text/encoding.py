@@ -7,7 +7,7 @@ is tokenized without regard to what is beyond them, so its ids are looked up, an
 import re
 import unicodedata
 from collections.abc import Callable
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TypeGuard
 
 import numpy as np
@@ -40,10 +40,11 @@ class Encoder:
         """
         if self._words is None:
             return self._by_library(texts, sentences)
-        if any(map(_hangs_together, sentences)):
+        hang_together = [self._words.hang_together(*each) for each in zip(texts, sentences, strict=True)]
+        if any(hang_together):
             each = [
-                (self._by_library if _hangs_together(parts) else self._by_words)([text], [parts])
-                for text, parts in zip(texts, sentences, strict=True)
+                (self._by_library if hangs else self._by_words)([text], [parts])
+                for text, parts, hangs in zip(texts, sentences, hang_together, strict=True)
             ]
             return Documents.concatenate(each)
         return self._by_words(texts, sentences)
@@ -95,11 +96,6 @@ def _lengths(text: str, sentences: list[str], encoded: Encoded) -> np.ndarray:
     return counts[counts > 0]
 
 
-def _hangs_together(sentences: list[str]) -> bool:
-    """Whether a sentence opens with a mark that combines with the one before: normalising may put them in order."""
-    return any(unicodedata.combining(sentence[0]) for sentence in sentences)
-
-
 def is_bert_pipeline(tokenizer: TextTokenizer) -> TypeGuard[JsonTokenizer]:
     """Whether words are found as BERT finds them, and each is split into WordPieces separately."""
     return (
@@ -140,6 +136,25 @@ class _BertWords:
         self._lowercase = tokenizer.library.normalizer.lowercase
         self._model = tokenizer.library.model
         self._stretches, self._words = _Cache(self._encode_stretch), _Cache(self._encode_word)
+        self._apart: dict[str, bool] = {}
+
+    def hang_together(self, text: str, sentences: list[str]) -> bool:
+        """Whether sentences may have other ids by themselves than in their text: two meet within a word of BERT's, or
+        one opens with a mark that combines with what is before it (normalising may put such marks in order)."""
+        end = 0
+        for before, after in pairwise(sentences):
+            end = text.index(before, end) + len(before)
+            gap = text[end : text.index(after, end)]
+            if not any(blank in gap for blank in " \n\t\r") and not self._are_apart(before[-1] + after[0]):
+                return True
+        return any(unicodedata.combining(sentence[0]) for sentence in sentences)
+
+    def _are_apart(self, pair: str) -> bool:
+        """Whether two characters that meet belong to different words."""
+        if pair not in self._apart:
+            library = self._tokenizer.library
+            self._apart[pair] = len(library.pre_tokenizer.pre_tokenize_str(library.normalizer.normalize_str(pair))) > 1
+        return self._apart[pair]
 
     def encode(self, sentence: str) -> bytes:
         if _CONTROL(sentence):

@@ -38,8 +38,12 @@ def write_run(folder, name: str, seed: int, flops: int, loss: float, growth: boo
     values = json.loads(recipe.model_dump_json(by_alias=True))
     values["stages"][0]["layout"] = None  # so older versions wrote what a stage leaves out
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+    usual = dict(stage="full", mlm_accuracy=0.3, lr=1e-3, grad_norm=1.0, tokens_per_second=100.0)
     steps = [
-        {"step": s, "mlm_loss": 5 - s / 10, "flops": s * flops / 10, "seconds": s * flops / 100} for s in range(1, 11)
+        usual
+        | {"step": s, "loss": 5 - s / 10, "mlm_loss": 5 - s / 10}
+        | {"tokens": 100 * s, "flops": s * flops / 10, "seconds": s * flops / 100}
+        for s in range(1, 11)
     ]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps + events)))
 
