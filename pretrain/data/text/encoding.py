@@ -141,6 +141,8 @@ class _BertWords:
     def hang_together(self, text: str, sentences: list[str]) -> bool:
         """Whether sentences may have other ids by themselves than in their text: two meet within a word of BERT's, or
         one opens with a mark that combines with what is before it (normalising may put such marks in order)."""
+        if text.isascii() and not _CONTROL(text):  # its blanks and its marks are BERT's, too
+            return False
         end = 0
         for before, after in pairwise(sentences):
             end = text.index(before, end) + len(before)
