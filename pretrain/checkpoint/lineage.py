@@ -22,10 +22,11 @@ def overtaken_by(checkpoint: Path) -> Lease | None:
     )
 
 
-def overtaken(leases: Path, step: int, writer: Callable[[], int]) -> Lease | None:
+def overtaken(leases: Path, step: int, writer: Callable[[], int | None]) -> Lease | None:
     """As `overtaken_by`, of a state of `step`; `writer` says which start wrote it, and is asked only if need be."""
     begun = [lease for lease in read_leases(leases) if lease.began_at is not None and lease.began_at < step]
-    return next((lease for lease in begun if lease.start > writer()), None)
+    start = writer() if begun else None
+    return None if start is None else next((lease for lease in begun if lease.start > start), None)
 
 
 def holder_of(leases: Path, start: int) -> str:
@@ -33,9 +34,12 @@ def holder_of(leases: Path, start: int) -> str:
     return next((lease.holder for lease in read_leases(leases) if lease.start == start), "")
 
 
-def start_of(checkpoint: Path) -> int:
-    """The number of the start that wrote it; 0 where its index says none, as before starts were numbered."""
+def start_of(checkpoint: Path) -> int | None:
+    """The number of the start that wrote it; 0 where its index says none, as before starts were numbered.
+
+    None for a damaged index: the checkpoint is not passed over, so that whoever reads it names the damage.
+    """
     try:
         return int(json.loads((checkpoint / INDEX).read_text("utf-8"))["run"].get("start", 0))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return 0
+        return None

@@ -252,7 +252,7 @@ def _remove(path: Path, start: Start) -> None:
     aside = start.partial(path.with_name(path.name + ".dropped"))
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
-    if start_of(aside) > start.number:
+    if (start_of(aside) or 0) > start.number:
         aside.rename(path)
         start.check()
         raise FileExistsError(errno.EEXIST, "a newer start of the run has saved it", str(path))

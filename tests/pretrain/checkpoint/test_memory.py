@@ -15,7 +15,7 @@ import torch.distributed as dist
 from pretrain.checkpoint import lineage, memory
 from pretrain.checkpoint.memory import MemoryStore, home_of, name_of
 from pretrain.checkpoint.memory_load import belongs_to, load_from_memory
-from tests.pretrain.checkpoint.test_store import flip_a_bit, state_at
+from tests.support.saved import flip_a_bit, state_at
 from tests.support.workers import pool
 
 RUN = Path("runs/some")

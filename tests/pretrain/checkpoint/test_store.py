@@ -14,24 +14,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from growth.state import Record, TrainingState, fresh_state
-from model.config import BertConfig
 from model.errors import UserError
 from pretrain.checkpoint import CheckpointStore, find_checkpoint, load_checkpoint, load_newest, store
 from pretrain.engine.exits import Stop
+from tests.support.saved import flip_a_bit, state_at
 from tests.support.workers import pool
-
-CONFIG = BertConfig(layers=2, hidden=32, heads=2, ffn=48, vocab_size=90, max_positions=16, sharing=1)
-
-
-def state_at(step: int) -> TrainingState:
-    """This rank's part of a made-up state, another one at every step."""
-    state = fresh_state(CONFIG, step, dist.get_rank(), dist.get_world_size())
-    state.steps = dict.fromkeys(state.steps, step)
-    state.records = {
-        name: Record(record.weight, record.weight * 2, record.weight**2, step) for name, record in state.records.items()
-    }
-    return state
 
 
 def save(folder: Path, steps: list[int], keep_last: int = 2, keep_every: int = 0) -> None:
@@ -65,12 +52,6 @@ def test_the_checksums_are_those_of_sha256sum_and_cover_every_file(tmp_path):
     files = {file.name for file in folder.iterdir()} - {"SHA256SUMS"}
     assert listed.keys() == files == {"index.json", "rank-00000.safetensors", "rank-00001.safetensors"}
     assert all(hashlib.sha256((folder / name).read_bytes()).hexdigest() == sum_ for name, sum_ in listed.items())
-
-
-def flip_a_bit(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
 
 
 def cut_short(file: Path) -> None:
