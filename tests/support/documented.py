@@ -162,7 +162,7 @@ def _main() -> None:
 
     verb.SWEPT |= {"micro_batch": (4,), "zero": (1,)}
     distributed._leave_together = lambda: None  # DeepSpeed remembers the groups of its first start
-    os.environ[rank.PROCESS] = str(os.getpid())  # `train` trains here
+    os.environ |= {rank.PROCESS: str(os.getpid()), "RANK": "0"}  # `train` trains here
     results = {}
     for line, arguments in json.load(sys.stdin).items():
         if arguments[:2] == ["train", "my.yaml"] and "--name" not in arguments:

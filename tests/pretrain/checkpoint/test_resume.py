@@ -78,8 +78,8 @@ def train_and_note_rows(recipe: Recipe, folder: Path) -> list[list[str]]:
     steps = []
     read = TrainingData.next
 
-    def reading(self: TrainingData, *arguments):
-        batches = read(self, *arguments)
+    def reading(self: TrainingData, *arguments, **options):
+        batches = read(self, *arguments, **options)
         if self._split.name == "train":
             steps.append([str(row.tolist()) for batch in batches for row in batch.ids])
         return batches

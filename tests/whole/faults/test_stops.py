@@ -86,11 +86,11 @@ def hang(recipe: Recipe, folder: Path, log: Path) -> None:
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     read, calls = TrainingData.next, []
 
-    def reading(self: TrainingData, *arguments):
+    def reading(self: TrainingData, *arguments, **options):
         calls.append(self._split.name)
         if dist.get_rank() == 1 and calls.count("train") == 6:
             time.sleep(3600)
-        return read(self, *arguments)
+        return read(self, *arguments, **options)
 
     with patch.object(TrainingData, "next", reading):
         train(recipe, folder)
