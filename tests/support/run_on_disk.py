@@ -13,6 +13,7 @@ from model.config import BertConfig
 from model.initialize import initial_weight
 from model.parameters import parameter_table
 from pretrain.checkpoint.files import write_index, write_part
+from pretrain.checkpoint.progress import Progress
 from pretrain.data import Corpus, prepare
 from pretrain.data.text.prepare import PrepareOptions
 from pretrain.recipe import load_recipe
@@ -65,7 +66,7 @@ def make_run(folder: Path, corpus: Corpus, **shape) -> BertConfig:
     records = {name: Record.fresh(weight) for name, weight in weights.items()}
     state = TrainingState(config, dict.fromkeys(records, 0), dict.fromkeys(records, 40), records)
     run = {
-        "progress": {"step": 40, "num_tokens": 40_960, "flops": 4e9, "train_seconds": 20.0, "device_seconds": 20.0},
+        "progress": Progress(step=40, num_tokens=40_960, flops=4e9, train_seconds=20.0, device_seconds=20.0).to_json(),
         "recipe": recipe_json,
         "corpus": str(corpus.directory.resolve()),
         "tokenizer": corpus.tokenizer_hash,
