@@ -22,7 +22,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--damaged", type=int, default=30, help="damaged inputs of each kind (tests/whole/damaged)")
-    parser.addoption("--recipes", type=int, default=0, help="random recipes that are trained (tests/whole/damaged)")
+    parser.addoption("--recipes", type=int, default=1, help="random recipes that are trained (tests/whole/damaged)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

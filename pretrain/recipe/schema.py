@@ -136,10 +136,10 @@ class Faults(Section):
     a checkpoint can take longer."""
     restarts: Annotated[int, Field(ge=0)] = 3
     """How often in a row a SLURM job may fail by a hang or a lost rank without gaining a checkpoint. Until then it is
-    requeued each time, or goes on with the nodes that are left (`min_nodes`)."""
+    requeued each time, or continues on the nodes that are left (`min_nodes`)."""
     min_nodes: Positive | None = None
-    """Let nodes come and go: a job that loses one goes on at once with the others, down to this many. The run then uses
-    as many ranks as divide its batches, and `batch.micro` is an upper limit. By default the job ends and goes back
+    """Let nodes come and go: a job that loses one continues at once with the others, down to this many. The run then
+    uses as many ranks as divide its batches, and `batch.micro` is an upper limit. By default the job ends and goes back
     into the queue."""
     detect_seconds: Annotated[Number, Field(gt=0)] = 30
     """A node that says nothing for this long is taken for lost: its power, network or kernel is gone. Raise it if nodes

@@ -1,7 +1,5 @@
 """Measures how far each tensor moves in a step around a change of shape, which must not make updates jump."""
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -9,12 +7,13 @@ from torch import Tensor
 from model.parameters import parameter_table
 from pretrain.engine.zero import fragments
 from pretrain.recipe import ResolvedStage
-from pretrain.training.events import Hook, StepResult, TrainerView
+from pretrain.training.events import StepResult, TrainerView
+from pretrain.training.stage_entry import StageEntry
 
 STEPS_BEFORE, STEPS_AFTER = 3, 10
 
 
-class UpdateSizes(Hook):
+class UpdateSizes(StageEntry):
     """Writes the event `update_size`: for each tensor the RMS of (new weight - old weight) / lr, decay included.
 
     It measures the last steps before a change and the first ones after it. Meanwhile it keeps a copy of this rank's
@@ -24,18 +23,11 @@ class UpdateSizes(Hook):
     name = "update_sizes"
 
     def __init__(self) -> None:
-        self.stage, self.entered = "", 0
+        super().__init__()
         self.before: dict[str, Tensor] | None = None
 
-    def state(self) -> dict[str, Any]:
-        return {"stage": self.stage, "entered": self.entered}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.stage, self.entered = state["stage"], state["entered"]
-
     def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
-        if stage.name != self.stage:  # else a resumed run continues within it
-            self.stage, self.entered = stage.name, trainer.progress.step
+        super().on_stage(trainer, stage)
         self.before = self._weights(trainer) if self._is_near_a_change(trainer) else None
 
     def on_step(self, trainer: TrainerView, result: StepResult) -> None:
