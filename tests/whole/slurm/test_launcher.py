@@ -142,6 +142,7 @@ def test_an_allocation_from_a_machine_without_gpus_counts_on_the_nodes(jobs):
 
 
 def test_the_shell_that_salloc_opens_starts_all_nodes(jobs):
+    jobs.environment["SHELL"] = "/bin/sh"  # which salloc opens; a login sets it
     ended = jobs.run(
         "script", "--quiet", "--command", "salloc --nodelist=node[1-2]", "/dev/null", input=f"exec {jobs.script}\n"
     )
