@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 
 from pretrain.data.text.documents import describe
 from pretrain.data.text.options import Progress
+from pretrain.data.text.writing import IN_BOTH
 
 _SECONDS_BETWEEN_LINES = 5.0
 WARN_OF_UNKNOWN = 0.01
@@ -52,6 +53,12 @@ def print_counts(directory: Path, manifest: dict) -> None:
                 "characters)",
                 file=sys.stderr,
             )
+    if in_both := manifest["source"].get("held_out", {}).get(IN_BOTH):
+        print(
+            f"espalier: warning: {in_both:,} documents are trained on although their text is held out too, so the "
+            "validation loss is too good; --deduplicate leaves them out",
+            file=sys.stderr,
+        )
     counts = manifest["left_out_or_repaired"]
     if listed := describe(counts):
         print(f"skipped or repaired: {listed}")

@@ -34,14 +34,19 @@ class SeenDocuments:
         """[D] bool: seen neither before nor earlier in `hashes`; from now on all are seen."""
         new = np.zeros(len(hashes), bool)
         new[np.unique(hashes, return_index=True)[1]] = True
-        for run in self._runs:
-            at = np.minimum(np.searchsorted(run, hashes), len(run) - 1)
-            new &= run[at] != hashes
-        new &= np.array([value not in self._recent for value in hashes.tolist()], bool)
+        new &= ~self.are_known(hashes)
         with open(self._path, "ab") as file:
             hashes[new].tofile(file)
         self._remember(hashes[new])
         return new
+
+    def are_known(self, hashes: np.ndarray) -> np.ndarray:
+        """[D] bool: seen before."""
+        known = np.array([value in self._recent for value in hashes.tolist()], bool)
+        for run in self._runs:
+            at = np.minimum(np.searchsorted(run, hashes), len(run) - 1)
+            known |= run[at] == hashes
+        return known
 
     def _remember(self, hashes: np.ndarray) -> None:
         self._recent.update(hashes.tolist())

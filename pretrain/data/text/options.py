@@ -56,6 +56,9 @@ class PrepareOptions:
     """Which split of a Hugging Face dataset to read."""
     valid_share: float = 0.01
     """The share of documents held out for validation, chosen by a hash of their text."""
+    valid: Annotated[tuple[str, ...], arg(metavar="SOURCE ...", help_behavior_hint="")] = ()
+    """Text of your own to hold out for validation, instead of a share: sources as above. Its files are not trained on,
+    even if they lie in a directory that is."""
     document_tokens: OptionalInt = None
     """Cut documents longer than this many tokens at sentence ends, into separate documents that shuffle well."""
     deduplicate: bool = False
@@ -95,6 +98,11 @@ class PrepareOptions:
             raise UserError("no output given; name the directory to write the corpus into: --output corpora/NAME")
         if not 0 < self.valid_share < 1:
             raise UserError(f"valid_share {self.valid_share} must lie between 0 and 1")
+        if self.valid and self.valid_share != PrepareOptions.valid_share:
+            raise UserError(
+                f"valid_share {self.valid_share} holds out a part of the sources, but valid names {self.valid[0]}; "
+                "leave one of them out"
+            )
         if self.language != AUTO and not _LANGUAGE.fullmatch(self.language):
             raise UserError(f"language {self.language!r} must be a code such as de or zh-hant, or {AUTO}")
         if self.in_tasks and find_spec("datatrove") is None:
@@ -126,6 +134,7 @@ class PrepareOptions:
     def when_left_out() -> dict[str, Any]:
         """The options that earlier versions did not have, as JSON: they did as now when these are left out."""
         later = {
+            "valid": [],
             "sentences": "marks",
             "language": AUTO,
             "filters": [],
@@ -139,7 +148,7 @@ class PrepareOptions:
         values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
         for name in ("executor", "task_mb", "sbatch", "allow_unknown"):
             del values[name]
-        lists = {"sources": list(self.sources), "filters": list(self.filters)}
+        lists = {name: list(values[name]) for name in ("sources", "valid", "filters")}
         return {**values, **lists, "output": None, "num_workers": None}
 
 

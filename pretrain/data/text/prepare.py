@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from model.errors import UserError
 from pretrain.data.text import output
 from pretrain.data.text.options import PrepareOptions, Progress
-from pretrain.data.text.reading import Input, find_inputs, read_chunks
+from pretrain.data.text.reading import Input, all_inputs, read_chunks
 from pretrain.data.text.sources.base import Block
 from pretrain.data.text.tokenizer import (
     TextTokenizer,
@@ -40,7 +40,7 @@ def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lamb
     if manifest := existing(directory / "manifest.json", options):
         shutil.rmtree(directory / "tasks", ignore_errors=True)  # of a job that nobody waited for
         return manifest
-    inputs = find_inputs(options.sources)
+    inputs = all_inputs(options.sources, options.valid)
     with output.opened(directory):
         return _prepare(options, inputs, progress)
 
@@ -55,7 +55,8 @@ def _prepare(options: PrepareOptions, inputs: list[Input], progress: Callable[[P
     if state:
         tokenizer = saved(options, state)
     else:
-        tokenizer = _given(options) if options.vocab else train_vocabulary(options, inputs, progress)
+        to_train_on = [source for source in inputs if not source.held_out]
+        tokenizer = _given(options) if options.vocab else train_vocabulary(options, to_train_on, progress)
         check_sample(options, inputs, tokenizer)
         save_tokenizer(tokenizer, directory)
     if options.in_tasks:

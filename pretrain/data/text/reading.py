@@ -1,7 +1,7 @@
 """Sources by name, as `prepare` is given them: which files they are, and their content in chunks."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.errors import UserError
@@ -21,10 +21,29 @@ class Input:
     num_bytes: int | None
     """On disk; None if only reading will tell."""
     path: Path | None = None
+    held_out: bool = False
+    """Whether its documents are for validation, all of them."""
 
     @property
     def is_tokenized(self) -> bool:
         return self.path is not None and _format_of(self.path).is_tokenized
+
+
+def all_inputs(sources: Iterable[str], valid: Iterable[str]) -> list[Input]:
+    """The held-out text, if any is given, and then the text to train on, without what is held out of it.
+
+    Raises UserError for a source that is missing, and where no text is left to train on.
+    """
+    held_out = [replace(each, held_out=True) for each in find_inputs(valid)]
+    taken = {_place(each) for each in held_out}
+    to_train_on = [each for each in find_inputs(sources) if _place(each) not in taken]
+    if not to_train_on:
+        raise UserError(f"--valid holds out every source ({', '.join(sources)}); name other text to train on")
+    return [*held_out, *to_train_on]
+
+
+def _place(source: Input) -> str | Path:
+    return source.path.resolve() if source.path else source.name
 
 
 def find_inputs(sources: Iterable[str]) -> list[Input]:
@@ -54,13 +73,16 @@ def find_inputs(sources: Iterable[str]) -> list[Input]:
 
 
 def read_chunks(inputs: Iterable[Input], format: TextFormat) -> Iterator[list[Block]]:
-    """The blocks of all inputs, in order, gathered into chunks.
+    """The blocks of all inputs, in order, gathered into chunks. None holds both held-out text and text to train on.
 
     Raises UserError if a column is missing or an input cannot be read at all.
     """
     chunk: list[Block] = []
     size = 0
     for source in inputs:
+        if chunk and chunk[-1].held_out != source.held_out:
+            yield chunk
+            chunk, size = [], 0
         for block in read_blocks(source, format):
             chunk.append(block)
             size += block.num_bytes
@@ -73,6 +95,12 @@ def read_chunks(inputs: Iterable[Input], format: TextFormat) -> Iterator[list[Bl
 
 def read_blocks(source: Input, format: TextFormat) -> Iterator[Block]:
     """The blocks of one input. Raises UserError where it cannot be read."""
+    for block in _read(source, format):
+        block.held_out = source.held_out
+        yield block
+
+
+def _read(source: Input, format: TextFormat) -> Iterator[Block]:
     if source.path is not None:
         try:
             yield from _format_of(source.path).read(source.path, format)

@@ -34,6 +34,8 @@ class TokenizedChunk:
     """Skipped and repaired input, by reason."""
     num_bytes: int
     num_disk_bytes: int
+    held_out: bool = False
+    """Whether it is of the text that `--valid` names."""
 
 
 class Worker:
@@ -60,6 +62,7 @@ class Worker:
             +counts,
             sum(block.num_bytes for block in chunk),
             sum(block.num_disk_bytes for block in chunk),
+            chunk[0].held_out,
         )
 
     def are_kept(self, documents: Documents, counts: Counter) -> np.ndarray:

@@ -25,6 +25,8 @@ from pretrain.data.text.unknown import check_share
 from pretrain.data.text.worker import TokenizedChunk
 
 SPLITS = ("train", "valid")
+IN_BOTH = "documents_in_both"
+"""In the manifest: how many documents to train on have the text of one that is held out."""
 _SECONDS_BETWEEN_SAVES = 5.0
 
 
@@ -73,8 +75,8 @@ class Job:
                 last_save = time.monotonic()
 
     def _write(self, chunk: TokenizedChunk) -> None:
-        is_valid = chunk.hashes < np.uint64(self._options.valid_share * 2**64)
-        new = self._seen.are_new(chunk.hashes) if self._options.deduplicate else np.ones(len(is_valid), bool)
+        is_valid = self._are_held_out(chunk)
+        new = self._are_new(chunk)
         for name, chosen in zip(SPLITS, (new & ~is_valid, new & is_valid), strict=True):
             documents = chunk.documents.select(chosen)
             if self._options.document_tokens:
@@ -87,6 +89,22 @@ class Job:
         self._progress.megabytes += chunk.num_bytes / 1e6
         self._progress.disk_bytes += chunk.num_disk_bytes
         self._progress.num_documents += int(new.sum())
+
+    def _are_held_out(self, chunk: TokenizedChunk) -> np.ndarray:
+        """[D] bool."""
+        if self._options.valid:
+            return np.full(len(chunk.hashes), chunk.held_out)
+        return chunk.hashes < np.uint64(self._options.valid_share * 2**64)
+
+    def _are_new(self, chunk: TokenizedChunk) -> np.ndarray:
+        """[D] bool: which are not left out as duplicates. Held-out text of the user's own comes first, and is kept."""
+        if self._options.deduplicate:
+            return self._seen.are_new(chunk.hashes)
+        if chunk.held_out:
+            self._seen.are_new(chunk.hashes)
+        elif self._options.valid:
+            self._counts[IN_BOTH] += int(self._seen.are_known(chunk.hashes).sum())
+        return np.ones(len(chunk.hashes), bool)
 
     def _save(self) -> None:
         """Replaces state.json: everything up to here is on disk."""
@@ -115,12 +133,7 @@ class Job:
         for name, split in splits.items():
             if split["num_documents"] == 0:
                 output.remove(self._directory)
-                left_out = describe(self._counts)
-                raise UserError(
-                    f"of {self._progress.num_documents} documents with text none fell into the {name} split: the "
-                    f"corpus is too small, or valid_share {self._options.valid_share} does not suit it"
-                    + (f" (skipped or repaired: {left_out})" if left_out else "")
-                )
+                raise self._nothing_in(name)
             for shard in split["shards"]:
                 for suffix in (".bin", ".idx", ".words")[: 3 if self._tokenizer.stores_words else 2]:
                     shard[f"sha256{suffix}"] = file_sha256(self._directory / (shard["name"] + suffix))
@@ -128,8 +141,9 @@ class Job:
             "format": 1,
             "source": {
                 "names": list(self._options.sources),
-                "inputs": list_inputs(self._inputs),
+                "inputs": list_inputs(source for source in self._inputs if not source.held_out),
                 "licence": self._options.licence,
+                **self._held_out(),
             },
             "tokenizer": {
                 "vocab_size": len(self._tokenizer.tokens),
@@ -148,6 +162,30 @@ class Job:
         self._seen.remove()
         (self._directory / "state.json").unlink()
         return manifest
+
+
+    def _held_out(self) -> dict:
+        """What the manifest says of held-out text of the user's own."""
+        if not self._options.valid:
+            return {}
+        return {
+            "held_out": {
+                "names": list(self._options.valid),
+                "inputs": list_inputs(source for source in self._inputs if source.held_out),
+                IN_BOTH: self._counts.pop(IN_BOTH, 0),
+            }
+        }
+
+    def _nothing_in(self, split: str) -> UserError:
+        left_out = describe(self._counts)
+        if self._options.valid:
+            reason = "look at the files named by " + ("--valid" if split == "valid" else "sources")
+        else:
+            reason = f"the corpus is too small, or valid_share {self._options.valid_share} does not suit it"
+        return UserError(
+            f"of {self._progress.num_documents} documents with text none fell into the {split} split: {reason}"
+            + (f" (skipped or repaired: {left_out})" if left_out else "")
+        )
 
 
 def cut_documents(documents: Documents, document_tokens: int) -> Documents:
@@ -207,5 +245,5 @@ def saved(options: PrepareOptions, state: dict) -> TextTokenizer:
     return read_tokenizer(file)
 
 
-def list_inputs(inputs: list[Input]) -> list[list]:
+def list_inputs(inputs: Iterable[Input]) -> list[list]:
     return [[source.name, source.num_bytes] for source in inputs]

@@ -44,6 +44,8 @@ class Block:
     """Bytes of the file that it took: fewer than `num_bytes` if that is compressed."""
     counts: Counter = field(default_factory=Counter)
     """What reading had to omit or cut, by reason."""
+    held_out: bool = False
+    """Whether it is of the text that `--valid` names."""
 
     def documents(self, format: TextFormat, counts: Counter) -> Iterator[str | None]:
         """Its documents; None for one without text. Adds what it omits or repairs to `counts`, by reason."""

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +20,7 @@ def part_file(folder: Path, task: int) -> Path:
 
 def write_block(stream: BinaryIO, block: TokenizedChunk) -> None:
     documents = block.documents
-    header = json.dumps([block.num_bytes, block.num_disk_bytes, block.counts]).encode()
+    header = json.dumps([block.num_bytes, block.num_disk_bytes, block.counts, block.held_out]).encode()
     words = np.zeros(0, bool) if documents.opens_word is None else documents.opens_word
     for array in (
         *(np.frombuffer(header, np.uint8), block.hashes),
@@ -34,9 +35,10 @@ def read_part(file: Path, stores_words: bool) -> Iterator[TokenizedChunk]:
     with open(file, "rb") as stream:
         while stream.tell() < size:
             header, hashes, tokens, lengths, sentences, words = (np.load(stream) for _ in range(6))
-            num_bytes, num_disk_bytes, counts = json.loads(header.tobytes())
+            # The last is missing in what an earlier version left.
+            num_bytes, num_disk_bytes, counts, *held_out = json.loads(header.tobytes())
             documents = Documents(tokens, lengths, sentences, words if stores_words else None)
-            yield TokenizedChunk(documents, hashes, Counter(counts), num_bytes, num_disk_bytes)
+            yield TokenizedChunk(documents, hashes, Counter(counts), num_bytes, num_disk_bytes, *held_out)
 
 
 def without(blocks: Iterable[TokenizedChunk], removed: np.ndarray, reason: str) -> Iterator[TokenizedChunk]:
@@ -48,15 +50,16 @@ def without(blocks: Iterable[TokenizedChunk], removed: np.ndarray, reason: str) 
         kept = np.ones(len(block.hashes), bool)
         kept[here] = False
         counts = block.counts + Counter({reason: len(here)})
-        yield TokenizedChunk(
-            block.documents.select(kept), block.hashes[kept], counts, block.num_bytes, block.num_disk_bytes
-        )
+        yield replace(block, documents=block.documents.select(kept), hashes=block.hashes[kept], counts=counts)
 
 
 def in_chunks(blocks: Iterable[TokenizedChunk]) -> Iterator[TokenizedChunk]:
     """Blocks joined as `read_chunks` joins them: a shard ends where a chunk does."""
     waiting: list[TokenizedChunk] = []
     for block in blocks:
+        if waiting and waiting[-1].held_out != block.held_out:
+            yield _joined(waiting)
+            waiting = []
         waiting.append(block)
         if sum(each.num_bytes for each in waiting) >= limits.CHUNK_BYTES:
             yield _joined(waiting)
@@ -75,4 +78,5 @@ def _joined(blocks: list[TokenizedChunk]) -> TokenizedChunk:
         counts,
         sum(block.num_bytes for block in blocks),
         sum(block.num_disk_bytes for block in blocks),
+        blocks[0].held_out,
     )

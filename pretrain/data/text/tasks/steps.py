@@ -31,8 +31,8 @@ class ReadDocuments(PipelineStep):
     def __init__(self, groups: list[list[Input]], options: PrepareOptions) -> None:
         super().__init__()
         self.groups, self.format = groups, options.text_format
-        self.sizes: list[tuple[int, int]] = []
-        """Of each block read so far: bytes of text, and on disk."""
+        self.sizes: list[tuple[int, int, bool]] = []
+        """Of each block read so far: bytes of text, and on disk; whether it is held out."""
         self.counts: Counter[str] = Counter()
 
     def run(self, data: object, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
@@ -41,7 +41,7 @@ class ReadDocuments(PipelineStep):
         for source in self.groups[rank]:
             for block in read_blocks(source, self.format):
                 number = len(self.sizes)
-                self.sizes.append((block.num_bytes, block.num_disk_bytes))
+                self.sizes.append((block.num_bytes, block.num_disk_bytes, block.held_out))
                 for text in documents_of(block, self.format, self.counts):
                     yield Document(text, id="", metadata={"block": number})
 
