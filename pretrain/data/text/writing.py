@@ -163,7 +163,6 @@ class Job:
         (self._directory / "state.json").unlink()
         return manifest
 
-
     def _held_out(self) -> dict:
         """What the manifest says of held-out text of the user's own."""
         if not self._options.valid:
