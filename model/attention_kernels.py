@@ -91,7 +91,7 @@ def fused_attention(
     return F.scaled_dot_product_attention(query, key, value, mask, dropout)
 
 
-@torch.compiler.disable  # the number of runs and the longest differ from batch to batch
+@torch._disable_dynamo  # the number of runs and the longest differ from batch to batch
 def _over_runs(query: Tensor, key: Tensor, value: Tensor, packed: PackedRows, dropout: float) -> Tensor:
     def tokens(x: Tensor) -> Tensor:  # [B, n, S, d] -> [B * S, n, d], no copies
         return x.transpose(1, 2).flatten(0, 1)

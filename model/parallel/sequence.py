@@ -38,7 +38,7 @@ def collect(part: Tensor, group: dist.ProcessGroup) -> Tensor:
     return _Collect.apply(part, group)
 
 
-@torch.compiler.disable  # there is nothing to fuse, and its hooks would be traced
+@torch._disable_dynamo  # there is nothing to fuse, and its hooks would be traced
 def gather_through(part: Tensor, linears: Sequence[nn.Module], group: dist.ProcessGroup, again: bool) -> list[Tensor]:
     """Into a region through linear layers that read the same: [B, S / tp, H] -> of each [B, S, outputs].
 

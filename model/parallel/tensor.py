@@ -1,6 +1,5 @@
 """Tensor parallelism as one rank sees it: its regions, its part of a tensor, its own random numbers."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,13 +10,6 @@ from torch import Tensor, nn
 
 from model.parallel import sequence as sequence_parallel
 from model.parameter_spec import ParameterSpec
-
-with warnings.catch_warnings():  # it misses Transformer Engine and apex, which nothing used here needs
-    warnings.simplefilter("ignore")
-    from megatron.core.tensor_parallel.mappings import (
-        copy_to_tensor_model_parallel_region,
-        reduce_from_tensor_model_parallel_region,
-    )
 
 
 @dataclass(frozen=True)
@@ -40,11 +32,19 @@ class TensorParallel:
     def enter(self, tensor: Tensor) -> Tensor:
         """Identity forward, sum over ranks backward: what every rank holds whole, before a weight whose output axis is
         cut."""
-        return copy_to_tensor_model_parallel_region(tensor, group=self.group) if self.size > 1 else tensor
+        if self.size == 1:
+            return tensor
+        from model.parallel.regions import copy_to_tensor_model_parallel_region
+
+        return copy_to_tensor_model_parallel_region(tensor, group=self.group)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over ranks forward, identity backward."""
-        return reduce_from_tensor_model_parallel_region(tensor, group=self.group) if self.size > 1 else tensor
+        if self.size == 1:
+            return tensor
+        from model.parallel.regions import reduce_from_tensor_model_parallel_region
+
+        return reduce_from_tensor_model_parallel_region(tensor, group=self.group)
 
     def enter_through(self, x: Tensor, *linears: nn.Module) -> list[Tensor]:
         """Hidden states into a region, through linear layers whose output axis is cut.
@@ -103,7 +103,7 @@ class TensorParallel:
         finally:
             generator.set_state(outer)
 
-    @torch.compiler.disable  # it sets a generator
+    @torch._disable_dynamo  # it sets a generator
     def draw_own(self, function: Callable[..., Tensor], *arguments) -> Tensor:
         """function(tensor, ...) with this rank's own random numbers."""
         with self.sharded_randomness(arguments[0].device):

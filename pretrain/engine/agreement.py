@@ -15,6 +15,11 @@ ACTED = "rank 0 has acted"
 """Key in the process group's store."""
 
 
+def is_group() -> bool:
+    """Whether this process is one of a group of ranks. One that has not imported torch is not."""
+    return "torch" in sys.modules and dist.is_initialized()
+
+
 def raise_together(error: Exception | None) -> None:
     """Raises Stop on all ranks when any of them has an error, with the message of the first. Collective."""
     messages: list[str | None] = [None] * dist.get_world_size()

@@ -6,6 +6,7 @@ step takes as long as before, and compiling takes extra time at every change of 
 
 import os
 import shutil
+import sys
 from importlib.util import find_spec
 from typing import Literal
 
@@ -44,6 +45,8 @@ def missing_for(device_type: str) -> str | None:
 
 def compile_seconds() -> float:
     """Spent in torch.compile so far, by this process."""
+    if "torch._dynamo" not in sys.modules:  # looking would load it
+        return 0.0
     return sum(torch._dynamo.utils.compilation_time_metrics.get("_compile.compile_inner", []))
 
 

@@ -9,11 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 import yaml
 from pydantic import ValidationError
 
 from model.errors import UserError
+from model.lazy import dist
 from pretrain import __version__
 from pretrain.checkpoint.tensors import replace_text
 from pretrain.engine.agreement import from_rank_0, rank_0_first

@@ -1,19 +1,17 @@
-"""Checks before training: by one plain process, so that a mistake is one line, and by all ranks together."""
+"""Checks before training: by one plain process, so that a mistake is one line, and by all ranks together.
+
+The plain process imports torch only for what cannot be known without: it takes seconds, at every start.
+"""
 
 import json
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-
 from model.errors import UserError
+from model.lazy import dist, torch
 from pretrain.checkpoint.tensors import replace_text
 from pretrain.data import Corpus
 from pretrain.data.text.writing import file_sha256
-from pretrain.engine.agreement import raise_together
-from pretrain.engine.compilation import compiles
-from pretrain.engine.distributed import device
-from pretrain.interop.importing import check_start
+from pretrain.engine.agreement import is_group, raise_together
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.checks.saved_states import check_saved_states
 from pretrain.recipe.checks.stage_rules import check_lengths
@@ -35,9 +33,10 @@ def check_run(
     run = resolve(recipe, corpus.vocab_size, usable_ranks(recipe, num_ranks))
     if run.stages[0].precision == "fp16" and not torch.cuda.is_available():
         raise UserError("precision fp16 needs a GPU; choose bf16 or fp32")
-    compiles(recipe.compile, device())
+    if recipe.compile is True:
+        check_compiler()
     run_folder.check(recipe)
-    if not dist.is_initialized():  # once, before the ranks
+    if not is_group():  # once, before the ranks
         run_folder.wait_until_free()
         run_folder.check(recipe)  # again: the one that it waited for may have come to its end
         if run_folder.metrics.is_file():
@@ -46,8 +45,18 @@ def check_run(
         check_lengths(run)
         check_saved_states(run)
         if recipe.start is not None:
+            from pretrain.interop.importing import check_start
+
             check_start(Path(recipe.start), run.stages[0].config, trust_pickle)
     return run, corpus, run_folder
+
+
+def check_compiler() -> None:
+    """Raises UserError where torch.compile lacks something on the device that trains."""
+    from pretrain.engine.compilation import compiles
+    from pretrain.engine.distributed import device
+
+    compiles(True, device())
 
 
 def check_shards(corpus: Corpus, folder: RunFolder) -> None:

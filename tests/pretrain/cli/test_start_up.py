@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.support.tiny import write_recipe
+
 PLAN = "from pretrain.__main__ import main; assert main(['plan', 'mini']) == 0"
 MISTAKE = "from pretrain.__main__ import main; assert main(['plan', 'mini', '--set', 'steps=-1']) == 2"
 
@@ -15,6 +17,16 @@ MISTAKE = "from pretrain.__main__ import main; assert main(['plan', 'mini', '--s
     ids=["shapes", "recipes", "plan", "a mistake"],
 )
 def test_torch_is_not_imported(code):
+    run_without_torch(code)
+
+
+def test_nor_by_the_check_before_a_run(corpus, tmp_path):
+    recipe = write_recipe(tmp_path / "tiny.yaml", corpus)
+    words = ["train", str(recipe), "--runs", str(tmp_path / "runs"), "--dry-run"]
+    run_without_torch(f"from pretrain.__main__ import main; assert main({words}) == 0")
+
+
+def run_without_torch(code: str) -> None:
     code += "; import sys; sys.exit('torch is' if 'torch' in sys.modules else 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
