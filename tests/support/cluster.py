@@ -170,14 +170,18 @@ class Cluster:
         """Ends every job, mends every link, switches on every node, and waits until SLURM uses them all."""
         self.run("scancel", "--user=root")
         for node in self.nodes if self.isolated else []:
-            if node.is_on:
-                node.signal(signal.SIGCONT)
-                node.mend()
-            else:
-                self.power_on(node)
-            if not node.processes("slurmd -N"):
-                self.start_slurmd(node)
+            self.repair(node)
         self.wait_for_nodes()
+
+    def repair(self, node: Machine) -> None:
+        """Switches it on, thaws it, mends its link, and starts its slurmd, as far as it needs that."""
+        if node.is_on:
+            node.signal(signal.SIGCONT)
+            node.mend()
+        else:
+            self.power_on(node)
+        if not node.processes("slurmd -N"):
+            self.start_slurmd(node)
 
     def wait_for_nodes(self) -> None:
         def all_idle() -> bool:

@@ -1,0 +1,215 @@
+"""The faults of the campaign (campaign.py): what each breaks, at which moment, and what mends it."""
+
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.machines import Machine
+from tests.whole.slurm.watched import Watched
+
+
+@dataclass(frozen=True)
+class Fault:
+    hit: Callable[[Watched, Sequence[Machine]], None]
+    """Breaks these nodes of the run, or the job."""
+    mend: Callable[[Watched, Sequence[Machine]], None]
+    """Once the run trains again; for a job that ended, or waits in the queue, what lets it go on."""
+    nodes: int = 0
+    """How many it breaks, besides the first."""
+    ends_job: bool = False
+    """Whether the job has to be queued again."""
+    restarts: bool = True
+    """Whether the run starts again."""
+    moments: tuple[str, ...] = ("step",)
+
+
+# ---- nodes ----
+
+
+def power_off(run: Watched, nodes: Sequence[Machine]) -> None:
+    """Nobody closes the connections."""
+    for node in nodes:
+        node.cut()
+        node.kill()
+
+
+def freeze(run: Watched, nodes: Sequence[Machine]) -> None:
+    for node in nodes:
+        node.signal(signal.SIGSTOP)
+
+
+def slow_link(run: Watched, nodes: Sequence[Machine]) -> None:
+    nodes[0].limit("2mbit")
+    time.sleep(10)
+
+
+def repair(run: Watched, nodes: Sequence[Machine]) -> None:
+    for node in nodes:
+        run.cluster.repair(node)
+
+
+def power_off_first(run: Watched, nodes: Sequence[Machine]) -> None:
+    """SLURM takes SlurmdTimeout, 300 s here, to notice. This says so at once."""
+    first = run.cluster.nodes[0]
+    power_off(run, [first])
+    run.cluster.declare_down(first)
+
+
+def queue_again(run: Watched, nodes: Sequence[Machine]) -> None:
+    run.repair_all()
+    run.cluster.wait(run.job, "PENDING", timeout=200)
+    run.cluster.wait_for_nodes()
+    run.cluster.start_now(run.job)
+
+
+# ---- jobs ----
+
+
+def preempt(run: Watched, nodes: Sequence[Machine]) -> None:
+    """SIGTERM, five seconds, SIGKILL, and back into the queue."""
+    run.cluster.signal(run.job, "TERM")
+    time.sleep(5)
+    if run.cluster.state(run.job) == "RUNNING":
+        run.cluster.attempt("scancel", "--signal=KILL", "--full", run.job)
+        run.cluster.attempt("scontrol", "requeue", run.job)
+
+
+def requeue(run: Watched, nodes: Sequence[Machine]) -> None:
+    run.cluster.run("scontrol", "requeue", run.job)
+
+
+def cancel(run: Watched, nodes: Sequence[Machine]) -> None:
+    run.cluster.cancel(run.job)
+
+
+def submit_again(run: Watched, nodes: Sequence[Machine]) -> None:
+    run.repair_all()
+    run.cluster.wait(run.job, "CANCELLED", "FAILED", timeout=200)
+    run.cluster.wait_for_nodes()
+    run.submit()
+
+
+# ---- the shared disk ----
+
+
+def hang_disk(run: Watched, nodes: Sequence[Machine]) -> None:
+    """No write to it returns for 20 seconds."""
+    with frozen(run.disk):
+        time.sleep(20)
+
+
+class frozen:
+    def __init__(self, disk: Path):
+        self.disk = str(disk)
+
+    def __enter__(self) -> None:
+        subprocess.run(["fsfreeze", "--freeze", self.disk], check=True)
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["fsfreeze", "--unfreeze", self.disk], check=True)
+
+
+def fill_disk(run: Watched, nodes: Sequence[Machine]) -> None:
+    with (run.disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            for size in (1 << 20, 1 << 12, 1):
+                with suppress(OSError):
+                    while file.write(bytes(size)):
+                        pass
+            raise OSError
+
+
+def empty_disk(run: Watched, nodes: Sequence[Machine]) -> None:
+    """The run ends by itself when it cannot write a checkpoint."""
+    run.cluster.wait(run.job, "FAILED", timeout=200)
+    (run.disk / "filler").unlink()
+    submit_again(run, nodes)
+
+
+def make_read_only(run: Watched, nodes: Sequence[Machine]) -> None:
+    """Between two jobs: the kernel refuses it while files are open. The next one is refused in one line."""
+    cancel(run, nodes)
+    run.cluster.wait(run.job, "CANCELLED", timeout=200)
+    run.repair_all()
+    _remount(run.disk, "ro")
+    run.submit()
+
+
+def make_writable(run: Watched, nodes: Sequence[Machine]) -> None:
+    run.cluster.wait(run.job, "FAILED", timeout=200)
+    assert run.cluster.exit_code(run.job) == 2, run.output()
+    _remount(run.disk, "rw")
+    submit_again(run, nodes)
+
+
+def _remount(disk: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
+
+
+ANY_MOMENT = ("step", "start", "move", "checkpoint", "resume")
+
+FAULTS = {
+    "node without power": Fault(power_off, repair, nodes=1, moments=ANY_MOMENT),
+    "node frozen": Fault(freeze, repair, nodes=1, moments=ANY_MOMENT),
+    "node cut off": Fault(lambda _, nodes: nodes[0].cut(), repair, nodes=1, moments=ANY_MOMENT),
+    "node cut off, inwards": Fault(lambda _, nodes: nodes[0].cut("in"), repair, nodes=1),
+    "node cut off, outwards": Fault(lambda _, nodes: nodes[0].cut("out"), repair, nodes=1),
+    "two nodes without power": Fault(power_off, repair, nodes=2),
+    "link of 2 Mbit/s for 10 s": Fault(slow_link, repair, nodes=1, restarts=False),
+    "slurmd killed": Fault(
+        lambda run, nodes: run.cluster.kill_slurmd(nodes[0]), repair, nodes=1, restarts=False
+    ),
+    "first node without power": Fault(power_off_first, queue_again, ends_job=True),
+    "preempted, 5 s of grace": Fault(preempt, queue_again, ends_job=True),
+    "requeued": Fault(requeue, queue_again, ends_job=True),
+    "scancel, submitted again": Fault(cancel, submit_again, ends_job=True),
+    "disk hangs for 20 s": Fault(hang_disk, repair, restarts=False),
+    "disk full": Fault(fill_disk, empty_disk, ends_job=True),
+    "disk read-only": Fault(make_read_only, make_writable, ends_job=True),
+}  # fmt: skip
+MORE_OFTEN = ("node without power", "node without power", "node frozen", "node cut off")
+
+
+def reach(run: Watched, moment: str, draw: random.Random) -> str:
+    """Waits for a moment of the run; the one that it was. No move is ahead once the last stage has begun."""
+    if moment == "move":
+        boundary = next((end for end in run.boundaries if end > run.step()), None)
+        if boundary:
+            run.until(lambda: run.step() >= boundary, "the end of a stage")
+            time.sleep(draw.uniform(0, 1))
+            return moment
+        moment = "step"
+    if moment == "checkpoint":
+        run.until(lambda: any(run.folder.glob("checkpoints/*.partial")), "a checkpoint that is being written")
+    elif moment == "step":
+        run.train(draw.randint(1, 20))
+        time.sleep(draw.uniform(0, 0.3))
+    else:  # asked for by the file that asks a run to leave at its next checkpoint
+        run.train(1)
+        starts, leases = run.output().count("the run continues on"), len(run.leases())
+        (run.folder / "regroup").touch()
+        run.until(lambda: run.output().count("the run continues on") > starts, "a start")
+        if moment == "resume":
+            run.until(lambda: len(run.leases()) > leases, "a new lease")
+        time.sleep(draw.uniform(0, 8 if moment == "start" else 1))
+    return moment
+
+
+def drawn(run: Watched, draw: random.Random, deck: list[str]) -> tuple[str, list[Machine], str]:
+    """A kind of fault that the run's nodes are enough for, the nodes that it hits, and its moment. The deck is shuffled
+    anew when it has no such kind left, so that all come equally often."""
+    others = run.nodes()[1:]
+
+    def possible() -> list[str]:
+        return [kind for kind in deck if FAULTS[kind].nodes <= len(others)]
+
+    if not possible():
+        deck += draw.sample([*FAULTS, *MORE_OFTEN], len(FAULTS) + len(MORE_OFTEN))
+    kind = possible()[0]
+    deck.remove(kind)
+    return kind, draw.sample(others, FAULTS[kind].nodes), draw.choice(FAULTS[kind].moments)
