@@ -69,27 +69,27 @@ def train(
     given += (["--nodes", nodes] if nodes else []) + (["--spare", str(spare)] if spare else [])
     begin_launch()
 
-    def tell(code: int, is_requeued: bool) -> None:
-        tell_end(recipe, overrides, name, runs, code, is_requeued)
-
     mistake, tolerance = told_by(lambda: run_check([*arguments, *given, "--dry-run"]))
     if mistake:
         if is_first():
-            tell(mistake, False)
+            tell_mistake(recipe, overrides, name, runs, mistake)
         return mistake
     tolerance = replace(tolerance, max_nodes=most, spare=spare)
+
+    def tell(code: int, is_requeued: bool) -> None:
+        if tolerance.folder:
+            end_launch(Path(tolerance.folder), tolerance.notify, code, is_requeued)
+
     return start_ranks(["pretrain", *arguments], nproc, tell, tolerance)
 
 
-def tell_end(
-    recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, code: int, is_requeued: bool
-) -> None:
-    """Writes down how the ranks have ended, where they could not, and notifies."""
+def tell_mistake(recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, code: int) -> None:
+    """Notifies of what the check has found, as far as the recipe can be read: else it says nobody whom to tell."""
     from pretrain.recipe import load_recipe
 
-    with suppress(UserError):  # of a recipe that cannot be read: it says nobody whom to tell
+    with suppress(UserError):
         loaded = load_recipe(recipe, overrides)
-        end_launch(folder_of(loaded, name, runs), loaded.faults.notify, code, is_requeued)
+        end_launch(folder_of(loaded, name, runs), loaded.faults.notify, code, False)
 
 
 def check(
@@ -102,7 +102,7 @@ def check(
     loaded = load_recipe(recipe, overrides)
     folder, faults = folder_of(loaded, name, runs), loaded.faults
     check_run(loaded, num_ranks, folder, trust_pickle)
-    tell_launcher(Tolerance(faults.detect_seconds, faults.min_nodes, faults.restarts, str(folder.absolute())))
+    tell_launcher(Tolerance(faults.detect_seconds, faults.min_nodes, faults.restarts, str(folder), faults.notify))
 
 
 def train_as_rank(

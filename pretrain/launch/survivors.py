@@ -1,4 +1,4 @@
-"""A job outlives its nodes: when one is lost, the run goes on with those that are left, and takes those that come.
+"""A job outlives its nodes: when one is lost, the run continues on those that are left, and takes those that come.
 
 One step of srun after another, in one job. A run with `faults.min_nodes` is started again at once, from its newest
 checkpoint, on the nodes that did not fail; SLURM's own notice (`SlurmdTimeout`) is not waited for. `sbatch --no-kill`
@@ -130,7 +130,7 @@ def run_job(job: Job, module: Sequence[str], nproc: int | None, tolerance: Toler
             if fruitless > tolerance.restarts:
                 say(f"{reason}; {fruitless} starts in a row failed before the run began: it is given up")
                 return ExitCode.MISTAKE
-            say(f"{reason}; the run goes on with {_count(left)}: {' '.join(left)}")
+            say(f"{reason}; the run continues on {_count(left)}: {' '.join(left)}")
             nodes, cause = left, Cause(cause.attempt + 1, reason, *_last_words(step), left)
 
 
@@ -140,7 +140,7 @@ def _reason(step: Step, code: int) -> str:
     known: dict[int, str] = {
         ExitCode.HUNG: "a rank hung",
         ExitCode.PEER_LOST: "a rank lost another",
-        ExitCode.REGROUP: "saved to go on with other nodes",
+        ExitCode.REGROUP: "saved to continue on other nodes",
     }
     return known.get(code, f"the run failed with exit code {code}")
 

@@ -27,6 +27,8 @@ class Tolerance:
     restarts: int = 3
     folder: str | None = None
     """Of the run."""
+    notify: str | None = None
+    """The command that tells of a run's end."""
     max_nodes: int | None = None
     """To train on; None: all."""
     spare: int = 0

@@ -35,4 +35,4 @@ class Regroup(Hook):
             self.checkpoints.store.flush()
             if dist.get_rank() == 0:
                 self.file.unlink(missing_ok=True)
-            raise Stop(f"saved at step {step}, to go on with the nodes that are there now", code=ExitCode.REGROUP)
+            raise Stop(f"saved at step {step}, to continue on the nodes that are there now", code=ExitCode.REGROUP)

@@ -67,7 +67,7 @@ def test_a_run_goes_on_without_the_nodes_that_failed(cluster, capfd):
     second = cluster.causes[1]
     assert (second.attempt, second.failed_nodes, second.last_lines) == (1, ["node3"], ["its last line"])
     assert second.nodes == cluster.steps[1]
-    said = "espalier: node node3 failed: silent for 30 s; the run goes on with 3 nodes: node1 node2 node4"
+    said = "espalier: node node3 failed: silent for 30 s; the run continues on 3 nodes: node1 node2 node4"
     assert said in capfd.readouterr().err
 
 
@@ -127,7 +127,7 @@ def test_nodes_that_come_are_taken_at_a_checkpoint(cluster, capfd):
     assert (cluster.folder / "regroup").exists()
     assert cluster.steps == [ALL, [*ALL, "node5"]]
     assert "1 node more: node5; the run takes them at its next checkpoint" in capfd.readouterr().err
-    assert cluster.causes[1].cause == "saved to go on with other nodes"
+    assert cluster.causes[1].cause == "saved to continue on other nodes"
 
 
 def test_a_failed_node_is_not_taken_again_until_slurm_has_given_it_anew(cluster):

@@ -33,7 +33,7 @@ def asked(recipe: Recipe, folder: Path) -> str:
 def test_the_run_leaves_at_its_next_checkpoint_and_goes_on(corpus, tmp_path):
     recipe = tiny_recipe(corpus, stages=STAGES)
     (line, _) = pool(2).run(asked, recipe, tmp_path / "run")
-    assert line == "saved at step 4, to go on with the nodes that are there now"
+    assert line == "saved at step 4, to continue on the nodes that are there now"
     assert not RunFolder(tmp_path / "run").regroup.exists()
     pool(2).run(train, recipe, tmp_path / "run")
     pool(2).run(train, recipe, tmp_path / "reference")

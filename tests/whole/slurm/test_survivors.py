@@ -119,7 +119,7 @@ def test_a_job_that_loses_a_node_goes_on_with_the_others(breakable, corpus, tmp_
     lost = breakable.nodes[2]
     lost.cut()
     lost.kill()
-    breakable.wait_for(job, "the run goes on with 2 nodes: node1 node2", timeout=400)
+    breakable.wait_for(job, "the run continues on 2 nodes: node1 node2", timeout=400)
     wait_for_end(breakable, job)
     assert breakable.exit_code(job) == 0
     output = breakable.output(job)
