@@ -90,7 +90,8 @@ class BertConfig(
     def without(self, mark: Flag) -> "BertConfig":
         """The same shape with every field that carries a flag set to its default."""
         fields = type(self).model_fields
-        return self.replace(**{name: fields[name].get_default() for name in self.fields_with(mark)})
+        used = [name for name in self.fields_with(mark) if self.uses(name)]
+        return self.replace(**{name: fields[name].get_default() for name in used}) if used else self
 
     def check_tensor_parallel(self, size: int) -> None:
         """Raises UserError unless `size` tensor-parallel ranks can cut every axis evenly."""

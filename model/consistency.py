@@ -32,6 +32,8 @@ def _shared_blocks(shape: Shape) -> Iterator[str]:
     """Layers of one block must be of one kind."""
     for layer in range(shape.layers):
         first = shape.layers_of(shape.block_of(layer))[0]
+        if first == layer:
+            continue
         kind = shape.layer_kind(first)
         for field, value in shape.layer_kind(layer).items():
             if value != kind[field]:

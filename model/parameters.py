@@ -19,10 +19,10 @@ Cut = Literal["output", "input"] | None
 """Which side of a linear layer tensor parallelism cuts."""
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def parameter_table(shape: Shape) -> dict[str, ParameterSpec]:
     """Every parameter of the model, in model order, by name."""
-    return {spec.name: replace(spec, trainable=shape.is_trained(spec)) for spec in _rows(shape)}
+    return {spec.name: spec if shape.is_trained(spec) else replace(spec, trainable=False) for spec in _rows(shape)}
 
 
 def _rows(shape: Shape) -> Iterator[ParameterSpec]:

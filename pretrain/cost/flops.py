@@ -42,7 +42,7 @@ def sentence_flops(shape: Shape) -> int:
     return _outside_flops(shape, "pooler") + _outside_flops(shape, "sentence")
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def training_flops(shape: Shape, rows: int, sequence: int, num_predictions: int) -> int:
     """Forward and backward pass of `rows` rows of `sequence` tokens with `num_predictions` predicted tokens in all."""
     per_row = num_predictions / rows
@@ -98,7 +98,7 @@ def _linears_of(shape: Shape, block: int | None) -> dict[str, list[ParameterSpec
     return _linears(shape).get(block, {})
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def _linears(shape: Shape) -> dict[int | None, dict[str, list[ParameterSpec]]]:
     """By block, in one walk through the table."""
     linears: dict[int | None, dict[str, list[ParameterSpec]]] = {}

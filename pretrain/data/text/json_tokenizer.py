@@ -12,6 +12,8 @@ from model.errors import UserError
 from pretrain.data.text.special import SpecialIds, special_names
 
 BLANK = "▁"  # stands for the blank before a word, in SentencePiece's vocabularies and those of characters
+LARGEST_ID = 10_000_000
+"""Forty times the largest vocabulary in use."""
 
 
 class Encoded(NamedTuple):
@@ -37,6 +39,7 @@ class JsonTokenizer:
         """`content` of a tokenizer.json. Raises UserError when a special token is missing."""
         self.content = content
         self.library = Tokenizer.from_str(content.decode("utf-8"))
+        _check_ids(self.library)
         self.special = SpecialIds.named(self.library.token_to_id)
         names = set(self.special_names)
         added = self.library.get_added_tokens_decoder().values()
@@ -49,10 +52,11 @@ class JsonTokenizer:
     def of(cls, library: Tokenizer) -> "JsonTokenizer":
         """Framing, padding and cutting are left out: a batch decides them, and the hash does not depend on them.
 
-        Raises UserError for BPE with dropout, whose ids are drawn at random.
+        Raises UserError for BPE with dropout, whose ids are drawn at random, and for ids that no model has room for.
         """
         if getattr(library.model, "dropout", None):
             raise UserError(f'"dropout": {library.model.dropout} draws its ids at random; set it to null in the file')
+        _check_ids(library)
         library.post_processor = None
         library.no_padding()
         library.no_truncation()
@@ -136,6 +140,13 @@ class JsonTokenizer:
     def for_transformers(self) -> Tokenizer:
         """A copy that transformers is to read: as it was given."""
         return Tokenizer.from_str(self.content.decode("utf-8"))
+
+
+def _check_ids(library: Tokenizer) -> None:
+    """Raises UserError: the library writes a line for every id below the largest, and a model has a row for it."""
+    token, largest = max(library.get_vocab().items(), key=lambda item: item[1], default=("", 0))
+    if largest > LARGEST_ID:
+        raise UserError(f"token {token!r} has id {largest}; ids go up to {LARGEST_ID}: mend it in the file")
 
 
 def _without_other_specials(content: bytes, names: set[str]) -> str:

@@ -9,8 +9,11 @@ def check_rows(data: Data, sequence: int) -> None:
     shortest = data.sampling.shortest_row
     if sequence < shortest:
         raise UserError(f"sequence {sequence} is too short; it must be at least {shortest} tokens")
-    if data.max_span > sequence:
+    # Spans that do not fit into the share to be masked are passed over. With `inverse` lengths, half of all tokens
+    # lie in the longer half of spans: beyond half a row, too few are left to reach `mask_rate`.
+    longest = sequence // 2 if data.span_lengths == "inverse" else sequence
+    if data.max_span > longest:
         raise UserError(
-            f"data.max_span {data.max_span} is longer than a row of {sequence} tokens, so next to nothing would be "
-            "masked; lower it (10 in SpanBERT, 3 in ALBERT)"
+            f"data.max_span {data.max_span} is too long for rows of {sequence} tokens, of which too few would be "
+            f"masked; it may be at most {longest} (10 in SpanBERT, 3 in ALBERT)"
         )

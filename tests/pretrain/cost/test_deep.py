@@ -1,4 +1,4 @@
-"""The work of planning grows with the layers of a model, not with their square."""
+"""The work of planning grows with the layers of a model and with the stages of a run, not with their squares."""
 
 import sys
 from types import FrameType
@@ -9,7 +9,7 @@ from pretrain.recipe import Recipe, resolve
 from tests.support.tiny import tiny_values
 
 
-def lines_run(layers: int) -> int:
+def lines_run(layers: int, stages: list[dict[str, Any]]) -> int:
     """Lines of Python that planning a model of so many layers runs: the same on any machine."""
     count = 0
 
@@ -19,10 +19,6 @@ def lines_run(layers: int) -> int:
         return trace
 
     model = dict(layers=layers, hidden=32, heads=4, ffn=64, max_positions=32)
-    stages = [
-        {"name": "half", "steps": 5, "shape": {"layers": layers // 2}},
-        {"name": "all", "steps": 5, "grow": "stack"},
-    ]
     recipe = Recipe.model_validate(tiny_values("corpora/tiny", model=model, stages=stages))
     sys.settrace(trace)
     try:
@@ -32,7 +28,24 @@ def lines_run(layers: int) -> int:
     return count
 
 
+def of_layers(layers: int) -> int:
+    half = {"name": "half", "steps": 5, "shape": {"layers": layers // 2}}
+    return lines_run(layers, [half, {"name": "all", "steps": 5, "grow": "stack"}])
+
+
+def of_stages(number: int) -> int:
+    first, *others = ({"name": f"s{index}", "steps": 1, "shape": {"ffn": 64 + index}} for index in range(number))
+    return lines_run(6, [first, *(stage | {"grow": "widen"} for stage in others)])
+
+
 def test_planning_a_deep_model_takes_time_in_proportion():
-    lines_run(8)  # what is worked out once
-    small, large = lines_run(40), lines_run(120)
+    of_layers(8)  # what is worked out once
+    small, large = of_layers(40), of_layers(120)
     assert large < 4 * small
+
+
+def test_so_does_planning_many_stages():
+    """Each has a shape of its own, about which several tables ask."""
+    of_stages(5)
+    small, large = of_stages(25), of_stages(75)
+    assert large < 3.5 * small

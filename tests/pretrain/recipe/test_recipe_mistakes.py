@@ -116,7 +116,9 @@ def test_yaml(mistake, text, message):
         # rows, spans and climbs
         ("steps: 1000", "steps: 1000\nsequence: 3", "stage a: sequence 3 is too short; it must be at least 4 tokens"),
         ("{name: b}", "{name: b, sequence: 3}", "stage b: sequence 3 is too short; it must be at least 4 tokens"),
-        ("none}", "none, max_span: 1000000000}", "data.max_span 1000000000 is longer than a row of 128 tokens"),
+        ("none}", "none, max_span: 1000000000}", "data.max_span 1000000000 is too long for rows of 128 tokens"),
+        ("none}", "none, max_span: 65}", "data.max_span 65 is too long for rows of 128 tokens, of which too few"),
+        ("none}", "none, max_span: 129, span_lengths: geometric}", "it may be at most 128 (10 in SpanBERT"),
         ("{name: b}", "{name: b, schedule: {rewarm: 80%}}", "stage b: schedule.rewarm (800 steps) is longer than the"),
         # words
         ("batch: {global: 8}", "batch: {global: 8}\nbatch-size: 4", "unknown key batch-size (did you mean 'batch'?)"),

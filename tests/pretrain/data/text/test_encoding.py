@@ -142,6 +142,12 @@ def test_random_ids_are_refused() -> None:
         JsonTokenizer.of(Tokenizer(models.BPE(dropout=0.1)))
 
 
+def test_ids_that_no_model_has_room_for_are_refused() -> None:
+    vocabulary = {"[UNK]": 0, "house": 10**9}
+    with pytest.raises(UserError, match="token 'house' has id 1000000000; ids go up to"):
+        JsonTokenizer.of(Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]")))
+
+
 def test_a_wrong_cache_is_noticed(real_tokenizer: TextTokenizer) -> None:
     encoder = Encoder(real_tokenizer)
     encoder.check("The cat. The dog.", ["The cat.", "The dog."])
