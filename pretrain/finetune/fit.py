@@ -16,10 +16,13 @@ from pretrain.recipe.schedule import Phase
 Features = dict[str, Any]
 """One example: token lists by their names in transformers, and labels."""
 Predict = Callable[[Sequence[Features]], tuple[np.ndarray, ...]]
-"""Features to the model's logits, in their order; [N, outputs], or [N, length] each for starts and ends."""
+"""Features to the model's logits, in their order: [N, outputs], [N, length, outputs] of tokens, or [N, length] each for
+starts and ends."""
 
 PADDED = {"input_ids", "token_type_ids", "attention_mask"}
 LABELS = ("labels", "start_positions", "end_positions")
+IGNORED = -100
+"""The label of a token that is not learned from, in transformers."""
 BETAS, EPS = (0.9, 0.999), 1e-6
 """Devlin et al. 2018."""
 POOL = 50
@@ -68,18 +71,20 @@ def predict(model: nn.Module, features: Sequence[Features], batch: int, pad_id: 
             inputs = collate([features[row] for row in rows], pad_id)
             outputs = model(**{name: tensor.to(device) for name, tensor in inputs.items() if name not in LABELS})
             is_span = hasattr(outputs, "start_logits")
+            of_tokens = is_span or outputs.logits.dim() == 3
             values = (outputs.start_logits, outputs.end_logits) if is_span else (outputs.logits,)
             if not all(value.isfinite().all() for value in values):
                 raise Diverged
             for place, row in enumerate(rows):
-                logits[row] = tuple(_widened(value[place], longest if is_span else 0) for value in values)
+                logits[row] = tuple(_widened(value[place], longest if of_tokens else 0) for value in values)
     return tuple(np.stack(kind) for kind in zip(*logits, strict=True))
 
 
 def _widened(values: Tensor, length: int) -> np.ndarray:
-    """Position logits padded to the longest row; positions beyond a row get -inf."""
+    """Logits of positions padded to the longest row; positions beyond a row get -inf."""
     array = values.float().cpu().numpy()
-    return np.pad(array, (0, max(length - len(array), 0)), constant_values=-np.inf)
+    beyond = [(0, max(length - len(array), 0)), *[(0, 0)] * (array.ndim - 1)]
+    return np.pad(array, beyond, constant_values=-np.inf)
 
 
 def shuffled_batches(lengths: Sequence[int], size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
@@ -96,7 +101,7 @@ def shuffled_batches(lengths: Sequence[int], size: int, generator: np.random.Gen
 
 
 def collate(features: Sequence[Features], pad_id: int) -> dict[str, Tensor]:
-    """Token lists padded to the longest, [B, S]; labels [B]."""
+    """Token lists padded to the longest, [B, S]; labels [B], or [B, S] where tokens have them."""
     length = max(len(one["input_ids"]) for one in features)
     batch = {}
     for name in features[0]:
@@ -104,6 +109,8 @@ def collate(features: Sequence[Features], pad_id: int) -> dict[str, Tensor]:
         if name in PADDED:
             filler = pad_id if name == "input_ids" else 0
             values = [row + [filler] * (length - len(row)) for row in values]
+        elif name in LABELS and isinstance(values[0], list):
+            values = [row + [IGNORED] * (length - len(row)) for row in values]
         if name in PADDED or name in LABELS:
             batch[name] = torch.tensor(values)
     return batch

@@ -1,18 +1,15 @@
-"""GLUE's tasks of one or two sentences: files to features, logits to scores."""
+"""GLUE's tasks of one or two sentences, from its files or the Hub."""
 
 import contextlib
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from model.errors import UserError
-from pretrain.finetune.fit import Features, Predict
+from pretrain.finetune.sentences import Dev, Example, Sentences
 from pretrain.finetune.tasks import GlueTask
-from pretrain.finetune.text import check_length, read_text
+from pretrain.finetune.text import read_text
 
 HELD_OUT_SHARE = 0.1
 """Share of train.tsv that is held out and scored if dev.tsv is missing and the task allows that."""
@@ -20,60 +17,13 @@ HIGHEST_SIMILARITY = 5.0
 """STS-B, the only regression task, scores similarity from 0 to this."""
 
 
-@dataclass(frozen=True)
-class Example:
-    sentences: tuple[str, ...]
-    label: int | float
+def open_glue(task: GlueTask, data: Path | None, max_length: int) -> Sentences:
+    """From GLUE's files in `data` (the task's folder, or the one that holds it), else from the Hub.
 
-
-Dev = dict[str, list[Example]]
-"""The examples of each dev file, by its name."""
-
-
-class Glue:
-    """One task with its data. Made by `Glue.open`."""
-
-    architecture = "AutoModelForSequenceClassification"
-
-    def __init__(self, task: GlueTask, train: list[Example], dev: Dev, scored_on: str, max_length: int):
-        """`scored_on`: what `dev` contains, in words."""
-        self.task, self.train, self.dev, self.scored_on, self.max_length = task, train, dev, scored_on, max_length
-        self.num_outputs = len(task.labels) or 1
-
-    @classmethod
-    def open(cls, task: GlueTask, data: Path | None, max_length: int) -> "Glue":
-        """From GLUE's files in `data` (the task's folder, or the one that holds it), else from the Hub.
-
-        Raises UserError when there is neither, and for files that are not as GLUE writes them.
-        """
-        read = _read_hub(task) if data is None else _read_files(task, data)
-        return cls(task, *read, max_length)
-
-    def training_features(self, tokenizer: Any) -> list[Features]:
-        """Features of every training example. Raises UserError if a sentence would have to lose all its tokens."""
-        num_sentences = len(self.task.columns)
-        num_special = tokenizer.num_special_tokens_to_add(pair=num_sentences == 2)
-        check_length(self.max_length, num_special + num_sentences, f"{num_special} special tokens")
-        return self._features(tokenizer, self.train)
-
-    def score(self, tokenizer: Any, predict: Predict) -> dict[str, float]:
-        """Every metric on every dev file, logits [N, outputs] by `predict`."""
-        scores: dict[str, float] = {}
-        for name, examples in self.dev.items():
-            (logits,) = predict(self._features(tokenizer, examples))
-            true = np.array([example.label for example in examples])
-            predicted = logits.argmax(-1) if self.task.labels else logits[:, 0]
-            suffix = name.removeprefix("dev")
-            scores |= {f"{metric}{suffix}": score(predicted, true) for metric, score in self.task.metrics.items()}
-        return scores
-
-    def _features(self, tokenizer: Any, examples: Sequence[Example]) -> list[Features]:
-        columns = zip(*(example.sentences for example in examples), strict=True)
-        encoded = tokenizer(*map(list, columns), truncation=True, max_length=self.max_length)
-        return [
-            {**{key: values[row] for key, values in encoded.items()}, "labels": example.label}
-            for row, example in enumerate(examples)
-        ]
+    Raises UserError when there is neither, and for files that are not as GLUE writes them.
+    """
+    read = _read_hub(task) if data is None else _read_files(task, data)
+    return Sentences(task.labels, task.metrics, *read, max_length)
 
 
 def _read_files(task: GlueTask, data: Path) -> tuple[list[Example], Dev, str]:

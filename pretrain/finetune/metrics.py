@@ -1,4 +1,4 @@
-"""The metrics of GLUE (Wang et al. 2018), as scikit-learn and scipy compute them in its official scripts."""
+"""Metrics as scikit-learn and scipy compute them: GLUE's (Wang et al. 2018, official scripts), and own tables'."""
 
 from collections.abc import Callable
 
@@ -17,6 +17,18 @@ def f1(predicted: np.ndarray, true: np.ndarray) -> float:
     num_correct = np.sum((predicted == 1) & (true == 1))
     num_claimed = np.sum(predicted == 1) + np.sum(true == 1)
     return float(2 * num_correct / num_claimed) if num_claimed else 0.0
+
+
+def macro_f1(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Mean over the classes, predicted or true, of the F1 of each: a rare class counts as much as a frequent one."""
+    classes = np.union1d(predicted, true)
+    return float(np.mean([f1((predicted == one).astype(int), (true == one).astype(int)) for one in classes]))
+
+
+def r2(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Share of the variance that is explained; 0 if the truth is constant."""
+    total = np.sum((true - np.mean(true)) ** 2)
+    return float(1 - np.sum((true - predicted) ** 2) / total) if total else 0.0
 
 
 def matthews(predicted: np.ndarray, true: np.ndarray) -> float:

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from model.errors import UserError
-from pretrain.finetune.glue import Glue
 from pretrain.finetune.pooling import MeanPooled
-from pretrain.finetune.squad import Squad
+from pretrain.finetune.problem import Problem
 from pretrain.interop.huggingface_import import opening
 from pretrain.use.export import export
 
@@ -65,9 +64,11 @@ class Pretrained:
         tokenizer.model_max_length = min(tokenizer.model_max_length, _num_positions(config))
         return tokenizer
 
-    def model(self, problem: Glue | Squad, seed: int) -> torch.nn.Module:
+    def model(self, problem: Problem, seed: int) -> torch.nn.Module:
         """The model with a head for the task. `seed` decides its weights and, with `from_scratch`, all others."""
-        config = self.config(num_labels=problem.num_outputs)
+        names = dict(enumerate(problem.labels))
+        named = {"id2label": names, "label2id": {name: number for number, name in names.items()}} if names else {}
+        config = self.config(num_labels=problem.num_outputs, **named)
         torch.manual_seed(seed)
         if self.pooling == "mean":
             return MeanPooled(self._load("AutoModel", config), problem.num_outputs)

@@ -2,28 +2,37 @@
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
 from model.errors import UserError, nearest
-from pretrain.finetune.fit import Diverged, fit, predict
-from pretrain.finetune.glue import Glue
+from pretrain.finetune.fit import Diverged, Features, fit, predict
+from pretrain.finetune.glue import open_glue
+from pretrain.finetune.own.examples import Source
+from pretrain.finetune.own.open import OWN_TASKS
 from pretrain.finetune.pretrained import Pretrained, model_folder
+from pretrain.finetune.problem import Problem
 from pretrain.finetune.results import Result
+from pretrain.finetune.saved import save as save_model
+from pretrain.finetune.sentences import Sentences
 from pretrain.finetune.squad import Squad
-from pretrain.finetune.tasks import TASKS, GlueTask, Settings
+from pretrain.finetune.tasks import TASKS, GlueTask, Grid, Settings, suited
 
 PREDICT_BATCH = 64
+LONGEST_OWN = 512
+"""Tokens of an example of one's own table."""
 
 
 def finetune(
     checkpoint: Path,
     task: str,
-    settings: Sequence[Settings],
+    settings: Sequence[Settings] | Grid,
     seeds: Sequence[int],
     data: Path | None = None,
     max_length: int | None = None,
@@ -32,15 +41,21 @@ def finetune(
     precision: str | None = None,
     pooling: str = "cls",
     dropout: float | None = None,
+    own: Source | None = None,
+    save: Path | None = None,
 ) -> Iterator[Result]:
     """Fine-tunes a checkpoint (ours, or a folder of transformers): all seeds of one combination, then the next.
 
+    A grid among `settings` may leave something open; that is then suited to model and data.
     `num_examples`: train on this many examples, the same for every seed. `precision`: bf16 or fp32; by default bf16 if
-    the GPU has it. `from_scratch`, `pooling`, `dropout`: as in `Pretrained`.
+    the GPU has it. `from_scratch`, `pooling`, `dropout`: as in `Pretrained`. `own`: the table of one of `OWN_TASKS`,
+    instead of `data`. `save`: a folder for the model with the best score of all.
     """
-    problem = open_task(task, data, max_length)
-    if pooling == "mean" and isinstance(problem, Squad):
-        raise UserError(f"pooling mean works for tasks on whole sentences, but {task} looks for a span; omit --pooling")
+    problem = open_own(task, own, max_length) if own else open_task(task, data, max_length)
+    if pooling == "mean" and not isinstance(problem, Sentences):
+        raise UserError(f"pooling mean works for tasks on whole sentences, but {task} reads tokens; omit --pooling")
+    if pooling == "mean" and save:
+        raise UserError("pooling mean has no model in transformers to save; leave out --save, or --pooling")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bf16 = precision == "bf16" if precision else device.type == "cuda" and torch.cuda.is_bf16_supported()
     with model_folder(checkpoint) as folder, _quiet():
@@ -51,6 +66,11 @@ def finetune(
             order = torch.randperm(len(problem.train), generator=torch.Generator().manual_seed(0))
             problem.train = [problem.train[row] for row in order[:num_examples].tolist()]
         features = problem.training_features(tokenizer)
+        if own:
+            _say_what_is_cut(features, problem.max_length)
+        if isinstance(settings, Grid):
+            settings = suited(pretrained.config().hidden_size, len(features), settings).settings()
+        best = -math.inf
         for one in settings:
             start = time.perf_counter()
             scores: list[dict[str, float] | None] = []
@@ -59,19 +79,37 @@ def finetune(
                 fit(model, features, one, seed, tokenizer.pad_token_id, bf16)
                 score = partial(predict, model, batch=PREDICT_BATCH, pad_id=tokenizer.pad_token_id)
                 try:
-                    scores.append(problem.score(tokenizer, score))
+                    scores.append(scored := problem.score(tokenizer, score))
                 except Diverged:
                     scores.append(None)
+                    continue
+                if save and fmean(scored.values()) > best:
+                    best = fmean(scored.values())
+                    save_model(save, model, tokenizer, problem)
             yield Result(one, tuple(scores), time.perf_counter() - start, problem.scored_on)
 
 
-def open_task(name: str, data: Path | None, max_length: int | None) -> Glue | Squad:
+def _say_what_is_cut(features: Sequence[Features], max_length: int) -> None:
+    if long := sum(len(one["input_ids"]) >= max_length for one in features):
+        print(
+            f"espalier: {long:,} of {len(features):,} examples fill {max_length} tokens; what is beyond is not read",
+            file=sys.stderr,
+        )
+
+
+def open_own(name: str, source: Source, max_length: int | None) -> Problem:
+    """A table of one's own. `max_length` None: as long as the model reads, at most 512 tokens."""
+    return OWN_TASKS[name](source, max_length or LONGEST_OWN)
+
+
+def open_task(name: str, data: Path | None, max_length: int | None) -> Sentences | Squad:
     """The task's data. `max_length` None: 128 tokens for sentences, 384 for SQuAD."""
     if name not in TASKS:
-        raise UserError(f"task {name!r} is unknown{nearest(name, TASKS)}; choose one of {', '.join(TASKS)}")
+        known = [*OWN_TASKS, *TASKS]
+        raise UserError(f"task {name!r} is unknown{nearest(name, known)}; choose one of {', '.join(known)}")
     task = TASKS[name]
     if isinstance(task, GlueTask):
-        return Glue.open(task, data, max_length or 128)
+        return open_glue(task, data, max_length or 128)
     return Squad.open(task, data, max_length or 384)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from model.errors import UserError
 from pretrain.finetune.fit import Features, Predict
@@ -50,11 +51,14 @@ class Squad:
     """One version of SQuAD with its data. Made by `Squad.open`."""
 
     architecture = "AutoModelForQuestionAnswering"
+    labels: tuple[str, ...] = ()
     num_outputs = 2
-    scored_on = "the dev set"
 
-    def __init__(self, train: list[Question], dev: list[Question], max_length: int):
-        self.train, self.dev, self.max_length = train, dev, max_length
+    def __init__(
+        self, train: list[Question], dev: list[Question], max_length: int, scored_on: str = "the dev set"
+    ) -> None:
+        """`scored_on`: what `dev` contains, in words."""
+        self.train, self.dev, self.max_length, self.scored_on = train, dev, max_length, scored_on
         self.has_unanswerable = any(not question.answers for question in dev)
         self._dev_windows: dict[Any, list[Window]] = {}
         """Cached by tokenizer: making them takes long, and every seed and setting uses the same."""
@@ -73,7 +77,7 @@ class Squad:
             if missing:
                 raise UserError(f"{data} has no {missing[0]}; name a folder with SQuAD's files by --data")
             train, dev = (_questions(data / file) for file in files)
-        return cls(_aligned(train, files[0]), dev, max_length)
+        return cls(aligned(train, files[0]), dev, max_length)
 
     def training_features(self, tokenizer: Any) -> list[Features]:
         """Windows of the texts, each with the places of the answer's first and last token; [CLS] where it has none.
@@ -111,6 +115,9 @@ class Squad:
                 best[question.id] = score, text
         answers = {id: "" if self.has_unanswerable and null[id] > score else text for id, (score, text) in best.items()}
         return evaluate(self.dev, answers)
+
+    def finish(self, model: nn.Module) -> None:
+        """Nothing is to be done before the model is saved."""
 
     def _windows(self, tokenizer: Any, questions: Sequence[Question]) -> Iterator[Window]:
         for question, (text, num_tokens) in zip(questions, _cut_questions(tokenizer, questions), strict=True):
@@ -221,7 +228,7 @@ def _hub_questions(task: SquadTask, files: str) -> list[list[Question]]:
     ]
 
 
-def _aligned(questions: list[Question], file: str) -> list[Question]:
+def aligned(questions: list[Question], file: str) -> list[Question]:
     """Those to train on. Skips questions whose answer is not exactly at its answer_start, and prints their number.
 
     Stricter than Google's run_squad.py, which looks for the answer, kinds of blanks aside, anywhere in the

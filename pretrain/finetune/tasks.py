@@ -1,7 +1,7 @@
 """The tasks, and the settings that the papers searched. Column names are those of GLUE's own files."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pretrain.finetune.metrics import Metric, accuracy, f1, matthews, pearson, spearman
 
@@ -109,6 +109,20 @@ class Grid:
             for epochs in self.epochs
         ]
 
+
+def suited(hidden: int, num_examples: int, chosen: Grid) -> Grid:
+    """`chosen`, and what it leaves open by the model's width and the number of examples.
+
+    Narrow models learn at higher rates (Turc et al. 2019), and a few hundred examples take up to 20 passes (Mosbach et
+    al. 2021).
+    """
+    rate = 5e-5 if hidden >= 768 else 1e-4 if hidden >= 512 else 3e-4
+    batch = chosen.batch or (32,)
+    passes = -(-LEAST_STEPS * batch[0] // num_examples)
+    return replace(chosen, lr=chosen.lr or (rate,), batch=batch, epochs=chosen.epochs or (min(max(passes, 3), 20),))
+
+
+LEAST_STEPS = 300
 
 GRIDS = {
     # Devlin et al. 2018, appendix A.3.

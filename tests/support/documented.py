@@ -118,6 +118,8 @@ def make_place(folder: Path, commands: list[Command]) -> None:
     write_tsv(folder / "glue" / "CoLA", train="s\t1\t\tA cat.\ns\t0\t*\tCat a.\n" * 8, dev="s\t1\t\tA dog.\n" * 4)
     columns = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
     write_tsv(folder / "glue" / "MRPC", train=columns + "1\t1\t2\tA cat.\tThe cat.\n0\t1\t2\tA cat.\tA dog.\n" * 12)
+    reviews = "".join(f"A {word} film {n}.,{word}\n" for n in range(12) for word in ("good", "bad"))
+    (folder / "reviews.csv").write_text("review,sentiment\n" + reviews)
     write_squad(folder / "squad", "v2.0", unanswerable=True)
 
 

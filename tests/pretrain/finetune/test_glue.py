@@ -9,11 +9,12 @@ import torch
 
 from model.errors import UserError
 from pretrain.finetune.fit import fit, shuffled_batches
-from pretrain.finetune.glue import Example, Glue
+from pretrain.finetune.glue import open_glue
 from pretrain.finetune.pooling import MeanPooled
 from pretrain.finetune.pretrained import Pretrained, model_folder
 from pretrain.finetune.results import table, write_results
 from pretrain.finetune.run import finetune, open_task
+from pretrain.finetune.sentences import Example, Sentences
 from pretrain.finetune.tasks import TASKS, Settings
 from tests.support.benchmark_files import write_sst2, write_tsv
 from tests.support.run_on_disk import make_corpus, make_run
@@ -85,34 +86,34 @@ def test_the_same_seed_gives_the_same_scores(corpus, tmp_path):
 def test_mrpc_without_dev_holds_out_a_tenth_of_train(tmp_path, capsys):
     head = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
     rows = [f'{n % 2}\t{n}\t{n}\tHe said "no {n}\tA man said no\r\n' for n in range(50)]
-    problem = Glue.open(TASKS["mrpc"], write_tsv(tmp_path, train="\ufeff" + head + "".join(rows)), 64)
+    problem = open_glue(TASKS["mrpc"], write_tsv(tmp_path, train="\ufeff" + head + "".join(rows)), 64)
     assert (len(problem.train), len(problem.dev["dev"])) == (45, 5)
     seen = {example.sentences[0] for example in problem.train}
     assert seen.isdisjoint(example.sentences[0] for example in problem.dev["dev"])
     assert problem.train[0].sentences[0].startswith('He said "no ')
-    again = Glue.open(TASKS["mrpc"], tmp_path, 64)
+    again = open_glue(TASKS["mrpc"], tmp_path, 64)
     assert again.dev == problem.dev
     assert problem.scored_on == "a tenth of train.tsv"
     assert "has no dev.tsv: scoring a tenth of train.tsv, 5 pairs" in capsys.readouterr().err
     write_tsv(tmp_path, dev=head + rows[0])
-    assert Glue.open(TASKS["mrpc"], tmp_path, 64).scored_on == "the dev set"
+    assert open_glue(TASKS["mrpc"], tmp_path, 64).scored_on == "the dev set"
 
 
 def test_cola_has_no_header_and_stsb_has_numbers(tmp_path):
     line = "gj04\t{}\t*\tA sentence, {}.\n"
     rows = "".join(line.format(n % 2, n) for n in range(3))
-    cola = Glue.open(TASKS["cola"], write_tsv(tmp_path / "CoLA", train=rows, dev=rows), 64)
+    cola = open_glue(TASKS["cola"], write_tsv(tmp_path / "CoLA", train=rows, dev=rows), 64)
     assert [example.label for example in cola.train] == [0, 1, 0]
     assert cola.train[0].sentences == ("A sentence, 0.",)
     rows = "index\tsentence1\tsentence2\tscore\n0\ta\tb\t4.25\n1\tc\n2\td\te\t0\n"
-    stsb = Glue.open(TASKS["stsb"], write_tsv(tmp_path / "STS-B", train=rows, dev=rows), 64)
+    stsb = open_glue(TASKS["stsb"], write_tsv(tmp_path / "STS-B", train=rows, dev=rows), 64)
     assert [example.label for example in stsb.train] == [4.25, 0.0]
     assert stsb.num_outputs == 1
 
 
 def test_only_a_line_feed_ends_a_row(tmp_path):
     rows = "sentence\tlabel\r\nOne\rline\t1\r\n\r\nTwo\u2028lines\t0\r\n"
-    sst2 = Glue.open(TASKS["sst2"], write_tsv(tmp_path, train=rows, dev=rows), 64)
+    sst2 = open_glue(TASKS["sst2"], write_tsv(tmp_path, train=rows, dev=rows), 64)
     assert [(*example.sentences, example.label) for example in sst2.train] == [("One\rline", 1), ("Two\u2028lines", 0)]
 
 
@@ -198,7 +199,7 @@ def test_a_length_without_room_for_text_is_refused(corpus, tmp_path, task, least
     with model_folder(tmp_path / "run") as folder:
         tokenizer = Pretrained(folder).tokenizer()
     example = Example(("the old dog", "a green house")[: len(TASKS[task].columns)], 0)
-    problem = Glue(TASKS[task], [example], {"dev": [example]}, "the dev set", least)
+    problem = Sentences(TASKS[task].labels, {}, [example], {"dev": [example]}, "the dev set", least)
     (features,) = problem.training_features(tokenizer)
     assert len(features["input_ids"]) == least
     problem.max_length = least - 1

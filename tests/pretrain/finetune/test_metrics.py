@@ -7,7 +7,7 @@ import sklearn.metrics
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pretrain.finetune.metrics import accuracy, f1, matthews, pearson, spearman
+from pretrain.finetune.metrics import accuracy, f1, macro_f1, matthews, pearson, r2, spearman
 from pretrain.finetune.squad import Question, evaluate, normalize, overlap_f1
 
 classes = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
@@ -22,6 +22,8 @@ def test_classification_metrics_equal_scikit_learn(pairs):
     assert accuracy(predicted, true) == pytest.approx(sklearn.metrics.accuracy_score(true, predicted))
     assert f1(predicted, true) == pytest.approx(sklearn.metrics.f1_score(true, predicted, zero_division=0))
     assert matthews(predicted, true) == pytest.approx(sklearn.metrics.matthews_corrcoef(true, predicted), abs=1e-12)
+    macro = sklearn.metrics.f1_score(true, predicted, average="macro", zero_division=0)
+    assert macro_f1(predicted, true) == pytest.approx(macro)
 
 
 @given(scores)
@@ -30,6 +32,7 @@ def test_correlations_equal_scipy_ties_included(pairs):
     predicted, true = np.array(pairs, float).T / 2
     assume(len(set(predicted)) > 1 and len(set(true)) > 1)
     assert pearson(predicted, true) == pytest.approx(scipy.stats.pearsonr(predicted, true).statistic, abs=1e-9)
+    assert r2(predicted, true) == pytest.approx(sklearn.metrics.r2_score(true, predicted))
     assert spearman(predicted, true) == pytest.approx(scipy.stats.spearmanr(predicted, true).statistic, abs=1e-9)
 
 

@@ -186,5 +186,5 @@ def test_an_answer_that_stands_elsewhere_is_left_out_and_said(tmp_path, capsys, 
 
 
 def test_a_span_has_no_mean_to_be_told_by(tmp_path, run):
-    with pytest.raises(UserError, match="pooling mean works for tasks on whole sentences, but squad looks for a span"):
+    with pytest.raises(UserError, match="pooling mean works for tasks on whole sentences, but squad reads tokens"):
         next(finetune(run, "squad", [], [0], write_squad(tmp_path / "squad"), pooling="mean"))
