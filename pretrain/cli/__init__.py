@@ -25,7 +25,7 @@ VERBS = {
     "export": "Write a checkpoint as a folder that Hugging Face transformers opens.",
     "status": "Print how runs stand: state, step, loss, speed, restarts, time left.",
     "report": "Write one HTML page about a run.",
-    "finetune": "Fine-tune a checkpoint on a GLUE task or on SQuAD.",
+    "finetune": "Fine-tune a checkpoint on a table of your own, a GLUE task or SQuAD.",
     "doctor": "Print what this environment has and what Espalier wants. Installs nothing.",
 }
 """Every verb and its summary, which is also the first line of its own --help."""
