@@ -59,7 +59,11 @@ main() {
   fi
   export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH}
   case $verb in
-    test)  install test "[test]"; export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; cd "$home"; exec "$python" -m pytest "$@" ;;
+    test)
+      install test "[test]"
+      [ $# -gt 0 ] || set -- --numprocesses 2            # everything: while one waits for processes, the other computes
+      export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+      cd "$home"; exec "$python" -m pytest "$@" ;;
     check) install test "[test]"; cd "$home"; exec "$python" -m pytest -q tests/repository "$@" ;;
     demo)  cd "$home" ;;                                 # the demo's corpus and runs live in the project's folder
     doctor) exec "$python" -m pretrain.cli.doctor "$@" ;; # answers where nothing else would start

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from tests.support.home import HOME
 from tests.support.tiny import tiny_corpus
 
 # A shared machine has slow moments; a deadline for each example would make tests fail by chance.
@@ -25,11 +26,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--recipes", type=int, default=1, help="random recipes that are trained (tests/whole/damaged)")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        _divide_among_processes(items)
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _divide_among_processes(items: list[pytest.Item]) -> None:
+    """For `pytest --numprocesses`. A file stays together, for what its tests set up; all of the cluster's do, of which
+    there is one. What takes longest begins first: whole runs."""
+    items.sort(key=lambda item: "whole" not in item.path.parts)
+    for item in items:
+        together = item.path.parent if item.path.parent.name == "slurm" else item.path
+        item.add_marker(pytest.mark.xdist_group(str(together.relative_to(HOME))))
 
 
 @pytest.fixture(scope="session")

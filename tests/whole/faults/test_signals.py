@@ -23,41 +23,38 @@ from tests.support.workers import pool
 
 pytestmark = pytest.mark.timeout(900)  # many processes start, and machines differ
 
-# Whom the signal reaches, which one it is, and what the run is doing then: the last line that it has printed.
-MOMENTS = [
-    ("launcher", signal.SIGTERM, "launch"),
-    ("one rank", signal.SIGUSR1, "untied"),
-]
 
-
-@pytest.mark.parametrize(("whom", "number", "moment"), MOMENTS, ids=[moment for _, _, moment in MOMENTS])
-def test_a_signal_saves_the_run_and_asks_for_another_start(corpus, tmp_path, whom, number, moment):
+def test_a_signal_saves_the_run_and_asks_for_another_start(corpus, tmp_path):
+    """SIGTERM to the launcher before there is any rank that could hear it; then SIGUSR1 to one rank of the run that
+    goes on."""
     recipe = write_recipe(tmp_path / "tiny.yaml", corpus)
-    checkpoints = tmp_path / "runs" / "tiny" / "checkpoints"
     with Launched(recipe, tmp_path / "runs") as run:
-        if moment == "launch":  # before there is any rank that could hear it
-            while not run.torchrun():
-                time.sleep(0.05)
-        else:
-            run.wait_for(f"stage {moment}")
-        kill(run.process.pid if whom == "launcher" else run.ranks()[-1], number)
-        assert run.wait() == ExitCode.PREEMPTED, run.text()
-        text = run.text()
-    assert "received: saved at step" in text
+        while not run.torchrun():
+            time.sleep(0.05)
+        kill(run.process.pid, signal.SIGTERM)
+        step = saved_step(run, tmp_path)
+    with Launched(recipe, tmp_path / "runs") as run:
+        run.wait_for("stage untied")
+        kill(run.ranks()[-1], signal.SIGUSR1)
+        assert step < saved_step(run, tmp_path) < 30
+        assert f"resumed at step {step}" in run.text()
+    first, second = History.read(tmp_path / "runs" / "tiny").events("start_up")
+    assert (first["step"], second["step"]) == (1, step + 1)
+    parts = {"launch", "imports", "rendezvous", "corpus", "build", "first_step"}
+    assert parts <= set(first) and parts | {"checkpoint"} <= set(second)
+    assert 0 < sum(first[part] for part in parts) < first["seconds"]
+
+
+def saved_step(run: Launched, folder: Path) -> int:
+    """Of a run that has to end with the code for `again`."""
+    assert run.wait() == ExitCode.PREEMPTED, run.text()
+    text = run.text()
     assert "Traceback" not in text and "FAILED" not in text
+    checkpoints = folder / "runs" / "tiny" / "checkpoints"
     saved = checkpoints / (checkpoints / "latest").read_text().strip()
     step = json.loads((saved / "index.json").read_text())["run"]["progress"]["step"]
-    assert f"saved at step {step};" in text
-    assert step < 30
-    if moment == "untied":
-        with Launched(recipe, tmp_path / "runs") as run:
-            assert run.wait() == 0, run.text()
-            assert f"resumed at step {step}" in run.text()
-        first, second = History.read(tmp_path / "runs" / "tiny").events("start_up")
-        assert (first["step"], second["step"]) == (1, step + 1)
-        parts = {"launch", "imports", "rendezvous", "corpus", "build", "first_step"}
-        assert parts | {"validation"} <= set(first) and parts | {"checkpoint"} <= set(second)
-        assert 0 < sum(first[part] for part in parts) < first["seconds"]
+    assert f"received: saved at step {step};" in text
+    return step
 
 
 def train_signalled_in(recipe: Recipe, folder: Path, place: str) -> str:
