@@ -1,12 +1,18 @@
 """States that a run has saved under a name and that stages to come read: damaged ones are made again."""
 
 from pathlib import Path
+from typing import Any
 
+import torch.distributed as dist
+
+from growth.operators.saved_state import INITIAL
+from growth.state import TrainingState, fresh_state
 from model.errors import UserError
 from pretrain.checkpoint.files import find_damage
 from pretrain.checkpoint.progress import Progress
-from pretrain.checkpoint.store import restore_from_twin
+from pretrain.checkpoint.store import CheckpointStore, restore_from_twin
 from pretrain.engine.agreement import raise_together, say_once
+from pretrain.interop.importing import import_start
 from pretrain.recipe import Run
 from pretrain.runs.folder import RunFolder
 
@@ -14,15 +20,13 @@ from pretrain.runs.folder import RunFolder
 def step_to_repeat(run: Run, progress: Progress, run_folder: RunFolder) -> int | None:
     """None if every state that later stages read is intact, or could be copied from the checkpoint of its step. Else
     the step that saves it: the run must go back to a checkpoint before that one. Collective."""
-    read = {
-        name for stage in run.stages[progress.stage + 1 :] for each in stage.grow for name in each.saved_states_read
-    }
+    read = _read_later(run, progress)
     for stage in run.stages[: progress.stage + 1]:
         step = int(stage.end)
         if stage.keep not in read or run.unit != "steps" or step > progress.step:
             continue
         folder = run_folder.checkpoints / stage.keep
-        damage = find_damage(folder) if folder.is_dir() else "it is missing"
+        damage = _damage(folder)
         if damage is None:
             continue
         if not restore_from_twin(run_folder.checkpoints, stage.keep, step, run_folder.start):
@@ -30,6 +34,38 @@ def step_to_repeat(run: Run, progress: Progress, run_folder: RunFolder) -> int |
             return step
         say_once(f"{folder} is damaged: {damage}; it is made again from the checkpoint of step {step:,}")
     return None
+
+
+def first_state(run: Run, trust_pickle: bool) -> TrainingState:
+    """What the run trains from at step 0, spread over the ranks: fresh weights, or those of `start`. Collective."""
+    config, seed = run.stages[0].config, run.recipe.seed
+    if run.recipe.start is not None:
+        return import_start(Path(run.recipe.start), config, seed, trust_pickle)
+    return fresh_state(config, seed, dist.get_rank(), dist.get_world_size())
+
+
+def restore_initial(
+    run: Run, progress: Progress, saved: dict[str, Any], run_folder: RunFolder, trust_pickle: bool
+) -> None:
+    """Makes the state of step 0 again if it is damaged and a later stage reads it. `saved`: what the checkpoint that
+    the run resumes from says of the run. Collective."""
+    folder = run_folder.checkpoints / INITIAL
+    if INITIAL not in _read_later(run, progress) or (damage := _damage(folder)) is None:
+        return
+    say_once(f"{folder} is damaged: {damage}; it is made again")
+    keep = run.recipe.checkpoint
+    store = CheckpointStore(run_folder.checkpoints, keep.keep_last, keep.keep_every, False, run_folder.start)
+    store.save(0, first_state(run, trust_pickle), {**saved, "progress": Progress().to_json(), "hooks": {}}, INITIAL)
+
+
+def _read_later(run: Run, progress: Progress) -> set[str]:
+    """The names of the states that stages to come read."""
+    stages = run.stages[progress.stage + 1 :]
+    return {name for stage in stages for operator in stage.grow for name in operator.saved_states_read}
+
+
+def _damage(folder: Path) -> str | None:
+    return find_damage(folder) if folder.is_dir() else "it is missing"
 
 
 def raise_lost(checkpoints: Path, step: int) -> None:

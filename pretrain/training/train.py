@@ -18,7 +18,6 @@ from pretrain.data import Corpus, DataPosition
 from pretrain.engine.agreement import raise_together, say_once
 from pretrain.engine.exits import Stop
 from pretrain.engine.nodes import show, survey
-from pretrain.interop.importing import import_start
 from pretrain.launch import start_up
 from pretrain.recipe import Recipe, Run
 from pretrain.recipe.decisions import decided
@@ -29,7 +28,7 @@ from pretrain.training.hooks.journal import record_stop
 from pretrain.training.hooks.rollbacks import Rollback, Rollbacks
 from pretrain.training.preflight import check_run, check_shards
 from pretrain.training.resume import lost_checkpoints, other_vocabulary, restore
-from pretrain.training.saved_states import raise_lost, step_to_repeat
+from pretrain.training.saved_states import first_state, raise_lost, restore_initial, step_to_repeat
 from pretrain.training.trainer import Trainer
 
 
@@ -102,12 +101,12 @@ def _trainer(
 ) -> Trainer:
     """A trainer at the folder's newest intact checkpoint, or at the start. It reads on from `position`, if given."""
     hooks = make_hooks(run.recipe, folder, rollbacks, extra_hooks)
-    resumed = _resumed(run, corpus, folder, hooks, rollbacks.under_way)
+    resumed = _resumed(run, corpus, folder, hooks, rollbacks.under_way, trust_pickle)
     state, progress = resumed or (None, Progress())
     if resumed is None:
         raise_together(lost_checkpoints(folder))
         if run.recipe.start is not None:
-            state = import_start(Path(run.recipe.start), run.stages[0].config, run.recipe.seed, trust_pickle)
+            state = first_state(run, trust_pickle)
     if dist.get_rank() == 0:
         folder.start.begin(progress.step)
     if position is not None:
@@ -116,7 +115,7 @@ def _trainer(
 
 
 def _resumed(
-    run: Run, corpus: Corpus, folder: RunFolder, hooks: Sequence[Hook], on_disk: bool
+    run: Run, corpus: Corpus, folder: RunFolder, hooks: Sequence[Hook], on_disk: bool, trust_pickle: bool
 ) -> tuple[TrainingState, Progress] | None:
     """State and progress of the newest checkpoint from which the run can go on; None if it has none yet. Collective."""
     before: int | None = None
@@ -133,6 +132,8 @@ def _resumed(
         num_ranks = saved.get("written_under", {}).get("ranks", run.num_ranks)
         if num_ranks != run.num_ranks and run.has_dropout:
             say_once(f"{path.name} is of {num_ranks} ranks, now there are {run.num_ranks}: dropout draws other masks")
-        before = step_to_repeat(decided(run, progress.decisions), progress, folder)
+        reached = decided(run, progress.decisions)
+        before = step_to_repeat(reached, progress, folder)
         if before is None:
+            restore_initial(reached, progress, saved, folder, trust_pickle)
             return state, progress

@@ -45,6 +45,7 @@ def describe(counts: Mapping[str, int]) -> str:
         "too_long": "documents above the maximum length",
         "untokenized": "documents without a token",
         "repaired_utf8": "repairs of broken UTF-8",
+        "other_encodings": "files in UTF-16 or UTF-32",
         "cut_documents": "cuts in documents over 16 MiB",
         "broken_files": "compressed files that are cut off or damaged",
         "broken_files_kept": "bytes of text kept of these",

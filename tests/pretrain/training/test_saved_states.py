@@ -63,3 +63,31 @@ def test_without_a_checkpoint_before_it_the_run_stops_in_one_line(recipe, interr
     (message,) = pool(1).run(stop_message, train, recipe, folder)
     assert "saved at step 4 is damaged, and no checkpoint before that step is left; restore it in" in message
     assert (folder / "checkpoints" / "step-00000006").is_dir()
+
+
+REWOUND = [
+    {"name": "search", "steps": 4},
+    {"name": "again", "steps": 2, "grow": {"rewind": {}}},
+    {"name": "on", "steps": 2},
+]
+
+
+@pytest.fixture(scope="module")
+def rewinding(corpus):
+    return tiny_recipe(corpus, model=MODEL, stages=REWOUND, checkpoint={"every": 2, "keep_last": 10})
+
+
+def test_the_first_weights_are_made_again(rewinding, tmp_path):
+    """Before a later stage goes back to them; after that they are not looked at."""
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    pool(1).run(train, rewinding, whole)
+    for step in (2, 6):
+        pool(1).run(train_until, rewinding, folder, step)
+        (folder / "checkpoints" / "initial" / "index.json").write_text("{")
+    assert len(list((folder / "checkpoints").glob("step-*"))) == 3
+    pool(1).run(train, rewinding, folder)
+    assert losses(folder) == losses(whole)
+    assert same_bits(folder, whole)
+    assert (folder / "checkpoints" / "initial" / "index.json").read_text() == "{"
+    part = "checkpoints/initial/rank-00000.safetensors"
+    assert (folder / part).read_bytes() == (whole / part).read_bytes()

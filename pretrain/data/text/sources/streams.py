@@ -13,18 +13,20 @@ from typing import Any, BinaryIO
 from model.errors import UserError
 from pretrain.data.text.sources import limits
 from pretrain.data.text.sources.base import Block, BrokenFiles
+from pretrain.data.text.sources.encodings import AsUtf8
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _ZSTD_BYTES = 1 << 14  # at once: what of it comes before a fault is lost
 
 
 def read_bytes(file: Path, counts: Counter, broken: BrokenFiles = "keep") -> Iterator[tuple[bytes, int]]:
-    """The decompressed content, and the bytes of the file it takes.
+    """The decompressed content in UTF-8, and the bytes of the file it takes.
 
     Of a compressed file that is cut off or damaged, all that comes before is kept, and counted; or UserError.
     """
     read = 0
-    with open(file, "rb") as raw, _opened(raw, file.suffix) as stream:
+    with open(file, "rb") as raw, _opened(raw, file.suffix) as opened:
+        stream = AsUtf8(opened, counts)
         position, fault, pending = 0, None, bytearray()
         while fault is None:
             try:
