@@ -1,11 +1,9 @@
 """The verb `demo`: prepares the built-in corpus, trains the recipe `demo` and shows what it learned."""
 
-import sys
 from pathlib import Path
 
 from pretrain.cli.arguments import Overrides
 from pretrain.cli.train import train
-from pretrain.launch.gpus import count_gpus
 from pretrain.launch.local import run_module, run_verb
 from pretrain.settings.options import OptionalInt
 
@@ -23,8 +21,6 @@ def demo(overrides: Overrides = (), nproc: OptionalInt = None) -> int:
         nproc: Number of processes to start. Defaults to one per GPU, or 2 without GPUs.
     """
     name = free_name(Path("runs"))
-    if not computes_in_bf16():
-        overrides = ("precision=fp32", *overrides)
     return (
         run_verb(*CORPUS, *SPLIT)
         or train("demo", overrides, name=name, nproc=nproc)
@@ -39,10 +35,3 @@ def free_name(runs: Path) -> str:
         number += 1
         name = f"demo-{number}"
     return name
-
-
-def computes_in_bf16() -> bool:
-    """Where neither a GPU nor the CPU does, bf16 is far slower than fp32."""
-    if count_gpus():
-        return True
-    return sys.platform == "linux" and "bf16" in Path("/proc/cpuinfo").read_text("utf-8")

@@ -22,6 +22,7 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1, trust
     from pretrain.recipe import load_recipe, resolve
     from pretrain.recipe.checks.saved_states import check_saved_states
     from pretrain.recipe.checks.stage_rules import check_lengths
+    from pretrain.recipe.precision import precision_in_words
     from pretrain.recipe.ranks import idle_ranks, usable_ranks
     from pretrain.runs.lead_time import lead_lines, measured
 
@@ -36,6 +37,8 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1, trust
 
         check_start(start, run.stages[0].config, trust_pickle)
     print_plan(run, on_cpu=count_gpus() == 0)
+    if line := precision_in_words(loaded, run.recipe):
+        print(line)
     if line := idle_ranks(loaded, nproc):
         print(line)
     for line in lead_lines(measured(Path("runs", loaded.name)), loaded.faults.signals):

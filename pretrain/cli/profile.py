@@ -65,7 +65,8 @@ def profile(
     else:
         found = {f"stage {stage}": job.run(f"stage-{stage}")}
         print_breakdown(next(iter(found.values())))
-    print_measurements(found, matmul_limit() if measure_peak else None)
+    limit = matmul_limit(next(iter(found.values())).precision) if measure_peak else None
+    print_measurements(found, limit)
     save(found, out, f"{recipe}, stage {stage}")
 
 

@@ -10,8 +10,8 @@ from pretrain.compare.table import HEADINGS, cells
 from pretrain.runs.html import write_html
 
 
-def write_page(lines: Sequence[Line], out: Path) -> None:
-    """Writes compare.html, which contains compare.png."""
+def write_page(lines: Sequence[Line], out: Path, note: str | None = None) -> None:
+    """Writes compare.html, which contains compare.png. `note`: what readers have to know of the runs."""
     head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(line))}</tr>" for line in lines)
     growth = "".join(
@@ -30,6 +30,7 @@ and the small model from scratch; a model that never reached the method's loss i
 <p>The verdict compares medians: the gap in loss at equal cost must exceed the seed range of both sides, upwards
 (significantly worse) or downwards (significant). "Paired by seed" is the FLOP speedup over the from-scratch runs of the
 same seed, which saw the same data. It is significant if at least three seeds all gain.</p>
+{f"<p>Note: {escape(note)}.</p>" if note else ""}
 <div class="scroll"><table><tr>{head}</tr>{body}</table></div>
 <img alt="loss against cost" src="data:image/png;base64,{picture}">
 <h2>Changes of shape</h2>

@@ -81,6 +81,17 @@ def check_validation(runs: Sequence[FinishedRun]) -> None:
             )
 
 
+def mixed_precisions(runs: Sequence[FinishedRun]) -> str | None:
+    """A line that says which runs were trained in which precision, if there are several."""
+    names: dict[str, set[str]] = {}
+    for run in runs:
+        names.setdefault(run.recipe.precision, set()).add(run.name)
+    if len(names) == 1:
+        return None
+    listed = "; ".join(f"{precision}: {', '.join(sorted(names[precision]))}" for precision in sorted(names))
+    return f"the runs differ in precision ({listed}), which changes their times, and the last digits of their losses"
+
+
 def _validation_difference(one: FinishedRun, other: FinishedRun) -> str | None:
     ours, theirs = one.validated_on, other.validated_on
     if ours.split_hash != theirs.split_hash:

@@ -8,7 +8,7 @@ from pretrain.compare.judge import Line, judge
 from pretrain.compare.page import write_page
 from pretrain.compare.picture import draw
 from pretrain.compare.roles import ROLES, contenders
-from pretrain.compare.runs import FinishedRun, check_validation
+from pretrain.compare.runs import FinishedRun, check_validation, mixed_precisions
 from pretrain.compare.table import print_table
 
 
@@ -26,7 +26,10 @@ def compare(paths: Sequence[Path], out: Path, scale: str, baseline: Sequence[str
     values = [line.to_json(scale) for line in lines if line.speedups]
     (out / "compare.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
     draw(found, out / "compare.png")
-    write_page(lines, out)
+    note = mixed_precisions(runs)
+    write_page(lines, out, note)
     print_table(lines)
+    if note:
+        print(note)
     print(f"{out / 'compare.html'}, compare.png and compare.json")
     return lines

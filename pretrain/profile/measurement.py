@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 
 from pretrain.profile.breakdown import Breakdown
+from pretrain.recipe.schema import Precision
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Measurement:
     micro_batch: int
     accumulation: int
     sequence: int
-    precision: str
+    precision: Precision
     shape: str
     step_seconds: list[float]
     tokens_per_step: float

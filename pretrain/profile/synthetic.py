@@ -11,7 +11,7 @@ VOCABULARY = 8192
 
 
 def synthetic_recipe(directory: Path, sequence: int = 128) -> Path:
-    """Writes corpus and recipe (4 layers of 256, bf16, full rows of `sequence`) and returns the recipe's file."""
+    """Writes corpus and recipe (4 layers of 256, full rows of `sequence`) and returns the recipe's file."""
     recipe = directory / "profile.yaml"
     if recipe.is_file():
         return recipe
@@ -30,7 +30,7 @@ def synthetic_recipe(directory: Path, sequence: int = 128) -> Path:
         "model": {"preset": "mini", "hidden_dropout": 0, "attention_dropout": 0},
         "data": {"corpus": str(directory / "corpus")},
         "optimizer": {"lr": 1e-4},
-        "precision": "bf16",
+        "precision": "auto",
         "sequence": sequence,
         "batch": {"global": 32},
         "validation": {"rows": 8},

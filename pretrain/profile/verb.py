@@ -18,6 +18,7 @@ from pretrain.launch.requests import PASSED_ON
 from pretrain.profile.measurement import Measurement
 from pretrain.profile.page import write_page
 from pretrain.recipe import load_recipe, resolve
+from pretrain.recipe.schema import Precision
 from pretrain.settings.tables import WholeTable
 
 AXES = {"micro_batch": "batch.micro", "zero": "deepspeed", "tp": "layout.tensor_parallel"}
@@ -150,11 +151,13 @@ def save(found: dict[str, Measurement], out: Path, title: str) -> None:
     print(f"{out / 'profile.html'}, {out / 'profile.json'}; traces for Perfetto: {out}/*/rank-*.trace.json")
 
 
-def matmul_limit() -> float:
+def matmul_limit(precision: Precision) -> float:
     """Measured on this machine with the threads that one process has."""
+    from pretrain.engine.build import PRECISIONS
     from pretrain.profile.peak import matmul_flops_per_second
 
-    return matmul_flops_per_second(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return matmul_flops_per_second(device, PRECISIONS[precision])
 
 
 def _console() -> Console:

@@ -17,8 +17,9 @@ from pretrain.recipe.checks.stage_rules import check_ends, check_keys
 from pretrain.recipe.inherited import Inherited
 from pretrain.recipe.layout import data_parallel_size, micro_batches
 from pretrain.recipe.learning_rate import learning_rate
+from pretrain.recipe.precision import with_precision
 from pretrain.recipe.run import ResolvedStage, Run
-from pretrain.recipe.schema import Data, Recipe, Stage
+from pretrain.recipe.schema import Data, Precision, Recipe, Stage
 from pretrain.recipe.shapes import first_shape, next_shape
 from pretrain.recipe.shares import counted_steps, whole_model
 from pretrain.recipe.timeline import Timeline, timeline
@@ -28,8 +29,10 @@ from pretrain.recipe.until import until_in_steps
 def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Run:
     """Works out every stage and checks the whole recipe. Raises UserError naming the stage and what does not fit.
 
-    `corpus_vocab_size` None plans without a corpus: the vocabulary is the recipe's, or BERT's.
+    `corpus_vocab_size` None plans without a corpus: the vocabulary is the recipe's, or BERT's. `precision: auto`
+    becomes this machine's.
     """
+    recipe = with_precision(recipe)
     clock = timeline(recipe)
     check_keys(recipe.stages)
     stages: list[ResolvedStage] = []
@@ -88,7 +91,7 @@ def _resolve_stage(
         shape=shape,
         deepspeed=deepspeed,
         zero_stage=deepspeed["zero_optimization"]["stage"],
-        precision=recipe.precision,
+        precision=_chosen(recipe),
         recompute=recipe.recompute,
         rewarm=clock.ticks(stage.schedule.rewarm, "schedule.rewarm"),
         lr_scale=stage.schedule.lr_scale,
@@ -97,6 +100,11 @@ def _resolve_stage(
         split=stage.split and stage.split.in_steps(partial(clock.steps, key="split")),
         keep=stage.keep,
     )
+
+
+def _chosen(recipe: Recipe) -> Precision:
+    assert recipe.precision != "auto"
+    return recipe.precision
 
 
 def _check_stage(stage: ResolvedStage, before: ResolvedStage | None, engine_file: str, data: Data) -> None:

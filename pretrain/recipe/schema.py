@@ -14,6 +14,7 @@ from pretrain.stage_rules.split import Split
 from pretrain.stage_rules.until import Until
 
 Precision = Literal["fp32", "bf16", "fp16"]
+PrecisionOrAuto = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class FromCorpus(Section):
@@ -239,9 +240,10 @@ class Recipe(Section):
     data: Data
     optimizer: Optimizer
     schedule: Schedule = Schedule()
-    precision: Precision = "fp32"
+    precision: PrecisionOrAuto = "fp32"
     """Precision of weights and activations. `bf16` and `fp16` keep fp32 master weights and moments. Use `bf16` on
-    devices that support it; `fp16` needs a GPU."""
+    devices that compute in it; `fp16` needs a GPU. `auto` is `bf16` where the machine of the first start computes in
+    it, else `fp32`; the run keeps that."""
     recompute: bool = False
     """Activation checkpointing: keep only the input of each layer and recompute the rest in the backward pass. Same
     results, much less memory, about a third more compute."""

@@ -21,6 +21,7 @@ from pretrain.launch.tolerance import REGROUP_FILE
 from pretrain.lease import LEASES, Start, hold, wait_until_free, whole_name
 from pretrain.recipe import Recipe
 from pretrain.recipe.noise import as_recorded, with_noise
+from pretrain.recipe.precision import with_precision
 
 PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "tokenizers")
 
@@ -64,8 +65,9 @@ class RunFolder:
 
     def completed(self, recipe: Recipe) -> Recipe:
         """The recipe with what it leaves to the run: as the run in the folder was begun, else today's defaults."""
-        held = self._held() if self.has_begun and self.recipe.is_file() else None
-        return with_noise(recipe, held if isinstance(held, Recipe) else None)
+        begun = self._held() if self.has_begun and self.recipe.is_file() else None
+        held = begun if isinstance(begun, Recipe) else None
+        return with_precision(with_noise(recipe, held), held)
 
     def check(self, recipe: Recipe) -> None:
         """Raises UserError when the folder holds a run of another recipe, or a finished one."""

@@ -11,7 +11,7 @@ from model.lazy import dist, torch
 from pretrain.checkpoint.tensors import replace_text
 from pretrain.data import Corpus
 from pretrain.data.text.writing import file_sha256
-from pretrain.engine.agreement import is_group, raise_together
+from pretrain.engine.agreement import from_rank_0, is_group, raise_together
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.checks.saved_states import check_saved_states
 from pretrain.recipe.checks.stage_rules import check_lengths
@@ -30,6 +30,8 @@ def check_run(
     corpus = Corpus.open(recipe.data.corpus)
     run_folder = RunFolder(folder)
     recipe = run_folder.completed(recipe)
+    if is_group():  # nodes may differ in what `precision: auto` stands for
+        recipe = recipe.model_copy(update={"precision": from_rank_0(recipe.precision)})
     run = resolve(recipe, corpus.vocab_size, usable_ranks(recipe, num_ranks))
     if run.stages[0].precision == "fp16" and not torch.cuda.is_available():
         raise UserError("precision fp16 needs a GPU; choose bf16 or fp32")

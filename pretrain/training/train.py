@@ -21,6 +21,7 @@ from pretrain.engine.nodes import show, survey
 from pretrain.launch import start_up
 from pretrain.recipe import Recipe, Run
 from pretrain.recipe.decisions import decided
+from pretrain.recipe.precision import precision_in_words
 from pretrain.runs.folder import RunFolder
 from pretrain.training.events import Hook
 from pretrain.training.hooks import make_hooks
@@ -38,8 +39,9 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = (), trust_
     `trust_pickle`: whether pickled weights to start from may run code.
     """
     run, corpus, run_folder = check_run(recipe, dist.get_world_size(), folder, trust_pickle)
-    if corpus.note:
-        say_once(corpus.note)
+    for line in (corpus.note, precision_in_words(recipe, run.recipe)):
+        if line:
+            say_once(line)
     dist.barrier()  # every rank has looked at the folder before rank 0 writes to it
     with run_folder.opened(run.recipe):
         if _num_nodes() > 1:

@@ -81,6 +81,7 @@ def test_table_page_picture_and_json(folders, tmp_path, capsys):
     assert line["scale"] == "mini"
     printed = capsys.readouterr().out
     assert "2.00" in printed
+    assert "precision" not in printed
     assert "significant" in printed
     page = (tmp_path / "out" / "compare.html").read_text()
     assert page.count("<td>stack</td>") == 3
@@ -176,18 +177,24 @@ def test_a_file_where_the_output_goes_is_found_before_any_work(tmp_path, capsys,
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def test_over_the_small_model_by_its_own_curve(folders, tmp_path):
+def test_over_the_small_model_by_its_own_curve(folders, tmp_path, capsys):
     """Between the budgets of one model, never between a full and a small one."""
     for seed in (0, 1, 2):
         for budget in (40, 80):  # far better than the full model: 9 - ln(5 budget)
             folders.append(tmp_path / f"tiny-{budget}-{seed}")
             write_run(folders[-1], "tiny", seed, budget, 9 - math.log(5 * budget) + seed / 100, layers=1)
+    for folder in folders:
+        if folder.name.startswith("grown"):
+            text = (folder / "recipe.yaml").read_text()
+            (folder / "recipe.yaml").write_text(text.replace("precision: fp32", "precision: bf16"))
     lines = compare(folders, tmp_path / "out", "mini")
     (grown,) = (line for line in lines if line.contender.name == "grown")
     assert grown.speedups["flops"].reading.factor == pytest.approx(2.0)
     assert str(grown.over_best.reading) == "0.40"  # tiny at 40 ends where grown does, at 100
     assert (grown.speedups["flops"].verdict, grown.over_best.verdict) == ("significant", "significantly worse")
     printed = (tmp_path / "out" / "compare.html").read_text()
+    mixed = "the runs differ in precision (bf16: grown; fp32: base-100, base-200, base-400, small, tiny), "
+    assert mixed in printed and mixed in capsys.readouterr().out
     assert "<td>0.40, significantly worse</td><td>significant</td>" in printed
     line = json.loads((tmp_path / "out" / "compare.json").read_text())[0]
     assert (line["method"], line["significant"], line["significant_over_best"]) == ("grown", True, False)
