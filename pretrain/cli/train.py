@@ -3,6 +3,7 @@
 import os
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from model.errors import UserError
 from pretrain.cli.arguments import Overrides, RecipeName, read_nodes, read_span
 from pretrain.launch import start_up
 from pretrain.launch.check import run_check
+from pretrain.launch.hosts import Hosts
+from pretrain.launch.job import HOSTS
 from pretrain.launch.rank import is_rank
 from pretrain.launch.slurm import say
 from pretrain.launch.start import expected_ranks, is_first, start_ranks, train_arguments
@@ -33,6 +36,7 @@ def train(
     nproc: OptionalInt = None,
     nodes: OptionalText = "",
     spare: int = 0,
+    rdzv_endpoint: OptionalText = "",
     profile_steps: OptionalText = "",
     trust_pickle: bool = False,
     dry_run: bool = False,
@@ -46,8 +50,10 @@ def train(
         runs: The folder that holds the folders of runs.
         nproc: Number of processes to start on each node. Defaults to one per GPU, or 2 without GPUs.
         nodes: Train on as many nodes of the SLURM job as there are from MIN to MAX, such as 4:16, while nodes come and
-            go. Sets faults.min_nodes. Defaults to all.
+            go. Sets faults.min_nodes. Defaults to all. Without SLURM, the number of hosts.
         spare: Keep this many nodes of the SLURM job back until others fail.
+        rdzv_endpoint: Without SLURM: HOST:PORT at which the hosts of the run meet, each with this same command. HOST is
+            one of them, PORT is free there.
         profile_steps: Profile these steps, such as 100:110, into the run's folder: a page, JSON and a trace.
         trust_pickle: Read pickled weights to start from (DeepSpeed's) even if that may run code: trust their author.
         dry_run: Check everything, start nothing.
@@ -67,6 +73,13 @@ def train(
         arguments += ["--profile-steps", profile_steps]
     given = [] if nproc is None else ["--nproc", str(nproc)]
     given += (["--nodes", nodes] if nodes else []) + (["--spare", str(spare)] if spare else [])
+    hosts = Hosts.of(rdzv_endpoint, fewest, most) if rdzv_endpoint else None
+    if hosts:
+        if spare:
+            raise UserError(
+                "--spare is for the nodes of a SLURM job; of hosts those beyond the MAX of --nodes are spare"
+            )
+        os.environ[HOSTS] = hosts.endpoint
     begin_launch()
 
     mistake, tolerance = told_by(lambda: run_check([*arguments, *given, "--dry-run"]))
@@ -80,7 +93,7 @@ def train(
         if tolerance.folder:
             end_launch(Path(tolerance.folder), tolerance.notify, code, is_requeued)
 
-    return start_ranks(["pretrain", *arguments], nproc, tell, tolerance)
+    return start_ranks(["pretrain", *arguments], nproc, tell, tolerance, hosts)
 
 
 def tell_mistake(recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, code: int) -> None:
@@ -102,7 +115,8 @@ def check(
     loaded = load_recipe(recipe, overrides)
     folder, faults = folder_of(loaded, name, runs), loaded.faults
     check_run(loaded, num_ranks, folder, trust_pickle)
-    tell_launcher(Tolerance(faults.detect_seconds, faults.min_nodes, faults.restarts, str(folder), faults.notify))
+    told = Tolerance(faults.detect_seconds, faults.min_nodes, faults.restarts, str(folder), faults.notify)
+    tell_launcher(replace(told, recipe=sha256(loaded.model_dump_json().encode()).hexdigest()))
 
 
 def train_as_rank(

@@ -33,6 +33,23 @@ def find_interface(addresses: Iterable[str]) -> str | None:
     return None
 
 
+def is_here(host: str) -> bool:
+    """Whether a name or an address is this machine's own."""
+    import psutil
+
+    own = {entry.address.partition("%")[0] for entries in psutil.net_if_addrs().values() for entry in entries}
+    return any(address in own or ipaddress.ip_address(address).is_loopback for address in _addresses(host))
+
+
+def address_towards(host: str) -> str | None:
+    """This machine's address as `host` sees it; None where no way leads there."""
+    return next(iter(_source_of_route(host)), None)
+
+
+def does_resolve(host: str) -> bool:
+    return bool(_addresses(host))
+
+
 def _addresses(host: str) -> list[str]:
     with suppress(OSError):
         return [str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None)]

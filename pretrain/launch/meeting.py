@@ -40,7 +40,7 @@ def invitation(key: str, ports: Sequence[int], host: FirstNode) -> Iterator[int]
 
     `key` names the step, so that a node does not join another's. Raises UserError when too few ports are free.
     """
-    free = _listeners(ports, 2)
+    free = listeners(ports, 2)
     if len(free) < 2:
         raise UserError(
             f"of the ports {ports[0]} to {ports[-1]} only {len(free)} are free on the first node, and two are needed; "
@@ -71,7 +71,7 @@ def find(key: str, host: str, ports: Sequence[int], seconds: float) -> Place | N
     return None
 
 
-def _listeners(ports: Sequence[int], count: int) -> list[socket.socket]:
+def listeners(ports: Sequence[int], count: int) -> list[socket.socket]:
     """Sockets at the first `count` ports that are free on all addresses."""
     found: list[socket.socket] = []
     both = socket.has_dualstack_ipv6()

@@ -64,12 +64,22 @@ def is_known() -> bool:
     return file is not None and _code_in(Path(file)) is not None
 
 
-def agreed_code(run: Callable[[dict[str, str]], int]) -> int:
-    """Calls `run` with the variables that its ranks need; returns the code they agreed on, else what `run` returns."""
+Run = Callable[[dict[str, str]], int]
+"""Runs ranks, with the variables that they need. Returns torchrun's exit code."""
+
+
+def agreed_code(run: Run) -> int:
+    """The code that the ranks agreed on, else torchrun's."""
     with code_file() as file:
         code = run({CODE_FILE: str(file)})
         agreed = _code_in(file)
         return code if agreed is None else agreed
+
+
+def own_code(run: Run) -> int:
+    """torchrun's exit code: another node tells what all ranks agreed on."""
+    with code_file() as file:  # which settles the rank of this node that says why it stops
+        return run({CODE_FILE: str(file)})
 
 
 @contextmanager

@@ -10,7 +10,7 @@ the others to end theirs. Whether the ranks of a node get on is not the subject 
     over name          its part is over
     (empty)            a word of the first node's
     over               ... its part is over
-    lost name name     ... these nodes are lost: leave
+    lost name name     ... these nodes are lost, if any is named: leave
 """
 
 import selectors
@@ -36,7 +36,7 @@ class Pulse:
     lost: dict[str, str] = field(default_factory=dict)
     """Nodes, and how this one knows."""
     told: bool = False
-    """Whether the first node has said that others are lost."""
+    """Whether this node was told to leave: the first one has said that others are lost."""
 
     @property
     def has_stopped(self) -> bool:
@@ -74,6 +74,10 @@ class FirstNode(Pulse):
         """This node's part has ended: nobody needs to miss it."""
         self._is_over.set()
 
+    def leave(self) -> None:
+        """All are to leave, though none is lost: the ranks of one have failed."""
+        self.told = True
+
     def serve(self, door: socket.socket, invitation: bytes) -> None:
         began = looked = time.monotonic()
         with selectors.DefaultSelector() as selector:
@@ -96,8 +100,8 @@ class FirstNode(Pulse):
                     self._miss(now, now - began)
                 if now - spoke > self.interval:
                     spoke = now
-                    self._tell(f"lost {' '.join(self.lost)}\n" if self.lost else "\n")
-            self._tell("over\n")
+                    self._tell(self._leave if self.has_stopped else "\n")
+            self._tell(self._leave if self.has_stopped else "over\n")
             for connection in self._peers:
                 connection.close()
 
@@ -143,6 +147,10 @@ class FirstNode(Pulse):
         nearly = self.limit - 3 * self.interval
         silent = {peer.name: now - peer.heard for peer in self._peers.values() if peer.name}
         self.lose(names | {name: f"silent for {seconds:.0f} s" for name, seconds in silent.items() if seconds > nearly})
+
+    @property
+    def _leave(self) -> str:
+        return f"lost {' '.join(self.lost)}\n"
 
     def _tell(self, word: str) -> None:
         for connection in self._peers:

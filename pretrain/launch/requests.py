@@ -20,27 +20,35 @@ class Requests:
 
     def __init__(self) -> None:
         self._pending: list[signal.Signals] = []
+        self._ends: list[signal.Signals] = []
         self._handlers: dict[signal.Signals, signal._HANDLER] = {}
 
     def take(self) -> signal.Signals | None:
         """The oldest signal that nobody has taken yet."""
         return self._pending.pop(0) if self._pending else None
 
+    @property
+    def ask_to_end(self) -> bool:
+        """Whether a signal has come that is not Ctrl-Z, taken or not."""
+        return bool(self._ends)
+
     def __enter__(self) -> "Requests":
         for number in (*PASSED_ON, signal.SIGINT, signal.SIGTSTP):
             handler = signal.getsignal(number)
             outer = getattr(handler, "__self__", None)
             if isinstance(outer, Requests):
-                self._pending = outer._pending
+                self._pending, self._ends = outer._pending, outer._ends
             if handler is not signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, self._keep)
         if KEPT in os.environ:
-            self._pending.append(signal.Signals[os.environ.pop(KEPT)])
+            self._keep(signal.Signals[os.environ.pop(KEPT)])
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _keep(self, number: int, frame: FrameType | None) -> None:
+    def _keep(self, number: int, frame: FrameType | None = None) -> None:
         self._pending.append(signal.Signals(number))
+        if number != signal.SIGTSTP:
+            self._ends.append(signal.Signals(number))

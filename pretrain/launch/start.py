@@ -7,6 +7,7 @@ from pathlib import Path
 
 from model.errors import UserError
 from pretrain.launch.gpus import RANKS_WITHOUT_GPUS, count_gpus, ranks_of_node
+from pretrain.launch.hosts import Hosts, run_on_hosts
 from pretrain.launch.local import run_here
 from pretrain.launch.node import run_node
 from pretrain.launch.outcome import ExitCode
@@ -54,13 +55,20 @@ def start_ranks(
     nproc: int | None,
     tell: Callable[[int, bool], None] = lambda code, is_requeued: None,
     tolerance: Tolerance = TOLERANT_OF_NOTHING,
+    hosts: Hosts | None = None,
 ) -> int:
     """Runs `python -m MODULE ARGUMENTS` in `nproc` ranks per node and waits. Returns the exit code they agreed on.
 
     None: as many as each node has GPUs, or 2. In a task of srun it runs this node's part. `tell` hears the exit code,
     and whether the job goes back into the queue, just before it does. `tolerance`: how a job goes on without a node.
+    `hosts`: this machine is one of several, without SLURM.
     """
     sys.stdout.flush()
+    if hosts:
+        code, is_first_host = run_on_hosts(hosts, module, nproc or ranks_of_node(), tolerance)
+        if is_first_host:
+            tell(code, False)
+        return code
     job, task = Job.from_environment(), Task.from_environment()
     if job:
         code = run_job(job, module, nproc, tolerance)

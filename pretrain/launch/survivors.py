@@ -12,7 +12,7 @@ ranks (pretrain/training/hooks/restarts.py) or, where they do not get as far, he
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +30,13 @@ CAUSE = "ESPALIER_CAUSE"
 
 ENDS = (ExitCode.DONE, ExitCode.MISTAKE, ExitCode.PREEMPTED, ExitCode.INTERRUPTED)
 """Exit codes after which a run is not started again within its job."""
+
+REASONS: dict[int, str] = {
+    ExitCode.HUNG: "a rank hung",
+    ExitCode.PEER_LOST: "a rank lost another",
+    ExitCode.REGROUP: "saved to continue on other nodes",
+}
+"""Why a run is started again, where no node is at fault."""
 
 LOOK_SECONDS = 10.0
 """How often the job is asked for new nodes."""
@@ -94,7 +101,7 @@ class Newcomers:
                 self.file.touch()
                 self.has_asked = True
                 new = [node for node in usable if node not in self.nodes]
-                say(f"{_count(new)} more: {' '.join(new)}; the run takes them at its next checkpoint")
+                say(f"{count_of(new)} more: {' '.join(new)}; the run takes them at its next checkpoint")
 
 
 def run_job(job: Job, module: Sequence[str], nproc: int | None, tolerance: Tolerance) -> int:
@@ -103,7 +110,9 @@ def run_job(job: Job, module: Sequence[str], nproc: int | None, tolerance: Toler
     nodes = pool.usable()
     fewest = tolerance.min_nodes or (len(nodes) if tolerance.spare else None)
     if fewest and len(nodes) < fewest:
-        raise UserError(f"the job has {_count(nodes)} to train on; the run needs {fewest} (faults.min_nodes, --nodes)")
+        raise UserError(
+            f"the job has {count_of(nodes)} to train on; the run needs {fewest} (faults.min_nodes, --nodes)"
+        )
     cause, fruitless = Cause(nodes=nodes), 0
     with Requests() as requests:
         while True:
@@ -119,30 +128,25 @@ def run_job(job: Job, module: Sequence[str], nproc: int | None, tolerance: Toler
             pool.failed |= step.failed.keys()
             left, reason = pool.usable(), _reason(step, code)
             if len(left) < fewest:
-                say(f"{reason}; {_count(left)} left, and the run needs {fewest}")
+                say(f"{reason}; {count_of(left)} left, and the run needs {fewest}")
                 return code
             if not is_running(job):
                 return code
             if request := requests.take():
                 say(f"{reason}; {request.name} received: the run is not started again")
                 return ExitCode.PREEMPTED
-            fruitless = 0 if _has_begun(tolerance, job, cause.attempt) else fruitless + 1
+            fruitless = 0 if has_begun(tolerance.folder, str(job.id), job.restarts, cause.attempt) else fruitless + 1
             if fruitless > tolerance.restarts:
                 say(f"{reason}; {fruitless} starts in a row failed before the run began: it is given up")
                 return ExitCode.MISTAKE
-            say(f"{reason}; the run continues on {_count(left)}: {' '.join(left)}")
+            say(f"{reason}; the run continues on {count_of(left)}: {' '.join(left)}")
             nodes, cause = left, Cause(cause.attempt + 1, reason, *_last_words(step), left)
 
 
 def _reason(step: Step, code: int) -> str:
     if step.failed:
         return ", ".join(f"node {node} failed: {what}" for node, what in step.failed.items())
-    known: dict[int, str] = {
-        ExitCode.HUNG: "a rank hung",
-        ExitCode.PEER_LOST: "a rank lost another",
-        ExitCode.REGROUP: "saved to continue on other nodes",
-    }
-    return known.get(code, f"the run failed with exit code {code}")
+    return REASONS.get(code, f"the run failed with exit code {code}")
 
 
 def _last_words(step: Step) -> tuple[list[str], list[str]]:
@@ -151,16 +155,18 @@ def _last_words(step: Step) -> tuple[list[str], list[str]]:
     return failed, [line for node in failed[:1] for line in step.last_lines.get(node, ())]
 
 
-def _count(nodes: Iterable[str]) -> str:
-    number = len(list(nodes))
-    return f"{number} node{'s'[: number != 1]}"
+def count_of(nodes: Sequence[Any], what: str = "node") -> str:
+    return f"{len(nodes)} {what}{'s'[: len(nodes) != 1]}"
 
 
-def _has_begun(tolerance: Tolerance, job: Job, attempt: int) -> bool:
+def has_begun(folder: str | None, job: str, restart: int, attempt: int) -> bool:
     """Whether the run has got as far as its own record of starts, which it judges by itself."""
-    if tolerance.folder is None:
-        return False
+    return last_start(folder) == (job, restart, attempt)
+
+
+def last_start(folder: str | None) -> tuple[str, int, int] | None:
+    """The job, the restart and the attempt of the last one on record."""
     with suppress(OSError, ValueError, LookupError, TypeError):
-        last: dict[str, Any] = json.loads(Path(tolerance.folder, "starts.json").read_text("utf-8"))[-1]
-        return (last["job"], last["restart"], last["attempt"]) == (str(job.id), job.restarts, attempt)
-    return False
+        last: dict[str, Any] = json.loads(Path(folder or "", "starts.json").read_text("utf-8"))[-1]
+        return last["job"], last["restart"], last["attempt"]
+    return None

@@ -33,6 +33,8 @@ class Tolerance:
     """To train on; None: all."""
     spare: int = 0
     """Nodes kept back until one fails."""
+    recipe: str = ""
+    """A checksum of the recipe."""
 
 
 def told_by(check: Callable[[], int]) -> tuple[int, Tolerance]:

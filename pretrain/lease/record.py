@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from pretrain.launch.job import job_name
+
 LEASES = "leases"
 """The folder of them in a run's folder."""
 
@@ -24,9 +26,11 @@ class Lease:
     start: int
     """The number of the start, counted from 1."""
     job: str | None = None
-    """SLURM's number of the job, how often it was requeued, and the step of it: None outside a job."""
+    """SLURM's number of the job, or where its hosts meet without SLURM; None outside a job."""
     requeued: str | None = None
+    """How often SLURM has put the job back into the queue."""
     step: str | None = None
+    """SLURM's, of the job."""
     host: str = ""
     process: int = 0
     process_began: str | None = None
@@ -56,7 +60,7 @@ class Lease:
 def lease_of_this_process(start: int) -> Lease:
     return Lease(
         start,
-        os.environ.get("SLURM_JOB_ID"),
+        job_name(),
         os.environ.get("SLURM_RESTART_COUNT", "0"),
         os.environ.get("SLURM_STEP_ID"),
         os.uname().nodename,

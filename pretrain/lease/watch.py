@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from model.errors import UserError
+from pretrain.launch.job import job_name
 from pretrain.launch.slurm import say
 from pretrain.lease.record import Lease, file_of, is_gone, newest_lease
 from pretrain.lease.start import Start
@@ -67,7 +68,7 @@ def _look(folder: Path) -> tuple[Lease | None, int]:
 
 
 def _is_of_this_job(lease: Lease) -> bool:
-    return lease.job is not None and lease.job == os.environ.get("SLURM_JOB_ID")
+    return lease.job is not None and lease.job == job_name()
 
 
 def _why_it_waits(lease: Lease, is_alive: bool, run: Path) -> str:

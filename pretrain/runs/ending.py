@@ -8,13 +8,11 @@ import signal
 import uuid
 from pathlib import Path
 
+from pretrain.launch.job import LAUNCH
 from pretrain.launch.outcome import ExitCode
 from pretrain.runs import journal
 from pretrain.runs.journal import ENDS, STARTS
 from pretrain.runs.notify import notify
-
-LAUNCH = "ESPALIER_LAUNCH"
-"""Environment variable: names the launch in the journal, so that its launcher finds what its ranks have written."""
 
 CAUSES: dict[int, str] = {
     ExitCode.MISTAKE: "a fault that a restart does not mend; its output says which",

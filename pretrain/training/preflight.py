@@ -4,6 +4,7 @@ The plain process imports torch only for what cannot be known without: it takes 
 """
 
 import json
+import os
 from pathlib import Path
 
 from model.errors import UserError
@@ -12,6 +13,7 @@ from pretrain.checkpoint.tensors import replace_text
 from pretrain.data import Corpus
 from pretrain.data.text.writing import file_sha256
 from pretrain.engine.agreement import from_rank_0, is_group, raise_together
+from pretrain.launch.job import HOSTS
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.checks.saved_states import check_saved_states
 from pretrain.recipe.checks.stage_rules import check_lengths
@@ -39,8 +41,9 @@ def check_run(
         check_compiler()
     run_folder.check(recipe)
     if not is_group():  # once, before the ranks
-        run_folder.wait_until_free()
-        run_folder.check(recipe)  # again: the one that it waited for may have come to its end
+        if HOSTS not in os.environ:  # a host may join a run that trains
+            run_folder.wait_until_free()
+            run_folder.check(recipe)  # again: the one that it waited for may have come to its end
         if run_folder.metrics.is_file():
             History.read(folder)  # a damaged line would stop the run at its end, which needs them all
     if not run_folder.has_begun:  # a resumed run may be past the fault, and cannot change its recipe

@@ -7,11 +7,11 @@ import torch.distributed as dist
 
 from pretrain.cost.savings import stage_flops
 from pretrain.engine.exits import Stop
+from pretrain.launch.job import LAUNCH
 from pretrain.launch.outcome import ExitCode
 from pretrain.launch.survivors import Cause
 from pretrain.recipe import ResolvedStage
 from pretrain.runs import journal
-from pretrain.runs.ending import LAUNCH
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.notify import notify_meanwhile
 from pretrain.training.events import Hook, TrainerView

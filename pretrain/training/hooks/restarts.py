@@ -5,7 +5,6 @@ breaks each time at the same step would do so for ever.
 """
 
 import json
-import os
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from model.errors import UserError
 from pretrain.checkpoint.tensors import replace_text
 from pretrain.engine.agreement import raise_together
+from pretrain.launch.job import job_name
 from pretrain.launch.slurm import number_of
 from pretrain.launch.survivors import Cause
 from pretrain.runs.folder import RunFolder
@@ -31,11 +31,12 @@ class Restarts(Hook):
         self.has_begun = False
 
     def on_start(self, trainer: TrainerView) -> None:
-        if "SLURM_JOB_ID" not in os.environ:
+        job = job_name()
+        if job is None:
             return
         error = None
         if dist.get_rank() == 0:
-            error = self._begin(os.environ["SLURM_JOB_ID"], number_of("SLURM_RESTART_COUNT", 0), trainer.progress.step)
+            error = self._begin(job, number_of("SLURM_RESTART_COUNT", 0), trainer.progress.step)
         raise_together(error)
 
     def on_leave(self, trainer: TrainerView) -> None:
