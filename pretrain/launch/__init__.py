@@ -1,9 +1,12 @@
-"""Starting ranks, on this machine or on the nodes of a SLURM job. Standard library only, so that it starts at once.
+"""Starting ranks, on this machine, on the nodes of a SLURM job, or on hosts without it. Standard library only, so that
+it starts at once.
 
-start.py        chooses between the two
+start.py        chooses between these
 local.py        torchrun on this machine: threads per rank, signals passed on
 slurm.py        the job that this process is in; survivors.py goes on with the nodes that are left when one is lost
 step.py         one srun with a task per node; node.py is what the task runs
+hosts.py        one of several hosts without SLURM; rounds.py is the first one's list of who trains when
+job.py          what the starts of a job have in common
 meeting.py      how the nodes find each other; pulse.py misses those that are gone; interfaces.py chooses the network
 tolerance.py    what a recipe says of faults
 agent.py        torchrun itself, in a process that dies with its launcher; rank.py is what it starts

@@ -143,8 +143,10 @@ class _Member:
             if "wait" in answer:
                 answered = time.monotonic()
                 line = answer["wait"]
-            elif time.monotonic() - answered > self.join_seconds:
+            elif time.monotonic() - answered > self._patience():
                 return {"code": self._give_up()}
+            elif not does_resolve(self.hosts.name):
+                line = f"the name {self.hosts.name} does not resolve here; asking for {self.join_seconds} s"
             else:
                 line = f"the first host does not answer at {self.hosts.endpoint}; asking for {self.join_seconds} s"
             if line and line != told:
@@ -208,6 +210,10 @@ class _Member:
         if report:
             request["report"] = vars(report)
         return ask(self.hosts.name, self.hosts.port, request)
+
+    def _patience(self) -> float:
+        """Seconds. Whoever has the port of this very host, and does not answer, is another program."""
+        return 2 * PATIENCE_SECONDS if is_here(self.hosts.name) else self.join_seconds
 
     def _give_up(self) -> int:
         if not does_resolve(self.hosts.name):

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 import tyro
+import yaml
 
 from pretrain.__main__ import main
 from pretrain.cli import VERBS, verb_function
+from pretrain.launch.hosts import Hosts
+from pretrain.launch.outcome import ExitCode
 from pretrain.recipe import load_recipe, resolve
 from pretrain.recipe.checks.stage_rules import check_lengths
 from pretrain.runs.folder import RunFolder
@@ -170,6 +173,29 @@ def test_the_costs_on_the_page_on_bert_large_are_those_of_plan(capsys):
 def test_the_proof_in_numbers_on_the_page_on_growth_holds():
     page = (HOME / "docs" / "growth.md").read_text(encoding="utf-8")
     exec(*re.findall(r"```python\n(.*?)```", page, re.DOTALL), {})
+
+
+def test_the_pods_of_kubernetes_meet_at_the_first_of_them():
+    page = (HOME / "docs" / "multi-node.md").read_text("utf-8")
+    (text,) = re.findall(r"```yaml\n(apiVersion:.*?)```", page, re.DOTALL)
+    service, job = yaml.safe_load_all(text)
+    name, pods = job["metadata"]["name"], job["spec"]
+    pod = pods["template"]["spec"]
+    assert service["spec"] == {
+        "clusterIP": "None",  # the service stands for its pods, each by its name
+        "publishNotReadyAddresses": True,
+        "selector": {"job-name": name},
+    }
+    assert pod["subdomain"] == service["metadata"]["name"]
+    (container,) = pod["containers"]
+    launcher, *words = container["command"]
+    assert launcher == "./launch.sh" and parse(words) == "train"
+    options = dict(zip(words[2::2], words[3::2], strict=True))
+    assert options["--nodes"] == f"1:{pods['completions']}" and pods["parallelism"] == pods["completions"]
+    hosts = Hosts.of(options["--rdzv-endpoint"], 1, 4)
+    assert hosts.name == f"{name}-0.{pod['subdomain']}"
+    assert pods["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [ExitCode.MISTAKE]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
 
 
 def test_recipes_of_results_are_valid(tmp_path):
