@@ -10,7 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -114,6 +115,19 @@ def requeue(job: Job, reason: str) -> None:
     say(f"{reason}; job {job.id} goes back into the queue (restart {job.restarts + 1})")
     if subprocess.run(["scontrol", "requeue", str(job.id)]).returncode:
         say("the job cannot be requeued; submit it again to resume")
+
+
+def give_back(job: Job, nodes: Collection[str]) -> None:
+    """Takes nodes out of the job, which would end with them once SLURM notices that they are down."""
+    now = nodes_now(job)
+    left = [node for node in now if node not in nodes]
+    if left in ([], now):
+        return
+    command = ["scontrol", "update", f"JobId={job.id}", f"NodeList={','.join(left)}"]
+    with tempfile.TemporaryDirectory(prefix="espalier-") as folder:  # scontrol leaves scripts where it runs
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        say(f"SLURM keeps {' '.join(nodes)} in the job and may end it for that: {done.stderr.strip()}")
 
 
 def is_running(job: Job) -> bool:

@@ -48,6 +48,9 @@ NOISE = re.compile(
 BYSTANDERS = (ExitCode.PEER_LOST, 137, 143)
 """Exit codes of tasks that ended because another had: they lost it, or srun ended them."""
 
+NOBODYS = (ExitCode.HUNG, ExitCode.REGROUP, ExitCode.PREEMPTED)
+"""Exit codes for which no node is at fault. The first node tells them for all."""
+
 LEAVE_SECONDS = 3.0
 """How long the others may take to leave once a node is lost: their ranks are killed. srun may not say so."""
 
@@ -78,7 +81,7 @@ class Step:
             return self.lost
         own = [(node, code) for node, code in self.codes.items() if code not in BYSTANDERS]
         first = own or [(node, code) for node, code in list(self.codes.items())[:1] if code != ExitCode.PEER_LOST]
-        return {node: f"its part ended with exit code {code}" for node, code in first[:1] if code != ExitCode.HUNG}
+        return {node: f"its part ended with exit code {code}" for node, code in first[:1] if code not in NOBODYS}
 
     @property
     def has_left(self) -> bool:
@@ -184,8 +187,8 @@ def step_command(
     options = ["--label", "--kill-on-bad-exit=1"]
     if after_another:  # what is left of that on a lost node must hold nothing back
         options.append("--overlap")
-        if len(set(gpus)) == 1 and gpus[0]:  # where steps overlap, srun does not share out a total
-            all_gpus = [f"--gpus-per-node={gpus[0]}"]
+        if fewest := min(gpus, default=0):  # where steps overlap, srun gives no node more than the one with the fewest
+            all_gpus = [f"--gpus-per-node={fewest}"]
     return ["srun", f"--nodelist={','.join(nodes)}", *one_task_each, *all_gpus, *options, *task]
 
 

@@ -1,9 +1,10 @@
 """A job outlives its nodes: when one is lost, the run continues on those that are left, and takes those that come.
 
 One step of srun after another, in one job. A run with `faults.min_nodes` is started again at once, from its newest
-checkpoint, on the nodes that did not fail; SLURM's own notice (`SlurmdTimeout`) is not waited for. `sbatch --no-kill`
-lets the job live on. The process that does this is on the first node: whoever loses that needs `--requeue`. A run is
-asked to leave at its next checkpoint when there are more nodes than it runs on (pretrain/training/hooks/regroup.py).
+checkpoint, on the nodes that did not fail. SLURM notices minutes later (`SlurmdTimeout`) and ends jobs that have the
+node, so it is given back before. `sbatch --no-kill` would prevent that, too; then SLURM does not requeue a job whose
+first node fails, which runs the process that does all this. A run is asked to leave at its next checkpoint when there
+are more nodes than it runs on (pretrain/training/hooks/regroup.py).
 
 A user's mistake and a signal are not faults. A job that fails again and again without a step gained is given up, by the
 ranks (pretrain/training/hooks/restarts.py) or, where they do not get as far, here.
@@ -21,7 +22,7 @@ from typing import Any
 from model.errors import UserError
 from pretrain.launch.outcome import ExitCode
 from pretrain.launch.requests import Requests
-from pretrain.launch.slurm import Job, is_running, nodes_now, say
+from pretrain.launch.slurm import Job, give_back, is_running, nodes_now, say
 from pretrain.launch.step import Step, run_step
 from pretrain.launch.tolerance import DETECT_SECONDS, REGROUP_FILE, Tolerance
 
@@ -139,6 +140,7 @@ def run_job(job: Job, module: Sequence[str], nproc: int | None, tolerance: Toler
             if fruitless > tolerance.restarts:
                 say(f"{reason}; {fruitless} starts in a row failed before the run began: it is given up")
                 return ExitCode.MISTAKE
+            give_back(job, step.failed)
             say(f"{reason}; the run continues on {count_of(left)}: {' '.join(left)}")
             nodes, cause = left, Cause(cause.attempt + 1, reason, *_last_words(step), left)
 

@@ -190,9 +190,12 @@ class Cluster:
                 if state.startswith(("down", "drain")):
                     with suppress(AssertionError):  # it may have resumed by itself
                         self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
-            return self.run("sinfo", "-h", "-t", "idle", "-o", "%D").strip() == str(len(self.nodes))
+            return self.num_idle() == len(self.nodes)
 
         _await(all_idle, 60, lambda: self.run("sinfo", "-N", "-l"))
+
+    def num_idle(self) -> int:
+        return int(self.run("sinfo", "-h", "-t", "idle", "-o", "%D").strip() or 0)
 
     def declare_down(self, node: Machine | Loopback) -> None:
         """What SLURM itself does after SlurmdTimeout without an answer."""
@@ -236,6 +239,9 @@ class Cluster:
 
     def exit_code(self, job: str) -> int:
         return int(self._field(job, "ExitCode").split(":")[0])
+
+    def batch_host(self, job: str) -> str:
+        return self._field(job, "BatchHost")
 
     def signal(self, job: str, name: str) -> None:
         """To all processes of the job's steps, as `--signal=NAME@SECONDS` sends it."""

@@ -67,6 +67,7 @@ def test_sruns_messages_are_read_to_the_end_though_nobody_reads_ours(heard, monk
         (b"srun: error: node3: task 2: Exited with exit code 1\nsrun: error: node1: task 0: Terminated\n", "node3"),
         (b"srun: error: node1: task 0: Exited with exit code 69\nsrun: error: node2: task 1: Killed\n", ""),
         (b"srun: error: node2: task 1: Exited with exit code 70\n", ""),
+        (b"srun: error: node1: task 0: Exited with exit code 76\n", ""),
         (b"0: espalier: node node4 is lost: silent\nsrun: error: node1: task 0: Exited with exit code 69\n", "node4"),
         (b"0: espalier: node node2 is lost: silent for 30 s\n1: espalier: node node1 is lost: not heard\n", "node2"),
         (b"2: espalier: node node1 is lost: not heard\n1: espalier: node node1 is lost: not heard\n", "node1"),

@@ -29,6 +29,7 @@ class Cluster:
         self.begins = True
         self.steps: list[list[str]] = []
         self.causes: list[Cause] = []
+        self.given_back: list[str] = []
 
     def run_step(self, job, nodes, module, nproc, after_another, variables, look):
         self.steps.append(list(nodes))
@@ -56,6 +57,7 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.setattr(survivors, "run_step", one.run_step)
     monkeypatch.setattr(survivors, "nodes_now", lambda job: list(one.nodes))
     monkeypatch.setattr(survivors, "is_running", lambda job: True)
+    monkeypatch.setattr(survivors, "give_back", lambda job, nodes: one.given_back.extend(nodes))
     monkeypatch.setattr(survivors, "LOOK_SECONDS", 0)
     return one
 
@@ -69,6 +71,7 @@ def test_a_run_goes_on_without_the_nodes_that_failed(cluster, capfd):
     assert second.nodes == cluster.steps[1]
     said = "espalier: node node3 failed: silent for 30 s; the run continues on 3 nodes: node1 node2 node4"
     assert said in capfd.readouterr().err
+    assert cluster.given_back == ["node3", "node1"]
 
 
 def test_with_too_few_left_the_job_ends(cluster, capfd):
