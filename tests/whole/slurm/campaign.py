@@ -3,9 +3,10 @@
     python -m tests.whole.slurm.campaign --faults 40 --seed 1 --output faults.jsonl
     python -m tests.whole.slurm.campaign --table faults.jsonl ...
 
-Four nodes of one rank train the tiny run, with dropout or without, through two moves between shapes. Faults (faults.py)
-follow one another in a run; then it is cancelled, and its weights, moments, steps and losses must be those of a run
-that took the same steps on the same numbers of ranks without a fault, bit for bit.
+Four nodes of one rank train the tiny run through two moves between shapes, either without dropout, or with it and with
+its state in memory between checkpoints. Faults (faults.py) follow one another in a run; then it is cancelled, and its
+weights, moments, steps and losses must be those of a run that took the same steps on the same numbers of ranks without
+a fault, bit for bit.
 
 Writes a line of JSON for each fault: the seconds until it is noticed and until a step is taken again, the steps that
 were lost, and how many processes of the time before are left. Then one for the run. A fault that the run does not
@@ -50,6 +51,7 @@ CHANGES = dict(
     faults={"min_nodes": 1, "detect_seconds": 5, "restarts": 20},
 )
 MODEL = dict(layers=2, hidden=32, heads=4, ffn=64, sharing=1, max_positions=32)
+IN_MEMORY = {"checkpoint": {"every": 10, "keep_last": 3, "memory_every": 4}}
 WITHOUT_DROPOUT = {"model": MODEL | {"hidden_dropout": 0.0, "attention_dropout": 0.0}}
 
 NOTICED = re.compile(r"is lost:|continues on|goes back into the queue|SIG\w+ received|No space|Read-only|submit it")
@@ -63,7 +65,7 @@ def campaign(cluster: Cluster, disk: Path, scratch: Path, num_faults: int, seed:
     corpus = tiny_corpus(scratch).directory
     for number in range(-(-num_faults // NUM_FAULTS)):
         has_dropout = bool((seed + number) % 2)
-        changes = CHANGES if has_dropout else CHANGES | WITHOUT_DROPOUT
+        changes = CHANGES | (IN_MEMORY if has_dropout else WITHOUT_DROPOUT)
         folder = scratch / f"run-{number}"
         folder.mkdir()
         recipe = write_recipe(folder / "tiny.yaml", corpus, **changes)
@@ -94,17 +96,17 @@ def strike(run: Watched, draw: random.Random, deck: list[str]) -> Line:
     try:
         fault.hit(run, nodes)
         if fault.restarts:
-            run.until(lambda: NOTICED.search(run.output(), said) is not None, f"word of: {kind}")
+            run.until(lambda: is_noticed(run, said), f"word of: {kind}")
             line["noticed"] = round(time.monotonic() - began, 1)
-            if fault.ends_job:
-                fault.mend(run, nodes)
+            if fault.start_again:
+                fault.start_again(run)
                 line["queued_again"] = round(time.monotonic() - began, 1)
             run.until(lambda: len(run.starts()) > starts, f"start after: {kind}")
             step = run.starts()[-1]["step"]
             line["lost_steps"] = run.starts()[-1]["lost_steps"]
         run.until(lambda: run.step() > step, f"step after: {kind}")
         line["trains_again"] = round(time.monotonic() - began, 1)
-        fault.mend(run, nodes) if not fault.ends_job else None
+        run.repair_all()
         line["starts"] = len(run.starts()) - starts
         if fault.restarts:
             run.until(lambda: not processes & run.processes(), f"end of what ran before: {kind}", patience=90)
@@ -112,6 +114,11 @@ def strike(run: Watched, draw: random.Random, deck: list[str]) -> Line:
     except AssertionError as error:
         raise AssertionError(f"{json.dumps(line)}\n{error}") from error
     return line
+
+
+def is_noticed(run: Watched, said: int) -> bool:
+    """By the run itself, in what it has said since; or by SLURM, which takes the job back into the queue."""
+    return NOTICED.search(run.output(), said) is not None or run.cluster.state(run.job) != "RUNNING"
 
 
 def end(run: Watched, changes: dict[str, Any], corpus: Path, scratch: Path) -> Line:

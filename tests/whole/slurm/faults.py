@@ -17,12 +17,10 @@ from tests.whole.slurm.watched import Watched
 class Fault:
     hit: Callable[[Watched, Sequence[Machine]], None]
     """Breaks these nodes of the run, or the job."""
-    mend: Callable[[Watched, Sequence[Machine]], None]
-    """Once the run trains again; for a job that ended, or waits in the queue, what lets it go on."""
+    start_again: Callable[[Watched], None] | None = None
+    """For a job that ended, or waits in the queue. All nodes are repaired once the run trains again."""
     nodes: int = 0
     """How many it breaks, besides the first."""
-    ends_job: bool = False
-    """Whether the job has to be queued again."""
     restarts: bool = True
     """Whether the run starts again."""
     moments: tuple[str, ...] = ("step",)
@@ -48,19 +46,35 @@ def slow_link(run: Watched, nodes: Sequence[Machine]) -> None:
     time.sleep(10)
 
 
-def repair(run: Watched, nodes: Sequence[Machine]) -> None:
-    for node in nodes:
-        run.cluster.repair(node)
-
-
 def power_off_first(run: Watched, nodes: Sequence[Machine]) -> None:
     """SLURM takes SlurmdTimeout, 300 s here, to notice. This says so at once."""
-    first = run.cluster.nodes[0]
+    first = run.first()
     power_off(run, [first])
     run.cluster.declare_down(first)
 
 
-def queue_again(run: Watched, nodes: Sequence[Machine]) -> None:
+def freeze_first(run: Watched, nodes: Sequence[Machine]) -> None:
+    first = run.first()
+    freeze(run, [first])
+    run.cluster.declare_down(first)
+
+
+def cut_first(run: Watched, nodes: Sequence[Machine]) -> None:
+    """From SLURM and the other nodes; not from the disk."""
+    first = run.first()
+    first.cut()
+    run.cluster.declare_down(first)
+
+
+def start_elsewhere(run: Watched) -> None:
+    """While what ran on the first node may live on."""
+    run.cluster.wait(run.job, "PENDING", timeout=200)
+    others = len(run.cluster.nodes) - 1
+    run.until(lambda: run.cluster.num_idle() >= others, "idle nodes")
+    run.cluster.start_now(run.job)
+
+
+def queue_again(run: Watched) -> None:
     run.repair_all()
     run.cluster.wait(run.job, "PENDING", timeout=200)
     run.cluster.wait_for_nodes()
@@ -87,7 +101,7 @@ def cancel(run: Watched, nodes: Sequence[Machine]) -> None:
     run.cluster.cancel(run.job)
 
 
-def submit_again(run: Watched, nodes: Sequence[Machine]) -> None:
+def submit_again(run: Watched) -> None:
     run.repair_all()
     run.cluster.wait(run.job, "CANCELLED", "FAILED", timeout=200)
     run.cluster.wait_for_nodes()
@@ -124,11 +138,11 @@ def fill_disk(run: Watched, nodes: Sequence[Machine]) -> None:
             raise OSError
 
 
-def empty_disk(run: Watched, nodes: Sequence[Machine]) -> None:
+def empty_disk(run: Watched) -> None:
     """The run ends by itself when it cannot write a checkpoint."""
     run.cluster.wait(run.job, "FAILED", timeout=200)
     (run.disk / "filler").unlink()
-    submit_again(run, nodes)
+    submit_again(run)
 
 
 def make_read_only(run: Watched, nodes: Sequence[Machine]) -> None:
@@ -140,11 +154,11 @@ def make_read_only(run: Watched, nodes: Sequence[Machine]) -> None:
     run.submit()
 
 
-def make_writable(run: Watched, nodes: Sequence[Machine]) -> None:
+def make_writable(run: Watched) -> None:
     run.cluster.wait(run.job, "FAILED", timeout=200)
     assert run.cluster.exit_code(run.job) == 2, run.output()
     _remount(run.disk, "rw")
-    submit_again(run, nodes)
+    submit_again(run)
 
 
 def _remount(disk: Path, how: str) -> None:
@@ -154,23 +168,25 @@ def _remount(disk: Path, how: str) -> None:
 ANY_MOMENT = ("step", "start", "move", "checkpoint", "resume")
 
 FAULTS = {
-    "node without power": Fault(power_off, repair, nodes=1, moments=ANY_MOMENT),
-    "node frozen": Fault(freeze, repair, nodes=1, moments=ANY_MOMENT),
-    "node cut off": Fault(lambda _, nodes: nodes[0].cut(), repair, nodes=1, moments=ANY_MOMENT),
-    "node cut off, inwards": Fault(lambda _, nodes: nodes[0].cut("in"), repair, nodes=1),
-    "node cut off, outwards": Fault(lambda _, nodes: nodes[0].cut("out"), repair, nodes=1),
-    "two nodes without power": Fault(power_off, repair, nodes=2),
-    "link of 2 Mbit/s for 10 s": Fault(slow_link, repair, nodes=1, restarts=False),
+    "node without power": Fault(power_off, nodes=1, moments=ANY_MOMENT),
+    "node frozen": Fault(freeze, nodes=1, moments=ANY_MOMENT),
+    "node cut off": Fault(lambda _, nodes: nodes[0].cut(), nodes=1, moments=ANY_MOMENT),
+    "node cut off, inwards": Fault(lambda _, nodes: nodes[0].cut("in"), nodes=1),
+    "node cut off, outwards": Fault(lambda _, nodes: nodes[0].cut("out"), nodes=1),
+    "two nodes without power": Fault(power_off, nodes=2),
+    "link of 2 Mbit/s for 10 s": Fault(slow_link, nodes=1, restarts=False),
     "slurmd killed": Fault(
-        lambda run, nodes: run.cluster.kill_slurmd(nodes[0]), repair, nodes=1, restarts=False
+        lambda run, nodes: run.cluster.kill_slurmd(nodes[0]), nodes=1, restarts=False
     ),
-    "first node without power": Fault(power_off_first, queue_again, ends_job=True),
-    "preempted, 5 s of grace": Fault(preempt, queue_again, ends_job=True),
-    "requeued": Fault(requeue, queue_again, ends_job=True),
-    "scancel, submitted again": Fault(cancel, submit_again, ends_job=True),
-    "disk hangs for 20 s": Fault(hang_disk, repair, restarts=False),
-    "disk full": Fault(fill_disk, empty_disk, ends_job=True),
-    "disk read-only": Fault(make_read_only, make_writable, ends_job=True),
+    "first node without power": Fault(power_off_first, queue_again),
+    "first node frozen, job restarts elsewhere": Fault(freeze_first, start_elsewhere),
+    "first node cut off, job restarts elsewhere": Fault(cut_first, start_elsewhere),
+    "preempted, 5 s of grace": Fault(preempt, queue_again),
+    "requeued": Fault(requeue, queue_again),
+    "scancel, submitted again": Fault(cancel, submit_again),
+    "disk hangs for 20 s": Fault(hang_disk, restarts=False),
+    "disk full": Fault(fill_disk, empty_disk),
+    "disk read-only": Fault(make_read_only, make_writable),
 }  # fmt: skip
 MORE_OFTEN = ("node without power", "node without power", "node frozen", "node cut off")
 

@@ -38,7 +38,7 @@ class Watched:
 
     def submit(self) -> None:
         environment = {"ESPALIER_PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "ESPALIER_JOIN_SECONDS": "60"}
-        options = dict(nodes=str(len(self.cluster.nodes)), no_kill="", requeue="", open_mode="append", chdir=str(HOME))
+        options = dict(nodes=f"2-{len(self.cluster.nodes)}", requeue="", open_mode="append", chdir=str(HOME))
         command = (str(HOME / "launch.sh"), "train", str(self.recipe), "--runs", str(self.runs), "--nproc", "1")
         self.jobs.append(self.cluster.submit(*command, environment=environment, **options))
 
@@ -61,6 +61,10 @@ class Watched:
         with suppress(OSError, ValueError):
             names = json.loads((self.folder / "starts.json").read_text("utf-8"))[-1]["nodes"]
         return [node for node in self.cluster.nodes if node.name in names]
+
+    def first(self) -> Machine:
+        """That of the batch script."""
+        return next(node for node in self.cluster.nodes if node.name == self.cluster.batch_host(self.job))
 
     def processes(self) -> set[int]:
         """Ranks and their launchers on all nodes that are on."""
