@@ -24,11 +24,12 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1, trust
     from pretrain.recipe.checks.stage_rules import check_lengths
     from pretrain.recipe.precision import precision_in_words
     from pretrain.recipe.ranks import idle_ranks, usable_ranks
+    from pretrain.runs.forecast import forecast_lines, known_speed
     from pretrain.runs.lead_time import lead_lines, measured
 
     loaded = load_recipe(recipe, overrides)
-    vocab_size = Corpus.open(loaded.data.corpus).vocab_size if Path(loaded.data.corpus).exists() else None
-    run = resolve(loaded, vocab_size, usable_ranks(loaded, nproc))
+    corpus = Corpus.open(loaded.data.corpus) if Path(loaded.data.corpus).exists() else None
+    run = resolve(loaded, corpus.vocab_size if corpus else None, usable_ranks(loaded, nproc))
     check_lengths(run)
     check_saved_states(run)
     start = Path(loaded.start) if loaded.start else None
@@ -39,11 +40,12 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1, trust
     print_plan(run, on_cpu=count_gpus() == 0)
     if line := precision_in_words(loaded, run.recipe):
         print(line)
+    print(*forecast_lines(run, corpus, known_speed(Path("runs"), loaded.name)), sep="\n")
     if line := idle_ranks(loaded, nproc):
         print(line)
     for line in lead_lines(measured(Path("runs", loaded.name)), loaded.faults.signals):
         print(line)
     if start and not start.exists():
         print(f"start {start} does not exist yet: it was not checked")
-    if vocab_size is None:
+    if corpus is None:
         print(f"corpus {loaded.data.corpus} does not exist yet: planned with the vocabulary of the recipe, or BERT's")

@@ -62,9 +62,11 @@ def _recipe(recipe: dict[str, Any]) -> str:
 
 
 def _published(value: Any) -> Any:
-    """Where a file lies on the machine that trained is nobody's business: only its name stays."""
+    """Without keys that are not set. Where a file lies on the machine that trained is nobody's business: only its name
+    stays."""
     if isinstance(value, dict):
-        return {key: _published(inner) for key, inner in value.items()}
+        published = {key: _published(inner) for key, inner in value.items() if inner is not None}
+        return {key: inner for key, inner in published.items() if inner != {} or value[key] == {}}
     if isinstance(value, list):
         return [_published(inner) for inner in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

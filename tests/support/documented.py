@@ -127,9 +127,11 @@ def my_recipe() -> dict:
     """The one on the page for starters."""
     page = (HOME / "docs" / "getting-started.md").read_text("utf-8")
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    steps = {"hours": None, "steps": 4}
     few = {
         "model": {"layers": 4},
-        "steps": 12,
+        "hours": None,
+        "stages": {"quarter": steps, "half": steps, "full": steps},
         "schedule": {"warmup": 2},
         "sequence": 32,
         "batch": {"global": 8},

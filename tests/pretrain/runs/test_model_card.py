@@ -12,6 +12,21 @@ def test_cells_are_text():
     )
 
 
+def test_keys_that_are_not_set_are_left_out():
+    stage = {
+        "name": "full",
+        "steps": 5,
+        "hours": None,
+        "batch": {"global": None, "micro": None},
+        "grow": [{"stack": {}}],
+    }
+    recipe = {"name": "mine", "paper": None, "seed": 0, "stages": [stage]}
+    text = _recipe(recipe)
+    assert "null" not in text
+    kept = {"name": "full", "steps": 5, "grow": [{"stack": {}}]}
+    assert yaml.safe_load(text.split("```")[1].removeprefix("yaml")) == {"name": "mine", "seed": 0, "stages": [kept]}
+
+
 def test_the_recipe_cannot_end_its_block():
     recipe = {"paper": {"claim": "before\n````\n# A heading\n"}}
     text = _recipe(recipe)

@@ -1,0 +1,94 @@
+"""How often a run will read its corpus and how long it will take, as far as that is known before. No torch."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.errors import UserError
+from pretrain.cost.savings import stage_flops
+from pretrain.data import Corpus
+from pretrain.recipe import Run
+from pretrain.runs.history import History
+
+LEAST_STEPS = 20
+"""A shorter run says nothing of the speed: its first steps are slow."""
+LAST_STEPS = 500
+MANY_EPOCHS = 40
+"""BERT read its text about as often (Devlin et al. 2018)."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a run reached, on this machine if it was trained here."""
+
+    flops_per_second: float
+    run: Path
+
+
+def known_speed(runs: Path, name: str) -> Speed | None:
+    """That of the run of this name, else of the newest one in the folder; None if none has taken enough steps."""
+    folders = sorted(runs.glob("*/metrics.jsonl"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for folder in sorted((file.parent for file in folders), key=lambda folder: folder.name != name):
+        try:
+            steps = History.read(folder).steps[-LAST_STEPS:]
+        except UserError:
+            continue
+        seconds = steps[-1]["seconds"] - steps[0]["seconds"] if len(steps) >= LEAST_STEPS else 0
+        if seconds > 0:
+            return Speed((steps[-1]["flops"] - steps[0]["flops"]) / seconds, folder)
+    return None
+
+
+def forecast_lines(run: Run, corpus: Corpus | None, speed: Speed | None) -> Iterator[str]:
+    """Tokens and epochs where `corpus` is prepared, hours where `speed` is known; else what is missing."""
+    per_step = {stage.index: stage_flops(stage, run.recipe.data.mask_rate) for stage in run.stages}
+    if run.unit == "steps":
+        num_steps = {stage.index: stage.length for stage in run.stages}
+    elif speed:
+        num_steps = {each.index: each.length * speed.flops_per_second / per_step[each.index] for each in run.stages}
+    else:
+        num_steps = {}
+    at_rate = f" at the speed of {speed.run} ({speed.flops_per_second:.3g} FLOP/s)" if speed else ""
+    if corpus:
+        yield _reading(run, corpus, num_steps, at_rate if run.unit == "seconds" else "")
+    if not speed:
+        unknown = "how long it takes" if run.unit == "steps" else "how much it reads"
+        yield f"{unknown} is not known here yet: train for some minutes, stop with Ctrl-C, and plan again"
+    elif run.unit == "steps":
+        seconds = sum(per_step[index] * steps for index, steps in num_steps.items()) / speed.flops_per_second
+        yield f"about {_in_words(seconds)} of training{at_rate}; another shape or number of processes changes it"
+
+
+def _reading(run: Run, corpus: Corpus, num_steps: dict[int, float], at_rate: str) -> str:
+    parts = zip(corpus.weights.values(), corpus.manifests, strict=True)
+    num_tokens = sum(weight * manifest["splits"]["train"]["num_tokens"] for weight, manifest in parts)
+    text = f"corpus {corpus.path}: {_short(num_tokens)} tokens to train on"
+    if not num_steps:
+        return text
+    read = sum(num_steps[stage.index] * stage.global_batch * stage.sequence for stage in run.stages)
+    epochs = read / num_tokens
+    text += f"; the run reads at most {_short(read)}, {_plain(epochs)} epochs" + at_rate
+    if epochs > MANY_EPOCHS:
+        unit = "steps" if run.unit == "steps" else "hours"
+        text += f". That is much for this text: watch the validation loss, or set fewer {unit}"
+    return text
+
+
+def _short(count: float) -> str:
+    """967,898 -> 968 k."""
+    for power, letter in ((9, "G"), (6, "M"), (3, "k")):
+        if count >= 10**power:
+            return f"{count / 10**power:.3g} {letter}"
+    return f"{count:.0f}"
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 5400:
+        return f"{math.ceil(seconds / 60)} minutes"
+    return f"{_plain(seconds / 3600)} hours" if seconds < 3600 * 100 else f"{_plain(seconds / 86400)} days"
+
+
+def _plain(value: float) -> str:
+    """Two digits, and no exponent: 0.12, 3.4, 150, 12,000."""
+    return f"{float(f'{value:.2g}'):,.10g}"
