@@ -42,7 +42,8 @@ def finetune(
     Prints metrics on held-out examples, and saves the model for Hugging Face transformers.
 
     Args:
-        checkpoint: A run's folder, one of its checkpoints/step-N, or a folder of Hugging Face transformers.
+        checkpoint: A run's folder, one of its checkpoints/step-N, or a model of Hugging Face transformers: its folder,
+            or hub:OWNER/NAME.
         task: Of your own: classify, regress, spans (answers to questions) or tags (of words). GLUE's: sst2, cola, mrpc,
             stsb, rte, wnli, qnli, qqp or mnli. squad or squad2.
         data: Your table: .csv, .tsv, .jsonl or .parquet. Or a folder with GLUE's .tsv or SQuAD's .json files; these

@@ -20,7 +20,8 @@ def grow(
     Weights, moments and step counts change as a stage's `grow` changes them in memory.
 
     Args:
-        checkpoint: A run's folder, one of its checkpoints, or a BERT saved by Hugging Face transformers.
+        checkpoint: A run's folder, one of its checkpoints, or a BERT of Hugging Face transformers: its folder, or
+            hub:OWNER/NAME.
         out: The folder to write, a checkpoint.
         to: The shape to reach: a preset or FIELD=VALUE, for example --to layers=12 --to ffn=3072.
         operator: An operator to apply, for example --operator stack --operator '{widen: {axis: ffn}}'. Given several

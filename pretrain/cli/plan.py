@@ -26,13 +26,14 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1, trust
     from pretrain.recipe.ranks import idle_ranks, usable_ranks
     from pretrain.runs.forecast import forecast_lines, known_speed
     from pretrain.runs.lead_time import lead_lines, measured
+    from pretrain.settings.hub import local_folder
 
     loaded = load_recipe(recipe, overrides)
     corpus = Corpus.open(loaded.data.corpus) if Path(loaded.data.corpus).exists() else None
     run = resolve(loaded, corpus.vocab_size if corpus else None, usable_ranks(loaded, nproc))
     check_lengths(run)
     check_saved_states(run)
-    start = Path(loaded.start) if loaded.start else None
+    start = local_folder(Path(loaded.start)) if loaded.start else None
     if start and start.exists():
         from pretrain.interop.importing import check_start
 

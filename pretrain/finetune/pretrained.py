@@ -14,6 +14,7 @@ from model.errors import UserError
 from pretrain.finetune.pooling import MeanPooled
 from pretrain.finetune.problem import Problem
 from pretrain.interop.huggingface_import import opening
+from pretrain.settings.hub import local_folder
 from pretrain.use.export import export
 
 
@@ -93,7 +94,8 @@ def _num_positions(config: Any) -> float:
 
 @contextlib.contextmanager
 def model_folder(checkpoint: Path) -> Iterator[Path]:
-    """A folder that transformers opens: `checkpoint` itself, or a temporary export of it."""
+    """A folder that transformers opens: `checkpoint` itself, the Hub's copy here, or a temporary export of it."""
+    checkpoint = local_folder(checkpoint)
     if (checkpoint / "config.json").is_file():
         yield checkpoint
     else:

@@ -18,6 +18,10 @@ from pretrain.checkpoint.store import find_checkpoint
 from pretrain.engine.agreement import say_once
 from pretrain.interop.deepspeed_import import deepspeed_shapes, is_deepspeed, read_deepspeed
 from pretrain.interop.huggingface_import import import_model, import_weights, possible_shapes
+from pretrain.settings.hub import local_folder
+
+TOLD = ("layers", "hidden", "heads", "head_dim", "ffn", "norm", "max_positions", "type_vocab", "sentence_head")
+"""Fields of a shape that a user is told of."""
 
 
 def import_start(path: Path, config: BertConfig, seed: int, trust_pickle: bool = False) -> TrainingState:
@@ -28,6 +32,7 @@ def import_start(path: Path, config: BertConfig, seed: int, trust_pickle: bool =
     `trust_pickle`: whether pickled files may run code. Raises UserError when the folder is none of these or its shapes
     are not those of `config`.
     """
+    path = local_folder(path)
     _check_kind(path)
     weights = _read(path, config, seed, trust_pickle)
     if misfit := _misfit(path, _sizes(weights), config):
@@ -41,18 +46,32 @@ def import_start(path: Path, config: BertConfig, seed: int, trust_pickle: bool =
 def check_start(path: Path, config: BertConfig, trust_pickle: bool = False) -> None:
     """Raises UserError if `import_start` cannot read the folder `path` or its shapes are not those of `config`, as far
     as can be told without reading a weight."""
+    path = local_folder(path)
     _check_kind(path)
+    known: list[BertConfig] = []
     if (find_checkpoint(path) / INDEX).is_file():
         with readable(find_checkpoint(path)):
-            tables = [_shapes(BertConfig(**read_index(find_checkpoint(path))["config"]))]
+            known = [BertConfig(**read_index(find_checkpoint(path))["config"])]
     elif (path / "config.json").is_file():
-        tables = [_shapes(config) for config in possible_shapes(path, sentence_head=config.sentence_head)]
+        known = possible_shapes(path, sentence_head=config.sentence_head)
     else:
         weights = _of_table(deepspeed_shapes(path, trust_pickle), config)
-        tables = [_sizes(weights)] if weights else []  # transformers' BERT: it is known when it is read
-    faults = [_misfit(path, table, config) for table in tables]
+        # None of the table: transformers' BERT, which is known when it is read.
+        if weights and (misfit := _misfit(path, _sizes(weights), config)):
+            raise UserError(misfit)
+    faults = [_misfit(path, _shapes(each), config) for each in known]
     if faults and all(faults):
-        raise UserError(faults[0])
+        raise UserError(f"{faults[0]}: {_in_words(known[-1], config)}")
+
+
+def _in_words(there: BertConfig, wanted: BertConfig) -> str:
+    """What would make the recipe's model the model that is there."""
+    ours, theirs = (each.model_dump(mode="json") for each in (wanted, there))
+    fields = [f"{name}: {theirs[name]}" for name in TOLD if theirs[name] != ours[name]]
+    told = [f"model: {{{', '.join(fields)}}}"] if fields else []
+    if theirs["vocab_size"] != ours["vocab_size"]:
+        told.append(f"a corpus with its vocabulary of {theirs['vocab_size']:,}, prepared with --vocab")
+    return " and ".join(told) or "look at its config.json"
 
 
 def _shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:

@@ -234,7 +234,7 @@ class Recipe(Section):
     """Seed for weight initialization, data order, masking and dropout."""
     start: str | None = None
     """Folder with the initial weights of the first stage: a checkpoint of Espalier, Hugging Face transformers or
-    DeepSpeed. By default weights are drawn at random."""
+    DeepSpeed; `hub:OWNER/NAME` is a model of the Hugging Face Hub. By default weights are drawn at random."""
     model: dict[str, Any]
     """The model: `preset` and any field of the shape (below). The corpus sets the vocabulary size."""
     data: Data

@@ -35,6 +35,7 @@ from pretrain.interop.huggingface_import import import_model
 from pretrain.optim.section import Optimizer
 from pretrain.recipe.operators import AUTO, read_operators
 from pretrain.runs.outputs import check_folder
+from pretrain.settings.hub import local_folder
 from pretrain.settings.yaml_text import parse
 from pretrain.training.growth_inputs import PROBE_ROWS, Probe, growth_inputs
 from pretrain.use.trained import open_corpus, saved_rows
@@ -51,11 +52,12 @@ def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> 
     if out.exists():
         raise UserError(f"--out {out} exists already; name a new folder")
     check_folder("--out", out)
+    named, path = path, local_folder(path)
     state, run = open_state(path)
     tokenizer = own_tokenizer(path)
     wanted = read_shape(to)
     chosen = read_operators([_read_operator(text) for text in operators or [AUTO]], state.config, wanted)
-    grown: dict[str, Any] = {"from": str(path), "operators": [operator.name for operator in chosen]}
+    grown: dict[str, Any] = {"from": str(named), "operators": [operator.name for operator in chosen]}
     inputs = growth_inputs(
         state,
         _moment_rule(run),

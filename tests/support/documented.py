@@ -110,6 +110,8 @@ def make_place(folder: Path, commands: list[Command]) -> None:
     for run in runs - {f"runs/{recipe['name']}" for recipe in recipes.values()}:
         make_run(folder / run, corpus)
     export(folder / "runs" / "demo", folder / "all-MiniLM-L6-v2")
+    make_run(folder / "bert-run", corpus, layers=12, **NARROW, max_positions=512)
+    export(folder / "bert-run", folder / "bert")
     for name, recipe in recipes.items():
         model = {**recipe.get("model", {}), **NARROW}
         data = {"corpus": "corpora/small", "sentence_pairs": "none"}

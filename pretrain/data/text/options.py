@@ -32,7 +32,8 @@ class PrepareOptions:
     """The kind of vocabulary to train. Characters suit models that must learn something within minutes; unigram and bpe
     are SentencePiece's."""
     vocab: OptionalPath = None
-    """A given vocabulary instead: vocab.txt of WordPiece tokens, tokenizer.json, or a SentencePiece .model."""
+    """A given vocabulary instead: vocab.txt of WordPiece tokens, tokenizer.json, a SentencePiece .model, or a model of
+    transformers: its folder, or hub:OWNER/NAME."""
     vocab_size: int = 30522
     """The largest size of a trained vocabulary, in tokens."""
     lowercase: bool = True

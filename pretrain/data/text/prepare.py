@@ -26,6 +26,7 @@ from pretrain.data.text.unknown import check_sample
 from pretrain.data.text.vocabulary import train_vocabulary
 from pretrain.data.text.worker import TokenizedChunk, Worker, run_in_process, start_process
 from pretrain.data.text.writing import Job, existing, list_inputs, saved
+from pretrain.settings.hub import local_folder
 
 
 def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lambda _: None) -> dict:
@@ -108,7 +109,7 @@ def _given(options: PrepareOptions) -> TextTokenizer:
     assert options.vocab is not None
     if options.tokenizer != PrepareOptions.tokenizer:
         raise UserError(f"--tokenizer {options.tokenizer} trains a vocabulary and --vocab gives one; leave one out")
-    tokenizer = load_tokenizer(options.vocab, options.lowercase)
+    tokenizer = load_tokenizer(local_folder(options.vocab), options.lowercase)
     if options.vocab_size != PrepareOptions.vocab_size and len(tokenizer.tokens) > options.vocab_size:
         raise UserError(
             f"--vocab-size {options.vocab_size} contradicts {options.vocab}, which has {len(tokenizer.tokens)} tokens; "

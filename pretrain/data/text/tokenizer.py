@@ -80,24 +80,33 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase:
 
 
 def load_tokenizer(path: Path, lowercase: bool = True) -> TextTokenizer:
-    """A given tokenizer: a tokenizer.json, a SentencePiece .model, or a vocab.txt with one WordPiece token a line.
+    """A given tokenizer: a tokenizer.json, a SentencePiece .model, a vocab.txt with one WordPiece token a line, or the
+    folder of a model that transformers saved.
 
     Its file says whether it lowers the case; `lowercase` false demands that it does not. Raises UserError when the file
     is missing, broken or lacks a special token, or when it lowers the case all the same.
     """
-    if not path.is_file():
+    if path.is_dir():
+        found = transformers_tokenizer(path)
+        if found is None:
+            raise UserError(f"vocabulary {path} is a folder without tokenizer.json or vocab.txt; give one that has it")
+        tokenizer = found
+    elif path.is_file():
+        tokenizer = _load_file(path, lowercase)
+    else:
         raise UserError(f"vocabulary {path} does not exist; give a vocab.txt or a tokenizer.json, or train one")
-    tokenizer: TextTokenizer
-    with _reading(path):
-        if path.suffix == ".json":
-            tokenizer = JsonTokenizer.of(Tokenizer.from_str(path.read_bytes().decode("utf-8-sig")))
-        elif path.suffix == ".model":
-            tokenizer = SentencePieceTokenizer(path.read_bytes())
-        else:
-            tokenizer = JsonTokenizer.of(read_vocab_txt(path, lowercase))
     if tokenizer.lowers_case and not lowercase:
         raise UserError(f"--no-lowercase contradicts {path}, which lowers the case; leave it out")
     return tokenizer
+
+
+def _load_file(path: Path, lowercase: bool) -> TextTokenizer:
+    with _reading(path):
+        if path.suffix == ".json":
+            return JsonTokenizer.of(Tokenizer.from_str(path.read_bytes().decode("utf-8-sig")))
+        if path.suffix == ".model":
+            return SentencePieceTokenizer(path.read_bytes())
+        return JsonTokenizer.of(read_vocab_txt(path, lowercase))
 
 
 @contextmanager

@@ -126,6 +126,10 @@ def test_shapes_are_compared_before_ranks_start(tmp_path):
         assert "blocks.0.feedforward.input.weight has shape [48, 32], the first stage needs [64, 32]" in message, folder
         message = spy_on_weights(tmp_path / folder, CONFIG.replace(layers=3))
         assert "has no blocks.2.attention.query.weight; give the first stage the shape" in message, folder
+        if folder in ("model", "run"):
+            assert message.endswith("the shape of the model there: model: {layers: 2}")
+    message = check_error(tmp_path / "model", CONFIG.replace(hidden=64, vocab_size=CONFIG.vocab_size + 9))
+    assert f"with its vocabulary of {CONFIG.vocab_size}, prepared with --vocab" in message and "hidden: 32" in message
 
 
 class Marked:

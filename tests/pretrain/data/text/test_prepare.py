@@ -160,6 +160,18 @@ def given(tmp_path: Path, tokens: str, text: str, **options) -> dict:
     return prepare(PrepareOptions((str(tmp_path / "text.txt"),), tmp_path / "corpus", **options))
 
 
+def test_a_vocabulary_may_be_named_by_the_folder_of_a_model(tmp_path: Path) -> None:
+    named = given(tmp_path, "The cat sat", LINES)["tokenizer"]
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "vocab.txt").rename(tmp_path / "bert/vocab.txt")
+    (tmp_path / "corpus").rename(tmp_path / "by-file")
+    assert given(tmp_path, "", LINES, vocab=tmp_path / "bert")["tokenizer"] == named
+    (tmp_path / "corpus").rename(tmp_path / "by-folder")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty is a folder without tokenizer.json or vocab.txt"):
+        given(tmp_path, "", LINES, vocab=tmp_path / "empty")
+
+
 @pytest.mark.parametrize(
     ("options", "described", "num_sentences"),
     [
