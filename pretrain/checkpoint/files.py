@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from growth.state import TENSORS, Record, TrainingState, assign_owners
@@ -142,6 +143,10 @@ def _sizes(file: Path) -> dict[str, int]:
 
 def _explained(fault: Exception) -> str:
     """One line on a value that is missing or of the wrong kind in an index."""
+    if isinstance(fault, ValidationError):
+        first = fault.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        return f"{INDEX} does not fit: {key} is {str(first['input'])[:100]!r}: {first['msg']}"
     missing = f"{fault} is missing" if isinstance(fault, KeyError) else " ".join(str(fault).split())
     return f"{INDEX} does not fit: {missing[:200]}"
 

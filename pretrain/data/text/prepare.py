@@ -43,6 +43,8 @@ def prepare(options: PrepareOptions, progress: Callable[[Progress], None] = lamb
         return manifest
     inputs = all_inputs(options.sources, options.valid)
     with output.opened(directory):
+        if manifest := existing(directory / "manifest.json", options):  # of another prepare that has just ended
+            return manifest
         return _prepare(options, inputs, progress)
 
 

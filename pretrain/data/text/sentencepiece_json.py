@@ -1,7 +1,8 @@
 """A SentencePiece model as a tokenizer.json, for programs that read only these: transformers, above all.
 
-The ids are SentencePiece's, with two exceptions: the `tokenizers` library drops or keeps other combining marks where
-a letter has a rare one or several, and it finds special tokens in a text.
+The ids are SentencePiece's, with three exceptions. The `tokenizers` library drops or keeps other combining marks where
+a letter has a rare one or several. (NFC before it makes that worse: it also puts marks in order.) It sums scores in
+float64, so that another of two equally probable cuts may win. And it finds special tokens in a text.
 """
 
 from collections.abc import Sequence

@@ -65,6 +65,14 @@ def test_wrong_values_in_the_index(checkpoint, kind):
     assert time.monotonic() - started < 60
 
 
+def test_a_shape_that_cannot_be_is_named(checkpoint):
+    index = json.loads((checkpoint / "index.json").read_text())
+    index["config"]["layers"] = 10**9
+    mend(checkpoint, index)
+    with pytest.raises(UserError, match=r"index.json does not fit: layers is '1000000000': Input should be less than"):
+        load_checkpoint(checkpoint)
+
+
 @pytest.mark.parametrize("key", ["config", "parameters", "format", "run"])
 def test_an_index_without_one_of_its_parts_is_refused(checkpoint, key):
     index = json.loads((checkpoint / "index.json").read_text())

@@ -9,6 +9,8 @@ import pytest
 
 from model.errors import UserError
 from pretrain.data import Corpus, PrepareOptions, Progress, prepare
+from pretrain.data.inspection import check_corpus
+from pretrain.data.text import reading
 from pretrain.data.text.shards import SplitWriter
 from tests.support.corpora import made_up_documents
 
@@ -40,6 +42,24 @@ def test_of_two_at_once_the_second_is_refused(options: PrepareOptions) -> None:
     first.join()
     assert first.exitcode == 0 and Corpus.open(options.output).split("train").num_documents > 10
     assert not list(options.output.glob("*.lock"))
+
+
+def test_of_two_at_once_the_second_takes_what_the_first_has_just_made(
+    options: PrepareOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first ends after the second has looked for a corpus and before it has the lock."""
+    found = reading.all_inputs
+
+    def find_while_another_prepares(*sources) -> list[reading.Input]:
+        monkeypatch.undo()
+        prepare(options)
+        return found(*sources)
+
+    monkeypatch.setattr("pretrain.data.text.prepare.all_inputs", find_while_another_prepares)
+    manifest = prepare(options)
+    assert check_corpus(options.output)["documents"] == sum(
+        split["num_documents"] for split in manifest["splits"].values()
+    )
 
 
 def test_a_lock_that_a_killed_one_left_holds_nobody_up(options: PrepareOptions) -> None:
