@@ -1,23 +1,33 @@
 """The verb `evaluate`."""
 
-import json
-
 from pretrain.cli.arguments import CheckpointPath, check_counts
-from pretrain.settings.options import OptionalStr
+from pretrain.settings.options import OptionalInt, OptionalStr
 
 
-def evaluate(checkpoint: CheckpointPath, /, corpus: OptionalStr = None, rows: int = 256) -> None:
+def evaluate(
+    checkpoint: CheckpointPath,
+    /,
+    corpus: OptionalStr = None,
+    rows: OptionalInt = None,
+    json: bool = False,
+) -> None:
     """Print validation loss and accuracy of a checkpoint.
 
     Args:
         checkpoint: A run's folder (its latest checkpoint) or one of its checkpoints/step-N.
         corpus: A prepared corpus. Defaults to the corpus of training.
-        rows: Number of validation rows to read.
+        rows: Number of validation rows to read. Defaults to the recipe's.
+        json: Print JSON instead of a table.
     """
-    from pretrain.engine.distributed import process_group
-    from pretrain.use.evaluate import evaluate_checkpoint
+    from json import dumps
 
-    check_counts(rows=[rows])
+    from pretrain.engine.distributed import process_group
+    from pretrain.use.evaluate import evaluate_checkpoint, print_evaluation
+
+    check_counts(rows=[] if rows is None else [rows])
     with process_group():
-        result = evaluate_checkpoint(checkpoint, corpus, rows)
-    print(json.dumps({"valid_loss": result.loss, "valid_accuracy": result.accuracy, "rows": rows}))
+        result, num_rows = evaluate_checkpoint(checkpoint, corpus, rows)
+    if json:
+        print(dumps({"valid_loss": result.loss, "valid_accuracy": result.accuracy, "rows": num_rows}))
+    else:
+        print_evaluation(checkpoint, result, num_rows)

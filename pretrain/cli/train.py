@@ -16,7 +16,7 @@ from pretrain.launch.job import HOSTS
 from pretrain.launch.rank import is_rank
 from pretrain.launch.slurm import say
 from pretrain.launch.start import expected_ranks, is_first, start_ranks, train_arguments
-from pretrain.launch.tolerance import Tolerance, tell_launcher, told_by
+from pretrain.launch.tolerance import Tolerance, is_asked, tell_launcher, told_by
 from pretrain.runs.ending import begin_launch, end_launch
 from pretrain.settings.options import OptionalInt, OptionalStr, OptionalText
 
@@ -66,7 +66,10 @@ def train(
         train_as_rank(recipe, overrides, name, runs, span, trust_pickle)
         return 0
     if dry_run:
-        check(recipe, overrides, name, runs, expected_ranks(nproc, most, spare), trust_pickle)
+        num_ranks = expected_ranks(nproc, most, spare)
+        folder = check(recipe, overrides, name, runs, num_ranks, trust_pickle)
+        if not is_asked():
+            print(f"{recipe} would start on {num_ranks} processes in {folder}: nothing is wrong; nothing was started")
         return 0
     arguments = train_arguments(recipe, overrides, name, runs)
     if profile_steps:
@@ -81,13 +84,16 @@ def train(
             )
         os.environ[HOSTS] = hosts.endpoint
     begin_launch()
-
+    if is_first():
+        print(f"checking {recipe}", flush=True)
     mistake, tolerance = told_by(lambda: run_check([*arguments, *given, "--dry-run"]))
     if mistake:
         if is_first():
             tell_mistake(recipe, overrides, name, runs, mistake)
         return mistake
     tolerance = replace(tolerance, max_nodes=most, spare=spare)
+    if is_first():
+        print("starting processes", flush=True)
 
     def tell(code: int, is_requeued: bool) -> None:
         if tolerance.folder:
@@ -107,8 +113,8 @@ def tell_mistake(recipe: str, overrides: tuple[str, ...], name: str | None, runs
 
 def check(
     recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, num_ranks: int, trust_pickle: bool
-) -> None:
-    """Raises UserError for whatever would keep the run from starting; writes nothing."""
+) -> Path:
+    """The run's folder. Raises UserError for whatever would keep the run from starting; writes nothing."""
     from pretrain.recipe import load_recipe
     from pretrain.training.preflight import check_run
 
@@ -117,6 +123,7 @@ def check(
     check_run(loaded, num_ranks, folder, trust_pickle)
     told = Tolerance(faults.detect_seconds, faults.min_nodes, faults.restarts, str(folder), faults.notify)
     tell_launcher(replace(told, recipe=sha256(loaded.model_dump_json().encode()).hexdigest()))
+    return folder
 
 
 def train_as_rank(

@@ -49,6 +49,11 @@ def told_by(check: Callable[[], int]) -> tuple[int, Tolerance]:
         return code, Tolerance(**json.loads(file.read_text("utf-8"))) if file.exists() else Tolerance()
 
 
+def is_asked() -> bool:
+    """Whether a launcher waits for what this check tells."""
+    return FILE in os.environ
+
+
 def tell_launcher(tolerance: Tolerance) -> None:
     """In the check. Does nothing where nobody asks."""
     if file := os.environ.get(FILE):

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ import yaml
 
 from model.errors import UserError
 from pretrain.checkpoint.lineage import overtaken_by
+from pretrain.cost.ahead import flops_left
 from pretrain.runs import journal
 from pretrain.runs.journal import ENDS, STARTS, Entry
 from pretrain.runs.liveness import is_held
@@ -133,18 +134,11 @@ def _read_length(status: Status, entries: list[Entry], lines: list[Entry], folde
         if unit == "seconds":
             status.seconds_left = max(0.0, end - now[unit])
         elif speed := _per_second(steps, "flops"):
-            status.seconds_left = sum(_ticks_ahead(plan["ahead"], now[unit])) / speed
+            status.seconds_left = flops_left(plan["ahead"], now[unit]) / speed
     elif num_steps := _steps_of_recipe(folder / "recipe.yaml"):
         status.num_steps, status.share = num_steps, min(now["steps"] / num_steps, 1.0)
         if speed := _per_second(steps, "step"):
             status.seconds_left = max(0, num_steps - now["steps"]) / speed
-
-
-def _ticks_ahead(stages: list[dict[str, Any]], now: float) -> Iterator[float]:
-    """FLOPs of what is left of each stage."""
-    for stage in stages:
-        yield max(0.0, stage["end"] - now) * stage["flops"]
-        now = max(now, stage["end"])
 
 
 def _per_second(steps: list[Entry], key: str) -> float | None:

@@ -16,6 +16,8 @@ from pretrain.checkpoint.memory_load import belongs_to, load_from_memory
 from pretrain.checkpoint.progress import Progress
 from pretrain.data import Corpus, DataPosition
 from pretrain.engine.agreement import raise_together, say_once
+from pretrain.engine.compilation import compiles
+from pretrain.engine.distributed import device
 from pretrain.engine.exits import Stop
 from pretrain.engine.nodes import show, survey
 from pretrain.launch import start_up
@@ -42,6 +44,7 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = (), trust_
     for line in (corpus.note, precision_in_words(recipe, run.recipe)):
         if line:
             say_once(line)
+    _show(f"opened {recipe.data.corpus}")
     dist.barrier()  # every rank has looked at the folder before rank 0 writes to it
     with run_folder.opened(run.recipe):
         if _num_nodes() > 1:
@@ -55,6 +58,7 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = (), trust_
         rollbacks, position = Rollbacks(recipe.faults.roll_backs), None
         while True:
             trainer = _trainer(run, corpus, run_folder, rollbacks, position, extra_hooks, trust_pickle)
+            _show(f"building the engine{', with torch.compile' * compiles(recipe.compile, device())}")
             try:
                 trainer.fit()
                 break
@@ -85,6 +89,12 @@ def _newest(
 
 def _report(line: str) -> None:
     print(f"espalier: {line}", file=sys.stderr)
+
+
+def _show(line: str) -> None:
+    """What happens before there are steps to watch."""
+    if dist.get_rank() == 0:
+        print(line, flush=True)
 
 
 def _num_nodes() -> int:

@@ -4,22 +4,40 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from rich import box
+from rich.console import Console
 
 from model.parallel.layout import ParallelLayout
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.engine.build import build_model
 from pretrain.engine.exchange import fetch_from
+from pretrain.settings.tables import WholeTable
 from pretrain.training.evaluation import evaluate
 from pretrain.training.events import Evaluation
 from pretrain.use.trained import open_corpus, saved_rows
 
+USUAL_ROWS = 256
+"""Of a checkpoint that no recipe has left, such as an imported one."""
 
-def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int) -> Evaluation:
-    """Validation loss and accuracy of a checkpoint, in one process. `corpus` defaults to the one it was trained on."""
+
+def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int | None = None) -> tuple[Evaluation, int]:
+    """Validation loss and accuracy of a checkpoint, in one process, and on how many rows.
+
+    `corpus` defaults to the one it was trained on, `num_rows` to what its recipe validates on.
+    """
     tp = ParallelLayout(1, dist.get_world_size()).install()
     state, saved = load_checkpoint(find_checkpoint(path))
     opened = open_corpus(saved, corpus, path)
     model = build_model(state.config, tp, torch.float32)
     fetch = fetch_from(state)
     model.load_weights(lambda name: fetch(name).weight)
-    return evaluate(model, saved_rows(saved, opened, num_rows))
+    rows = num_rows or (saved["recipe"]["validation"]["rows"] if "recipe" in saved else USUAL_ROWS)
+    return evaluate(model, saved_rows(saved, opened, rows)), rows
+
+
+def print_evaluation(path: Path, result: Evaluation, num_rows: int) -> None:
+    table = WholeTable(title=f"{path}: masked tokens of held-out text", box=box.SIMPLE_HEAD, title_justify="left")
+    for heading in ("rows", "loss (nats)", "accuracy"):
+        table.add_column(heading, justify="right")
+    table.add_row(f"{num_rows:,}", f"{result.loss:.4f}", f"{result.accuracy:.1%}")
+    Console().print(table)

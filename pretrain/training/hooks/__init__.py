@@ -14,6 +14,7 @@ from pretrain.training.hooks.checkpoints import Checkpoints
 from pretrain.training.hooks.coefficients import Coefficients
 from pretrain.training.hooks.console import ConsoleDisplay
 from pretrain.training.hooks.equal_units import EqualUnits
+from pretrain.training.hooks.farewell import Farewell
 from pretrain.training.hooks.journal import Journal
 from pretrain.training.hooks.lead_time import LeadTime
 from pretrain.training.hooks.memory import Memory
@@ -63,5 +64,6 @@ def make_hooks(recipe: Recipe, folder: RunFolder, rollbacks: Rollbacks, extra: S
         ConsoleDisplay(),
         LossPicture(folder),  # after Metrics, whose file it draws
         Report(folder),  # after Metrics, whose file it reads
+        Farewell(folder),  # after Report, which it names
     ]
     return on_every_rank + on_rank_0 if dist.get_rank() == 0 else on_every_rank

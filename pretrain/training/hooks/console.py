@@ -4,11 +4,13 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 from pretrain.recipe import ResolvedStage
 from pretrain.stage_rules.until import length_in_words
 from pretrain.training.events import Evaluation, GrowthEvent, Hook, StepResult, TrainerView
+from pretrain.training.hooks.live_line import LiveLine
 
 LOG_SECONDS = 10.0
 
@@ -17,13 +19,14 @@ class ConsoleDisplay(Hook):
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
         self.last_line = 0.0
+        self.live = LiveLine()
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}", table_column=Column(ratio=1)),  # on two lines where there is no room
             console=self.console,
+            expand=True,
             disable=not self.console.is_terminal,
         )
 
@@ -35,6 +38,7 @@ class ConsoleDisplay(Hook):
             self.console.print(f"resumed at step {trainer.progress.step:,}")
 
     def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
+        self.live.on_stage(trainer)
         self.bar.update(self.task, description=stage.name)
         self.console.print(
             f"stage {stage.name}: {stage.config.summary()}, {stage.global_batch} x {stage.sequence} tokens a step, "
@@ -56,16 +60,16 @@ class ConsoleDisplay(Hook):
         )
 
     def on_step(self, trainer: TrainerView, result: StepResult) -> None:
-        numbers = f"loss {result.loss:.3f}  {result.tokens_per_second:,.0f} tokens/s"
-        self.bar.update(self.task, completed=trainer.now, numbers=numbers)
+        self.live.on_step(trainer, result)
+        self.bar.update(self.task, completed=trainer.now, numbers=self.live.text)
         if not self.console.is_terminal and time.monotonic() - self.last_line > LOG_SECONDS:
             self.last_line = time.monotonic()
             self.console.print(
-                f"{result.stage} step {result.step:,} of {trainer.run.moment(trainer.run.end)}  {numbers}  "
-                f"lr {result.lr:.2e}"
+                f"{result.stage} step {result.step:,} of {trainer.run.moment(trainer.run.end)}  {self.live.text}"
             )
 
     def on_event(self, trainer: TrainerView, event: dict[str, Any]) -> None:
+        self.live.on_event(event)
         if "message" in event:
             self.console.print(event["message"])
 

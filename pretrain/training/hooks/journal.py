@@ -5,7 +5,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from pretrain.cost.savings import stage_flops
+from pretrain.cost.ahead import stages_ahead
 from pretrain.engine.exits import Stop
 from pretrain.launch.job import LAUNCH
 from pretrain.launch.outcome import ExitCode
@@ -46,11 +46,7 @@ class Journal(Hook):
         )
 
     def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
-        run = trainer.run
-        ahead = [
-            {"name": each.name, "end": each.end, "flops": stage_flops(each, run.recipe.data.mask_rate)}
-            for each in run.stages[stage.index :]
-        ]
+        run, ahead = trainer.run, stages_ahead(trainer.run, stage.index)
         self._write("stage", step=trainer.progress.step, stage=stage.name, unit=run.unit, ahead=ahead)
 
     def on_event(self, trainer: TrainerView, event: dict[str, Any]) -> None:

@@ -43,6 +43,8 @@ class Metrics(Hook):
     def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
         if stage.name != self.stage:  # else a resumed run continues within it
             self.stage = stage.name
+            self.board.add_text("stage", f"{stage.name}: {stage.config.summary()}", trainer.progress.step)
+            self.board.add_scalar("stage", stage.index, trainer.progress.step)  # a step in a curve, beside the loss
             self._write(
                 {"event": "stage", "step": trainer.progress.step, "stage": stage.name, "shape": stage.config.summary()}
             )

@@ -23,10 +23,12 @@ def test_torch_is_not_imported(code):
 def test_nor_by_the_check_before_a_run(corpus, tmp_path):
     recipe = write_recipe(tmp_path / "tiny.yaml", corpus)
     words = ["train", str(recipe), "--runs", str(tmp_path / "runs"), "--dry-run"]
-    run_without_torch(f"from pretrain.__main__ import main; assert main({words}) == 0")
+    printed = run_without_torch(f"from pretrain.__main__ import main; assert main({words}) == 0")
+    assert printed.startswith(f"{recipe} would start on ") and printed.count("\n") == 1
 
 
-def run_without_torch(code: str) -> None:
+def run_without_torch(code: str) -> str:
     code += "; import sys; sys.exit('torch is' if 'torch' in sys.modules else 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout

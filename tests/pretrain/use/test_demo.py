@@ -64,7 +64,15 @@ def run(tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout, "a log is not a terminal: no colours, no moving bar"
     assert "stage deep: 4x128" in done.stdout
-    return folder / "runs" / "demo"
+    made = folder / "runs" / "demo"
+    before = ("checking demo", "starting processes", f"opened {corpus.directory}", "building the engine")
+    after = (f"report      {made / 'report.html'}", f"checkpoint  {made / 'checkpoints' / 'step-00000014'}")
+    shown = [*before, "stage tied: 2x128", *after, f"next        ./launch.sh fill {made} "]
+    places = [done.stdout.find(f"{line}") for line in shown]
+    assert -1 not in places and places == sorted(places), done.stdout
+    (board,) = (made / "tensorboard").iterdir()
+    assert b"deep: 4x128" in board.read_bytes(), "TensorBoard marks the changes of shape"
+    return made
 
 
 def test_every_step_and_event_is_written_down(run):
