@@ -15,6 +15,7 @@ from pretrain.launch.hosts import Hosts
 from pretrain.launch.job import HOSTS
 from pretrain.launch.rank import is_rank
 from pretrain.launch.slurm import say
+from pretrain.launch.staging import staging_folder
 from pretrain.launch.start import expected_ranks, is_first, start_ranks, train_arguments
 from pretrain.launch.tolerance import Tolerance, is_asked, tell_launcher, told_by
 from pretrain.runs.ending import begin_launch, end_launch
@@ -38,6 +39,7 @@ def train(
     spare: int = 0,
     rdzv_endpoint: OptionalText = "",
     profile_steps: OptionalText = "",
+    stage_environment: OptionalText = "",
     trust_pickle: bool = False,
     dry_run: bool = False,
 ) -> int:
@@ -55,6 +57,8 @@ def train(
         rdzv_endpoint: Without SLURM: HOST:PORT at which the hosts of the run meet, each with this same command. HOST is
             one of them, PORT is free there.
         profile_steps: Profile these steps, such as 100:110, into the run's folder: a page, JSON and a trace.
+        stage_environment: Copy the environment into this folder of every node's own, such as /tmp, before the ranks of
+            a SLURM job start: hundreds of ranks that import from a shared disk wait for it.
         trust_pickle: Read pickled weights to start from (DeepSpeed's) even if that may run code: trust their author.
         dry_run: Check everything, start nothing.
     """
@@ -71,6 +75,7 @@ def train(
         if not is_asked():
             print(f"{recipe} would start on {num_ranks} processes in {folder}: nothing is wrong; nothing was started")
         return 0
+    stage_in = staging_folder(stage_environment)
     arguments = train_arguments(recipe, overrides, name, runs)
     if profile_steps:
         arguments += ["--profile-steps", profile_steps]
@@ -99,7 +104,7 @@ def train(
         if tolerance.folder:
             end_launch(Path(tolerance.folder), tolerance.notify, code, is_requeued)
 
-    return start_ranks(["pretrain", *arguments], nproc, tell, tolerance, hosts)
+    return start_ranks(["pretrain", *arguments], nproc, tell, tolerance, hosts, stage_in)
 
 
 def tell_mistake(recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, code: int) -> None:

@@ -7,6 +7,7 @@ slurm.py        the job that this process is in; survivors.py goes on with the n
 step.py         one srun with a task per node; node.py is what the task runs
 hosts.py        one of several hosts without SLURM; rounds.py is the first one's list of who trains when
 job.py          what the starts of a job have in common
+staging.py      copies the environment to the nodes' own disks
 meeting.py      how the nodes find each other; pulse.py misses those that are gone; interfaces.py chooses the network
 tolerance.py    what a recipe says of faults
 agent.py        torchrun itself, in a process that dies with its launcher; rank.py is what it starts

@@ -56,12 +56,14 @@ def start_ranks(
     tell: Callable[[int, bool], None] = lambda code, is_requeued: None,
     tolerance: Tolerance = TOLERANT_OF_NOTHING,
     hosts: Hosts | None = None,
+    stage_in: Path | None = None,
 ) -> int:
     """Runs `python -m MODULE ARGUMENTS` in `nproc` ranks per node and waits. Returns the exit code they agreed on.
 
     None: as many as each node has GPUs, or 2. In a task of srun it runs this node's part. `tell` hears the exit code,
     and whether the job goes back into the queue, just before it does. `tolerance`: how a job goes on without a node.
     `hosts`: this machine is one of several, without SLURM.
+    `stage_in`: the folder on the nodes' own disks that takes a copy of the environment, in a job.
     """
     sys.stdout.flush()
     if hosts:
@@ -71,7 +73,7 @@ def start_ranks(
         return code
     job, task = Job.from_environment(), Task.from_environment()
     if job:
-        code = run_job(job, module, nproc, tolerance)
+        code = run_job(job, module, nproc, tolerance, stage_in)
         tell(code, code in REQUEUED and is_running(job))
         if code in REQUEUED:
             requeue(job, REQUEUED[code])

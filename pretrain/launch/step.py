@@ -128,6 +128,15 @@ class Step:
         self.codes.setdefault(node, _code_of(end))
 
 
+Call = Callable[[Sequence[str]], list[str]]
+"""A command from the words for Python."""
+
+
+def shared_python(words: Sequence[str]) -> list[str]:
+    """This process's, which all nodes see."""
+    return [sys.executable, *words]
+
+
 def run_step(
     job: Job,
     nodes: Sequence[str],
@@ -136,14 +145,15 @@ def run_step(
     after_another: bool,
     variables: Mapping[str, str],
     look: Callable[[], None] = lambda: None,
+    python: Call = shared_python,
 ) -> tuple[int, Step]:
     """Runs a task on each node and passes signals on to all. Returns the exit code of the task that failed first.
 
     `after_another`: the job has had a step before. Calls `look` now and then. Does not wait for a node that is lost:
-    SLURM takes minutes to notice.
+    SLURM takes minutes to notice. `python`: the one that nodes use.
     """
     step = Step(nodes)
-    command = step_command(job, nodes, module, nproc, after_another)
+    command = step_command(job, nodes, module, nproc, after_another, python)
     with Requests() as requests:
         srun = start_child(command, {**step_environment(), **variables}, subprocess.PIPE, stderr=subprocess.PIPE)
         assert srun.stdout is not None and srun.stderr is not None
@@ -178,12 +188,17 @@ def run_step(
 
 
 def step_command(
-    job: Job, nodes: Sequence[str], module: Sequence[str], nproc: int | None, after_another: bool
+    job: Job,
+    nodes: Sequence[str],
+    module: Sequence[str],
+    nproc: int | None,
+    after_another: bool,
+    python: Call = shared_python,
 ) -> list[str]:
     one_task_each = [f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1", "--cpu-bind=none"]
     gpus = [count for name, count in gpus_by_node(job).items() if name in nodes]
     all_gpus = [f"--gpus={sum(gpus)}"] if sum(gpus) else []
-    task = [sys.executable, "-m", "pretrain.launch.node", str(nproc or COUNT_GPUS), *module]
+    task = python(["-m", "pretrain.launch.node", str(nproc or COUNT_GPUS), *module])
     options = ["--label", "--kill-on-bad-exit=1"]
     if after_another:  # what is left of that on a lost node must hold nothing back
         options.append("--overlap")

@@ -13,8 +13,8 @@ ranks (pretrain/training/hooks/restarts.py) or, where they do not get as far, he
 import json
 import os
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from model.errors import UserError
 from pretrain.launch.outcome import ExitCode
 from pretrain.launch.requests import Requests
 from pretrain.launch.slurm import Job, give_back, is_running, nodes_now, say
-from pretrain.launch.step import Step, run_step
+from pretrain.launch.staging import stage
+from pretrain.launch.step import Call, Step, run_step, shared_python
 from pretrain.launch.tolerance import DETECT_SECONDS, REGROUP_FILE, Tolerance
 
 CAUSE = "ESPALIER_CAUSE"
@@ -105,8 +106,13 @@ class Newcomers:
                 say(f"{count_of(new)} more: {' '.join(new)}; the run takes them at its next checkpoint")
 
 
-def run_job(job: Job, module: Sequence[str], nproc: int | None, tolerance: Tolerance) -> int:
-    """Runs steps on the nodes of the job until the run is over. Returns the exit code of the last one."""
+def run_job(
+    job: Job, module: Sequence[str], nproc: int | None, tolerance: Tolerance, stage_in: Path | None = None
+) -> int:
+    """Runs steps on the nodes of the job until the run is over. Returns the exit code of the last one.
+
+    `stage_in`: the folder on the nodes' own disks that takes a copy of the environment.
+    """
     pool = Pool(job, tolerance.max_nodes, tolerance.spare)
     nodes = pool.usable()
     fewest = tolerance.min_nodes or (len(nodes) if tolerance.spare else None)
@@ -115,14 +121,15 @@ def run_job(job: Job, module: Sequence[str], nproc: int | None, tolerance: Toler
             f"the job has {count_of(nodes)} to train on; the run needs {fewest} (faults.min_nodes, --nodes)"
         )
     cause, fruitless = Cause(nodes=nodes), 0
-    with Requests() as requests:
+    with Requests() as requests, _python_of(pool, nodes, stage_in) as python:
         while True:
             variables = {DETECT_SECONDS: str(tolerance.detect_seconds)}
             if fewest:
                 variables[CAUSE] = json.dumps(asdict(cause))
             come = Newcomers(pool, nodes, Path(tolerance.folder)) if fewest and tolerance.folder else None
             code, step = run_step(
-                job, nodes, module, nproc, cause.attempt > 0, variables, come.look if come else lambda: None
+                *(job, nodes, module, nproc, cause.attempt > 0, variables),
+                *(come.look if come else lambda: None, python),
             )
             if code in ENDS or fewest is None:
                 return code
@@ -143,6 +150,20 @@ def run_job(job: Job, module: Sequence[str], nproc: int | None, tolerance: Toler
             give_back(job, step.failed)
             say(f"{reason}; the run continues on {count_of(left)}: {' '.join(left)}")
             nodes, cause = left, Cause(cause.attempt + 1, reason, *_last_words(step), left)
+
+
+@contextmanager
+def _python_of(pool: Pool, nodes: Sequence[str], stage_in: Path | None) -> Iterator[Call]:
+    """The nodes' Python: a copy on their own disks, until the run is over, or the shared one."""
+    if stage_in is None:
+        yield shared_python
+        return
+    staged = stage(pool.job, nodes, stage_in)
+    try:
+        yield staged.command
+    finally:
+        alive = pool.usable()
+        staged.remove([node for node in nodes if node in alive])
 
 
 def _reason(step: Step, code: int) -> str:

@@ -31,7 +31,7 @@ class Cluster:
         self.causes: list[Cause] = []
         self.given_back: list[str] = []
 
-    def run_step(self, job, nodes, module, nproc, after_another, variables, look):
+    def run_step(self, job, nodes, module, nproc, after_another, variables, look, python):
         self.steps.append(list(nodes))
         self.causes.append(Cause(**json.loads(variables.get(CAUSE, "{}"))))
         if self.begins:

@@ -2,8 +2,11 @@
 second: it writes down how it was called."""
 
 import json
+import re
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,11 @@ from tests.support.machines import FABRIC
 TORCHRUN = """
 import json, os, sys, time
 from pathlib import Path
+import pretrain
 
 def main(arguments):
-    said = {"arguments": arguments} | {name: os.environ.get(name) for name in NAMES}
+    said = {"arguments": arguments, "python": sys.executable, "pretrain": pretrain.__file__}
+    said |= {name: os.environ.get(name) for name in NAMES}
     folder = Path(os.environ["SAID"])
     (folder / os.environ["SLURMD_NODENAME"]).write_text(json.dumps(said))
     while len(list(folder.glob("node?"))) < int(os.environ["SLURM_STEP_NUM_NODES"]):
@@ -26,8 +31,9 @@ def main(arguments):
 NAMES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "DS_ACCELERATOR")
 """
 START = """
-import sys
+import os, sys
 from pretrain.launch.environment import set_environment
+from pretrain.launch.staging import staging_folder
 from pretrain.launch.start import expected_ranks, start_ranks
 from pretrain.__main__ import is_first
 from model.errors import UserError
@@ -35,7 +41,7 @@ from model.errors import UserError
 set_environment()
 try:
     print("expected ranks:", expected_ranks(None), flush=True)
-    sys.exit(start_ranks(["nothing"], None))
+    sys.exit(start_ranks(["nothing"], None, stage_in=staging_folder(os.environ.get("STAGE_IN", ""))))
 except UserError as error:
     if is_first():
         print(error)
@@ -147,6 +153,30 @@ def test_the_shell_that_salloc_opens_starts_all_nodes(jobs):
         "script", "--quiet", "--command", "salloc --nodelist=node[1-2]", "/dev/null", input=f"exec {jobs.script}\n"
     )
     assert jobs.num_ranks() == {"node1": 2, "node2": 2}, ended
+
+
+def test_an_environment_is_copied_to_the_nodes_own_disks(breakable, jobs):
+    """But not on a node whose disk is full, whose ranks use the shared one."""
+    environment = jobs.folder / "environment"
+    venv.create(environment, symlinks=True)
+    (packages,) = environment.glob("lib/python3*/site-packages")
+    (packages / "ours.pth").write_text(sysconfig.get_path("purelib"))
+    jobs.script.write_text(f"#!/bin/sh\nexec {environment}/bin/python {jobs.folder}/start.py\n")
+    breakable.run("mount", "-t", "tmpfs", "-o", "size=64k,mode=1777", "tmpfs", "/mnt", on=breakable.nodes[1])
+
+    output = jobs.submit(environment={"STAGE_IN": "/tmp"})
+    assert re.search(r"environment: 0\.\d+ GiB on the disks of 2 of 2 nodes in", output), output
+    for node in ("node1", "node2"):
+        said = jobs.said(node)
+        assert re.fullmatch(r"/tmp/espalier-\d+-\d+-0/environment/bin/python3?", said["python"])
+        assert re.fullmatch(r"/tmp/espalier-\d+-\d+-0/home/pretrain/__init__.py", said["pretrain"])
+    left = [breakable.run("ls", "/tmp", on=node) for node in breakable.nodes[:2]]
+    assert not re.search(r"espalier-\d+-\d+-", "".join(left))
+
+    output = jobs.submit(environment={"STAGE_IN": "/mnt"})
+    assert "on the disks of 1 of 2 nodes" in output and "from the shared disk on node2" in output, output
+    assert jobs.said("node1")["python"].startswith("/mnt/espalier-")
+    assert jobs.said("node2")["python"].startswith(str(environment))
 
 
 def test_tasks_of_srun_are_parts_of_one_run(jobs):
