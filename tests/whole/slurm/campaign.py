@@ -60,8 +60,10 @@ NOTICED = re.compile(r"is lost:|continues on|goes back into the queue|SIG\w+ rec
 Line = dict[str, Any]
 
 
-def campaign(cluster: Cluster, disk: Path, scratch: Path, num_faults: int, seed: int) -> Iterator[Line]:
-    draw, deck = random.Random(seed), list[str]()
+def campaign(
+    cluster: Cluster, disk: Path, scratch: Path, num_faults: int, seed: int, first: Sequence[str]
+) -> Iterator[Line]:
+    draw, deck = random.Random(seed), list(first)
     corpus = tiny_corpus(scratch).directory
     for number in range(-(-num_faults // NUM_FAULTS)):
         has_dropout = bool((seed + number) % 2)
@@ -196,7 +198,7 @@ def table(lines: Sequence[Line]) -> str:
     return "\n".join(rows)
 
 
-def run_campaign(num_faults: int, seed: int, output: Path) -> Iterator[Line]:
+def run_campaign(num_faults: int, seed: int, first: Sequence[str], output: Path) -> Iterator[Line]:
     with tempfile.TemporaryDirectory(prefix="campaign-") as name:
         scratch = Path(name)
         with small_disk(scratch / "disk") as disk:
@@ -205,7 +207,7 @@ def run_campaign(num_faults: int, seed: int, output: Path) -> Iterator[Line]:
             assert cluster.isolated, cluster.why_not_isolated
             try:
                 cluster.start()
-                for line in campaign(cluster, disk, scratch, num_faults, seed):
+                for line in campaign(cluster, disk, scratch, num_faults, seed, first):
                     with output.open("a") as file:
                         file.write(json.dumps(line) + "\n")
                     print(json.dumps(line), flush=True)
@@ -218,13 +220,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faults", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--first", nargs="*", default=[], choices=FAULTS, metavar="KIND", help="kinds before all others"
+    )
     parser.add_argument("--output", type=Path, default=Path(os.devnull))
     parser.add_argument("--table", type=Path, nargs="*", default=[])
     options = parser.parse_args()
     lines = [json.loads(text) for file in options.table for text in file.read_text().splitlines()]
     if not lines:
         os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
-        lines = list(run_campaign(options.faults, options.seed, options.output))
+        lines = list(run_campaign(options.faults, options.seed, options.first, options.output))
     print(table(lines))
 
 
