@@ -88,8 +88,9 @@ def preempt(run: Watched, nodes: Sequence[Machine]) -> None:
     """SIGTERM, five seconds, SIGKILL, and back into the queue."""
     run.cluster.signal(run.job, "TERM")
     time.sleep(5)
+    for node in run.nodes():
+        node.signal(signal.SIGKILL, "pretrain")
     if run.cluster.state(run.job) == "RUNNING":
-        run.cluster.attempt("scancel", "--signal=KILL", "--full", run.job)
         run.cluster.attempt("scontrol", "requeue", run.job)
 
 
