@@ -268,8 +268,8 @@ class Rounds:
         if len(ready) < self.fewest:
             if now - self._idle_since > self.join_seconds:
                 say(
-                    f"after {self.join_seconds:g} s there are {_count(ready)} of the {self.fewest} that the run needs: "
-                    "start the command on the others, then here again"
+                    f"{_count(ready)} of the {self.fewest} that the run needs after {self.join_seconds:g} s: start the "
+                    "command on the others, then here again"
                 )
                 self.over = ExitCode.PEER_LOST
             return

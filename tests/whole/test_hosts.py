@@ -1,8 +1,9 @@
 """Hosts without SLURM, each a machine of its own: they meet, go on without one that is gone, and take one that comes.
 
-The launchers are real, and so is the network. torchrun's place takes a stand-in.
+The launchers are real, and so is the network. torchrun's place takes a stand-in, but in the last test.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -14,9 +15,12 @@ from pathlib import Path
 import pytest
 
 from pretrain.launch.outcome import ExitCode
+from pretrain.training.train import train
 from tests.support import machines
 from tests.support.home import HOME
 from tests.support.machines import Machine
+from tests.support.tiny import same_bits, tiny_recipe, train_until, write_recipe
+from tests.support.workers import pool
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -171,3 +175,53 @@ def test_hosts_meet_again_whenever_one_is_gone_or_comes(hosts: Hosts, tmp_path: 
     codes = [launcher.wait(60) for launcher in launchers]
     assert codes == [ExitCode.DONE, ExitCode.PREEMPTED, ExitCode.DONE], hosts.describe()
     assert "Traceback" not in hosts.describe()
+
+
+def test_a_run_on_hosts_that_go_and_come_is_that_of_the_same_layouts(
+    hosts: Hosts, corpus: Path, tmp_path: Path
+) -> None:
+    """With real ranks. A host's power fails in a step; it is back later, when the other trains alone."""
+    changes = dict(
+        stages=[{"name": "long", "steps": 120}],
+        batch={"global": 12, "micro": 2},
+        checkpoint={"every": 4, "keep_last": 40},
+        validation={"rows": 4},
+        faults={"detect_seconds": 4},
+    )
+    recipe = write_recipe(tmp_path / "tiny.yaml", corpus, **changes)
+    run, address = tmp_path / "runs" / "tiny", hosts[1].address
+
+    def start(number: int) -> subprocess.Popen[bytes]:
+        options = ["--runs", str(run.parent), "--nproc", "1", "--rdzv-endpoint", f"{address}:29400", "--nodes", "1:2"]
+        command = [str(HOME / "launch.sh"), "train", str(recipe), *options]
+        return hosts.start(number, *command, ESPALIER_PYTHON=sys.executable, OMP_NUM_THREADS="1")
+
+    first, second = start(1), start(2)
+    hosts.wait_for("runs/tiny/checkpoints/latest", timeout=300)
+    hosts[2].cut()
+    hosts[2].kill()
+    second.wait(60)
+    hosts.wait_until(lambda: len(starts(run)) == 2)
+    hosts[1].signal(signal.SIGSTOP, "pretrain.launch.rank")  # until the other is back
+    hosts[2].start()
+    second = start(2)
+    hosts.wait_until(lambda: "1 host more: host2" in hosts.said(1))
+    hosts[1].signal(signal.SIGCONT, "pretrain.launch.rank")
+    assert (first.wait(300), second.wait(60)) == (ExitCode.DONE, ExitCode.DONE), hosts.describe()
+
+    both, alone, again = starts(run)
+    assert [start["nodes"] for start in (both, alone, again)] == [["host1", "host2"], ["host1"], ["host1", "host2"]]
+    assert alone["failed_nodes"] == ["host2"] and again["cause"] == "saved to continue on other nodes"
+    assert 0 < alone["step"] < again["step"]
+    for host in (1, 2):
+        assert hosts[host].processes("pretrain") == []
+    values = tiny_recipe(corpus, **changes)
+    pool(2).run(train_until, values, tmp_path / "reference", alone["step"])
+    pool(1).run(train_until, values, tmp_path / "reference", again["step"])
+    pool(2).run(train, values, tmp_path / "reference")
+    assert same_bits(run, tmp_path / "reference")
+
+
+def starts(run: Path) -> list[dict]:
+    file = run / "starts.json"
+    return json.loads(file.read_text()) if file.exists() else []
