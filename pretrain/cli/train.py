@@ -69,9 +69,12 @@ def train(
     if is_rank():
         train_as_rank(recipe, overrides, name, runs, span, trust_pickle)
         return 0
+    hosts = Hosts.of(rdzv_endpoint, fewest, most) if rdzv_endpoint else None
+    if hosts and spare:
+        raise UserError("--spare is for the nodes of a SLURM job; of hosts those beyond the MAX of --nodes are spare")
     if dry_run:
-        num_ranks = expected_ranks(nproc, most, spare)
-        folder = check(recipe, overrides, name, runs, num_ranks, trust_pickle)
+        num_ranks = expected_ranks(nproc, most, spare) * (hosts.fewest if hosts else 1)
+        folder = check(recipe, overrides, name, runs, num_ranks, trust_pickle, joins=hosts is not None)
         if not is_asked():
             print(f"{recipe} would start on {num_ranks} processes in {folder}: nothing is wrong; nothing was started")
         return 0
@@ -81,12 +84,8 @@ def train(
         arguments += ["--profile-steps", profile_steps]
     given = [] if nproc is None else ["--nproc", str(nproc)]
     given += (["--nodes", nodes] if nodes else []) + (["--spare", str(spare)] if spare else [])
-    hosts = Hosts.of(rdzv_endpoint, fewest, most) if rdzv_endpoint else None
     if hosts:
-        if spare:
-            raise UserError(
-                "--spare is for the nodes of a SLURM job; of hosts those beyond the MAX of --nodes are spare"
-            )
+        given += ["--rdzv-endpoint", rdzv_endpoint]
         os.environ[HOSTS] = hosts.endpoint
     begin_launch()
     if is_first():
@@ -117,15 +116,24 @@ def tell_mistake(recipe: str, overrides: tuple[str, ...], name: str | None, runs
 
 
 def check(
-    recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, num_ranks: int, trust_pickle: bool
+    recipe: str,
+    overrides: tuple[str, ...],
+    name: str | None,
+    runs: Path,
+    num_ranks: int,
+    trust_pickle: bool,
+    joins: bool,
 ) -> Path:
-    """The run's folder. Raises UserError for whatever would keep the run from starting; writes nothing."""
+    """The run's folder. Raises UserError for whatever would keep the run from starting; writes nothing.
+
+    `joins`: this host may join a run that others train.
+    """
     from pretrain.recipe import load_recipe
     from pretrain.training.preflight import check_run
 
     loaded = load_recipe(recipe, overrides)
     folder, faults = folder_of(loaded, name, runs), loaded.faults
-    check_run(loaded, num_ranks, folder, trust_pickle)
+    check_run(loaded, num_ranks, folder, trust_pickle, joins)
     told = Tolerance(faults.detect_seconds, faults.min_nodes, faults.restarts, str(folder), faults.notify)
     tell_launcher(replace(told, recipe=sha256(loaded.model_dump_json().encode()).hexdigest()))
     return folder

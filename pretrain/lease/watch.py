@@ -74,7 +74,7 @@ def _is_of_this_job(lease: Lease) -> bool:
 def _why_it_waits(lease: Lease, is_alive: bool, run: Path) -> str:
     if not is_alive:
         return f"the run in {run} is held by a start that does not answer ({lease.holder}); waiting {lease.seconds:g} s"
-    if lease.requeued == os.environ.get("SLURM_RESTART_COUNT", "0"):
+    if "SLURM_JOB_ID" in os.environ and lease.requeued == os.environ.get("SLURM_RESTART_COUNT", "0"):
         return (
             f"another start of this job is active in {run} ({lease.holder}); waiting for its end: if both should "
             "train, give one of them another --name"

@@ -4,7 +4,6 @@ The plain process imports torch only for what cannot be known without: it takes 
 """
 
 import json
-import os
 from pathlib import Path
 
 from model.errors import UserError
@@ -13,7 +12,6 @@ from pretrain.checkpoint.tensors import replace_text
 from pretrain.data import Corpus
 from pretrain.data.text.writing import file_sha256
 from pretrain.engine.agreement import from_rank_0, is_group, raise_together
-from pretrain.launch.job import HOSTS
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.checks.saved_states import check_saved_states
 from pretrain.recipe.checks.stage_rules import check_lengths
@@ -23,11 +21,11 @@ from pretrain.runs.history import History
 
 
 def check_run(
-    recipe: Recipe, num_ranks: int, folder: Path, trust_pickle: bool = False
+    recipe: Recipe, num_ranks: int, folder: Path, trust_pickle: bool = False, joins: bool = False
 ) -> tuple[Run, Corpus, RunFolder]:
     """The resolved run, its corpus and its folder. Raises UserError; writes nothing.
 
-    `trust_pickle`: whether pickled weights to start from may run code.
+    `trust_pickle`: whether pickled weights to start from may run code. `joins`: whether others may train it already.
     """
     corpus = Corpus.open(recipe.data.corpus)
     run_folder = RunFolder(folder)
@@ -41,7 +39,7 @@ def check_run(
         check_compiler()
     run_folder.check(recipe)
     if not is_group():  # once, before the ranks
-        if HOSTS not in os.environ:  # a host may join a run that trains
+        if not joins:
             run_folder.wait_until_free()
             run_folder.check(recipe)  # again: the one that it waited for may have come to its end
         if run_folder.metrics.is_file():

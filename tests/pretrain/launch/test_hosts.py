@@ -22,6 +22,7 @@ from pretrain.launch.outcome import ExitCode
 from pretrain.launch.pulse import FirstNode
 from pretrain.launch.rounds import Rounds, serving
 from pretrain.launch.tolerance import Tolerance
+from tests.support.tiny import write_recipe
 
 
 @pytest.mark.parametrize(
@@ -185,3 +186,12 @@ def test_who_speaks_another_protocol_at_the_door_does_no_harm(host):
                 connection.sendall(words)
         request = {"id": "first", "name": "a", "identity": {}}
         assert hosts_module.ask("127.0.0.1", host.port, request)["hosts"] == ["a"]
+
+
+def test_a_dry_run_counts_the_ranks_of_as_many_hosts_as_the_run_needs(tmp_path, corpus, capfd):
+    """A layout that no host has room for alone."""
+    recipe = write_recipe(tmp_path / "tiny.yaml", corpus, layout={"tensor_parallel": 2})
+    options = dict(runs=tmp_path / "runs", nproc=1, rdzv_endpoint="first:29400", dry_run=True)
+    assert train(str(recipe), **options, nodes="2:4") == 0
+    with pytest.raises(UserError, match="tensor_parallel"):
+        train(str(recipe), **options, nodes="1:4")

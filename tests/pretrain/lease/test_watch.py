@@ -11,7 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from model.errors import UserError
-from pretrain.lease import Lease, hold, newest_lease, record, wait_until_free
+from pretrain.launch.job import HOSTS
+from pretrain.lease import Lease, hold, newest_lease, record, wait_until_free, watch
+from pretrain.lease.record import lease_of_this_process
 from tests.support.launching import HOME
 
 HOLDER = """
@@ -31,7 +33,7 @@ held.end()
 
 @pytest.fixture
 def leases(tmp_path, monkeypatch) -> Path:
-    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID"):
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID", HOSTS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pretrain.lease.watch.POLL_SECONDS", 0.05)
     monkeypatch.setattr("pretrain.lease.watch.SILENT_SECONDS", 0.2)
@@ -86,6 +88,15 @@ def test_two_steps_of_a_job_in_one_folder_are_told(held, leases, monkeypatch, ca
     said = capfd.readouterr().err
     assert "another start of this job is active" in said
     assert "give one of them another --name" in said
+
+
+def test_hosts_that_meet_without_slurm_wait_for_each_other(leases, monkeypatch):
+    monkeypatch.setenv(HOSTS, "first:29400")
+    lease = lease_of_this_process(3)
+    assert watch._is_of_this_job(lease)
+    assert "an earlier start of this job is still active in run" in watch._why_it_waits(lease, True, Path("run"))
+    monkeypatch.setenv(HOSTS, "other:29400")
+    assert not watch._is_of_this_job(lease)
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])

@@ -10,6 +10,7 @@ import pytest
 import torch.distributed as dist
 
 from pretrain.engine.exits import Stop
+from pretrain.launch.job import HOSTS
 from pretrain.runs.folder import RunFolder
 from pretrain.training.hooks import restarts
 from pretrain.training.hooks.restarts import Restarts
@@ -104,7 +105,15 @@ def test_the_run_says_why_it_gives_up(corpus, tmp_path):
         assert message.startswith("job 7 failed 4 times in a row")
 
 
+def test_hosts_that_meet_without_slurm_are_a_job(tmp_path, monkeypatch, start):
+    monkeypatch.setattr(restarts, "job_name", lambda: "first:29400")
+    for _ in range(2):
+        start(0, step=40)
+    assert [line["job"] for line in json.loads((tmp_path / "starts.json").read_text("utf-8"))] == ["first:29400"]
+
+
 def test_outside_a_job_nothing_is_kept(tmp_path, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv(HOSTS, raising=False)
     Restarts(RunFolder(tmp_path), limit=2).on_start(SimpleNamespace(progress=SimpleNamespace(step=4)))
     assert list(tmp_path.iterdir()) == []
