@@ -180,7 +180,7 @@ def test_a_run_on_hosts_that_go_and_come_is_that_of_the_same_layouts(
 ) -> None:
     """With real ranks. A host's power fails in a step; it is back later, when the other trains alone."""
     changes = dict(
-        stages=[{"name": "long", "steps": 80}],
+        stages=[{"name": "long", "steps": 100}],
         batch={"global": 12, "micro": 2},
         checkpoint={"every": 4, "keep_last": 40},
         validation={"rows": 4},
@@ -191,8 +191,8 @@ def test_a_run_on_hosts_that_go_and_come_is_that_of_the_same_layouts(
 
     def start(number: int) -> subprocess.Popen[bytes]:
         options = ["--runs", str(run.parent), "--nproc", "1", "--rdzv-endpoint", f"{address}:29400", "--nodes", "1:2"]
-        command = [str(HOME / "launch.sh"), "train", str(recipe), *options]
-        return hosts.start(number, *command, ESPALIER_PYTHON=sys.executable, OMP_NUM_THREADS="1")
+        command = [sys.executable, "-m", "pretrain", "train", str(recipe), *options]
+        return hosts.start(number, *command, PYTHONPATH=str(HOME), OMP_NUM_THREADS="1")
 
     first, second = start(1), start(2)
     hosts.wait_for("runs/tiny/checkpoints/latest", timeout=300)
