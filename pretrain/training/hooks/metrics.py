@@ -1,7 +1,9 @@
 """Writes metrics.jsonl (one object for each step or event), TensorBoard's files, and summary.json at the end."""
 
 import json
-from contextlib import suppress
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from model.errors import UserError
@@ -59,14 +61,12 @@ class Metrics(Hook):
         step, tokens = trainer.progress.step, trainer.progress.num_tokens
         values = {"valid_loss": evaluation.loss, "valid_accuracy": evaluation.accuracy}
         self._write({"event": "validation", "step": step, "stage": trainer.stage.name, "tokens": tokens, **values})
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+        self._draw(values, step)
 
     def on_step(self, trainer: TrainerView, result: StepResult) -> None:
         values = result.to_json()
         self._write(values)
-        for name in DRAWN:
-            self.board.add_scalar(name, values[name], result.step)
+        self._draw({name: values[name] for name in DRAWN}, result.step)
 
     def on_leave(self, trainer: TrainerView) -> None:
         for opened in self._opened:  # nothing, if another hook stopped the run at its start
@@ -80,14 +80,30 @@ class Metrics(Hook):
 
     def _write(self, values: dict[str, Any]) -> None:
         self.folder.start.check()
-        try:
+        with self._writing():
             self.file.write(json.dumps(values) + "\n")
             self.file.flush()
-        except OSError as fault:
+        self.num_lines += 1
+
+    def _draw(self, values: dict[str, float], step: int) -> None:
+        with self._writing():
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raises UserError where the disk takes nothing, or the folder is no longer there."""
+        fault: OSError | None = None
+        try:
+            yield
+        except OSError as error:
+            fault = error
+        if os.fstat(self.file.fileno()).st_nlink == 0:
+            raise UserError(f"{self.folder.metrics} has been deleted while the run wrote it; start the run again")
+        if fault is not None:
             raise UserError(
                 f"{self.folder.metrics} cannot be written: {fault.strerror}; make room, and start the run again"
-            ) from None
-        self.num_lines += 1
+            )
 
 
 def summarize(trainer: TrainerView, history: History) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pretrain.data import Corpus, TrainingData
 from pretrain.lease import Start
 from pretrain.recipe import Recipe
 from pretrain.runs.folder import RunFolder
+from pretrain.training.events import Hook, TrainerView
 from pretrain.training.preflight import check_run
 from pretrain.training.train import train
 from tests.support.tiny import stop_message, tiny_recipe, train_until
@@ -79,6 +80,30 @@ def test_a_run_folder_that_cannot_be_written_is_one_line(corpus, tmp_path):
     recipe = tiny_recipe(corpus, stages=STEPS)
     for message in pool(2).run(stop_message, train, recipe, tmp_path / "file" / "run"):
         assert f"cannot write to {tmp_path}/file/run: {os.strerror(20)}; choose another folder by --runs" in message
+
+
+class Deletes(Hook):
+    """The run's folder, after the third step."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def on_boundary(self, trainer: TrainerView) -> None:
+        if trainer.progress.step == 3:
+            shutil.rmtree(self.folder)
+
+
+def message_in_a_folder_that_is_deleted(recipe: Recipe, folder: Path) -> str:
+    with pytest.raises(UserError) as stopped:
+        train(recipe, folder, [Deletes(folder)])
+    return str(stopped.value)
+
+
+def test_a_folder_that_is_deleted_under_way_is_one_line_and_stays_deleted(corpus, tmp_path):
+    recipe = tiny_recipe(corpus, stages=STEPS, checkpoint={"every": 4})
+    (message,) = pool(1).run(message_in_a_folder_that_is_deleted, recipe, tmp_path / "run")
+    assert "metrics.jsonl has been deleted while the run wrote it; start the run again" in message
+    assert not (tmp_path / "run").exists()
 
 
 def hang(recipe: Recipe, folder: Path, log: Path) -> None:
