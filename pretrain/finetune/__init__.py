@@ -13,6 +13,7 @@ hub.py         data sets of the Hugging Face Hub
 metrics.py     the official metrics
 pretrained.py  the model to start from: tokenizer, and weights or only the shape
 fit.py         the training loop
+progress.py    where training stands, a line every few seconds
 results.py     median and spread, as a table and as JSON
 saved.py       the fine-tuned model as a folder of transformers
 run.py         all of it: several settings, several seeds each

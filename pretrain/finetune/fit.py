@@ -19,6 +19,9 @@ Predict = Callable[[Sequence[Features]], tuple[np.ndarray, ...]]
 """Features to the model's logits, in their order: [N, outputs], [N, length, outputs] of tokens, or [N, length] each for
 starts and ends."""
 
+AfterStep = Callable[[int, int, Tensor], None]
+"""Takes the number of steps that are done, that of all steps, and the loss of the last one."""
+
 PADDED = {"input_ids", "token_type_ids", "attention_mask"}
 LABELS = ("labels", "start_positions", "end_positions")
 IGNORED = -100
@@ -34,7 +37,15 @@ class Diverged(Exception):
 
 
 @fast_fp32()
-def fit(model: nn.Module, features: Sequence[Features], settings: Settings, seed: int, pad_id: int, bf16: bool) -> None:
+def fit(
+    model: nn.Module,
+    features: Sequence[Features],
+    settings: Settings,
+    seed: int,
+    pad_id: int,
+    bf16: bool,
+    after_step: AfterStep = lambda step, num_steps, loss: None,
+) -> None:
     """Trains `model` in place. `seed` decides data order and dropout."""
     device = next(model.parameters()).device
     torch.manual_seed(seed)
@@ -55,6 +66,7 @@ def fit(model: nn.Module, features: Sequence[Features], settings: Settings, seed
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
+            after_step(step, num_steps, loss.detach())
 
 
 @fast_fp32()

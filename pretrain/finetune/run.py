@@ -18,6 +18,7 @@ from pretrain.finetune.own.examples import Source
 from pretrain.finetune.own.open import OWN_TASKS
 from pretrain.finetune.pretrained import Pretrained, model_folder
 from pretrain.finetune.problem import Problem
+from pretrain.finetune.progress import Lines
 from pretrain.finetune.results import Result
 from pretrain.finetune.saved import save as save_model
 from pretrain.finetune.sentences import Sentences
@@ -76,7 +77,7 @@ def finetune(
             scores: list[dict[str, float] | None] = []
             for seed in seeds:
                 model = pretrained.model(problem, seed).to(device)
-                fit(model, features, one, seed, tokenizer.pad_token_id, bf16)
+                fit(model, features, one, seed, tokenizer.pad_token_id, bf16, Lines(seed))
                 score = partial(predict, model, batch=PREDICT_BATCH, pad_id=tokenizer.pad_token_id)
                 try:
                     scores.append(scored := problem.score(tokenizer, score))

@@ -78,7 +78,7 @@ def _unclear(table: Table, no_text: bool, no_label: bool) -> str:
     options = " ".join(["--text COLUMN"] * no_text + ["--label COLUMN"] * no_label)
     header = (
         "; if its first line is no line of names, put one above it: text,label"
-        if no_text and no_label and table.path.suffix in (".csv", ".tsv")
+        if any(" " in name or name.isdecimal() for name in table.columns) and table.path.suffix in (".csv", ".tsv")
         else ""
     )
     return (

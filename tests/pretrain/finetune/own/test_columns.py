@@ -40,6 +40,7 @@ def test_names_tell(names, known, given, chosen):
             {},
             "which columns hold text .it has review, comment, label.; say it by --text COLUMN$",
         ),
+        ("paragraph|age", {}, "hold text and label .it has paragraph, age.; say it by --text COLUMN --label COLUMN$"),
         ("text|a|b", {}, "hold label .it has text, a, b.; say it by --label COLUMN$"),
         (
             "It was good.|1",
