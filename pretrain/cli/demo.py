@@ -1,31 +1,69 @@
-"""The verb `demo`: prepares the built-in corpus, trains the recipe `demo` and shows what it learned."""
+"""The verb `demo`: prepares the built-in corpus, trains the recipe `demo` by the clock and shows what it learned."""
 
+import os
+import time
 from pathlib import Path
 
 from pretrain.cli.arguments import Overrides
 from pretrain.cli.train import train
+from pretrain.launch.gpus import count_gpus
 from pretrain.launch.local import run_module, run_verb
 from pretrain.settings.options import OptionalInt
+from pretrain.settings.values import SECONDS_PER_HOUR
 
 CORPUS = ("prepare", "sotu", "--output", "corpora/demo", "--vocab-size", "1024")
 SPLIT = ("--document-tokens", "800", "--valid-share", "0.03")
 
+BY_THE_CLOCK = (
+    *("stages.tied.steps=null", "stages.untied.steps=null", "stages.deep.steps=null"),
+    *("stages.tied.hours=8%", "stages.untied.hours=67%", "stages.deep.hours=25%"),
+    *("schedule.warmup=10%", "optimizer.lr=3e-3", "validation.every=200"),
+)
+"""The recipe's stages as shares of a time: more of it goes to the cheap ones, since slow machines take few steps."""
+
+TOTAL_SECONDS, RESERVE_SECONDS = 300, 75
+"""From the first line to the last on two cores or more, and of that for starting, validating, growing and guessing."""
+ON_ONE_CORE = 480, 130
+LEAST_SECONDS = 60
+GPU_SECONDS = 60
+"""Of training, which is enough."""
+
 
 def demo(overrides: Overrides = (), nproc: OptionalInt = None) -> int:
-    """Pretrain a small BERT and change its shape on the way: a few minutes on two processes.
+    """Pretrain a small BERT and change its shape on the way: five minutes on two cores, eight on one.
 
-    Prepares the built-in corpus, trains the recipe `demo` into a new folder under runs/ and shows what it learned.
+    Prepares the built-in corpus, trains the recipe `demo` into a new folder under runs/, for as long as leaves time for
+    the rest, and shows what it learned. Slow machines take fewer steps, not longer.
 
     Args:
-        overrides: Override a value of the recipe, for example --set stages.1.steps=200.
-        nproc: Number of processes to start. Defaults to one per GPU, or 2 without GPUs.
+        overrides: Override a value of the recipe, for example --set hours=0.1.
+        nproc: Number of processes to start. Defaults to one per GPU or, without GPUs, 2 (1 where there is one core).
     """
-    name = free_name(Path("runs"))
-    return (
-        run_verb(*CORPUS, *SPLIT)
-        or train("demo", overrides, name=name, nproc=nproc)
-        or run_module("pretrain.use.demo", f"runs/{name}")
-    )
+    start, name = time.monotonic(), free_name(Path("runs"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if nproc is None and cores == 1 and not count_gpus():
+        nproc = 1
+    print(f"The demo takes about {_total_seconds(cores) / 60:.0f} minutes.", flush=True)
+    if code := run_verb(*CORPUS, *SPLIT):
+        return code
+    seconds = training_seconds(time.monotonic() - start, cores)
+    print(f"Training takes {seconds / 60:.1f} minutes, by the clock.", flush=True)
+    by_the_clock = (f"hours={seconds / SECONDS_PER_HOUR:.5f}", *BY_THE_CLOCK, *overrides)
+    return train("demo", by_the_clock, name=name, nproc=nproc) or run_module("pretrain.use.demo", f"runs/{name}")
+
+
+def training_seconds(elapsed: float, cores: int) -> float:
+    """How long to train when so many seconds are gone."""
+    if count_gpus():
+        return GPU_SECONDS
+    total, reserve = ON_ONE_CORE if cores == 1 else (TOTAL_SECONDS, RESERVE_SECONDS)
+    return max(LEAST_SECONDS, total - reserve - elapsed)
+
+
+def _total_seconds(cores: int) -> float:
+    if count_gpus():
+        return GPU_SECONDS + RESERVE_SECONDS
+    return ON_ONE_CORE[0] if cores == 1 else TOTAL_SECONDS
 
 
 def free_name(runs: Path) -> str:

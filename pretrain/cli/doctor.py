@@ -189,6 +189,33 @@ def _equally_long(a: "list[int]", b: "list[int]") -> "tuple[list[int], list[int]
 
 
 def _torch() -> "Iterator[Row]":
+    """torch takes seconds to import, so it is asked only where there may be GPUs."""
+    from pretrain.launch.bf16 import computes_in_bf16
+    from pretrain.launch.gpus import count_gpus
+
+    built = _built_for()
+    yield from _torch_on_gpus() if count_gpus() or built.get("hip") else _torch_on_cpu(built)
+    bf16 = computes_in_bf16()
+    yield Row("bf16", "yes" if bf16 else "no", "optional", "ok" if bf16 else "-", "speed; `precision: auto` knows")
+
+
+def _built_for() -> "dict[str, str]":
+    """The versions of CUDA and ROCm (`hip`) that torch is built for, as its file says, without importing it."""
+    spec = importlib.util.find_spec("torch")
+    file = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    text = file.read_text("utf-8") if file and file.is_file() else ""
+    return dict(re.findall(r"^(cuda|hip)\b.*= '(.+)'$", text, re.MULTILINE))
+
+
+def _torch_on_cpu(built: "dict[str, str]") -> "Iterator[Row]":
+    cuda = built.get("cuda")
+    yield Row("CUDA", cuda or "torch is built without it", "any, for GPUs", "ok" if cuda else "-", "GPUs")
+    nccl = next(filter(None, map(installed_version, ("nvidia-nccl-cu12", "nvidia-nccl-cu13"))), None)
+    yield Row("NCCL", nccl or "-", "any, for GPUs", "ok" if nccl else "-", "several GPUs; gloo is used without it")
+    yield Row("GPUs", "none", "optional", "-", "speed; without one training runs on the CPU")
+
+
+def _torch_on_gpus() -> "Iterator[Row]":
     try:
         torch = importlib.import_module("torch")
     except Exception as error:  # a broken build fails in its own way
@@ -203,8 +230,6 @@ def _torch() -> "Iterator[Row]":
     yield Row(
         "GPUs", found or "none", "optional", "ok" if names else "-", "speed; without one training runs on the CPU"
     )
-    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    yield Row("bf16 on the GPU", "yes" if bf16 else "no", "optional", "ok" if bf16 else "-", "precision: bf16")
 
 
 def _kernels() -> "Iterator[Row]":

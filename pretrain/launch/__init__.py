@@ -17,7 +17,7 @@ requests.py     signals that reach a launcher while its ranks run; pause.py stop
 outcome.py      exit codes, and how the ranks' code reaches the launcher
 start_up.py     how long a start takes, part by part
 environment.py  environment variables of Espalier's processes
-gpus.py         counts GPUs without torch
+gpus.py         counts GPUs without torch; bf16.py: whether they, or the CPU, compute in bf16
 installed/      the command `espalier` of an installed wheel
 
 The path of a signal: within a job step.py passes it on to every node's task (node.py); local.py signals each rank,

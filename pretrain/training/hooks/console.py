@@ -64,9 +64,9 @@ class ConsoleDisplay(Hook):
         self.bar.update(self.task, completed=trainer.now, numbers=self.live.text)
         if not self.console.is_terminal and time.monotonic() - self.last_line > LOG_SECONDS:
             self.last_line = time.monotonic()
-            self.console.print(
-                f"{result.stage} step {result.step:,} of {trainer.run.moment(trainer.run.end)}  {self.live.text}"
-            )
+            end = trainer.run.moment(trainer.run.end)
+            place = f"of {end}" if trainer.run.unit == "steps" else f"at {trainer.run.moment(trainer.now)} of {end}"
+            self.console.print(f"{result.stage} step {result.step:,} {place}  {self.live.text}")
 
     def on_event(self, trainer: TrainerView, event: dict[str, Any]) -> None:
         self.live.on_event(event)

@@ -44,6 +44,15 @@ def test_this_environment_is_ready_and_every_row_says_what_it_changes(capsys):
     assert all(len(line.split()) >= 4 for line in rows.values())
 
 
+def test_what_torch_is_built_for_is_read_from_its_file(tmp_path, monkeypatch):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError")
+    (tmp_path / "torch" / "version.py").write_text("cuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert doctor._built_for() == {"cuda": "13.0"}
+
+
 def test_every_dependency_is_known():
     names = {
         name for name, _ in requirements_of("dependencies") + requirements_of("finetune") + requirements_of("corpus")
