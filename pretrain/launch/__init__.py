@@ -5,7 +5,8 @@ start.py        chooses between these
 local.py        torchrun on this machine: threads per rank, signals passed on
 slurm.py        the job that this process is in; survivors.py goes on with the nodes that are left when one is lost
 step.py         one srun with a task per node; node.py is what the task runs
-hosts.py        one of several hosts without SLURM; rounds.py is the first one's list of who trains when
+hosts.py        one of several hosts without SLURM; questions.py carries what they ask the first one, and rounds.py is
+                its list of who trains when
 job.py          what the starts of a job have in common
 staging.py      copies the environment to the nodes' own disks
 meeting.py      how the nodes find each other; pulse.py misses those that are gone; interfaces.py chooses the network

@@ -11,17 +11,14 @@ without it. Started again, it is taken as any that comes. When the first host is
 """
 
 import hashlib
-import json
 import os
 import signal
-import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from model.errors import UserError
 from pretrain.launch import meeting
@@ -30,13 +27,17 @@ from pretrain.launch.interfaces import address_towards, does_resolve, is_here
 from pretrain.launch.node import JOIN_SECONDS, Part, run_part
 from pretrain.launch.outcome import ExitCode, Run, agreed_code
 from pretrain.launch.pulse import FirstNode, OtherNode
+from pretrain.launch.questions import Answer, answering, ask
 from pretrain.launch.requests import Requests
-from pretrain.launch.rounds import IN_ORDER, PATIENCE_SECONDS, POLL_SECONDS, Answer, Report, Rounds, serving
+from pretrain.launch.rounds import IN_ORDER, PATIENCE_SECONDS, Report, Rounds
 from pretrain.launch.slurm import Task, number_of, say
 from pretrain.launch.tolerance import Tolerance
 
 STAYS = (*IN_ORDER, ExitCode.MISTAKE, ExitCode.PEER_LOST, ExitCode.HUNG)
 """Exit codes after which a host asks how to go on. After any other its own ranks have crashed."""
+
+POLL_SECONDS = 0.5
+"""How often a host asks."""
 
 BEGIN_SECONDS = 30.0
 """How long the hosts of a round may take to find the first one's door: their launchers wait for nothing."""
@@ -201,15 +202,15 @@ class _Member:
             self.tolerance,
             self.join_seconds,
         )
-        if self._door.enter_context(serving(rounds, self.hosts.port)):
+        if self._door.enter_context(answering(rounds.answer, self.hosts.port)):
             self._rounds = rounds
 
     def _ask_once(self, report: Report | None, leaves: bool = False) -> Answer:
         """Empty where nobody answers."""
-        request = dict(id=self.id, name=self.name, identity=self.identity, leaves=leaves)
+        question = dict(id=self.id, name=self.name, identity=self.identity, leaves=leaves)
         if report:
-            request["report"] = vars(report)
-        return ask(self.hosts.name, self.hosts.port, request)
+            question["report"] = vars(report)
+        return ask(self.hosts.name, self.hosts.port, question)
 
     def _patience(self) -> float:
         """Seconds. Whoever has the port of this very host, and does not answer, is another program."""
@@ -227,21 +228,6 @@ class _Member:
             "it, then here again: the run resumes"
         )
         return ExitCode.PEER_LOST
-
-
-def ask(host: str, port: int, request: Mapping[str, Any]) -> Answer:
-    """What the first host answers; empty where it does not, or another program does."""
-    try:
-        with (
-            socket.create_connection((host, port), timeout=PATIENCE_SECONDS) as connection,
-            connection.makefile("rwb") as lines,
-        ):
-            lines.write(json.dumps(request).encode() + b"\n")
-            lines.flush()
-            answer = json.loads(lines.readline())
-    except (OSError, ValueError):
-        return {}
-    return answer if isinstance(answer, dict) else {}
 
 
 def identity(tolerance: Tolerance) -> dict[str, str]:

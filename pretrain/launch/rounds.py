@@ -1,6 +1,6 @@
 """Which hosts train together, and when, where there is no SLURM: the first host's list of those that have come.
 
-Every host asks, again and again (a line of JSON each way), and is told to wait, to take part in a round, or that the
+Every host asks, again and again (questions.py), and is told to wait, to take part in a round, or that the
 run is over. A round is one start of the run on fixed hosts, the first of which is always among them. While it lasts,
 they hear each other (pulse.py) and ask nothing. Then each reports how its part has ended, and asks for the next round.
 Nothing of this survives the first host's process: hosts that then ask in vain wait until it has come back.
@@ -8,41 +8,27 @@ Nothing of this survives the first host's process: hosts that then ask in vain w
 
 import json
 import os
-import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pretrain.launch.job import LAUNCH
-from pretrain.launch.meeting import listeners
 from pretrain.launch.outcome import ExitCode
+from pretrain.launch.questions import Answer, Question
 from pretrain.launch.slurm import say
 from pretrain.launch.survivors import CAUSE, REASONS, Cause, count_of, has_begun, last_start
 from pretrain.launch.tolerance import REGROUP_FILE, Tolerance
 
-POLL_SECONDS = 0.5
-"""How often a host asks."""
 PATIENCE_SECONDS = 5.0
-"""How long one that waits may ask nothing before it has gone. The first host serves nobody for longer, either."""
+"""How long one that waits may ask nothing before it has gone."""
 GATHER_SECONDS = 10.0
 """How long the first round waits for more hosts once there are enough."""
-REQUEST_BYTES = 1 << 16
 
 IN_ORDER = (ExitCode.DONE, ExitCode.PREEMPTED, ExitCode.REGROUP)
 """Exit codes of hosts whose ranks leave together with all others."""
-
-Answer = dict[str, Any]
-"""One of
-
-    {"wait": why}
-    {"round": key, "hosts": names, "peer": another host's address, "variables": of the ranks}
-    {"over": exit code of the run}
-    {"refused": why}
-"""
 
 
 @dataclass(frozen=True)
@@ -116,8 +102,14 @@ class Rounds:
         self._cause = Cause(last[2] + 1) if last and is_later else Cause()
         self._is_new = True
 
-    def answer(self, request: Mapping[str, Any], address: str) -> Answer:
-        """To what a host asks from an address."""
+    def answer(self, request: Question, address: str) -> Answer:
+        """To what a host asks from an address. One of
+
+        {"wait": why}
+        {"round": key, "hosts": names, "peer": another host's address, "variables": of the ranks}
+        {"over": exit code of the run}
+        {"refused": why}
+        """
         with self._lock:
             now = self.clock()
             id, name = str(request["id"]), str(request["name"])
@@ -298,37 +290,3 @@ class Rounds:
 
 def _count(hosts: Sequence[Host]) -> str:
     return count_of(hosts, "host")
-
-
-class _Asked(socketserver.StreamRequestHandler):
-    timeout = PATIENCE_SECONDS
-
-    def handle(self) -> None:
-        assert isinstance(self.server, _Door)
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # whoever speaks otherwise is no host
-            request = json.loads(self.rfile.readline(REQUEST_BYTES))
-            answer = self.server.rounds.answer(request, self.client_address[0].removeprefix("::ffff:"))
-            self.wfile.write(json.dumps(answer).encode() + b"\n")
-
-
-class _Door(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    rounds: Rounds
-
-
-@contextmanager
-def serving(rounds: Rounds, port: int) -> Iterator[bool]:
-    """Answers hosts at a port, for the length of a `with`. Gives False where another process has the port."""
-    found = listeners([port], 1)
-    if not found:
-        yield False
-        return
-    door = _Door(("", port), _Asked, bind_and_activate=False)
-    door.socket.close()
-    door.socket, door.rounds = found[0], rounds
-    threading.Thread(target=door.serve_forever, args=(0.05,), name="rounds", daemon=True).start()
-    try:
-        yield True
-    finally:
-        door.shutdown()
-        door.server_close()

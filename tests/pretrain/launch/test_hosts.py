@@ -16,11 +16,13 @@ import pytest
 from model.errors import UserError
 from pretrain.cli.train import train
 from pretrain.launch import hosts as hosts_module
+from pretrain.launch import questions
 from pretrain.launch.hosts import Hosts, run_on_hosts
 from pretrain.launch.meeting import listeners
 from pretrain.launch.outcome import ExitCode
 from pretrain.launch.pulse import FirstNode
-from pretrain.launch.rounds import Rounds, serving
+from pretrain.launch.questions import answering, ask
+from pretrain.launch.rounds import Rounds
 from pretrain.launch.tolerance import Tolerance
 from tests.support.tiny import write_recipe
 
@@ -82,6 +84,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     monkeypatch.setattr(hosts_module, "run_part", one.run_part)
     monkeypatch.setattr(hosts_module, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(hosts_module, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(questions, "SECONDS", 0.5)
     monkeypatch.setenv("ESPALIER_JOIN_SECONDS", "1")
     return one
 
@@ -174,18 +177,18 @@ def test_another_run_recipe_or_code_than_the_first_host_has_is_refused(host, dif
     """On one machine: the first host's list answers at the port, so this host is another one."""
     common = {**hosts_module.identity(host.tolerance), differs: "other"}
     rounds = Rounds("first", f"127.0.0.1:{host.port}", common, 1, 1, host.tolerance, 1)
-    with serving(rounds, host.port), pytest.raises(UserError, match=f"has {differs} than the first one"):
+    with answering(rounds.answer, host.port), pytest.raises(UserError, match=f"has {differs} than the first one"):
         host.run()
 
 
 def test_who_speaks_another_protocol_at_the_door_does_no_harm(host):
     rounds = Rounds("first", f"127.0.0.1:{host.port}", {}, 1, 1, host.tolerance, 1)
-    with serving(rounds, host.port):
+    with answering(rounds.answer, host.port):
         for words in (b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"id": 1}\n', b"\xff" * 100_000 + b"\n", b""):
             with socket.create_connection(("127.0.0.1", host.port)) as connection:
                 connection.sendall(words)
         request = {"id": "first", "name": "a", "identity": {}}
-        assert hosts_module.ask("127.0.0.1", host.port, request)["hosts"] == ["a"]
+        assert ask("127.0.0.1", host.port, request)["hosts"] == ["a"]
 
 
 def test_a_dry_run_counts_the_ranks_of_as_many_hosts_as_the_run_needs(tmp_path, corpus, capfd):
