@@ -86,6 +86,18 @@ def test_a_closed_connection_is_noticed_at_once():
     assert first.lost == {"node2": "its connection closed"}
 
 
+def test_all_leave_when_the_ranks_of_one_have_failed_and_nobody_is_blamed():
+    """Even if the first node has ended its own part by then."""
+    two = other_node("node2")
+    with first_node("node2") as (first, port), two.listening("127.0.0.1", port):
+        while first._missing:
+            time.sleep(0.01)
+        first.leave()
+        first.over()
+        assert stops(first, two)
+    assert first.lost == two.lost == {}
+
+
 def test_a_node_that_never_comes_is_named():
     with (
         first_node("node2", "node3", join_seconds=1) as (first, port),
