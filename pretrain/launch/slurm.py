@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from model.errors import UserError
 
 COUNT_GPUS = "gpus"
 """In place of a number of ranks: each node starts one for each of its GPUs."""
+
+GIVE_BACK_ATTEMPTS = 3
 
 FIRST_RESERVED_STEP = 0xFFFFFFF0
 """From here on SLURM numbers what is not a task of srun: the batch script, the shell that salloc opens on a node."""
@@ -124,10 +127,14 @@ def give_back(job: Job, nodes: Collection[str]) -> None:
     if left in ([], now):
         return
     command = ["scontrol", "update", f"JobId={job.id}", f"NodeList={','.join(left)}"]
-    with tempfile.TemporaryDirectory(prefix="espalier-") as folder:  # scontrol leaves scripts where it runs
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        say(f"SLURM keeps {' '.join(nodes)} in the job and may end it for that: {done.stderr.strip()}")
+    for attempt in range(GIVE_BACK_ATTEMPTS):  # it may be about to note a requeue of the job
+        if attempt:
+            time.sleep(1)
+        with tempfile.TemporaryDirectory(prefix="espalier-") as folder:  # scontrol leaves scripts where it runs
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if done.returncode == 0:
+            return
+    say(f"SLURM keeps {' '.join(nodes)} in the job and may end it for that: {done.stderr.strip()}")
 
 
 def is_running(job: Job) -> bool:
@@ -142,9 +149,10 @@ def is_replaced(job: Job) -> bool:
 
 
 def nodes_now(job: Job) -> list[str]:
-    """The job's nodes: SLURM takes away those that it gives up, and one job may give some to another."""
+    """The job's nodes: SLURM takes away those that it gives up, and one job may give some to another. Empty where SLURM
+    does not answer."""
     found = re.search(r"^\s*NodeList=(\S+)", ask("scontrol", "show", "job", str(job.id)), re.MULTILINE)
-    return hostnames(found[1] if found else job.nodelist)
+    return hostnames(found[1]) if found else []
 
 
 def gpus_of_job(job: Job, on: Sequence[str] | None = None) -> int:

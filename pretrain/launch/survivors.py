@@ -22,7 +22,7 @@ from typing import Any
 from model.errors import UserError
 from pretrain.launch.outcome import ExitCode
 from pretrain.launch.requests import Requests
-from pretrain.launch.slurm import Job, give_back, is_running, nodes_now, say
+from pretrain.launch.slurm import Job, give_back, hostnames, is_running, nodes_now, say
 from pretrain.launch.staging import stage
 from pretrain.launch.step import Call, Step, run_step, shared_python
 from pretrain.launch.tolerance import DETECT_SECONDS, REGROUP_FILE, Tolerance
@@ -76,13 +76,17 @@ class Pool:
     failed: set[str] = field(default_factory=set)
     """Not asked again, unless SLURM has taken them out of the job and given them back."""
     ever: set[str] = field(default_factory=set)
+    latest: list[str] = field(default_factory=list)
+    """As SLURM last said."""
 
     def usable(self) -> list[str]:
-        now = nodes_now(self.job)
-        self.ever |= set(now)
-        self.failed &= set(now)
-        limit = max(len(self.ever) - self.spare, 1)
-        return [node for node in now if node not in self.failed][: min(limit, self.at_most or limit)]
+        if now := nodes_now(self.job):
+            self.latest = now
+            self.ever |= set(now)
+            self.failed &= set(now)
+        latest = self.latest or hostnames(self.job.nodelist)
+        limit = max(len(self.ever or latest) - self.spare, 1)
+        return [node for node in latest if node not in self.failed][: min(limit, self.at_most or limit)]
 
 
 class Newcomers:

@@ -133,6 +133,16 @@ def test_nodes_that_come_are_taken_at_a_checkpoint(cluster, capfd):
     assert cluster.causes[1].cause == "saved to continue on other nodes"
 
 
+def test_no_nodes_seem_to_have_come_while_slurm_does_not_answer(cluster):
+    """A first node that is cut off must not ask for nodes that it has given back since the job began."""
+    lists = {1: ALL[:3], 2: [], 3: []}
+    cluster.before_step = lambda: setattr(cluster, "nodes", lists[len(cluster.steps)])
+    cluster.ends = [(ExitCode.PEER_LOST, "node4"), (ExitCode.HUNG, ""), (ExitCode.DONE, "")]
+    assert cluster.run() == ExitCode.DONE
+    assert cluster.steps == [ALL, ALL[:3], ALL[:3]]
+    assert not (cluster.folder / "regroup").exists()
+
+
 def test_a_failed_node_is_not_taken_again_until_slurm_has_given_it_anew(cluster):
     def leave() -> None:
         cluster.nodes = {1: ALL[:3], 2: ALL, 3: ALL}[len(cluster.steps)]
