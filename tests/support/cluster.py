@@ -188,11 +188,14 @@ class Cluster:
             for line in self.run("sinfo", "-h", "-N", "-o", "%N %T").splitlines():
                 name, state = line.split()
                 if state.startswith(("down", "drain")):
-                    with suppress(AssertionError):  # it may have resumed by itself
-                        self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
+                    self.resume(name)
             return self.num_idle() == len(self.nodes)
 
         _await(all_idle, 60, lambda: self.run("sinfo", "-N", "-l"))
+
+    def resume(self, name: str) -> None:
+        with suppress(AssertionError):  # it is not down, or has resumed by itself
+            self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
 
     def num_idle(self) -> int:
         return int(self.run("sinfo", "-h", "-t", "idle", "-o", "%D").strip() or 0)

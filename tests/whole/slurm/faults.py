@@ -68,17 +68,15 @@ def cut_first(run: Watched, nodes: Sequence[Machine]) -> None:
 
 def start_elsewhere(run: Watched) -> None:
     """While what ran on the first node may live on."""
-    run.cluster.wait(run.job, "PENDING", timeout=200)
+    gone = run.first()
+    for node in run.cluster.nodes:
+        if node is not gone:
+            run.cluster.resume(node.name)
+    run.until(lambda: run.cluster.state(run.job) in ("PENDING", "RUNNING"), "end of the start before")
     others = len(run.cluster.nodes) - 1
-    run.until(lambda: run.cluster.num_idle() >= others, "idle nodes")
-    run.cluster.start_now(run.job)
-
-
-def queue_again(run: Watched) -> None:
-    run.repair_all()
-    run.cluster.wait(run.job, "PENDING", timeout=200)
-    run.cluster.wait_for_nodes()
-    run.cluster.start_now(run.job)
+    run.until(lambda: run.cluster.num_idle() >= others or run.cluster.state(run.job) == "RUNNING", "idle nodes")
+    if run.cluster.state(run.job) == "PENDING":
+        run.cluster.start_now(run.job)
 
 
 # ---- jobs ----
