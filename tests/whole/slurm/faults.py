@@ -47,36 +47,44 @@ def slow_link(run: Watched, nodes: Sequence[Machine]) -> None:
 
 
 def power_off_first(run: Watched, nodes: Sequence[Machine]) -> None:
-    """SLURM takes SlurmdTimeout, 300 s here, to notice. This says so at once."""
     first = run.first()
     power_off(run, [first])
-    run.cluster.declare_down(first)
+    _declare_down(run, first)
 
 
 def freeze_first(run: Watched, nodes: Sequence[Machine]) -> None:
     first = run.first()
     freeze(run, [first])
-    run.cluster.declare_down(first)
+    _declare_down(run, first)
 
 
 def cut_first(run: Watched, nodes: Sequence[Machine]) -> None:
     """From SLURM and the other nodes; not from the disk."""
     first = run.first()
     first.cut()
+    _declare_down(run, first)
+
+
+def _declare_down(run: Watched, first: Machine) -> None:
+    """SLURM takes SlurmdTimeout, 300 s here, to notice. The others are used, though declared down before."""
+    for node in run.cluster.nodes:
+        run.cluster.resume(node.name)
     run.cluster.declare_down(first)
 
 
 def start_elsewhere(run: Watched) -> None:
     """While what ran on the first node may live on."""
-    gone = run.first()
-    for node in run.cluster.nodes:
-        if node is not gone:
-            run.cluster.resume(node.name)
-    run.until(lambda: run.cluster.state(run.job) in ("PENDING", "RUNNING"), "end of the start before")
     others = len(run.cluster.nodes) - 1
     run.until(lambda: run.cluster.num_idle() >= others or run.cluster.state(run.job) == "RUNNING", "idle nodes")
-    if run.cluster.state(run.job) == "PENDING":
+    if run.cluster.state(run.job) != "RUNNING":
         run.cluster.start_now(run.job)
+
+
+def queue_again(run: Watched) -> None:
+    run.repair_all()
+    run.cluster.wait(run.job, "PENDING", timeout=200)
+    run.cluster.wait_for_nodes()
+    run.cluster.start_now(run.job)
 
 
 # ---- jobs ----
