@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 
 from model.errors import UserError
 from pretrain.data.text.sentences import AUTO
-from pretrain.data.text.sources.base import BrokenFiles, TextFormat
+from pretrain.data.text.sources.base import BrokenFiles, DocumentKind, TextFormat
 from pretrain.settings.options import OptionalInt, OptionalPath, OptionalStr, OptionalText
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*")
@@ -40,20 +40,20 @@ class PrepareOptions:
     """Lower the case and strip accents before tokenizing, where a vocabulary is trained. A given one says it itself."""
     allow_unknown: bool = False
     """Keep a corpus even if more than half of its tokens are [UNK]."""
-    documents: Literal["blank-line", "file", "line"] = "blank-line"
+    documents: DocumentKind = TextFormat.documents
     """What a document is in a .txt file: a block between blank lines, the whole file, or a line."""
     sentences: Literal["marks", "line"] = "marks"
     """Where a sentence ends: at its marks (. ? ! and those of other scripts), or at the end of every line."""
     language: str = AUTO
     """The language whose rules and abbreviations tell sentence ends, such as "de". Default: by the script of each
     document, with those of English for Latin letters."""
-    text_column: str = "text"
+    text_column: str = TextFormat.text_column
     """The column that holds the text in .jsonl, .parquet and datasets."""
-    broken_files: BrokenFiles = "keep"
+    broken_files: BrokenFiles = TextFormat.broken_files
     """Compressed files that are cut off or damaged: keep what can be read of them, or stop with exit code 2."""
-    dataset_config: OptionalStr = None
+    dataset_config: OptionalStr = TextFormat.dataset_config
     """Which configuration of a Hugging Face dataset."""
-    dataset_split: str = "train"
+    dataset_split: str = TextFormat.dataset_split
     """Which split of a Hugging Face dataset to read."""
     valid_share: float = 0.01
     """The share of documents held out for validation, chosen by a hash of their text."""
@@ -117,7 +117,7 @@ class PrepareOptions:
 
     @property
     def text_format(self) -> TextFormat:
-        return TextFormat(self.documents, self.text_column, self.dataset_config, self.dataset_split, self.broken_files)
+        return TextFormat(**{each.name: getattr(self, each.name) for each in fields(TextFormat)})
 
     @property
     def one_a_line(self) -> bool:

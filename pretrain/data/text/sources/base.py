@@ -18,18 +18,18 @@ BrokenFiles = Literal["keep", "refuse"]
 """What to do with a compressed file that is cut off or damaged: keep what can be read, or stop."""
 
 
+DocumentKind = Literal["blank-line", "file", "line"]
+"""What a document is in a .txt file: a block between blank lines, the whole file, or a line."""
+
+
 @dataclass(frozen=True)
 class TextFormat:
-    """How a source is read."""
+    """How a source is read. `PrepareOptions` has options of these names, and says what they mean."""
 
-    documents: Literal["blank-line", "file", "line"] = "blank-line"
-    """What a document is in a .txt file: a block between blank lines, the whole file, or a line."""
+    documents: DocumentKind = "blank-line"
     text_column: str = "text"
-    """The column that holds the text in .jsonl, .parquet and datasets."""
     dataset_config: str | None = None
-    """The configuration of a Hugging Face dataset to read."""
     dataset_split: str = "train"
-    """The split of a Hugging Face dataset to read."""
     broken_files: BrokenFiles = "keep"
 
 
