@@ -50,9 +50,13 @@ class Result:
         }
         return {"settings": asdict(self.settings), **spread, "seeds": self.scores, "seconds": self.seconds}
 
+    def _range(self, values: Sequence[float]) -> str:
+        """Nothing where one seed was trained."""
+        return f" ({min(values):.4g} to {max(values):.4g})" if len(self.scores) > 1 else ""
+
     def __str__(self) -> str:
         spreads = [
-            f"{metric} {median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
+            f"{metric} {median(values):.4g}" + self._range(values)
             for metric in self.metrics
             for values in [self.values(metric)]
         ]
@@ -66,7 +70,9 @@ def table(results: Sequence[Result]) -> str:
     is_choice = len(results) > 1 and not best.num_diverged
     marks = ["  <- best" if is_choice and result is best else "" for result in results]
     lines = [f"{result}{mark}" for result, mark in zip(results, marks, strict=True)]
-    return "\n".join([*lines, f"median (lowest to highest) of {len(best.scores)} seeds on {best.scored_on}"])
+    several = len(best.scores) > 1
+    what = f"median (lowest to highest) of {len(best.scores)} seeds" if several else "scores of one seed"
+    return "\n".join([*lines, f"{what} on {best.scored_on}"])
 
 
 def write_results(path: Path, about: dict[str, Any], results: Sequence[Result]) -> None:

@@ -88,7 +88,7 @@ class Settings:
     grad_clip: float = 1.0
 
     def __str__(self) -> str:
-        return f"lr {self.lr:g}, batch {self.batch}, {self.epochs} epochs"
+        return f"lr {self.lr:g}, batch {self.batch}, {self.epochs} epoch{'s' * (self.epochs > 1)}"
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,11 @@ def test_settings_by_which_a_seed_diverged_are_not_the_best(tmp_path):
     assert written["results"][1]["seeds"] == [None, None, None]
 
 
+def test_one_seed_has_no_spread():
+    alone = Result(Settings(5e-5, 32, 1), ({"f1": 0.5},), 1.0, "9 examples")
+    assert table([alone]) == "lr 5e-05, batch 32, 1 epoch: f1 0.5\nscores of one seed on 9 examples"
+
+
 def test_outputs_that_are_no_numbers_are_no_score(tmp_path):
     make_run(tmp_path / "run", make_corpus(tmp_path / "corpus"))
     hot, mild = Settings(1e30, 8, 1), Settings(1e-3, 8, 1)
