@@ -36,8 +36,10 @@ def evaluate_checkpoint(path: Path, corpus: str | None, num_rows: int | None = N
 
 
 def print_evaluation(path: Path, result: Evaluation, num_rows: int) -> None:
-    table = WholeTable(title=f"{path}: masked tokens of held-out text", box=box.SIMPLE_HEAD, title_justify="left")
+    table = WholeTable(box=box.SIMPLE_HEAD)
     for heading in ("rows", "loss (nats)", "accuracy"):
         table.add_column(heading, justify="right")
     table.add_row(f"{num_rows:,}", f"{result.loss:.4f}", f"{result.accuracy:.1%}")
-    Console().print(table)
+    console = Console(highlight=False)
+    console.print(f"{path}: masked tokens of held-out text", soft_wrap=True)
+    console.print(table)
