@@ -1,6 +1,7 @@
 """What `plan` says of tokens, epochs and hours before a run begins."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,6 +62,8 @@ def test_the_speed_is_that_of_the_run_itself_else_of_the_newest(tmp_path):
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/metrics.jsonl").write_text("no\nno\n")
     assert known_speed(tmp_path, "mine") == Speed(5.0, tmp_path / "other")
-    write("mine", 30, 9.0)
+    write("mine", 30, 9.0), write("newer", 30, 1.0)
+    for age, name in enumerate(("newer", "mine", "other")):
+        os.utime(tmp_path / name / "metrics.jsonl", (1000 - age, 1000 - age))
     assert known_speed(tmp_path, "mine") == Speed(pytest.approx(9.0), tmp_path / "mine")
-    assert known_speed(tmp_path, "new").run in (tmp_path / "mine", tmp_path / "other")
+    assert known_speed(tmp_path, "another").run == tmp_path / "newer"
