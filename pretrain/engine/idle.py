@@ -8,6 +8,9 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from pretrain.engine.exits import Stop
+from pretrain.launch.outcome import ExitCode, leave
+
 END = "espalier/end"
 POLL_SECONDS = 1.0
 
@@ -23,21 +26,28 @@ def first_ranks(number: int) -> Iterator[bool]:
         yield True
     elif rank < number:
         os.environ["WORLD_SIZE"] = str(number)
+        code: int = ExitCode.DONE
         try:
             yield True
+        except Stop as stop:
+            code = stop.code
+            raise
         finally:
             if rank == 0:
-                _store().set(END, "")
+                _store().set(END, str(int(code)))
     else:
-        _await_end()
+        leave(_await_end())  # the launcher may be of a node whose ranks are all idle
         yield False
 
 
-def _await_end() -> None:
+def _await_end() -> int:
+    """The exit code of the run."""
     with suppress(RuntimeError):  # the store is gone, and the run with it
         store = _store()
         while not store.check([END]):
             time.sleep(POLL_SECONDS)
+        return int(store.get(END))
+    return ExitCode.PEER_LOST
 
 
 def _store() -> dist.TCPStore:
