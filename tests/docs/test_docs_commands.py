@@ -95,7 +95,7 @@ def test_the_pages_have_commands():
         *("prepare", "plan", "train", "evaluate", "fill", "profile", "export", "report", "finetune", "doctor")
     }
     needs = {command.needs for command in ALL if command.needs}
-    machines = {"a GPU", "8 GPUs", "a quiet machine"}
+    machines = {"a GPU", "8 GPUs", "a quiet machine", "several hosts"}
     assert needs <= machines | {"a network", "a cluster", "a network and a GPU", "hours", "a text", "those runs"}
 
 
