@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 VERBS = {
-    "demo": "Pretrain a small BERT and change its shape on the way: five minutes on two cores.",
+    "demo": "Pretrain a small BERT and change its shape on the way: five minutes on two cores, eight on one.",
     "prepare": "Turn text into a corpus to train on.",
     "plan": "Print what a recipe will do and what it costs. Trains nothing.",
     "train": "Train a recipe, or resume it from the latest checkpoint in its folder.",

@@ -104,7 +104,7 @@ def test_test_installs_its_extras_once_and_passes_arguments_on(clone):
     assert clone.commands[0].endswith("[test]")
     assert clone.commands[1] == "-m pytest -k two words"
     clone.launch("test")
-    assert clone.commands == ["-m pytest"]
+    assert clone.commands == ["-m pytest --numprocesses 2"]
 
 
 @pytest.mark.parametrize(
