@@ -173,6 +173,8 @@ def test_an_environment_is_copied_to_the_nodes_own_disks(breakable, jobs):
     left = [breakable.run("ls", "/tmp", on=node) for node in breakable.nodes[:2]]
     assert not re.search(r"espalier-\d+-\d+-", "".join(left))
 
+    for node in ("node1", "node2"):
+        (jobs.folder / node).unlink()  # the stand-in waits for both
     output = jobs.submit(environment={"STAGE_IN": "/mnt"})
     assert "on the disks of 1 of 2 nodes" in output and "from the shared disk on node2" in output, output
     assert jobs.said("node1")["python"].startswith("/mnt/espalier-")
