@@ -54,7 +54,7 @@ def demo(overrides: Overrides = (), nproc: OptionalInt = None) -> int:
 
 
 def training_seconds(elapsed: float, cores: int) -> float:
-    """How long to train when so many seconds are gone."""
+    """How long to train once preparing has taken `elapsed` seconds."""
     if count_gpus():
         return GPU_SECONDS
     total, reserve = ON_ONE_CORE if cores == 1 else (TOTAL_SECONDS, RESERVE_SECONDS)

@@ -34,7 +34,7 @@ class Tags:
         self.num_outputs = len(labels)
 
     def training_features(self, tokenizer: Any) -> list[Features]:
-        """Features of every example to train on. Raises UserError if there is no room for a word."""
+        """Features of every training example. Raises UserError if not even one word fits."""
         num_special = tokenizer.num_special_tokens_to_add()
         check_length(self.max_length, num_special + 1, f"{num_special} special tokens")
         return self._features(tokenizer, self.train)

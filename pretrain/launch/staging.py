@@ -62,7 +62,7 @@ def staging_folder(option: str) -> Path | None:
         raise UserError("--stage-environment is for SLURM jobs (sbatch, salloc), and this is none; leave it out")
     if not Path(option).is_absolute():
         raise UserError(
-            f"--stage-environment {option} is no absolute path; name a folder of every node's own, such as /tmp"
+            f"--stage-environment {option} is not an absolute path; give one on each node's own disk, such as /tmp"
         )
     if sys.prefix == sys.base_prefix and not Path(sys.prefix, "conda-meta").is_dir():
         raise UserError(f"--stage-environment copies a virtual or conda environment, and {sys.executable} is in none")

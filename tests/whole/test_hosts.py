@@ -120,7 +120,7 @@ class Hosts:
 @pytest.fixture
 def hosts(tmp_path: Path, corpus: Path) -> Iterator[Hosts]:
     if why_not := machines.why_not():
-        pytest.skip(f"all hosts would share one network: {why_not}")
+        pytest.skip(f"hosts cannot fail one by one here: {why_not}")
     started = Hosts(tmp_path, 3, corpus)
     try:
         yield started

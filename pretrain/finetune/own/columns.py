@@ -77,7 +77,7 @@ def _unclear(table: Table, no_text: bool, no_label: bool) -> str:
     what = " and ".join(["text"] * no_text + ["label"] * no_label)
     options = " ".join(["--text COLUMN"] * no_text + ["--label COLUMN"] * no_label)
     header = (
-        "; if its first line is no line of names, put one above it: text,label"
+        "; if it has no header line, add one: text,label"
         if any(" " in name or name.isdecimal() for name in table.columns) and table.path.suffix in (".csv", ".tsv")
         else ""
     )

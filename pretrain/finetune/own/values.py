@@ -31,7 +31,7 @@ def in_order(names: set[str]) -> tuple[str, ...]:
 
 
 def as_number(cell: Any, where: str) -> float | None:
-    """None where it is missing. Raises UserError for a text that is no finite number."""
+    """None where it is missing. Raises UserError if the text is not a finite number."""
     if is_missing(cell) or (isinstance(cell, str) and cell.strip().lower() in NO_NUMBER):
         return None
     try:

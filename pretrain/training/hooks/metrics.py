@@ -46,7 +46,7 @@ class Metrics(Hook):
         if stage.name != self.stage:  # else a resumed run continues within it
             self.stage = stage.name
             self.board.add_text("stage", f"{stage.name}: {stage.config.summary()}", trainer.progress.step)
-            self.board.add_scalar("stage", stage.index, trainer.progress.step)  # a step in a curve, beside the loss
+            self.board.add_scalar("stage", stage.index, trainer.progress.step)  # jumps where the stage changes
             self._write(
                 {"event": "stage", "step": trainer.progress.step, "stage": stage.name, "shape": stage.config.summary()}
             )
@@ -92,7 +92,7 @@ class Metrics(Hook):
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Raises UserError where the disk takes nothing, or the folder is no longer there."""
+        """Raises UserError if the disk refuses the write or the folder is gone."""
         fault: OSError | None = None
         try:
             yield

@@ -27,7 +27,7 @@ def test_a_virtual_or_conda_environment_is_copied(job, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "base_prefix", "/usr")
     monkeypatch.setattr(sys, "prefix", "/home/me/.venv")
     assert staging.staging_folder("/tmp") == Path("/tmp")
-    with pytest.raises(UserError, match="scratch is no absolute path"):
+    with pytest.raises(UserError, match="scratch is not an absolute path"):
         staging.staging_folder("scratch")
     monkeypatch.setattr(sys, "prefix", "/usr")
     with pytest.raises(UserError, match="in none"):

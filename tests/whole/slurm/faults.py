@@ -224,8 +224,10 @@ def reach(run: Watched, moment: str, draw: random.Random) -> str:
 
 
 def drawn(run: Watched, draw: random.Random, deck: list[str]) -> tuple[str, list[Machine], str]:
-    """A kind of fault that the run's nodes are enough for, the nodes that it hits, and its moment. The deck is shuffled
-    anew when it has no such kind left, so that all come equally often."""
+    """A kind of fault that the run has enough nodes for, the nodes that it hits, and its moment.
+
+    Kinds are drawn without replacement; once none is left that is possible, the deck is refilled and shuffled.
+    """
     others = run.nodes()[1:]
 
     def possible() -> list[str]:

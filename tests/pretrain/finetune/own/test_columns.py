@@ -45,7 +45,7 @@ def test_names_tell(names, known, given, chosen):
         (
             "It was good.|1",
             {},
-            "by --text COLUMN --label COLUMN; if its first line is no line of names, put one above it",
+            "by --text COLUMN --label COLUMN; if it has no header line, add one",
         ),
         (
             "review|label",
