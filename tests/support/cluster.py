@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 from tests.support import machines
@@ -160,7 +161,15 @@ class Cluster:
         self.start_slurmd(node)
 
     def start_slurmd(self, node: Machine | Loopback) -> None:
+        """Returns once SLURM knows of it: until then it would still send jobs to the one before."""
+        since = int(time.time())
         self.run("slurmd", "-N", node.name, on=node)
+        _await(lambda: self._slurmd_start(node) >= since, 60, lambda: self.run("scontrol", "show", "node", node.name))
+
+    def _slurmd_start(self, node: Machine | Loopback) -> float:
+        """By what it told SLURM, in seconds since the epoch; 0 before it has."""
+        text = self._node_field(node, "SlurmdStartTime")
+        return 0 if text == "None" else datetime.fromisoformat(text).timestamp()
 
     def kill_slurmd(self, node: Machine | Loopback) -> None:
         """The daemon alone: jobs live on."""
@@ -185,11 +194,13 @@ class Cluster:
 
     def wait_for_nodes(self) -> None:
         def all_idle() -> bool:
+            states = []
             for line in self.run("sinfo", "-h", "-N", "-o", "%N %T").splitlines():
                 name, state = line.split()
                 if state.startswith(("down", "drain")):
                     self.resume(name)
-            return self.num_idle() == len(self.nodes)
+                states.append(state)
+            return states == ["idle"] * len(self.nodes)  # `idle*` has not answered yet
 
         _await(all_idle, 60, lambda: self.run("sinfo", "-N", "-l"))
 
@@ -201,8 +212,14 @@ class Cluster:
         return int(self.run("sinfo", "-h", "-t", "idle", "-o", "%D").strip() or 0)
 
     def declare_down(self, node: Machine | Loopback) -> None:
-        """What SLURM itself does after SlurmdTimeout without an answer."""
-        self.run("scontrol", "update", f"NodeName={node.name}", "State=DOWN", "Reason=test")
+        """What SLURM itself does after SlurmdTimeout. Again, if an answer undoes it that was under way."""
+
+        def is_down() -> bool:
+            self.run("scontrol", "update", f"NodeName={node.name}", "State=DOWN", "Reason=test")
+            time.sleep(0.3)
+            return self._node_field(node, "State").startswith("DOWN")
+
+        _await(is_down, 20)
 
     def drain(self, node: Machine | Loopback) -> None:
         self.run("scontrol", "update", f"NodeName={node.name}", "State=DRAIN", "Reason=test")
@@ -286,8 +303,15 @@ class Cluster:
         return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False, **stdin)
 
     def _field(self, job: str, name: str) -> str:
-        words = self.run("scontrol", "show", "job", job).split()
-        return next(word.partition("=")[2] for word in words if word.startswith(f"{name}="))
+        return _value(self.run("scontrol", "show", "job", job), name)
+
+    def _node_field(self, node: Machine | Loopback, name: str) -> str:
+        return _value(self.run("scontrol", "show", "node", node.name), name)
+
+
+def _value(shown: str, name: str) -> str:
+    """Of what `scontrol show` prints."""
+    return next(word.partition("=")[2] for word in shown.split() if word.startswith(f"{name}="))
 
 
 def _await(

@@ -12,8 +12,8 @@ MIB = 2**20
 @pytest.mark.skipif(not CLEAR.exists(), reason="the system keeps no peak to reset")
 def test_the_peak_falls_after_a_reset_only():
     held = resident_bytes()
-    tensor = torch.ones(64 * MIB // 4)
+    tensor = torch.ones(256 * MIB // 4)
     del tensor
-    assert peak_bytes() >= held + 60 * MIB
+    assert peak_bytes() >= held + 192 * MIB  # some of what earlier tests held may go meanwhile
     reset_peak()
-    assert peak_bytes() < held + 30 * MIB
+    assert peak_bytes() < held + 64 * MIB
