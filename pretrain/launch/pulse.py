@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from pretrain.launch.knocks import Knocks
 from pretrain.launch.slurm import say
 
 BEATS = 15
@@ -63,10 +64,11 @@ class _Peer:
 class FirstNode(Pulse):
     """The first node's side: `serve` runs in a thread and answers at the door where nodes ask for the rendezvous."""
 
-    def __init__(self, others: Sequence[str], limit: float, join_seconds: float):
+    def __init__(self, others: Sequence[str], limit: float, join_seconds: float, knocks: Knocks | None = None):
         super().__init__(limit)
-        self.join_seconds = join_seconds
+        self.join_seconds, self._knocks = join_seconds, knocks
         self._missing = set(others)  # until they have said a word
+        self._gone: dict[str, float] = {}  # of these, and for how many seconds
         self._peers: dict[socket.socket, _Peer] = {}
         self._is_over = threading.Event()
 
@@ -80,6 +82,7 @@ class FirstNode(Pulse):
 
     def serve(self, door: socket.socket, invitation: bytes) -> None:
         began = looked = time.monotonic()
+        threading.Thread(target=self._knock, name="knocks", daemon=True).start()
         with selectors.DefaultSelector() as selector:
             selector.register(door, selectors.EVENT_READ)
             spoke = 0.0
@@ -138,8 +141,17 @@ class FirstNode(Pulse):
         silent = {peer.name: now - peer.heard for peer in self._peers.values() if peer.name}
         if any(seconds > self.limit for seconds in silent.values()):
             self._lose_with({})
+        elif gone := {name: seconds for name, seconds in self._gone.items() if name in self._missing}:
+            if max(gone.values()) > self.limit:
+                self._lose_with({name: f"it was on, and is silent for {gone[name]:.0f} s" for name in gone})
         elif self._missing and age > self.join_seconds:
             self._lose_with(dict.fromkeys(self._missing, f"it has not come within {self.join_seconds:.0f} s"))
+
+    def _knock(self) -> None:
+        """At nodes that have not come, for as long as there are any."""
+        while self._knocks and self._missing and not (self.has_stopped or self._is_over.is_set()):
+            self._gone = self._knocks.round(list(self._missing), self.interval)
+            self._is_over.wait(self.interval)
 
     def _lose_with(self, names: dict[str, str]) -> None:
         """And with them those that are nearly given up: they went at the same moment."""

@@ -177,8 +177,13 @@ def hostnames(nodelist: str) -> list[str]:
 
 def node_address(name: str) -> str:
     """The address by which SLURM itself reaches a node: its name may not resolve."""
-    words = ask("scontrol", "show", "node", name).split()
-    return next((word.partition("=")[2] for word in words if word.startswith("NodeAddr=")), name)
+    return node_addresses([name]).get(name, name)
+
+
+def node_addresses(names: Sequence[str]) -> dict[str, str]:
+    """As far as SLURM knows them."""
+    nodes = ask("scontrol", "--oneliner", "show", "node", ",".join(names)) if names else ""
+    return dict(re.findall(r"^NodeName=(\S+).*? NodeAddr=(\S+)", nodes, re.MULTILINE))
 
 
 def ask(*command: str) -> str:

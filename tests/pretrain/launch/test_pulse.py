@@ -3,11 +3,12 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 import pytest
 
+from pretrain.launch.knocks import Knocks
 from pretrain.launch.pulse import FirstNode, OtherNode, Pulse
 
 LIMIT = 0.6
@@ -16,9 +17,11 @@ SLOW = 30.0
 
 
 @contextmanager
-def first_node(*others: str, join_seconds: float = SLOW) -> Iterator[tuple[FirstNode, int]]:
+def first_node(
+    *others: str, join_seconds: float = SLOW, knocks: Knocks | None = None
+) -> Iterator[tuple[FirstNode, int]]:
     """The first node and its door."""
-    node = FirstNode(others, LIMIT, join_seconds)
+    node = FirstNode(others, LIMIT, join_seconds, knocks)
     with socket.create_server(("127.0.0.1", 0)) as door:
         thread = threading.Thread(target=node.serve, args=(door, b"7-0-1 20001\n"))
         thread.start()
@@ -35,8 +38,12 @@ def other_node(name: str) -> OtherNode:
 
 def stops(*nodes: Pulse) -> bool:
     """Whether all of them learn that they have to leave."""
+    return comes_true(lambda: all(node.has_stopped for node in nodes))
+
+
+def comes_true(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + SLOW
-    while not all(node.has_stopped for node in nodes):
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.01)
@@ -105,6 +112,20 @@ def test_a_node_that_never_comes_is_named():
     ):
         assert stops(first)
     assert list(first.lost) == ["node3"]
+
+
+def test_a_node_that_is_lost_before_it_comes_is_missed_as_soon_as_any_other(monkeypatch, capfd):
+    """node3 starts slowly, but its machine is on; at node4 nobody has ever answered."""
+    answers = {"node2": [True], "node3": [True], "node4": [False]}
+    monkeypatch.setattr("pretrain.launch.knocks.is_on", lambda name, port, patience: answers[name][-1])
+    knocks = Knocks(lambda: {name: name for name in answers}, 20015)
+    with first_node(*answers, knocks=knocks) as (first, _):
+        assert comes_true(lambda: knocks._answered == {"node2", "node3"})
+        assert not first.has_stopped
+        answers["node2"].append(False)
+        assert stops(first)
+    assert list(first.lost) == ["node2"]
+    assert capfd.readouterr().err.startswith("espalier: node node2 is lost: it was on, and is silent for ")
 
 
 @pytest.mark.parametrize("how", ["silent", "closed"])

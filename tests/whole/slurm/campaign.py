@@ -18,31 +18,34 @@ import json
 import os
 import random
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from pretrain.recipe.load import load_recipe
 from tests.support.cluster import Cluster
 from tests.support.home import HOME
-from tests.support.tiny import losses, same_bits, tiny_corpus, tiny_recipe, train_until, write_recipe
+from tests.support.tiny import losses, same_bits, tiny_corpus, train_until, write_recipe
 from tests.support.workers import pool
 from tests.whole.slurm.faults import FAULTS, drawn, reach
 from tests.whole.slurm.watched import Watched
 
 NUM_NODES = 4
-NUM_FAULTS = 8
-"""In a run."""
-BOUNDARIES = (50, 100)
+FAULTS_IN_A_RUN = (3, 4)
+BOUNDARIES = (30, 60)
 CHANGES = dict(
     stages=[
-        {"name": "tied", "steps": 50},
-        {"name": "untied", "steps": 50, "grow": "unshare"},
+        {"name": "tied", "steps": 30},
+        {"name": "untied", "steps": 30, "grow": "unshare"},
         {"name": "deep", "steps": 20_000, "grow": "stack", "shape": {"layers": 4}},
     ],
     batch={"global": 12, "micro": 2},
@@ -60,45 +63,78 @@ NOTICED = re.compile(r"is lost:|continues on|goes back into the queue|SIG\w+ rec
 Line = dict[str, Any]
 
 
-def campaign(
-    cluster: Cluster, disk: Path, scratch: Path, num_faults: int, seed: int, first: Sequence[str]
-) -> Iterator[Line]:
+def campaign(scratch: Path, num_faults: int, seed: int, first: Sequence[str], kept: Path) -> Iterator[Line]:
+    """Runs until there have been `num_faults`. One that fails takes its cluster and disk with it."""
     draw, deck = random.Random(seed), list(first)
     corpus = tiny_corpus(scratch).directory
-    for number in range(-(-num_faults // NUM_FAULTS)):
-        has_dropout = bool((seed + number) % 2)
-        changes = CHANGES | (IN_MEMORY if has_dropout else WITHOUT_DROPOUT)
-        folder = scratch / f"run-{number}"
-        folder.mkdir()
-        recipe = write_recipe(folder / "tiny.yaml", corpus, **changes)
-        run = Watched(cluster, recipe, disk / f"run-{number}", disk, BOUNDARIES)
-        common = {"seed": seed, "run": number, "dropout": has_dropout}
-        try:
-            run.submit()
-            run.until(lambda run=run: run.step() > 0, "first step")
-            for _ in range(min(NUM_FAULTS, num_faults - number * NUM_FAULTS)):
-                yield common | strike(run, draw, deck)
-            run.train(5)
-            yield common | {"finished": True} | end(run, changes, corpus, folder)
-        except AssertionError as error:
-            yield common | {"failed": str(error)}
-        finally:
-            cluster.restore()
+    number, struck = 0, 0
+    compared: list[Future[Line]] = []
+    with ThreadPoolExecutor(1) as thread:  # runs are compared while the next one trains
+        while struck < num_faults:
+            with small_disk(scratch / f"disk-{number}") as disk, small_cluster(scratch, disk) as cluster:
+                is_whole = True
+                while struck < num_faults and is_whole:
+                    folder, has_dropout = scratch / f"run-{number}", bool((seed + number) % 2)
+                    folder.mkdir()
+                    changes = CHANGES | (IN_MEMORY if has_dropout else WITHOUT_DROPOUT)
+                    recipe = write_recipe(folder / "tiny.yaml", corpus, **changes)
+                    run = Watched(cluster, recipe, disk / folder.name, disk, BOUNDARIES)
+                    common: Line = {"seed": seed, "run": number, "dropout": has_dropout}
+                    for line in broken_run(run, draw, deck, min(draw.randint(*FAULTS_IN_A_RUN), num_faults - struck)):
+                        struck += "fault" in line
+                        if "finished" in line:
+                            compared.append(thread.submit(compare, common | line, folder))
+                        else:
+                            yield common | line
+                        if "failed" in line:
+                            is_whole = False
+                            run.keep(kept / f"{seed}-{number}")
+                    is_whole = is_whole and is_restored(cluster)
+                    number += 1
+                    while compared and compared[0].done():
+                        yield compared.pop(0).result()
+        yield from (future.result() for future in compared)
+
+
+def broken_run(run: Watched, draw: random.Random, deck: list[str], num_faults: int) -> Iterator[Line]:
+    """A line for each fault, and one for the run."""
+    began = time.monotonic()
+    try:
+        run.submit()
+        run.until(lambda: run.step() > 0, "first step")
+        for _ in range(num_faults):
+            line = strike(run, draw, deck)
+            yield line
+            if "failed" in line:
+                return
+        run.train(5)
+        yield {"finished": True} | end(run) | {"seconds": round(time.monotonic() - began)}
+    except Exception as error:  # whatever it is, the campaign goes on
+        yield {"failed": f"{type(error).__name__}: {error}"}
+
+
+def is_restored(cluster: Cluster) -> bool:
+    try:
+        cluster.restore()
+    except AssertionError as error:  # the next run has a new one
+        print(error, flush=True)
+        return False
+    return True
 
 
 def strike(run: Watched, draw: random.Random, deck: list[str]) -> Line:
-    """One fault, until the run trains again."""
+    """One fault, until the run trains again; or what it failed of."""
     kind, nodes, wanted = drawn(run, draw, deck)
     fault = FAULTS[kind]
-    moment = reach(run, wanted, draw)
-    step, starts, said, processes = run.step(), len(run.starts()), len(run.output()), run.processes()
-    line: Line = {"fault": kind, "moment": moment, "nodes": [node.name for node in nodes], "step": step}
-    line["ranks"] = len(run.nodes())
-    began = time.monotonic()
+    line: Line = {"fault": kind, "nodes": [node.name for node in nodes]}
     try:
+        line["moment"] = reach(run, wanted, draw)
+        step, starts, said, processes = run.step(), len(run.starts()), len(run.output()), run.processes()
+        line |= {"step": step, "ranks": len(run.nodes())}
+        began = time.monotonic()
         fault.hit(run, nodes)
         if fault.restarts:
-            run.until(lambda: is_noticed(run, said), f"word of: {kind}")
+            run.until(lambda: is_noticed(run, said), f"word of: {kind}", every=0.2)
             line["noticed"] = round(time.monotonic() - began, 1)
             if fault.start_again:
                 fault.start_again(run)
@@ -111,10 +147,12 @@ def strike(run: Watched, draw: random.Random, deck: list[str]) -> Line:
         run.repair_all()
         line["starts"] = len(run.starts()) - starts
         if fault.restarts:
-            run.until(lambda: not processes & run.processes(), f"end of what ran before: {kind}", patience=90)
+            run.until(
+                lambda: not processes & run.processes(), f"end of what ran before: {kind}", patience=90, every=0.3
+            )
             line["left_over"] = 0
-    except AssertionError as error:
-        raise AssertionError(f"{json.dumps(line)}\n{error}") from error
+    except Exception as error:
+        line["failed"] = f"{type(error).__name__}: {error}"
     return line
 
 
@@ -123,25 +161,33 @@ def is_noticed(run: Watched, said: int) -> bool:
     return NOTICED.search(run.output(), said) is not None or run.cluster.state(run.job) != "RUNNING"
 
 
-def end(run: Watched, changes: dict[str, Any], corpus: Path, scratch: Path) -> Line:
-    """Cancels the run and compares it with one of the same layouts, and without dropout with an undisturbed one."""
+def end(run: Watched) -> Line:
+    """Cancels the run and puts what it leaves beside its recipe."""
     run.cluster.cancel(run.job)
     run.cluster.wait(run.job, "CANCELLED", timeout=200)
-    run.until(lambda: not run.processes(), "end of all processes", patience=90)
+    run.until(lambda: not run.processes(), "end of all processes", patience=90, every=0.3)
+    shutil.copytree(run.folder, run.recipe.parent / "run")
     checkpoints = run.folder / "checkpoints"
     name = (checkpoints / "latest").read_text().strip()
     last = json.loads((checkpoints / name / "index.json").read_text())["run"]["progress"]["step"]
-    recipe = tiny_recipe(corpus, **changes)
     legs = layouts([(entry["step"], entry["ranks"]) for entry in run.starts()], last)
-    for ranks, until in legs:
-        pool(ranks).run(train_until, recipe, scratch / "reference", until)
-    line = {"steps": last, "legs": legs, "jobs": len(run.jobs)}
-    line["same_bits"] = same_bits(run.folder, scratch / "reference")
-    line["same_losses"] = losses(run.folder) == losses(scratch / "reference")
-    if "model" in changes:
-        pool(NUM_NODES).run(train_until, recipe, scratch / "undisturbed", last)
-        pairs = zip(losses(run.folder), losses(scratch / "undisturbed"), strict=True)
-        line["difference"] = max(abs(ours - theirs) / theirs for ours, theirs in pairs)
+    return {"steps": last, "legs": legs, "jobs": len(run.jobs)}
+
+
+def compare(line: Line, folder: Path) -> Line:
+    """With a run of the same layouts, and without dropout with an undisturbed one."""
+    recipe, run = load_recipe(folder / "tiny.yaml"), folder / "run"
+    try:
+        for ranks, until in line["legs"]:
+            pool(ranks).run(train_until, recipe, folder / "reference", until)
+        line |= {"same_bits": same_bits(run, folder / "reference")}
+        line |= {"same_losses": losses(run) == losses(folder / "reference")}
+        if not line["dropout"]:
+            pool(NUM_NODES).run(train_until, recipe, folder / "undisturbed", line["steps"])
+            pairs = zip(losses(run), losses(folder / "undisturbed"), strict=True)
+            line |= {"difference": max(abs(ours - theirs) / theirs for ours, theirs in pairs)}
+    except Exception as error:
+        line |= {"failed": f"{type(error).__name__}: {error}"}
     return line
 
 
@@ -174,6 +220,18 @@ def small_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@contextmanager
+def small_cluster(scratch: Path, disk: Path) -> Iterator[Cluster]:
+    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir=scratch))
+    cluster = Cluster(folder, NUM_NODES, shared=[scratch, disk, HOME, Path(sys.prefix)])
+    assert cluster.isolated, cluster.why_not_isolated
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
 def table(lines: Sequence[Line]) -> str:
     """Medians and worst of each kind of fault."""
     rows = [
@@ -199,21 +257,13 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def run_campaign(num_faults: int, seed: int, first: Sequence[str], output: Path) -> Iterator[Line]:
+    kept = output.with_suffix("") if output != Path(os.devnull) else Path(tempfile.gettempdir(), f"campaign-{seed}")
     with tempfile.TemporaryDirectory(prefix="campaign-") as name:
-        scratch = Path(name)
-        with small_disk(scratch / "disk") as disk:
-            (scratch / "slurm").mkdir()
-            cluster = Cluster(scratch / "slurm", NUM_NODES, shared=[scratch, disk, HOME, Path(sys.prefix)])
-            assert cluster.isolated, cluster.why_not_isolated
-            try:
-                cluster.start()
-                for line in campaign(cluster, disk, scratch, num_faults, seed, first):
-                    with output.open("a") as file:
-                        file.write(json.dumps(line) + "\n")
-                    print(json.dumps(line), flush=True)
-                    yield line
-            finally:
-                cluster.stop()
+        for line in campaign(Path(name), num_faults, seed, first, kept):
+            with output.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
+            yield line
 
 
 def main() -> None:
@@ -228,6 +278,7 @@ def main() -> None:
     options = parser.parse_args()
     lines = [json.loads(text) for file in options.table for text in file.read_text().splitlines()]
     if not lines:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the cluster, too
         os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
         lines = list(run_campaign(options.faults, options.seed, options.first, options.output))
     print(table(lines))

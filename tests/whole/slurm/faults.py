@@ -75,7 +75,10 @@ def _declare_down(run: Watched, first: Machine) -> None:
 def start_elsewhere(run: Watched) -> None:
     """While what ran on the first node may live on."""
     others = len(run.cluster.nodes) - 1
-    run.until(lambda: run.cluster.num_idle() >= others or run.cluster.state(run.job) == "RUNNING", "idle nodes")
+    run.until(
+        lambda: run.cluster.num_idle() >= others or run.cluster.state(run.job) == "RUNNING", "idle nodes", every=0.5
+    )
+    run.cluster.wait(run.job, "PENDING", "RUNNING", timeout=200)
     if run.cluster.state(run.job) != "RUNNING":
         run.cluster.start_now(run.job)
 
@@ -91,13 +94,12 @@ def queue_again(run: Watched) -> None:
 
 
 def preempt(run: Watched, nodes: Sequence[Machine]) -> None:
-    """SIGTERM, five seconds, SIGKILL, and back into the queue."""
+    """SIGTERM, five seconds, back into the queue, and SIGKILL."""
     run.cluster.signal(run.job, "TERM")
     time.sleep(5)
+    run.cluster.attempt("scontrol", "requeue", run.job)  # refused where the run has done it by itself
     for node in run.nodes():
         node.signal(signal.SIGKILL, "pretrain")
-    if run.cluster.state(run.job) == "RUNNING":
-        run.cluster.attempt("scontrol", "requeue", run.job)
 
 
 def requeue(run: Watched, nodes: Sequence[Machine]) -> None:
@@ -208,7 +210,9 @@ def reach(run: Watched, moment: str, draw: random.Random) -> str:
             return moment
         moment = "step"
     if moment == "checkpoint":
-        run.until(lambda: any(run.folder.glob("checkpoints/*.partial")), "a checkpoint that is being written")
+        run.until(
+            lambda: any(run.folder.glob("checkpoints/*.partial")), "a checkpoint that is being written", every=0.01
+        )
     elif moment == "step":
         run.train(draw.randint(1, 20))
         time.sleep(draw.uniform(0, 0.3))

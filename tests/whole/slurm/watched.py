@@ -1,6 +1,7 @@
 """A run on the test cluster as it looks from outside: its job, its output and what it writes to its folder."""
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -75,13 +76,26 @@ class Watched:
         wanted = self.step() + num_steps
         self.until(lambda: self.step() >= wanted, f"step {wanted}")
 
-    def until(self, condition: Callable[[], bool], what: str, patience: float = PATIENCE_SECONDS) -> None:
+    def until(
+        self, condition: Callable[[], bool], what: str, patience: float = PATIENCE_SECONDS, every: float = 0.05
+    ) -> None:
         deadline = time.monotonic() + patience
         while not condition():
             if time.monotonic() > deadline:
                 raise AssertionError(f"no {what} within {patience:.0f} s:\n{self.output()[-3000:]}")
-            time.sleep(0.01)
+            time.sleep(every)
 
     def repair_all(self) -> None:
         for node in self.cluster.nodes:
             self.cluster.repair(node)
+
+    def keep(self, folder: Path) -> None:
+        """What tells how it failed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [
+            *self.cluster.folder.glob("job-*.txt"),
+            *self.cluster.folder.glob("*.log"),
+            *self.folder.glob("*.json*"),
+        ]
+        for file in files:
+            shutil.copy(file, folder)
