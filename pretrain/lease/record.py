@@ -76,6 +76,11 @@ def file_of(folder: Path, start: int) -> Path:
     return folder / f"{start:05d}.json"
 
 
+def request_to(folder: Path, start: int) -> Path:
+    """The file by which a later start of its job asks a start to save and end."""
+    return folder / f"{start:05d}.leave"
+
+
 def numbers(folder: Path) -> list[int]:
     """Of the leases in a folder, in order."""
     with suppress(OSError):

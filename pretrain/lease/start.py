@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any
 
 from pretrain.launch.outcome import ExitCode, stops_first
 from pretrain.launch.slurm import say
-from pretrain.lease.record import RENEWAL_SECONDS, Lease, file_of, lease_of_this_process, newest_lease
+from pretrain.lease.record import RENEWAL_SECONDS, Lease, file_of, lease_of_this_process, newest_lease, request_to
 
 PARTIAL = ".partial"
 """How the name of an unfinished file or folder ends."""
@@ -101,6 +102,7 @@ class Start:
             os._exit(ExitCode.MISTAKE)
 
     def _renew(self) -> None:
+        was_asked = False
         while not self._ended.wait(RENEWAL_SECONDS):
             assert self._lease
             try:
@@ -109,6 +111,10 @@ class Start:
                 with suppress(OSError):  # a disk that is full, or away; what the run itself writes says so
                     os.utime(file_of(self.folder, self.number))
             self.check()
+            if request_to(self.folder, self.number).exists() and not was_asked:
+                was_asked = True
+                say(f"SLURM has started this job again elsewhere, which waits for the run: start {self.number} leaves")
+                os.kill(os.getpid(), signal.SIGTERM)  # as SLURM would if it could reach this node
 
     def _change(self, **values: Any) -> None:
         assert self._lease

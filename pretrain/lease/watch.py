@@ -8,7 +8,7 @@ from pathlib import Path
 from model.errors import UserError
 from pretrain.launch.job import job_name
 from pretrain.launch.slurm import say
-from pretrain.lease.record import Lease, file_of, is_gone, newest_lease
+from pretrain.lease.record import Lease, file_of, is_gone, newest_lease, request_to
 from pretrain.lease.start import Start
 
 POLL_SECONDS = 0.25
@@ -32,7 +32,8 @@ def wait_until_free(folder: Path) -> int:
     """Returns the number of the newest start, which is over; 0 if there was none.
 
     Waits as long as it takes for another start of the same job: cut off from SLURM, its ranks may live until their
-    watchdog ends them. Raises UserError when another job holds the run.
+    watchdog ends them. One rank alone misses nobody, so it is asked to leave. Raises UserError when another job holds
+    the run.
     """
     (seen, stamp), still_seconds, renewals = _look(folder), 0.0, 0
     looked, told = time.monotonic(), False
@@ -44,6 +45,9 @@ def wait_until_free(folder: Path) -> int:
         if not told and (renewals >= RENEWED or still_seconds > SILENT_SECONDS):
             say(_why_it_waits(seen, renewals > 0, folder.parent))
             told = True
+        if renewals == RENEWED and _is_replaced(seen):
+            with suppress(OSError):
+                request_to(folder, seen.start).touch()
         time.sleep(POLL_SECONDS)
         newest, newest_stamp = _look(folder)
         now = time.monotonic()
@@ -71,10 +75,15 @@ def _is_of_this_job(lease: Lease) -> bool:
     return lease.job is not None and lease.job == job_name()
 
 
+def _is_replaced(lease: Lease) -> bool:
+    """Whether SLURM has started its job again since."""
+    return "SLURM_JOB_ID" in os.environ and lease.requeued != os.environ.get("SLURM_RESTART_COUNT", "0")
+
+
 def _why_it_waits(lease: Lease, is_alive: bool, run: Path) -> str:
     if not is_alive:
         return f"the run in {run} is held by a start that does not answer ({lease.holder}); waiting {lease.seconds:g} s"
-    if "SLURM_JOB_ID" in os.environ and lease.requeued == os.environ.get("SLURM_RESTART_COUNT", "0"):
+    if "SLURM_JOB_ID" in os.environ and not _is_replaced(lease):
         return (
             f"another start of this job is active in {run} ({lease.holder}); waiting for its end: if both should "
             "train, give one of them another --name"

@@ -17,7 +17,7 @@ from pretrain.lease.record import lease_of_this_process
 from tests.support.launching import HOME
 
 HOLDER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from pretrain.lease import Start, record, start
 folder, seconds, lease_seconds, is_elsewhere = sys.argv[1:]
@@ -25,6 +25,7 @@ start.RENEWAL_SECONDS, record.LEASE_SECONDS = 0.1, float(lease_seconds)
 if is_elsewhere == "True":
     record._machine = lambda: "another machine"
 held = Start.claim(Path(folder), 1)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(held.end()))
 print("held", flush=True)
 time.sleep(float(seconds))
 held.end()
@@ -69,15 +70,16 @@ def test_another_job_that_is_alive_is_refused(held, leases, monkeypatch, job):
         wait_until_free(leases)
 
 
-def test_a_requeued_job_waits_for_the_start_before_it(held, leases, monkeypatch, capfd):
-    """However long that lives: its node may be cut off from SLURM, but not from the disk."""
+def test_a_requeued_job_waits_for_the_start_before_it_and_asks_it_to_leave(held, leases, monkeypatch, capfd):
+    """Which may be cut off from SLURM, but not from the disk, and alone on its node, so that it misses nobody."""
     monkeypatch.setenv("SLURM_JOB_ID", "71234")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    held(3, JOB_ID="71234", RESTART_COUNT="0")
+    held(600, JOB_ID="71234", RESTART_COUNT="0")
     assert wait_until_free(leases) == 1
     assert newest_lease(leases).ended
     said = capfd.readouterr().err
-    assert said.count("an earlier start of this job is still active") == said.count("\n") == 1
+    assert said.count("an earlier start of this job is still active") == 1
+    assert said.count("which waits for the run: start 1 leaves") == 1
 
 
 def test_two_steps_of_a_job_in_one_folder_are_told(held, leases, monkeypatch, capfd):
