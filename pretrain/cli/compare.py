@@ -28,7 +28,8 @@ def compare(
 
     Args:
         folders: Folders of finished runs: the target shape from scratch at several budgets, and the methods.
-        recipes: Instead of folders: recipes to train first, separated by commas. Finished runs are not repeated.
+        recipes: Instead of folders: recipes to train first, separated by commas, each at its own budget or at those
+            after it: mini@1000@2000@4000,stack-mini (steps; or hours: mini@0.5h). Finished runs are not repeated.
         seeds: Number of seeds for each recipe.
         minutes: Time limit for training. A run that is cut off saves itself and resumes next time.
         overrides: Override a value of every recipe, for example --set data.corpus=corpora/mine.
@@ -37,15 +38,16 @@ def compare(
         scale: A word for the size of the models, kept in the JSON.
         baseline: Names of the recipes to measure against, separated by commas. Defaults to those that train the
             target shape in one stage.
-        out: Folder for table, picture, page and JSON.
+        out: Folder for page, picture (PNG, SVG, PDF), JSON and CSV.
     """
-    from pretrain.compare.training import check_comparable, train_missing
+    from pretrain.compare.training import check_comparable, read_entries, train_missing
     from pretrain.compare.verb import compare as compare_runs
     from pretrain.runs.outputs import check_folder
 
     check_counts(seeds=[seeds], nproc=[nproc])
     check_folder("--out", out)
     if recipes:
-        check_comparable(recipes.split(","), overrides, nproc)
-        folders = tuple(train_missing(recipes.split(","), seeds, overrides, minutes, runs, nproc))
+        entries = read_entries(recipes)
+        check_comparable(entries, overrides, nproc)
+        folders = tuple(train_missing(entries, seeds, overrides, minutes, runs, nproc))
     compare_runs(folders, out, scale, baseline.split(",") if baseline else ())

@@ -102,7 +102,7 @@ def paired(method: Contender, baseline: Sequence[Contender], cost: str) -> Paire
 
 def read_off(curve: Sequence[Point], loss: float, cost: float) -> Reading:
     """cost of the from-scratch run that ends at `loss`, over `cost`."""
-    points = _frontier(curve)
+    points = frontier(curve)
     if loss <= points[-1][1]:
         return Reading(points[-1][0] / cost, ">=" if loss < points[-1][1] else "")
     if loss >= points[0][1]:
@@ -116,7 +116,7 @@ def read_off(curve: Sequence[Point], loss: float, cost: float) -> Reading:
 
 def loss_at(curve: Sequence[Point], cost: float) -> float:
     """The baseline's loss at a cost, interpolated in log cost; the nearest budget's beyond the ends."""
-    points = _frontier(curve)
+    points = frontier(curve)
     if cost <= points[0][0]:
         return points[0][1]
     for (cheap, high), (dear, low) in itertools.pairwise(points):
@@ -126,7 +126,7 @@ def loss_at(curve: Sequence[Point], cost: float) -> float:
     return points[-1][1]
 
 
-def _frontier(curve: Sequence[Point]) -> list[Point]:
+def frontier(curve: Sequence[Point]) -> list[Point]:
     """By cost, without budgets that a cheaper one beats (noise)."""
     points: list[Point] = []
     for cost, loss in sorted(curve):

@@ -16,15 +16,19 @@ HEADINGS = (
 
 
 def print_table(lines: Sequence[Line]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table_of(lines))
+
+
+def table_of(lines: Sequence[Line]) -> WholeTable:
     table = WholeTable(title="against from-scratch runs, each with its own full decay")
     for heading in HEADINGS:
         table.add_column(heading)
     for line in lines:
         table.add_row(*cells(line))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)
+    return table
 
 
 def cells(line: Line) -> list[str]:

@@ -1,8 +1,10 @@
 """Trains the missing runs of a comparison, as many as fit into some minutes."""
 
+import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import UserError
@@ -13,9 +15,45 @@ from pretrain.launch.start import train_arguments
 from pretrain.recipe import load_recipe, resolve
 
 
-def check_comparable(recipes: Sequence[str], overrides: Sequence[str], nproc: int) -> None:
+@dataclass(frozen=True)
+class Entry:
+    """A recipe at one budget."""
+
+    recipe: str
+    budget: str = ""
+    """Steps, or hours as `0.5h`; empty: the recipe's own."""
+
+    @property
+    def name(self) -> str:
+        """Of its runs, without the seed."""
+        return Path(self.recipe).stem + (f"-{self.budget}" if self.budget else "")
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        if not self.budget:
+            return ()
+        return (f"hours={self.budget[:-1]}",) if self.budget.endswith("h") else (f"steps={self.budget}",)
+
+
+def read_entries(text: str) -> list[Entry]:
+    """`mini@1000@2000,stack-mini`: recipes separated by commas, each at the budgets after it."""
+    return [entry for part in text.split(",") for entry in _entries(part.strip())]
+
+
+def _entries(text: str) -> Iterator[Entry]:
+    recipe, *budgets = text.split("@")
+    for budget in budgets:
+        if not re.fullmatch(r"[1-9][0-9_]*|[0-9]*\.?[0-9]+h", budget):
+            raise UserError(f"--recipes {text}: {budget!r} is no budget; write steps, or hours such as 0.5h")
+        yield Entry(recipe, budget)
+    if not budgets:
+        yield Entry(recipe)
+
+
+def check_comparable(entries: Sequence[Entry], overrides: Sequence[str], nproc: int) -> None:
     """Raises UserError where the losses of two recipes could not be compared after hours of training."""
-    read = [load_recipe(recipe, overrides) for recipe in recipes]
+    recipes = [entry.recipe for entry in entries]
+    read = [load_recipe(entry.recipe, (*overrides, *entry.overrides)) for entry in entries]
     tasks = [
         {f"data.{key}": value for key, value in recipe.data}
         | {"validation.rows": recipe.validation.rows}
@@ -32,9 +70,9 @@ def check_comparable(recipes: Sequence[str], overrides: Sequence[str], nproc: in
 
 
 def train_missing(
-    recipes: Sequence[str], seeds: int, overrides: Sequence[str], minutes: float, runs: Path, nproc: int
+    entries: Sequence[Entry], seeds: int, overrides: Sequence[str], minutes: float, runs: Path, nproc: int
 ) -> list[Path]:
-    """Trains every recipe under every seed that has no finished folder yet, until the minutes are spent.
+    """Trains every entry under every seed that has no finished folder yet, until the minutes are spent.
 
     Goes round by round, so that whatever time there is leaves whole rounds. The run that the end of the minutes
     interrupts saves itself, and resumes next time. Returns the folders that are finished.
@@ -42,14 +80,14 @@ def train_missing(
     deadline = time.monotonic() + minutes * 60
     finished: list[Path] = []
     for seed in range(seeds):
-        for recipe in recipes:
-            name = f"{Path(recipe).stem}-seed{seed}"
+        for entry in entries:
+            name = f"{entry.name}-seed{seed}"
             if not (runs / name / "summary.json").is_file():
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return finished
                 print(f"training {name}", file=sys.stderr)
-                arguments = train_arguments(recipe, (f"seed={seed}", *overrides), name, runs)
+                arguments = train_arguments(entry.recipe, (f"seed={seed}", *overrides, *entry.overrides), name, runs)
                 code = run_here(["pretrain", *arguments], nproc, seconds=left)
                 if time.monotonic() > deadline and not (runs / name / "summary.json").is_file():
                     print(f"{name}: out of time; it resumes from its latest checkpoint next time", file=sys.stderr)

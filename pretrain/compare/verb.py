@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pretrain.compare.csv_files import write_csv
 from pretrain.compare.judge import Line, judge
 from pretrain.compare.page import write_page
 from pretrain.compare.picture import draw
@@ -13,7 +14,7 @@ from pretrain.compare.table import print_table
 
 
 def compare(paths: Sequence[Path], out: Path, scale: str, baseline: Sequence[str] = ()) -> list[Line]:
-    """Reads finished runs and writes compare.json, compare.png and compare.html into `out`; prints the table.
+    """Reads finished runs and writes page, picture (PNG, SVG, PDF), JSON and CSV into `out`; prints the table.
 
     `baseline`: the recipes to measure against; left out, the target trained from scratch in one stage.
     """
@@ -25,11 +26,12 @@ def compare(paths: Sequence[Path], out: Path, scale: str, baseline: Sequence[str
     out.mkdir(parents=True, exist_ok=True)
     values = [line.to_json(scale) for line in lines if line.speedups]
     (out / "compare.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
-    draw(found, out / "compare.png")
+    write_csv(lines, out)
+    draw(found, out)
     note = mixed_precisions(runs)
     write_page(lines, out, note)
     print_table(lines)
     if note:
         print(note)
-    print(f"{out / 'compare.html'}, compare.png and compare.json")
+    print(f"{out / 'compare.html'}, compare.json, compare.csv, runs.csv and the picture as .png, .svg and .pdf")
     return lines

@@ -22,7 +22,7 @@ def processes_with(word: str) -> list[int]:
 def test_when_the_minutes_are_over_no_rank_trains_on(corpus, tmp_path, capsys):
     recipe = write_recipe(tmp_path / "tiny.yaml", corpus, stages=[{"name": "long", "steps": 99999}])
     runs = tmp_path / "runs"
-    assert training.train_missing([str(recipe)], 1, [], 0.2, runs, nproc=2) == []
+    assert training.train_missing(training.read_entries(str(recipe)), 1, [], 0.2, runs, nproc=2) == []
     assert processes_with(str(runs)) == []
     assert "tiny-seed0: out of time; it resumes from its latest checkpoint next time" in capsys.readouterr().err
 
@@ -45,7 +45,7 @@ def trained(monkeypatch, tmp_path):
 def test_runs_go_round_by_round_and_finished_ones_are_kept(trained, tmp_path):
     (tmp_path / "b-seed0").mkdir()
     (tmp_path / "b-seed0" / "summary.json").touch()
-    finished = training.train_missing(["a.yaml", "b"], 2, [], 1.0, tmp_path, nproc=1)
+    finished = training.train_missing(training.read_entries("a.yaml,b"), 2, [], 1.0, tmp_path, nproc=1)
     assert [folder.name for folder in finished] == ["a-seed0", "b-seed0", "a-seed1", "b-seed1"]
     assert trained == ["a-seed0", "a-seed1", "b-seed1"]
 
@@ -57,4 +57,13 @@ def test_runs_go_round_by_round_and_finished_ones_are_kept(trained, tmp_path):
 def test_a_run_that_fails_or_is_stopped_ends_the_comparison(monkeypatch, tmp_path, code, error):
     monkeypatch.setattr(training, "run_here", lambda *_, **__: code)
     with pytest.raises(error):
-        training.train_missing(["a"], 2, [], 1.0, tmp_path, nproc=1)
+        training.train_missing(training.read_entries("a"), 2, [], 1.0, tmp_path, nproc=1)
+
+
+def test_a_recipe_may_be_compared_at_several_budgets():
+    entries = training.read_entries("full.yaml@1000@2_000, stack-mini,mini@0.5h")
+    assert [entry.name for entry in entries] == ["full-1000", "full-2_000", "stack-mini", "mini-0.5h"]
+    assert [entry.overrides for entry in entries] == [("steps=1000",), ("steps=2_000",), (), ("hours=0.5",)]
+    for wrong in ("mini@", "mini@0", "mini@fast", "mini@1000@-2"):
+        with pytest.raises(UserError, match="is no budget; write steps, or hours such as 0.5h"):
+            training.read_entries(wrong)

@@ -1,5 +1,7 @@
 """The whole comparison on run folders made by hand: table, picture, page and JSON."""
 
+import csv
+import io
 import json
 import math
 import re
@@ -8,9 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from model.errors import UserError
 from pretrain.__main__ import main
+from pretrain.compare.table import table_of
 from pretrain.compare.verb import compare
 from tests.support.made_up import VALIDATION, made_up_recipe
 
@@ -63,7 +67,12 @@ def folders(tmp_path):
 
 
 def test_table_page_picture_and_json(folders, tmp_path, capsys):
-    compare(folders, tmp_path / "out", "mini")
+    lines = compare(folders, tmp_path / "out", "mini")
+    for width in (80, 120):
+        narrow = io.StringIO()
+        Console(file=narrow, width=width).print(table_of(lines))
+        shown = narrow.getvalue()
+        assert "…" not in shown and "2.00 (1.96..2.04)" in shown and max(map(len, shown.splitlines())) <= width
     line, small = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert (line["method"], small["method"]) == ("grown", "small")
     assert small["flop_speedup"] == pytest.approx(1.6)
@@ -87,6 +96,15 @@ def test_table_page_picture_and_json(folders, tmp_path, capsys):
     assert page.count("<td>stack</td>") == 3
     assert "<td>2.00 2.00 2.00, significant</td>" in page
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "compare.pdf").read_bytes().startswith(b"%PDF")
+    assert "<svg" in (tmp_path / "out" / "compare.svg").read_text()
+    rows = {row["name"]: row for row in csv.DictReader((tmp_path / "out" / "compare.csv").open())}
+    assert float(rows["grown"]["flops_speedup"]) == pytest.approx(2.0)
+    assert rows["base-100"]["flops_speedup"] == "" and rows["base-100"]["verdict"] == "baseline"
+    assert float(rows["grown"]["valid_loss_low"]) == pytest.approx(9 - math.log(200))
+    runs = list(csv.DictReader((tmp_path / "out" / "runs.csv").open()))
+    assert len(runs) == len(folders)
+    assert {row["seed"] for row in runs if row["name"] == "grown"} == {"0", "1", "2"}
 
 
 def test_an_unfinished_run_is_named(folders, tmp_path):
