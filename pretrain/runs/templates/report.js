@@ -2,7 +2,7 @@
 // Draws the page from the JSON above: curves against a choice of horizontal axis, tables, heat maps.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const WIDTH = 560, HEIGHT = 250, LEFT = 58, RIGHT = 12, TOP = 20, BOTTOM = 26;
+const WIDTH = 560, HEIGHT = 264, LEFT = 66, RIGHT = 12, TOP = 20, BOTTOM = 40;
 const AXES = {
   tokens: ["tokens", short], flops: ["FLOPs", short], seconds: ["time", clock], step: ["steps", short],
 };
@@ -79,20 +79,24 @@ function chart({ title, unit, series, smooth }) {
   }
   const format = AXES[axis][1];
   for (const value of ticks(x0, x1, 5)) {
-    plot.append(svg("text", { x: X(value), y: HEIGHT - 8, "text-anchor": "middle" }, format(value)));
+    plot.append(svg("text", { x: X(value), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, format(value)));
   }
+  const middle = (TOP + HEIGHT - BOTTOM) / 2;
+  plot.append(svg("text", { class: "title", x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 6 }, AXES[axis][0]));
+  plot.append(svg("text", { class: "title", transform: `translate(11 ${middle}) rotate(-90)` }, unit || title.toLowerCase()));
   for (const one of series) {
     const points = one.y.map((y, index) => [X(one.x[axis][index]), Y(y)]);
     const path = "M" + points.map((point) => point.map((value) => value.toFixed(1)).join(",")).join("L");
     plot.append(svg("path", { class: `line ${one.style}`, d: path }));
     if (one.dots) points.forEach(([cx, cy]) => plot.append(svg("circle", { class: `dot ${one.style}`, cx, cy, r: 2.4 })));
   }
-  for (const change of data.changes) {
-    const at = X(change.at[axis]);
+  data.changes.forEach((change, index) => {
+    const at = X(change.at[axis]), isRight = at > WIDTH / 2, y = HEIGHT - BOTTOM - 6 - 11 * (index % 3);
     const line = svg("line", { class: "growth", x1: at, x2: at, y1: TOP, y2: HEIGHT - BOTTOM });
     line.append(svg("title", {}, `${change.operator} at step ${change.step}`));
-    plot.append(line);
-  }
+    const beside = { class: "operator", x: isRight ? at - 4 : at + 4, y, "text-anchor": isRight ? "end" : "start" };
+    plot.append(line, svg("text", beside, change.operator));
+  });
   const caption = html("figcaption", {}, title);
   if (unit) caption.append(html("span", {}, unit));
   if (series.length > 1) {
@@ -161,11 +165,11 @@ function table(parent, title, columns, rows) {
 function heatMap({ title, rows, columns, values }) {
   const cell = { width: Math.min(40, 900 / columns.length), height: Math.max(3, Math.min(16, 480 / rows.length)) };
   const flat = values.flat(), low = Math.min(0, ...flat), high = Math.max(...flat);
-  const labelled = cell.height >= 10, left = labelled ? 12 + 6.3 * Math.max(...rows.map((row) => row.length)) : 20;
+  const every = Math.ceil(10 / cell.height), left = 12 + 6.3 * Math.max(...rows.map((row) => row.length));
   const plot = svg("svg", { viewBox: `0 0 ${left + cell.width * columns.length + 4} ${cell.height * rows.length + 22}` });
   plot.style.width = `${left + cell.width * columns.length + 4}px`;
   values.forEach((row, i) => {
-    if (labelled) plot.append(svg("text", { x: left - 6, y: (i + 0.5) * cell.height + 4, "text-anchor": "end" }, rows[i]));
+    if (i % every === 0) plot.append(svg("text", { x: left - 6, y: (i + 0.5) * cell.height + 4, "text-anchor": "end" }, rows[i]));
     row.forEach((value, j) => {
       const shade = (value - low) / (high - low || 1);
       const rect = svg("rect", { class: "cell", x: left + j * cell.width, y: i * cell.height, width: cell.width + 0.3,
