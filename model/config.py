@@ -9,7 +9,8 @@ from pydantic import ValidationError, model_validator
 from model.consistency import contradictions
 from model.errors import UserError, nearest
 from model.fields import Flag
-from model.shape import PlainBert
+from model.registry import takes
+from model.shape import PlainBert, Shape
 from model.variants.frozen_layers import WithFrozenLayers
 from model.variants.kernel_attention import WithKernelAttention
 from model.variants.layer_drop import WithLayerDrop
@@ -122,6 +123,17 @@ class BertConfig(
             text += f" on {self.num_blocks} shared block{'s'[: self.num_blocks > 1]}"
         variants = (f"{name} {_in_words(value)}" for name, value in self.variants.items())
         return ", ".join(chain([text], variants))
+
+
+@takes(Shape)
+def _add(variant: type[Shape]) -> None:
+    """A variant from elsewhere becomes another base, the first, as if the list above began with it."""
+    new = {name: field for name, field in variant.model_fields.items() if name not in Shape.model_fields}
+    if taken := new.keys() & BertConfig.model_fields.keys():
+        raise UserError(f"{variant.__name__}.{min(taken)}: model.{min(taken)} is there already; give it another name")
+    BertConfig.__bases__ = (variant, *BertConfig.__bases__)
+    BertConfig.model_fields.update(new)
+    BertConfig.model_rebuild(force=True)
 
 
 def _in_words(value: Any) -> str:

@@ -33,6 +33,7 @@ from growth.partial_shape import PartialShape
 from model.config import BertConfig
 from model.errors import UserError, nearest
 from model.fields import Flag
+from model.registry import takes
 
 OPERATORS: dict[str, type[Operator]] = {
     operator.name: operator
@@ -45,6 +46,14 @@ OPERATORS: dict[str, type[Operator]] = {
         Coalesce, Decoalesce, Interpolate, Rewind,
     )
 }  # fmt: skip
+
+
+@takes(Operator)
+def _add(operator: type[Operator]) -> None:
+    if operator.name in OPERATORS:
+        raise UserError(f"an operator {operator.name} is there already; give {operator.__name__} another name")
+    OPERATORS[operator.name] = operator
+
 
 __all__ = ["OPERATORS", "default_operators", "make_operator", "shape_change", "shapes"]
 

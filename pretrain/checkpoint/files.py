@@ -17,6 +17,7 @@ from model.errors import UserError
 from model.lazy import dist
 from model.parameters import parameter_table
 from pretrain.checkpoint.tensors import write_tensors, write_text
+from pretrain.settings.plugins import PluginError, load_plugins
 
 INDEX, CHECKSUMS = "index.json", "SHA256SUMS"
 FORMAT = 2
@@ -80,7 +81,14 @@ def read_index(path: Path) -> dict[str, Any]:
         index = json.loads((path / INDEX).read_text("utf-8"))
         if index["format"] != FORMAT:
             raise UserError(f"checkpoint {path} has format {index['format']}, this version reads {FORMAT}")
+        _load_variants(index)
     return index
+
+
+def _load_variants(index: dict[str, Any]) -> None:
+    """Loads the plugins of the run, if its shape has fields that are unknown without: else their code stays unread."""
+    if not index["config"].keys() <= BertConfig.model_fields.keys():
+        load_plugins(index["run"].get("recipe", {}).get("plugins", ()))
 
 
 @contextmanager
@@ -118,6 +126,7 @@ def _contradiction(path: Path, files: Set[str]) -> str | None:
         index = json.loads((path / INDEX).read_text("utf-8"))
         if index["format"] != FORMAT:
             return None  # reading says so
+        _load_variants(index)
         sizes: dict[str, dict[str, int]] = {}
         for name, spec in parameter_table(BertConfig(**index["config"])).items():
             file, step = index["parameters"][name]["file"], index["parameters"][name]["step"]
@@ -130,6 +139,8 @@ def _contradiction(path: Path, files: Set[str]) -> str | None:
                 return f"{file} has no {name} of shape {'x'.join(map(str, spec.shape))}"
         if not isinstance(index["run"], dict):
             return f"{INDEX} says nothing of the run"
+    except PluginError:
+        raise
     except MISFITS as fault:
         return _explained(fault)
     return None

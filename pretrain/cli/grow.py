@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import UseAppendAction
 
-from pretrain.cli.arguments import CheckpointPath
+from pretrain.cli.arguments import CheckpointPath, Plugins
 
 
 def grow(
@@ -14,6 +14,7 @@ def grow(
     out: Path,
     to: UseAppendAction[tuple[str, ...]] = (),
     operator: UseAppendAction[tuple[str, ...]] = (),
+    plugins: Plugins = (),
 ) -> None:
     """Change the shape of a checkpoint offline.
 
@@ -26,10 +27,13 @@ def grow(
         to: The shape to reach: a preset or FIELD=VALUE, for example --to layers=12 --to ffn=3072.
         operator: An operator to apply, for example --operator stack --operator '{widen: {axis: ffn}}'. Given several
             times, they are applied in order. Defaults to what `grow: auto` would choose.
+        plugins: A Python file with an operator of your own.
     """
     from pretrain.engine.distributed import process_group
+    from pretrain.settings.plugins import load_plugins
     from pretrain.use.grow import grow as grow_checkpoint
 
+    load_plugins(plugins)
     with process_group():
         source, target = grow_checkpoint(checkpoint, to, operator, out)
     if os.environ.get("RANK", "0") == "0":

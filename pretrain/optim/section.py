@@ -5,9 +5,10 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 
 from model.errors import UserError
+from model.registry import takes
 from pretrain.optim import OPTIMIZERS
 from pretrain.optim.options import OptimizerOptions
-from pretrain.settings.joined import joined, keys_of
+from pretrain.settings.joined import join, joined, keys_of
 
 _BY_NAME = {optimizer.name: optimizer for optimizer in OPTIMIZERS}
 _KEYS = {"name": (Literal[tuple(_BY_NAME)], OPTIMIZERS[0].name), **keys_of(OPTIMIZERS)}
@@ -32,3 +33,15 @@ class Optimizer(joined(_KEYS)):  # type: ignore[misc]
     def chosen(self) -> OptimizerOptions:
         """The options of the chosen optimizer alone."""
         return self.only(_BY_NAME[self.name])
+
+
+@takes(OptimizerOptions)
+def _add(optimizer: type[OptimizerOptions]) -> None:
+    if optimizer.name in _BY_NAME:
+        raise UserError(f"an optimizer {optimizer.name} is there already; give {optimizer.__name__} another name")
+    taken = [key for key in optimizer.__annotations__ if key in Optimizer.model_fields and key != "name"]
+    if taken:
+        raise UserError(f"{optimizer.__name__}.{taken[0]}: optimizer.{taken[0]} is there already; give it another name")
+    _BY_NAME[optimizer.name] = optimizer
+    new = {key: value for key, value in keys_of([optimizer]).items() if key not in Optimizer.model_fields}
+    join(Optimizer, {"name": (Literal[tuple(_BY_NAME)], OPTIMIZERS[0].name), **new})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import UserError, nearest
+from pretrain.settings.plugins import located
 from pretrain.settings.yaml_text import parse
 
 RECIPES = Path(__file__).parent / "shipped"
@@ -49,12 +50,15 @@ def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Both as one recipe: mappings are merged key by key; any other value above replaces the one below.
 
     A mapping of stages changes the stages below by name. A list of stages replaces them; `grow` is always replaced.
+    Plugins are those of both.
     """
     both = dict(below)
     for key, value in above.items():
         old = below.get(key)
         if key == "stages" and isinstance(value, dict) and isinstance(old, list):
             both[key] = _changed_stages(old, value)
+        elif key == "plugins" and isinstance(value, list) and isinstance(old, list):
+            both[key] = [*old, *value]
         elif isinstance(value, dict) and isinstance(old, dict) and key != "grow":
             both[key] = laid_over(old, value)
         else:
@@ -96,6 +100,10 @@ def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     values = parse(text, str(file))
     if not isinstance(values, dict):
         raise UserError(f"{file} is not a recipe: it must be a mapping of keys such as name, model and stages")
+    named = values.get("plugins")
+    named = [named] if isinstance(named, str) else named
+    if isinstance(named, list):
+        values["plugins"] = [located(name, file.parent) if isinstance(name, str) else name for name in named]
     below = values.pop("extends", None)
     if below is None:
         return values

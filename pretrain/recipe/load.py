@@ -12,6 +12,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 from model.errors import UserError, nearest
 from pretrain.recipe.library import read_values
 from pretrain.recipe.schema import Recipe
+from pretrain.settings.plugins import load_plugins, located
 from pretrain.settings.yaml_text import parse, shown
 
 
@@ -23,6 +24,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     values = read_values(str(path))
     for override in overrides:
         _apply(values, override)
+    named = values.get("plugins") or []
+    named = [named] if isinstance(named, str) else named
+    if isinstance(named, list) and all(isinstance(name, str) for name in named):
+        values["plugins"] = [located(name, Path.cwd()) for name in named]
+        load_plugins(values["plugins"])
     with explained(Recipe, str(path)):
         return Recipe.model_validate(values)
 

@@ -5,11 +5,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from model.errors import UserError
+from model.registry import takes
+from model.shape import Shape as ShapeOfModel
 from pretrain.data import Masking, Sampling
+from pretrain.optim.options import OptimizerOptions
 from pretrain.optim.section import Optimizer
 from pretrain.recipe.schedule import Shape
 from pretrain.recipe.shape_request import ShapeRequest
 from pretrain.settings.values import Amount, Hours, Number, Positive, PositiveAmount, Section
+from pretrain.stage_rules.base import StageRule
 from pretrain.stage_rules.split import Split
 from pretrain.stage_rules.until import Until
 
@@ -203,6 +207,10 @@ def _parse_grow(value: Any) -> Any:
     return [{operator: {}} if isinstance(operator, str) else operator for operator in operators]
 
 
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class Paper(Section):
     """What the paper of a method reports; `plan` prints it next to its own figures."""
 
@@ -224,6 +232,9 @@ class Recipe(Section):
     """Name of the run and of its folder under runs/. Defaults to the name of the file."""
     extends: Annotated[str | None, Field(exclude=True)] = None
     """Another recipe, by file or name, that this one builds on. This file then gives only what differs."""
+    plugins: Annotated[list[str], BeforeValidator(_as_list)] = Field([])
+    """Code of your own that the recipe uses: files, folders of packages, or modules, such as `[my_operators.py]`. Files
+    are looked for next to the recipe, then in the current folder ([plugins.md](plugins.md))."""
     paper: Paper | None = None
     steps: Positive | None = None
     """Optimizer steps of the whole run. Defaults to the sum of the stages' counts."""
@@ -258,6 +269,18 @@ class Recipe(Section):
     refused there. Use a higher ZeRO stage if memory is short."""
     validation: Validation = Validation()
     checkpoint: Checkpoint = Checkpoint()
+    trackers: list[Literal["wandb", "trackio"]] = Field([])
+    """Services that also get the curves: `wandb`, `trackio`. Their packages have to be installed, and set up on the
+    machine of rank 0. The run's folder gives the name, `WANDB_*` variables the rest."""
     faults: Faults = Faults()
     stages: Annotated[list[Stage], Field(min_length=1)]
     """The stages of the run, in order (below)."""
+
+
+@takes(ShapeOfModel)
+@takes(OptimizerOptions)
+@takes(StageRule)
+def _know_the_keys_of(plugin: type) -> None:
+    """Their own sections have the keys already."""
+    for section in (Stage, Recipe):
+        section.model_rebuild(force=True)

@@ -12,7 +12,10 @@ from pydantic import BaseModel, BeforeValidator, InstanceOf, create_model, model
 
 from growth.partial_shape import PartialShape
 from model.config import BertConfig
+from model.registry import takes
+from model.shape import Shape
 from pretrain.recipe.shares import SHARES, counted
+from pretrain.settings.joined import join
 from pretrain.settings.values import Section, Share, parse_share
 
 
@@ -52,6 +55,11 @@ class ShapeRequest(_Fields):
     @model_serializer
     def _as_written(self) -> dict[str, Any]:
         return {name: _written(value) for name, value in self.asked.items()}
+
+
+@takes(Shape)
+def _add(variant: type[Shape]) -> None:
+    join(ShapeRequest, {name: key for name, key in _request_fields() if name not in ShapeRequest.model_fields})
 
 
 def _written(value: Any) -> Any:

@@ -7,15 +7,23 @@ from typing import Any
 from model.config import PRESETS, BertConfig
 from model.errors import UserError
 from model.fields import ShareOf
+from model.registry import takes
+from model.shape import Shape
 from pretrain.settings.values import Share, parse_share
 
-SHARES: dict[str, ShareOf] = {
-    name: mark
-    for name, field in BertConfig.model_fields.items()
-    for mark in field.metadata
-    if isinstance(mark, ShareOf)
-}
+
+def _shares(shape: type[Shape]) -> dict[str, ShareOf]:
+    fields = shape.model_fields.items()
+    return {name: mark for name, field in fields for mark in field.metadata if isinstance(mark, ShareOf)}
+
+
+SHARES = _shares(BertConfig)
 """Fields of BertConfig that may be given as a share, each with the field of the run's model that it is a share of."""
+
+
+@takes(Shape)
+def _add(variant: type[Shape]) -> None:
+    SHARES.update(_shares(variant))
 
 
 def whole_model(model: Mapping[str, Any]) -> dict[str, Any]:

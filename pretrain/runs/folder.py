@@ -22,6 +22,7 @@ from pretrain.lease import LEASES, Start, hold, wait_until_free, whole_name
 from pretrain.recipe import Recipe
 from pretrain.recipe.noise import as_recorded, with_noise
 from pretrain.recipe.precision import with_precision
+from pretrain.settings.plugins import sources
 
 PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "tokenizers")
 
@@ -29,6 +30,7 @@ PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "tokenizers")
 FREE_KEYS = (
     *(("checkpoint",), ("faults",), ("validation",), ("layout",), ("deepspeed",), ("batch", "micro"), ("paper",)),
     *(("compile",), ("data", "corpus"), ("stages", "layout"), ("stages", "deepspeed"), ("stages", "batch", "micro")),
+    *(("plugins",), ("trackers",)),  # plugins may have moved
 )
 
 
@@ -41,6 +43,9 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.recipe = path / "recipe.yaml"
         self.versions = path / "versions.json"
+        self.plugins = path / "plugins"
+        """The code of the plugins that the recipe names, as it was at the first start."""
+        self.logs = path / "logs"
         self.plot = path / "loss.png"
         self.report = path / "report.html"
         self.leases = path / LEASES
@@ -53,6 +58,7 @@ class RunFolder:
         self.checked_shards = path / "checked-shards.json"
         self._written_first = {
             *(file.name for file in (self.leases, self.recipe, self.versions, self.checked_shards, self.regroup)),
+            *(self.plugins.name, self.logs.name),
             "lock",  # of earlier versions
         }
         """What a run writes before it takes a step."""
@@ -142,6 +148,16 @@ class RunFolder:
     def _create(self, recipe: Recipe) -> None:
         replace_text(self.recipe, yaml.safe_dump(_as_json(recipe), sort_keys=False), self.start)
         replace_text(self.versions, json.dumps(versions(), indent=1) + "\n", self.start)
+        for name in recipe.plugins:
+            for file, text in sources(name).items():
+                self._keep(self.plugins / file, text)
+
+    def _keep(self, file: Path, text: str) -> None:
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(file, text, self.start)
+        elif file.read_text("utf-8") != text:
+            print(f"espalier: the plugin {file.name} has changed since the run began; {file} is how it was")
 
 
 def _as_json(recipe: Recipe) -> dict[str, Any]:

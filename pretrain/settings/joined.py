@@ -19,6 +19,12 @@ def joined(keys: dict[str, Key]) -> Any:
     return create_model(JOINED, __base__=Section, **keys)  # type: ignore[call-overload]
 
 
+def join(section: type[Section], keys: dict[str, Key]) -> None:
+    """Gives a section more keys, or other types to those it has. Models that contain it have to be rebuilt after it."""
+    section.model_fields.update(joined(keys).model_fields)
+    section.model_rebuild(force=True)
+
+
 def keys_of(sections: Iterable[type[Section]]) -> dict[str, Key]:
     """The keys of several sections, in order, each once. Sections share a key only by inheriting it."""
     keys: dict[str, Key] = {}

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import model_validator
 
 from model.errors import UserError
-from pretrain.settings.joined import joined
+from model.registry import takes
+from pretrain.settings.joined import join, joined
 from pretrain.settings.values import Amount
 from pretrain.stage_rules import STAGE_RULES
 from pretrain.stage_rules.base import StageRule, Watch
@@ -40,6 +41,13 @@ class Until(joined({rule.key: (rule | None, None) for rule in STAGE_RULES})):  #
     def in_steps(self, count: Callable[[Amount], int]) -> Until:
         """The rules with their shares of the run as counts of steps."""
         return self.model_copy(update={rule.key: rule.in_steps(count) for rule in self.rules})
+
+
+@takes(StageRule)
+def _add(rule: type[StageRule]) -> None:
+    if rule.key in Until.model_fields:
+        raise UserError(f"a rule until.{rule.key} is there already; give {rule.__name__} another key")
+    join(Until, {rule.key: (rule | None, None)})
 
 
 def rules_of(stage: StageView) -> dict[str, StageRule]:

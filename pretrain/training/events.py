@@ -5,14 +5,16 @@ The trainer calls each of its hooks at the places that `Hook` defines. A hook ov
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from deepspeed.runtime.engine import DeepSpeedEngine
-
-from model.batch import Batch
 from pretrain.checkpoint.progress import Decision, Progress
 from pretrain.data import Corpus
 from pretrain.recipe import ResolvedStage, Run
+
+if TYPE_CHECKING:
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    from model.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class TrainerView(Protocol):
     run: Run
     stage: ResolvedStage
     corpus: Corpus
-    engine: DeepSpeedEngine
+    engine: "DeepSpeedEngine"
     progress: Progress
     activity: Activity
 
@@ -99,7 +101,7 @@ class TrainerView(Protocol):
     def start_activity(self, name: str) -> None:
         """Tells the watchdog what this rank does from now on."""
 
-    def probe(self, stage: ResolvedStage, sequence: int | None = None) -> list[Batch]:
+    def probe(self, stage: ResolvedStage, sequence: int | None = None) -> "list[Batch]":
         """This rank's part of a few validation rows."""
 
     def flops_per_token(self, stage: ResolvedStage) -> float:

@@ -4,6 +4,7 @@ The plain process imports torch only for what cannot be known without: it takes 
 """
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 from model.errors import UserError
@@ -35,6 +36,9 @@ def check_run(
     run = resolve(recipe, corpus.vocab_size, usable_ranks(recipe, num_ranks))
     if run.stages[0].precision == "fp16" and not torch.cuda.is_available():
         raise UserError("precision fp16 needs a GPU; choose bf16 or fp32")
+    for tracker in recipe.trackers:
+        if find_spec(tracker) is None:
+            raise UserError(f"trackers: {tracker} is not installed here; pip install {tracker}, or leave it out")
     if recipe.compile is True:
         check_compiler()
     run_folder.check(recipe)

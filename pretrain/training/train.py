@@ -25,6 +25,7 @@ from pretrain.recipe import Recipe, Run
 from pretrain.recipe.decisions import decided
 from pretrain.recipe.precision import precision_in_words
 from pretrain.runs.folder import RunFolder
+from pretrain.runs.rank_log import logged
 from pretrain.training.events import Hook
 from pretrain.training.hooks import make_hooks
 from pretrain.training.hooks.journal import record_stop
@@ -46,7 +47,7 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = (), trust_
             say_once(line)
     _show(f"opened {recipe.data.corpus}")
     dist.barrier()  # every rank has looked at the folder before rank 0 writes to it
-    with run_folder.opened(run.recipe):
+    with run_folder.opened(run.recipe), logged(run_folder.logs, dist.get_rank(), run_folder.start.number):
         if _num_nodes() > 1:
             start_up.finished("corpus")
             nodes = survey(folder)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from growth.state import TrainingState
+from growth.state import Record, TrainingState
 from model.batch import Batch
 from model.bert import BertForPreTraining
 from model.errors import UserError
@@ -26,6 +26,8 @@ class Trained(NamedTuple):
     vocabulary: Vocabulary
     run: dict[str, Any]
     """What the checkpoint holds about its run: recipe, sequence length, progress."""
+    records: dict[str, Record]
+    """Weights and moments, by parameter."""
 
 
 def open_trained(path: Path, corpus: str | None = None) -> Trained:
@@ -35,7 +37,7 @@ def open_trained(path: Path, corpus: str | None = None) -> Trained:
     """
     checkpoint = find_checkpoint(path)
     state, run = load_checkpoint(checkpoint)
-    return Trained(_model(state), open_vocabulary(run, corpus, checkpoint), run)
+    return Trained(_model(state), open_vocabulary(run, corpus, checkpoint), run, state.records)
 
 
 def open_vocabulary(run: dict[str, Any], corpus: str | None, checkpoint: Path) -> Vocabulary:

@@ -6,49 +6,17 @@ a steady part and noise. After the change they are what the operator says of gra
 model); where an operator has no such say, the case gives the model.
 """
 
-import zlib
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from growth.change import ShapeChange
 from growth.operators import OPERATORS
-from growth.state import Record
+from growth.testing import Gradients, assert_in_size, mapped, noise, ratios, trained
 from model.config import BertConfig
 from model.parameters import parameter_table
 from tests.support.proving import change_of, tiny
-
-BETAS, EPS = (0.9, 0.999), 1e-12
-START, STEPS_AFTER = 3000, 12
-MEAN_SQUARE_STEPS, MOMENTUM_STEPS = 300, 60
-"""Steps of the stream from which the moments at START are made."""
-
-Draw = Callable[[str, int], Tensor]
-"""The gradient of a parameter at a step; the same whenever it is asked for."""
-
-
-def noise(shape: tuple[int, ...], *key: object) -> Tensor:
-    generator = torch.Generator().manual_seed(zlib.crc32(repr(key).encode()))
-    return torch.randn(shape, generator=generator)
-
-
-class Gradients:
-    """A stationary stream for every parameter of a shape."""
-
-    def __init__(self, config: BertConfig, seed: int = 0):
-        self.seed = seed
-        self.scale, self.mean = {}, {}
-        random = torch.Generator().manual_seed(seed)
-        for name, spec in parameter_table(config).items():
-            self.scale[name] = 0.5 + torch.rand(spec.shape, generator=random)
-            self.mean[name] = 0.3 * torch.randn(spec.shape, generator=random)
-
-    def draw(self, name: str, step: int) -> Tensor:
-        scale = self.scale[name]
-        return scale * (self.mean[name] + noise(scale.shape, self.seed, name, step))
 
 
 class Uses:
@@ -69,66 +37,6 @@ class Uses:
             return self.of_layer(name, step)
         layers = self.together.layers_of(spec.block)
         return torch.stack([self.of_layer(f"blocks.{layer}.{spec.local_name}", step) for layer in layers]).mean(0)
-
-
-def adam(record: Record, gradient: Tensor) -> tuple[Record, Tensor]:
-    """One step: the record after it, and update / lr."""
-    exp_avg = torch.lerp(record.exp_avg, gradient, 1 - BETAS[0])
-    exp_avg_sq = torch.lerp(record.exp_avg_sq, gradient.square(), 1 - BETAS[1])
-    step = record.step + 1
-    update = exp_avg / (1 - BETAS[0] ** step) / ((exp_avg_sq / (1 - BETAS[1] ** step)).sqrt() + EPS)
-    return Record(record.weight, exp_avg, exp_avg_sq, step), update
-
-
-def rms(tensor: Tensor) -> float:
-    return tensor.square().mean().sqrt().item()
-
-
-def trained(config: BertConfig, draw: Draw) -> tuple[dict[str, Record], dict[str, float]]:
-    """The state after START steps of the stream, and the usual update of each parameter (over its last 30 steps)."""
-    state, sizes = {}, {}
-    for name, spec in parameter_table(config).items():
-        # The early steps weigh nothing any more but for the mean square they have left.
-        step = START - MOMENTUM_STEPS
-        squares = sum(draw(name, number).square() for number in range(MEAN_SQUARE_STEPS)) / MEAN_SQUARE_STEPS
-        exp_avg_sq = squares * (1 - BETAS[1] ** step)
-        record = Record(0.1 * noise(spec.shape, name), torch.zeros(spec.shape), exp_avg_sq, step)
-        updates = []
-        for number in range(MEAN_SQUARE_STEPS, MEAN_SQUARE_STEPS + MOMENTUM_STEPS):
-            record, update = adam(record, draw(name, number))
-            updates.append(rms(update))
-        state[name], sizes[name] = record, sum(updates[-30:]) / 30
-    return state, sizes
-
-
-def ratios(
-    change: ShapeChange, state: dict[str, Record], sizes: dict[str, float], new_gradient: Draw
-) -> dict[str, tuple[float, float]]:
-    """For every new parameter, its smallest and largest update after the change by the usual one before."""
-    usual = sum(sizes.values()) / len(sizes)
-    result = {}
-    for name in parameter_table(change.target):
-        record = change.record(name, state.__getitem__)
-        found = []
-        for step in range(START, START + STEPS_AFTER):
-            record, update = adam(record, new_gradient(name, step))
-            found.append(rms(update) / sizes.get(name, usual))
-        result[name] = (min(found), max(found))
-    return result
-
-
-def assert_in_size(found: dict[str, tuple[float, float]]) -> None:
-    for name, (smallest, largest) in found.items():
-        assert smallest > 1 / 1.5 and largest < 1.5, (name, smallest, largest)
-
-
-def mapped(change: ShapeChange, state: dict[str, Record], draw: Draw) -> Draw:
-    """New gradients by the operator's own word: what it makes of an exp_avg equal to a gradient."""
-
-    def new_gradient(name: str, step: int) -> Tensor:
-        return change.record(name, lambda old: replace(state[old], exp_avg=draw(old, step))).exp_avg
-
-    return new_gradient
 
 
 # Wide enough that the RMS of a single bias says something.

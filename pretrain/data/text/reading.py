@@ -5,12 +5,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.errors import UserError
+from model.registry import takes
 from pretrain.data.text.sources import FILE_FORMATS, NAMED_TEXTS, limits
-from pretrain.data.text.sources.base import Block, FileFormat, TextFormat, gathered
+from pretrain.data.text.sources.base import Block, FileFormat, NamedText, TextFormat, gathered
 from pretrain.data.text.sources.built_in import BUILT_IN
 from pretrain.data.text.sources.streams import COMPRESSIONS
 
 _FORMATS = {file_format.ending: file_format for file_format in FILE_FORMATS}
+_NAMED = [*NAMED_TEXTS]
+
+
+@takes(FileFormat)
+def _add_format(kind: type[FileFormat]) -> None:
+    if kind.ending in _FORMATS:
+        raise UserError(f"files that end in {kind.ending} are read already; give {kind.__name__} another ending")
+    _FORMATS[kind.ending] = kind()
+
+
+@takes(NamedText)
+def _add_text(kind: type[NamedText]) -> None:
+    _NAMED.insert(0, kind())
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,7 @@ def _read(source: Input, format: TextFormat) -> Iterator[Block]:
         except OSError as error:
             raise UserError(f"{source.path} cannot be read: {error.strerror or error}") from error
         return
-    named = next(text for text in NAMED_TEXTS if text.knows(source.name))
+    named = next(text for text in _NAMED if text.knows(source.name))
     yield from gathered(named.read(source.name, format))
 
 

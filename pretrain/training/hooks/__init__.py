@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch.distributed as dist
 
+from model.registry import added
 from pretrain.recipe import Recipe
 from pretrain.runs.folder import RunFolder
 from pretrain.training.events import Hook
@@ -31,6 +32,7 @@ from pretrain.training.hooks.silent_errors import SilentErrors
 from pretrain.training.hooks.slow_ranks import SlowRanks
 from pretrain.training.hooks.stage_ends import StageEnds
 from pretrain.training.hooks.start_up import StartUp
+from pretrain.training.hooks.trackers import Tracker
 from pretrain.training.hooks.update_size import UpdateSizes
 from pretrain.training.hooks.watchdog import Watchdog
 
@@ -53,6 +55,7 @@ def make_hooks(recipe: Recipe, folder: RunFolder, rollbacks: Rollbacks, extra: S
         UpdateSizes(),
         EqualUnits(),
         Coefficients(),
+        *(hook() for hook in added(Hook)),
         *extra,
     ]
     on_rank_0: list[Hook] = [
@@ -60,6 +63,7 @@ def make_hooks(recipe: Recipe, folder: RunFolder, rollbacks: Rollbacks, extra: S
         Journal(folder, recipe.faults.notify),  # before Metrics, which drop the steps that a restart loses
         StartUp(),  # these two before Metrics, which write their events
         Memory(),
+        *(Tracker(name, folder) for name in recipe.trackers),  # before Metrics, which write their events
         Metrics(folder),
         ConsoleDisplay(),
         LossPicture(folder),  # after Metrics, whose file it draws

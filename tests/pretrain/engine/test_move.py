@@ -23,8 +23,9 @@ from tests.support.workers import pool
 SHARED = CONFIG.replace(layers=4, sharing=2)
 
 
-def grow(config, operators, wanted, old, new) -> tuple[bool, list[float], dict[str, int]]:
-    """Trains 4 steps, moves from layout `old` to `new` (tp, stage, precision), trains 4 more."""
+def grow(config, operators, wanted, old, new) -> tuple[bool, list[float], bool]:
+    """Trains 4 steps, moves from layout `old` to `new` (tp, stage, precision), trains 4 more. Whether the state was
+    right after the move, the losses, and whether every step has gone on from where the change put it."""
     made = [make_operator(name, options) for name, options in operators]
     engine = start(config, settings(*old))
     train(engine, 0, 4)
@@ -41,7 +42,8 @@ def grow(config, operators, wanted, old, new) -> tuple[bool, list[float], dict[s
     losses = train(engine, 4, 4)
     steps = {name: record.step for name, record in whole_state(read_state(engine)).items()}
     destroy(engine)
-    return same(expected, read_back), losses, steps
+    went_on = steps == {name: record.step + 4 for name, record in expected.items()}
+    return same(expected, read_back), losses, went_on
 
 
 UNSHARE = [("unshare", {"correlation": 0.4})]
@@ -63,10 +65,10 @@ STACK = [("stack", {})]
 )
 def test_state_read_back_is_the_change_applied_unsharded(ranks, config, operators, wanted, old, new):
     results = pool(ranks).run(grow, config, operators, wanted, old, new)
-    for is_same, losses, steps in results:
+    for is_same, losses, went_on in results:
         assert is_same
         assert losses == results[0][1]
-        assert set(steps.values()) == {8}, "steps are carried and go on"
+        assert went_on
 
 
 PRE = CONFIG.replace(norm="pre")
@@ -111,10 +113,10 @@ def test_every_operator_has_a_cell():
 def test_every_operator_in_an_engine(config, name, options, wanted, tp, dp, stage):
     layout = (tp, stage, "fp32")
     results = pool(tp * dp).run(grow, config, [(name, options)], wanted, layout, layout)
-    for is_same, losses, steps in results:
+    for is_same, losses, went_on in results:
         assert is_same
         assert losses == results[0][1]
-        assert set(steps.values()) == {4 if name == "rewind" else 8}
+        assert went_on
 
 
 def norm_and_rules_after_growth(tp: int, stage: int) -> tuple[float, bool, bool]:

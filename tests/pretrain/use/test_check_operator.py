@@ -1,0 +1,85 @@
+"""`check_operator` passes what does its duty, in an engine too, and says what an operator does wrong."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from growth.change import ShapeChange
+from growth.operators import make_operator
+from growth.operators.append_top import AppendTop
+from growth.operators.base import Inputs
+from growth.state import Record
+from model.config import BertConfig
+from model.parameters import ParameterSpec
+from pretrain.use.check_operator import SMALL, check_operator
+from tests.support.page_code import blocks
+from tests.support.workers import pool
+
+
+def of_the_page(name: str) -> type:
+    """An operator of docs/adding-an-operator.md."""
+    scope: dict = {"__name__": "pages"}
+    (text,) = (block.text for block in blocks("adding-an-operator.md") if f"class {name}(" in block.text)
+    exec(text, scope)
+    return scope[name]
+
+
+def check_page(name: str, layers: int, in_engine: bool) -> None:
+    check_operator(of_the_page(name)(), {"layers": layers}, in_engine=in_engine)
+
+
+@pytest.mark.parametrize(("name", "layers"), [("DropLayers", 1), ("FreshLayers", 4)])
+def test_the_operators_of_the_page_do_their_duty(name, layers):
+    pool(1).run(check_page, name, layers, True)
+
+
+def test_so_do_operators_that_read_a_saved_state_or_preserve_it():
+    check_operator(make_operator("rewind", {"checkpoint": "first"}), {}, in_engine=False)
+    check_operator(make_operator("tile_ffn", {}), {"ffn": 192}, tier=2, in_engine=False)
+
+
+def broken(change_record: Callable[[ParameterSpec, Record], Record]) -> AppendTop:
+    """Appends a copy of the top layer, and spoils its records."""
+
+    class Broken(AppendTop):
+        name = "broken"
+
+        def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
+            copies = super().rule(source, target, inputs)
+
+            def rule(spec, fetch):
+                record = copies.record(spec.name, fetch)
+                return change_record(spec, record) if spec.block == 2 else record
+
+            return ShapeChange(source, target, rule)
+
+    return Broken()
+
+
+@pytest.mark.parametrize(
+    ("change_record", "tier", "message"),
+    [
+        (lambda spec, record: replace(record, weight=record.weight / 0), 3, "blocks.2.* is not finite"),
+        (lambda spec, record: replace(record, weight=torch.randn_like(record.weight)), 3, "draw it from a seed"),
+        (lambda spec, record: replace(record, exp_avg_sq=-record.exp_avg_sq), 3, "negative second moment"),
+        (lambda spec, record: replace(record, step=9000), 3, "is at step 9000, after 3000"),
+        (lambda spec, record: replace(Record.fresh(record.weight), step=record.step), 3, "use Record.fresh"),
+        (
+            lambda spec, record: replace(record, exp_avg_sq=record.exp_avg_sq / 9),
+            3,
+            "updates of .* grow to 2.97 times their size",
+        ),
+        (lambda spec, record: record, 1, "tier 1, but the loss goes from"),
+    ],
+)
+def test_what_an_operator_does_wrong_is_said(change_record, tier, message):
+    with pytest.raises(AssertionError, match=message):
+        check_operator(broken(change_record), {"layers": 3}, SMALL, tier, in_engine=False)
+
+
+def test_a_wrong_prediction_of_gradients_is_not_tier_2():
+    tile = make_operator("tile_ffn", {"moments": "copy"})
+    with pytest.raises(AssertionError, match="tier 2, but the gradient of"):
+        check_operator(tile, {"ffn": 192}, tier=2, in_engine=False)
