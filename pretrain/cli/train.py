@@ -148,16 +148,18 @@ def train_as_rank(
     trust_pickle: bool,
 ) -> None:
     """Trains, as one process among others. Signals are heard before torch is loaded."""
-    from pretrain.engine import signals
-    from pretrain.recipe import load_recipe
+    with start_up.importing():
+        from pretrain.engine import signals
+        from pretrain.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     folder = folder_of(loaded, name, runs)
     signals.listen(loaded.faults.signals)
-    from pretrain.engine.distributed import process_group
-    from pretrain.engine.idle import first_ranks
-    from pretrain.recipe.ranks import idle_ranks, usable_ranks
-    from pretrain.training.train import train as train_recipe
+    with start_up.importing():
+        from pretrain.engine.distributed import process_group
+        from pretrain.engine.idle import first_ranks
+        from pretrain.recipe.ranks import idle_ranks, usable_ranks
+        from pretrain.training.train import train as train_recipe
 
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if is_first() and (line := idle_ranks(loaded, num_ranks)):

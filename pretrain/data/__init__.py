@@ -8,11 +8,11 @@ from pretrain.data.index import DataPosition
 from pretrain.data.masking import Masking
 from pretrain.data.sampling import Sampling
 from pretrain.data.text.options import PrepareOptions, Progress
-from pretrain.data.text.prepare import prepare
 from pretrain.data.text.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
     from pretrain.data.batches import TrainingData, unigram_baseline, validation_batches
+    from pretrain.data.text.prepare import prepare
 
 __all__ = [
     "Corpus",
@@ -30,7 +30,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The names above that need torch: preparing a corpus does not, and its worker processes should not wait for it."""
+    """The names above that need torch, which preparing a corpus does not, or the worker processes of preparing."""
     if name in __all__:
-        return getattr(import_module("pretrain.data.batches"), name)
+        module = "pretrain.data.text.prepare" if name == "prepare" else "pretrain.data.batches"
+        return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

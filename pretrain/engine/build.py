@@ -21,6 +21,7 @@ from pretrain.engine.config_file import DEFAULT_BUCKET, overlaps_messages
 from pretrain.engine.distributed import device
 from pretrain.engine.norm import mark_split_gradients
 from pretrain.engine.unused import skip_unused_work
+from pretrain.engine.without_compiler import keep_compiler_out
 from pretrain.engine.zero import prime_optimizer
 from pretrain.optim.groups import GroupRules, parameter_groups
 from pretrain.optim.options import MakeOptimizer
@@ -65,6 +66,8 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     in_whole_blocks = gather_whole_blocks(model)
     if settings.compile:
         compile_blocks(model)
+    else:
+        keep_compiler_out()
     optimizer = settings.make_optimizer(parameter_groups(model, steps, settings.groups))
     if type(optimizer) not in ZERO_SUPPORTED_OPTIMIZERS:
         ZERO_SUPPORTED_OPTIMIZERS.append(type(optimizer))  # or DeepSpeed warns that it is untested

@@ -113,8 +113,9 @@ def data_parallel_sum(tensor: torch.Tensor) -> torch.Tensor:
 def _skip_shared_memory_kernel() -> None:
     """DeepSpeed 0.19.8 compiles a shared-memory all-reduce when it starts on CPU and dies without a compiler.
 
-    Only its inference uses that kernel. Marked as incompatible with this machine, it is not built.
+    Only its inference uses that kernel. Marked as incompatible with this machine, it is not built. (DeepSpeed would
+    find out about all its kernels instead, by running the compiler.)
     """
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
     if builder is not None:
-        deepspeed.ops.__compatible_ops__[builder.NAME] = False
+        deepspeed.ops.__compatible_ops__ = {builder.NAME: False}

@@ -9,13 +9,14 @@ import os
 import signal
 import sys
 
-from pretrain.launch import leash
+from pretrain.launch import leash, start_up
 from pretrain.launch.outcome import ExitCode, is_known, shell_code
 
 
 def main(arguments: list[str]) -> int:
     os.environ[leash.PARENT] = str(os.getpid())  # for the ranks
-    from torch.distributed.run import main as torchrun
+    with start_up.importing():
+        from torch.distributed.run import main as torchrun
 
     # Nothing but failures is logged by these, and those are reported below.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)

@@ -18,6 +18,6 @@ class AdamWOptions(OptimizerOptions):
 
 
 def adamw(betas: tuple[float, float], eps: float) -> MakeOptimizer:
-    from torch.optim import AdamW
+    from pretrain.optim.adamw_step import AdamW
 
     return lambda groups: AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
