@@ -295,12 +295,15 @@ class Cluster:
         environment: dict[str, str] | None = None,
         folder: Path | None = None,
         input: str | None = None,
+        timeout: float = 120,
     ) -> subprocess.CompletedProcess[str]:
         """As `run`, for commands that may fail."""
         words = (on or self.login).command("env", f"--chdir={folder or HOME}", *command)
         environment = {**self._environment, **(environment or {})}
         stdin = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
-        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False, **stdin)
+        return subprocess.run(
+            words, env=environment, capture_output=True, text=True, timeout=timeout, check=False, **stdin
+        )
 
     def _field(self, job: str, name: str) -> str:
         return _value(self.run("scontrol", "show", "job", job), name)
