@@ -1,5 +1,6 @@
-"""Moves state between an engine's fragments and the ranks that own the logical tensors, one parameter at a time."""
+"""Moves state between an engine's fragments and the ranks that own the logical tensors."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -11,14 +12,11 @@ from growth.state import TENSORS, Fetch, Record, TrainingState, assign_owners
 from model.bert import BertForPreTraining
 from model.config import BertConfig
 from model.parallel.layout import ParallelLayout
-from model.parallel.tensor import local_shape, unshard
-from model.parameters import ParameterSpec, parameter_table
+from model.parameters import parameter_table
 from pretrain.engine.distributed import device
+from pretrain.engine.gather import Division, gather
 from pretrain.engine.host_memory import return_freed_memory
-from pretrain.engine.zero import Fragment, current_steps, fragments, write_model_weight
-
-Span = tuple[int, int, int]
-"""Tensor-parallel rank, start and number of elements of a fragment in its flattened shard."""
+from pretrain.engine.zero import Fragment, current_steps, cuts, fragments, write_model_weight
 
 
 @dataclass
@@ -27,8 +25,8 @@ class EngineParts:
 
     config: BertConfig
     steps: dict[str, int]
-    spans: dict[str, dict[int, Span]]
-    """Which rank holds which elements of each parameter: {name: {rank: span}}."""
+    division: Division
+    """Which rank holds which elements of each parameter that is trained."""
     columns: dict[str, dict[str, Tensor]]
     """This rank's parts, [numel] each: {"weight": {name: part}, "exp_avg": ...}."""
     frozen: dict[str, Record]
@@ -41,38 +39,34 @@ def read_state(engine: DeepSpeedEngine) -> TrainingState:
 
 
 def engine_parts(engine: DeepSpeedEngine) -> EngineParts:
-    """Views of the engine's tensors, not copies: valid until its next step. Collective."""
+    """Views of the engine's tensors, not copies: valid until its next step."""
     config = engine.module.config
     local = fragments(engine)
     frozen = frozen_records(engine)
     steps = current_steps(engine) | {name: record.step for name, record in frozen.items()}
     columns = {kind: {name: getattr(fragment, kind) for name, fragment in local.items()} for kind in TENSORS}
-    return EngineParts(config, steps, _gather_spans(local, engine.module), columns, frozen)
+    return EngineParts(config, steps, _division(engine, local), columns, frozen)
 
 
 def assemble(parts: EngineParts) -> TrainingState:
     """The logical state, each record on its owner, on the CPU. Collective; empties `parts`.
 
-    Parts go straight to the owner: no rank ever holds more than its own records and one more. Weights are read first,
-    then each moment, so partitions that nothing else holds are freed on the way.
+    Parts go straight to the owner: no rank ever holds more than its own records and what travels at once. Weights are
+    read first, then each moment, so partitions that nothing else holds are freed on the way.
     """
-    rank, num_ranks = dist.get_rank(), dist.get_world_size()
-    owners = assign_owners(parts.config, num_ranks)
+    owners = assign_owners(parts.config, dist.get_world_size())
     table = parameter_table(parts.config)
     state = TrainingState(parts.config, owners, {name: parts.steps[name] for name in table})
-    read: dict[str, list[Tensor]] = {name: [] for name, spec in table.items() if spec.trainable}
+    read: dict[str, list[Tensor]] = defaultdict(list)
     for kind in TENSORS:
         local = parts.columns.pop(kind)
-        for name, tensors in read.items():
-            whole = _collect(table[name], parts.spans[name], local.get(name), owners[name])
-            if whole is not None:
-                tensors.append(whole)
+        for name, whole in gather(parts.division.cuts, parts.division, owners, local):
+            read[name].append(whole)
         del local
         return_freed_memory()
-    for name, owner in owners.items():
-        if owner == rank:
-            trained = name in read
-            state.records[name] = Record.of(read[name], state.steps[name]) if trained else parts.frozen[name]
+    own = [name for name, owner in owners.items() if owner == dist.get_rank()]
+    for name in own:
+        state.records[name] = Record.of(read[name], state.steps[name]) if name in read else parts.frozen[name]
     return state
 
 
@@ -118,45 +112,16 @@ def frozen_records(engine: DeepSpeedEngine) -> dict[str, Record]:
     return vars(engine).setdefault("frozen_records", {})
 
 
-def _gather_spans(local: dict[str, Fragment], model: BertForPreTraining) -> dict[str, dict[int, Span]]:
-    """Which rank contributes which elements of each parameter: every element comes from one rank, not from replicas."""
-    table = parameter_table(model.config)
-    layout = ParallelLayout.current()
-    mine = {name: (model.tp.rank, fragment.start, fragment.numel) for name, fragment in local.items()}
-    gathered: list[dict[str, Span]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, mine)
-    spans: dict[str, dict[int, Span]] = {name: {} for name in table}
-    for rank, held in enumerate(gathered):
-        for name, span in held.items():
-            replicated = table[name].tensor_parallel_axis is None and span[0] > 0
-            if not replicated and span not in spans[name].values():
-                spans[name][rank] = span
-    for name, spec in table.items():
-        if not spec.trainable:
-            continue
-        num_shards = 1 if spec.tensor_parallel_axis is None else layout.tensor_parallel
-        found = sum(numel for _, _, numel in spans[name].values())
-        expected = num_shards * torch.Size(local_shape(spec, layout.tensor_parallel)).numel()
-        assert found == expected, f"{name}: fragments hold {found} of {expected} elements"
-    return spans
+def _division(engine: DeepSpeedEngine, local: dict[str, Fragment]) -> Division:
+    table, layout = parameter_table(engine.module.config), ParallelLayout.current()
+    found = cuts(engine)
+    division = Division(table, layout, {name: found[name] for name, spec in table.items() if spec.trainable})
+    rank = dist.get_rank()
+    for name in division.cuts:
+        start, numel = division.span(name, rank)
+        held = (local[name].start, local[name].numel) if name in local else (0, 0)
+        assert not numel or held == (start, numel), f"{name}: this rank holds {held}, not {(start, numel)}"
+    return division
 
 
 _NOTHING = (torch.empty(0),) * 3
-
-
-def _collect(spec: ParameterSpec, spans: dict[int, Span], part: Tensor | None, owner: int) -> Tensor | None:
-    """The whole tensor on its owner, from the parts that the ranks in `spans` hold; None elsewhere. Collective."""
-    if dist.get_rank() != owner:
-        if dist.get_rank() in spans:
-            assert part is not None
-            dist.send(part.to(device()), owner)
-        return None
-    tp_size = 1 + max(tp_rank for tp_rank, _, _ in spans.values())
-    shards = [torch.empty(local_shape(spec, tp_size)) for _ in range(tp_size)]
-    for source, (tp_rank, start, numel) in spans.items():
-        received = part if source == owner else torch.empty(numel, device=device())
-        assert received is not None
-        if source != owner:
-            dist.recv(received, source)
-        shards[tp_rank].view(-1)[start : start + numel].copy_(received)
-    return unshard(spec, shards)

@@ -16,6 +16,7 @@ from deepspeed.runtime.zero.config import ZeroStageEnum
 from torch import Tensor, nn
 
 from growth.state import TENSORS
+from pretrain.engine.gather import Cut
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,17 @@ def fragments(engine: DeepSpeedEngine) -> dict[str, Fragment]:
         )
         for place in places(engine)
     }
+
+
+def cuts(engine: DeepSpeedEngine) -> dict[str, Cut]:
+    """How the data-parallel ranks divide each trained parameter, on every rank alike. At stage 0 the first has all."""
+    stage = engine.zero_optimization_stage()
+    trained = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
+    if stage == ZeroStageEnum.disabled:
+        return {name: Cut(0, parameter.numel()) for name, parameter in trained.items()}
+    if stage == ZeroStageEnum.weights:
+        return {name: Cut(0, parameter.ds_tensor.ds_numel) for name, parameter in trained.items()}
+    return _stage12_cuts(engine.optimizer, trained)
 
 
 def prime_optimizer(engine: DeepSpeedEngine) -> None:
@@ -207,6 +219,15 @@ def _stage12_places(engine: DeepSpeedEngine) -> Iterator[Place]:
             yield Place(name, flat, address.start, mapping.lp_fragment_address.start, address.numel)
 
 
+def _stage12_cuts(wrapper: Any, trained: dict[str, nn.Parameter]) -> dict[str, Cut]:
+    found: dict[nn.Parameter, Cut] = {}
+    groups = zip(wrapper.round_robin_bit16_groups, wrapper.round_robin_bit16_offsets, strict=True)
+    for group, (parameters, starts) in enumerate(groups):
+        run = wrapper.partition_size[group]
+        found |= {parameter: Cut(start, run) for parameter, start in zip(parameters, starts, strict=True)}
+    return {name: found[parameter] for name, parameter in trained.items()}
+
+
 def _publish_stage12(engine: DeepSpeedEngine, group: int) -> None:
     wrapper = engine.optimizer
     partition = wrapper.parallel_partitioned_bit16_groups[group]
@@ -227,9 +248,8 @@ def _stage3_places(engine: DeepSpeedEngine) -> Iterator[Place]:
 
 def _stage3_span(engine: DeepSpeedEngine, parameter: Any) -> tuple[int, int]:
     """First element and number of elements this rank holds: equal parts, the last ones short or empty."""
-    part = parameter.ds_tensor.ds_numel
-    start = min(part * engine.optimizer._get_param_partition_rank(parameter), parameter.ds_numel)
-    return start, min(part, parameter.ds_numel - start)
+    rank = engine.optimizer._get_param_partition_rank(parameter)
+    return Cut(0, parameter.ds_tensor.ds_numel).span(rank, parameter.ds_numel)
 
 
 def _stage3_part(engine: DeepSpeedEngine, parameter: Any, shard: Tensor) -> Tensor:

@@ -1,0 +1,97 @@
+"""Parts of parameters reach their owners whole, whatever the layout, in few messages however many ranks there are."""
+
+from collections import Counter
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from growth.state import assign_owners
+from model.config import BertConfig
+from model.parallel.layout import ParallelLayout
+from model.parallel.tensor import local_shape, shard
+from model.parameters import parameter_table
+from pretrain.engine import gather as gathering
+from pretrain.engine.gather import Cut, Division, gather
+from tests.support.harness import CONFIG
+from tests.support.workers import pool
+
+NUM_RANKS = 1024
+
+
+@given(
+    numels=st.lists(st.integers(1, 50), min_size=1, max_size=6),
+    num_ranks=st.integers(1, 9),
+    padding=st.integers(0, 3),
+)
+def test_ranks_divide_a_shard_without_gaps(numels, num_ranks, padding):
+    """As ZeRO 1 and 2 lay a group out: shards one after the other, equal runs of them, more than is needed."""
+    run = -(-sum(numels) // num_ranks) + padding
+    offset = 0
+    for numel in numels:
+        spans = [Cut(offset, run).span(rank, numel) for rank in range(num_ranks)]
+        held = [element for start, count in spans for element in range(start, start + count)]
+        assert held == list(range(numel))
+        assert all(count <= run for _, count in spans)
+        offset += numel
+
+
+def collected(layout: ParallelLayout, batch: int) -> dict[str, bool]:
+    """Cuts made up here: of each parameter its owner gets the tensor from which the ranks took their parts."""
+    table = parameter_table(CONFIG)
+    cuts = {}
+    for number, name in enumerate(table):
+        numel = torch.Size(local_shape(table[name], layout.tensor_parallel)).numel()
+        cuts[name] = Cut(offset=number, run=-(-(numel + number) // layout.data_parallel))
+    division = Division(table, layout, cuts)
+    rank = dist.get_rank()
+    whole, parts = {}, {}
+    for number, (name, spec) in enumerate(table.items()):
+        whole[name] = torch.arange(spec.numel, dtype=torch.float32).view(spec.shape) + number
+        start, numel = division.span(name, rank)
+        own = shard(spec, whole[name], rank % layout.tensor_parallel, layout.tensor_parallel)
+        parts[name] = own.reshape(-1)[start : start + numel]
+    owners = assign_owners(CONFIG, dist.get_world_size())
+    with mock.patch.object(gathering, "BATCH", batch):
+        got = dict(gather(table, division, owners, parts))
+    assert got.keys() == {name for name, owner in owners.items() if owner == rank}
+    return {name: torch.equal(tensor, whole[name]) for name, tensor in got.items()}
+
+
+def test_owners_get_what_the_ranks_hold():
+    for tensor_parallel in (1, 2, 4):
+        for batch in (1, 5_000, 10**9):
+            layout = ParallelLayout(tensor_parallel, 4 // tensor_parallel)
+            found = pool(4).run(collected, layout, batch)
+            assert {name for rank in found for name in rank} == set(parameter_table(CONFIG))
+            assert all(is_equal for rank in found for is_equal in rank.values()), (layout, batch)
+
+
+def test_a_thousand_ranks_exchange_a_few_messages_and_ask_for_nothing():
+    """BERT-large under ZeRO 3. What a rank counts grows with ranks plus parameters, not with their product."""
+    config = BertConfig.preset("large")
+    table = parameter_table(config)
+    cuts = {name: Cut(0, -(-spec.numel // NUM_RANKS)) for name, spec in table.items()}
+    calls: Counter[str] = Counter()
+
+    class Counted(Division):
+        def span(self, name: str, rank: int) -> tuple[int, int]:
+            calls["spans"] += 1
+            return super().span(name, rank)
+
+    division = Counted(table, ParallelLayout(1, NUM_RANKS), cuts)
+    owners = assign_owners(config, NUM_RANKS)
+    parts = {name: torch.zeros(division.span(name, 0)[1]) for name in table}
+    calls.clear()
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=NUM_RANKS)
+    try:
+        with mock.patch.object(dist, "all_to_all_single", side_effect=lambda *_: calls.update(["messages"])):
+            got = [name for name, _ in gather(table, division, owners, parts)]
+    finally:
+        dist.destroy_process_group()
+    assert got == [name for name, owner in owners.items() if owner == 0]
+    assert calls["messages"] <= 12
+    assert calls["spans"] <= 4 * (NUM_RANKS + len(table))
