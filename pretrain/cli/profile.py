@@ -1,5 +1,6 @@
 """The verb `profile`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,7 +8,7 @@ from tyro.conf import arg
 
 from model.errors import UserError
 from pretrain.cli.arguments import OptionalRecipe, Overrides, check_counts
-from pretrain.settings.options import OptionalText
+from pretrain.settings.options import OptionalFloat, OptionalInt, OptionalText
 
 
 def profile(
@@ -15,9 +16,11 @@ def profile(
     /,
     overrides: Overrides = (),
     stage: int = 0,
-    nproc: int = 1,
+    nproc: OptionalInt = None,
     steps: int = 10,
+    lengths: OptionalText = "",
     sweep: OptionalText = "",
+    memory_gib: OptionalFloat = None,
     scaling: OptionalText = "",
     measure_peak: bool = False,
     against: Literal["nothing", "huggingface"] = "nothing",
@@ -27,15 +30,21 @@ def profile(
 ) -> None:
     """Measure where the time of a training step goes.
 
-    Writes a page, JSON and a trace that opens in Perfetto.
+    Writes a page, JSON and a trace that opens in Perfetto. Needs no text: where the recipe's corpus does not exist,
+    rows are made up. In a SLURM job it measures all nodes.
 
     Args:
         recipe: A recipe file, or the name of a recipe that ships with Espalier. Not needed with --against.
         overrides: Override a value of the recipe, for example --set batch.micro=16.
         stage: Index of the stage to measure, from 0.
-        nproc: Number of processes.
+        nproc: Number of processes on each node. Defaults to 1; in a SLURM job to one per GPU, or 2 without GPUs.
         steps: Number of steps to time, after warmup and before three steps under the profiler.
-        sweep: Measure every combination of these, separated by commas: micro_batch, zero, tp.
+        lengths: Measure made-up rows of these lengths in tokens, equally often, such as 128,512. By default the rows
+            are those of the recipe's corpus or, where it does not exist, full.
+        sweep: Measure every combination of these, separated by commas: micro_batch, zero, tp, each with its range if
+            you like: micro_batch=8:512 doubles from 8 until memory is full, at most to 512.
+        memory_gib: What the processes of a node may hold together, by what plan predicts. Defaults to what is free on a
+            machine without GPUs; a sweep leaves out what needs more.
         scaling: Measure strong and weak scaling on these numbers of processes, such as 1,2.
         measure_peak: Measure the device's peak matmul throughput and print each result as a share of it.
         against: huggingface compares our step with that of transformers, and prints the table of targets.
@@ -55,11 +64,21 @@ def profile(
         return
     if not recipe:
         raise UserError("profile needs a recipe, or --against huggingface; for example: ./launch.sh profile base")
-    from pretrain.profile.verb import Profile, matmul_limit, print_breakdown, print_measurements, save
+    from pretrain.profile.rows import with_rows
+    from pretrain.profile.sweep import Sweep, read_axes
+    from pretrain.profile.tables import matmul_limit, print_breakdown, print_measurements
+    from pretrain.profile.verb import Profile, check_place, save
 
-    job = Profile(recipe, tuple(overrides), stage, nproc, steps, out)
-    if sweep:
-        found = job.sweep(sweep.split(","))
+    check_place()
+    axes = read_axes(sweep) if sweep else {}
+    job = Profile(recipe, tuple(overrides), stage, nproc, steps, out, memory_gib=memory_gib)
+    row_lengths = read_counts("--lengths", lengths, "lengths", "128,512") if lengths else []
+    given, line = with_rows(recipe, job.overrides, stage, job.ranks(), row_lengths, out)
+    if line:
+        print(line, flush=True)
+    job = replace(job, overrides=given)
+    if axes:
+        found = Sweep(job, axes).run()
     elif scaling:
         found = job.scaling(read_counts("--scaling", scaling))
     else:
@@ -70,9 +89,9 @@ def profile(
     save(found, out, f"{recipe}, stage {stage}")
 
 
-def read_counts(option: str, text: str) -> list[int]:
+def read_counts(option: str, text: str, what: str = "numbers of processes", example: str = "1,2,4") -> list[int]:
     """`1,2,4` -> [1, 2, 4]. Raises UserError for anything but positive numbers."""
     words = text.split(",")
     if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
-        raise UserError(f"{option} {text!r} is not a list of numbers of processes; write them as in 1,2,4")
+        raise UserError(f"{option} {text!r} is not a list of {what}; write them as in {example}")
     return [int(word) for word in words]

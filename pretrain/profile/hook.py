@@ -1,5 +1,6 @@
 """Profiles some steps of a run: `--profile-steps 100:110` in training, and the verb `profile`."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -7,7 +8,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from pretrain.profile.breakdown import Breakdown, break_down
+from pretrain.cost.modules import module_work
+from pretrain.profile.breakdown import MODULE, Breakdown, break_down
 from pretrain.profile.page import write_breakdown
 from pretrain.recipe import ResolvedStage
 from pretrain.training.events import Hook, StepResult, TrainerView
@@ -40,6 +42,7 @@ class Profiler(Hook):
             return
         self.spans = [span for module in parts(trainer.engine.module) for span in _record_forward(*module)]
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+        self.work = module_work(trainer.stage, trainer.run.recipe.data.mask_rate, not torch.cuda.is_available())
         self.recorder = profile(activities=activities)
         self.recorder.start()
 
@@ -51,7 +54,8 @@ class Profiler(Hook):
         self.folder.mkdir(parents=True, exist_ok=True)
         rank = dist.get_rank()
         self.recorder.export_chrome_trace(str(self.folder / f"rank-{rank:05d}.trace.json"))
-        self.breakdown = break_down(self.recorder.events(), self.last - self.first, MODULES)
+        found = break_down(self.recorder.events(), self.last - self.first, (*MODULES, "loss"))
+        self.breakdown = replace(found, work={name: asdict(work) for name, work in self.work.items()})
         if rank == 0:
             write_breakdown(self.breakdown, self.folder, f"steps {self.first} to {self.last - 1}")
         self.recorder, self.first = None, -1
@@ -75,7 +79,7 @@ def _record_forward(name: str, module: nn.Module):
     open_spans = []
 
     def enter(*_):
-        span = record_function(f"module.{name}")
+        span = record_function(MODULE + name)
         span.__enter__()
         open_spans.append(span)
 

@@ -21,6 +21,7 @@ from pretrain.engine.distributed import device, process_group
 from pretrain.profile.breakdown import Breakdown
 from pretrain.profile.hook import Profiler
 from pretrain.profile.measurement import Measurement
+from pretrain.profile.memory_limit import out_of_memory_is_told
 from pretrain.profile.peak_memory import peak_bytes, reset_peak, resident_bytes
 from pretrain.recipe import Run, load_recipe, resolve
 from pretrain.recipe.schedule import LearningRate, Phase
@@ -64,8 +65,9 @@ def measure(
         taken = Steps(warmup + steps)
         first = warmup + steps + 1
         profiler = Profiler(first, first + profiled, out.with_suffix(""))
-        trainer = Trainer(run, corpus, [taken, profiler] if profiled else [taken])
-        trainer.fit()
+        with out_of_memory_is_told():
+            trainer = Trainer(run, corpus, [taken, profiler] if profiled else [taken])
+            trainer.fit()
         peak = torch.tensor(taken.peak_bytes - baseline, dtype=torch.int64, device=device())
         dist.all_reduce(peak, dist.ReduceOp.MAX)
         if dist.get_rank() == 0:

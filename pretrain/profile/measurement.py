@@ -8,6 +8,9 @@ from statistics import median
 from pretrain.profile.breakdown import Breakdown
 from pretrain.recipe.schema import Precision
 
+OUT_OF_MEMORY = 71
+"""Exit code of a rank whose memory is full (EX_OSERR of sysexits.h)."""
+
 
 @dataclass(frozen=True)
 class Measurement:

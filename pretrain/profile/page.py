@@ -37,7 +37,7 @@ def write_breakdown(breakdown: Breakdown, folder: Path, title: str) -> None:
 
 
 def _charts(breakdown: Breakdown) -> list[str]:
-    sections = ((heading, values) for heading, values in asdict(breakdown).items() if values)
+    sections = ((heading, values) for heading, values in breakdown.sections().items() if values)
     return [f"<h3>{heading} (ms)</h3>{bars(values, '{:.2f}')}" for heading, values in sections]
 
 

@@ -32,8 +32,14 @@ def test_a_profile_says_where_the_time_goes(corpus, tmp_path):
     profile = json.loads((tmp_path / "profile.json").read_text())
     assert set(profile["phases"]) == {"data", "forward", "backward", "optimizer", "hooks"}
     assert all(profile["phases"][phase] > 0 for phase in ("data", "forward", "backward", "optimizer"))
-    assert set(profile["modules"]) == {"embeddings", "attention", "feedforward", "mlm"}
-    assert sum(profile["modules"].values()) < profile["phases"]["forward"]
+    parts = {"embeddings", "attention", "feedforward", "mlm", "loss"}
+    for passed, phase in (("modules", "forward"), ("backward", "backward")):
+        assert set(profile[passed]) == parts
+        assert all(profile[passed].values())
+        assert sum(profile[passed].values()) < profile["phases"][phase]
+    assert sum(profile["phases"].values()) <= profile["step"]
+    assert profile["communication"]["exposed"] > 0, "a CPU's tensor parallelism waits for its sums"
+    assert set(profile["work"]) >= parts - {"loss"}
     assert profile["collectives"]["all_reduce"] > 0, "tensor parallelism sums activations"
     assert "<svg" in (tmp_path / "profile.html").read_text()
     trace = json.loads((tmp_path / "rank-00001.trace.json").read_text())

@@ -1,0 +1,103 @@
+"""What `profile` prints."""
+
+import sys
+from collections.abc import Iterable
+
+import torch
+from rich.console import Console
+
+from model.errors import UserError
+from pretrain.profile.measurement import Measurement
+from pretrain.recipe.schema import Precision
+from pretrain.settings.tables import WholeTable
+
+
+def say_measured(label: str, result: Measurement) -> None:
+    print(
+        f"{label}: {result.seconds * 1e3:,.1f} ms, {result.tokens_per_second:,.0f} tokens/s, "
+        f"{result.peak_bytes / 2**20:,.0f} MiB a rank",
+        flush=True,
+    )
+
+
+def say_left_out(label: str, error: UserError) -> None:
+    print(f"{label}: left out: {error}", file=sys.stderr, flush=True)
+
+
+def print_measurements(found: dict[str, Measurement], limit: float | None) -> None:
+    """A table of configurations. `limit`: measured matmul FLOP/s of one rank's device, or None."""
+    table = WholeTable(title="one optimizer step")
+    for heading in (
+        "configuration",
+        "ms",
+        "spread",
+        "tokens/s",
+        "useful TFLOP/s",
+        "of the limit",
+        "peak MiB a rank",
+        "predicted",
+    ):
+        table.add_column(heading, justify="left" if heading == "configuration" else "right")
+    for label, result in found.items():
+        spread = f"{min(result.step_seconds) * 1e3:.0f}..{max(result.step_seconds) * 1e3:.0f}"
+        share = result.useful_flops_per_second / (limit * result.ranks) if limit else None
+        table.add_row(
+            label,
+            f"{result.seconds * 1e3:.1f}",
+            spread,
+            f"{result.tokens_per_second:,.0f}",
+            f"{result.useful_flops_per_second / 1e12:.3f}",
+            f"{share:.0%}" if share else "-",
+            f"{result.peak_bytes / 2**20:,.0f}",
+            f"{result.predicted_bytes / 2**20:,.0f}",
+        )
+    _console().print(table)
+
+
+def print_breakdown(result: Measurement) -> None:
+    """Where the step goes: the phases, both passes by module, communication, and the longest operators."""
+    breakdown = result.breakdown
+    assert breakdown is not None
+    table = WholeTable(title="where a step goes, under the profiler (rank 0)")
+    table.add_column("part")
+    for heading in ("ms", "share", "GFLOP/s", "GB/s"):
+        table.add_column(heading, justify="right")
+    for heading, parts in breakdown.sections().items():
+        if not parts:
+            continue
+        table.add_section()
+        table.add_row(f"[bold]{heading}[/bold]", "", "", "", "")
+        shares = percentages(parts.values(), breakdown.step)
+        for (name, milliseconds), share in zip(parts.items(), shares, strict=True):
+            rates = breakdown.rates(heading, name)
+            shown = [f"{rate / 1e9:,.1f}" for rate in rates] if rates else ["", ""]
+            table.add_row(f"  {name}", f"{milliseconds:.2f}", f"{share:.1f}%", *shown)
+        if heading == "phases":
+            table.add_row("  step", f"{breakdown.step:.2f}", "100.0%", "", "")
+    _console().print(table)
+
+
+def percentages(parts: Iterable[float], whole: float) -> list[float]:
+    """Of `whole`, in tenths of a percent, rounded so that they add up to what the parts make together."""
+    exact = [1000 * part / whole if whole else 0.0 for part in parts]
+    rounded = [int(share) for share in exact]
+    missing = round(sum(exact)) - sum(rounded)
+    for index in sorted(range(len(exact)), key=lambda index: rounded[index] - exact[index])[:missing]:
+        rounded[index] += 1
+    return [tenths / 10 for tenths in rounded]
+
+
+def matmul_limit(precision: Precision) -> float:
+    """Measured on this machine with the threads that one process has."""
+    from pretrain.engine.build import PRECISIONS
+    from pretrain.profile.peak import matmul_flops_per_second
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return matmul_flops_per_second(device, PRECISIONS[precision])
+
+
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140
+    return console
