@@ -1,7 +1,7 @@
 """The verbs of the command line: one file each, with the verb's arguments and its call.
 
-A verb NAME is the function `NAME` of pretrain/cli/NAME.py. The function imports what it needs itself, so that `--help`
-does not wait for torch. It may return an exit code.
+A verb NAME is the function `NAME` of pretrain/cli/NAME.py, with _ for -. The function imports what it needs itself, so
+that `--help` does not wait for torch. It may return an exit code.
 
 (`doctor` must also run on a Python that is too old for Espalier, so this file uses nothing newer than Python 3.6.)
 """
@@ -26,6 +26,7 @@ VERBS = {
     "status": "Print how runs stand: state, step, loss, speed, restarts, time left.",
     "report": "Write one HTML page about a run.",
     "finetune": "Fine-tune a checkpoint on a table of your own, a GLUE task or SQuAD.",
+    "check-nodes": "Look at the nodes of a SLURM job, or at this machine, and name those at fault.",
     "doctor": "Print what this environment has and what Espalier wants. Installs nothing.",
 }
 """Every verb and its summary, which is also the first line of its own --help."""
@@ -33,4 +34,5 @@ VERBS = {
 
 def verb_function(name: str) -> "Callable[..., int | None]":
     """The function behind a verb."""
+    name = name.replace("-", "_")
     return getattr(importlib.import_module("pretrain.cli." + name), name)

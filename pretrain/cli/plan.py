@@ -1,21 +1,43 @@
 """The verb `plan`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from pretrain.cli.arguments import Overrides, RecipeName
+from model.errors import UserError
+from pretrain.cli.arguments import OptionalRecipe, Overrides, check_counts
+from pretrain.settings.options import OptionalFloat, OptionalInt, OptionalText
+
+TRIAL_STEPS = 4
 
 
-def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1, trust_pickle: bool = False) -> None:
+def plan(
+    recipe: OptionalRecipe = "",
+    /,
+    overrides: Overrides = (),
+    nproc: OptionalInt = None,
+    suggest: OptionalText = "",
+    hours: OptionalFloat = None,
+    trust_pickle: bool = False,
+) -> None:
     """Print what a recipe will do and what it costs. Trains nothing.
 
-    Shapes, parameters, FLOPs, bytes on each rank, and the learning rate, stage by stage.
+    Shapes, parameters, FLOPs, bytes on each rank, and the learning rate, stage by stage. Or, with --suggest, a recipe.
 
     Args:
-        recipe: A recipe file, or the name of a recipe that ships with Espalier.
+        recipe: A recipe file, or the name of a recipe that ships with Espalier. Not needed with --suggest.
         overrides: Override a value of the recipe, for example --set stages.1.steps=200.
-        nproc: Number of processes to plan for.
+        nproc: Number of processes to plan for. Defaults to 1; with --suggest to one per GPU, or 2 without.
+        suggest: Suggest a recipe for this text: its folder, a prepared corpus, or a size such as 50MB. Needs --hours.
+        hours: How long the machine is yours.
         trust_pickle: Read pickled weights to start from (DeepSpeed's) even if that may run code: trust their author.
     """
+    check_counts(nproc=[nproc])
+    if suggest:
+        print(*_suggestion(suggest, hours, nproc), sep="\n")
+        return
+    if not recipe:
+        raise UserError("plan needs a recipe, or --suggest; for example: ./launch.sh plan --suggest 50MB --hours 3")
+    nproc = nproc or 1
     from pretrain.cost.plan import print_plan
     from pretrain.data import Corpus
     from pretrain.launch.gpus import count_gpus
@@ -25,7 +47,7 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1, trust
     from pretrain.recipe.precision import precision_in_words
     from pretrain.recipe.ranks import idle_ranks, usable_ranks
     from pretrain.runs.forecast import forecast_lines, known_speed
-    from pretrain.runs.lead_time import lead_lines, measured
+    from pretrain.runs.lead_time import has_slurm, lead_lines, measured
     from pretrain.settings.hub import local_folder
 
     loaded = load_recipe(recipe, overrides)
@@ -44,9 +66,45 @@ def plan(recipe: RecipeName, /, overrides: Overrides = (), nproc: int = 1, trust
     print(*forecast_lines(run, corpus, known_speed(Path("runs"), loaded.name)), sep="\n")
     if line := idle_ranks(loaded, nproc):
         print(line)
-    for line in lead_lines(measured(Path("runs", loaded.name)), loaded.faults.signals):
+    for line in lead_lines(measured(Path("runs", loaded.name)) if has_slurm() else None, loaded.faults.signals):
         print(line)
     if start and not start.exists():
         print(f"start {start} does not exist yet: it was not checked")
     if corpus is None:
         print(f"corpus {loaded.data.corpus} does not exist yet: planned with the vocabulary of the recipe, or BERT's")
+
+
+def _suggestion(text: str, hours: float | None, nproc: int | None) -> Iterator[str]:
+    """The speed is that of an earlier run in runs/, else that of a short trial."""
+    if hours is None or not hours > 0:
+        raise UserError("--suggest needs --hours: how long the machine is yours, for example --hours 3")
+    from pretrain.launch.gpus import count_gpus
+    from pretrain.launch.start import expected_ranks
+    from pretrain.runs.forecast import Speed, known_speed
+    from pretrain.runs.suggest import BY_THE_CLOCK, Text, suggest, suggestion_lines
+
+    given, has_gpus = Text.of(text), count_gpus() > 0
+    num_ranks, recipe = expected_ranks(nproc), BY_THE_CLOCK[count_gpus() > 0]
+    speed = known_speed(Path("runs"), recipe)
+    where = f"as {speed.run} reached" if speed else "a trial of some steps, just now"
+    if speed is None:
+        print(f"measuring {recipe} for some steps: no run in runs/ tells how fast this machine is", flush=True)
+        speed = Speed(_tried(recipe, num_ranks), Path())
+    found = suggest(given, hours, num_ranks, has_gpus, speed.flops_per_second)
+    yield from suggestion_lines(given, found, speed, where, nproc)
+
+
+def _tried(recipe: str, num_ranks: int) -> float:
+    """FLOP/s of all ranks in the last stage, the dearest, over made-up rows."""
+    from tempfile import TemporaryDirectory
+
+    from pretrain.profile.rows import with_rows
+    from pretrain.profile.verb import Profile
+    from pretrain.recipe import load_recipe
+
+    with TemporaryDirectory(prefix="espalier-") as folder:
+        stage = len(load_recipe(recipe).stages) - 1
+        overrides = ("validation.rows=8", "data.corpus=made-up")
+        given, _ = with_rows(recipe, overrides, stage, num_ranks, [], Path(folder))
+        trial = Profile(recipe, given, stage, num_ranks, TRIAL_STEPS, Path(folder), profiled=0)
+        return trial.run("trial").useful_flops_per_second

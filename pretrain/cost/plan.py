@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pretrain.cost.communication import outweighed
 from pretrain.cost.copies import equal_copies
 from pretrain.cost.memory import num_parameters, peak_bytes, stage_bytes
 from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config
@@ -30,7 +31,7 @@ def plan_tables(run: Run, on_cpu: bool = True) -> RenderableType:
         [_savings_table(run), *_savings_notes(run)] if run.unit == "steps" and changes_shape(run) else []
     )
     tables: tuple[RenderableType, ...] = (*saved, _memory_table(run, on_cpu), _schedule_table(run))
-    return Group(_stages_table(run), *_rules(run), *tables, *run.recipe.optimizer.chosen.notes())
+    return Group(_stages_table(run), *_rules(run, on_cpu), *tables, *run.recipe.optimizer.chosen.notes())
 
 
 def _stages_table(run: Run) -> Table:
@@ -62,8 +63,8 @@ def _stages_table(run: Run) -> Table:
     return table
 
 
-def _rules(run: Run) -> Iterator[Text]:
-    """What may end or split a stage, which states are saved, and which width would be wasted."""
+def _rules(run: Run, on_cpu: bool) -> Iterator[Text]:
+    """What may end or split a stage, which states are saved, and which width or ranks would be wasted."""
     lines = []
     for stage in run.stages:
         if stage.until:
@@ -76,6 +77,7 @@ def _rules(run: Run) -> Iterator[Text]:
         lines.append("The last stage takes over the steps they leave; the figures here are for full lengths.")
     lines += _changing_nodes(run)
     lines += equal_copies(run)
+    lines += outweighed(run, on_cpu)
     if lines:
         yield Text("\n".join(lines) + "\n")
 

@@ -171,18 +171,39 @@ def gpus_by_node(job: Job) -> dict[str, int]:
 
 
 def hostnames(nodelist: str) -> list[str]:
-    """gpu[01-02] -> gpu01, gpu02"""
+    """gpu[01-02] -> gpu01, gpu02. SLURM's own expansion, where its commands are; a container may lack them."""
+    if shutil.which("scontrol") is None:
+        return expanded(nodelist)
     return ask("scontrol", "show", "hostnames", nodelist).split()
 
 
+def expanded(nodelist: str) -> list[str]:
+    """r[1-2]n[09-10,12],login -> r1n09, r1n10, r1n12, r2n09, ... , login"""
+    names = []
+    for name in re.findall(r"(?:[^,\[]|\[[^]]*\])+", nodelist):
+        prefix, bracket, rest = name.partition("[")
+        if not bracket:
+            names.append(name)
+            continue
+        ranges, _, suffix = rest.partition("]")
+        for span in ranges.split(","):
+            first, _, last = span.partition("-")
+            for number in range(int(first), int(last or first) + 1):
+                names += expanded(f"{prefix}{number:0{len(first)}d}{suffix}")
+    return names
+
+
 def node_address(name: str) -> str:
-    """The address by which SLURM itself reaches a node: its name may not resolve."""
+    """The address by which SLURM itself reaches a node: its name may not resolve. In a container without SLURM's
+    commands it has to."""
     return node_addresses([name]).get(name, name)
 
 
 def node_addresses(names: Sequence[str]) -> dict[str, str]:
     """As far as SLURM knows them."""
-    nodes = ask("scontrol", "--oneliner", "show", "node", ",".join(names)) if names else ""
+    if not names or shutil.which("scontrol") is None:
+        return {}
+    nodes = ask("scontrol", "--oneliner", "show", "node", ",".join(names))
     return dict(re.findall(r"^NodeName=(\S+).*? NodeAddr=(\S+)", nodes, re.MULTILINE))
 
 

@@ -86,6 +86,15 @@ def start_ranks(
     return code
 
 
+def start_once(module: Sequence[str], nproc: int | None) -> int:
+    """The same for ranks that look or measure: they save nothing, and their job never goes back into the queue."""
+    sys.stdout.flush()
+    job, task = Job.from_environment(), Task.from_environment()
+    if job:
+        return run_job(job, module, nproc, TOLERANT_OF_NOTHING)
+    return run_node(task, module, nproc or ranks_of_node()) if task else run_here(module, nproc or ranks_of_node())
+
+
 def train_arguments(recipe: str, overrides: Sequence[str], name: str | None, runs: Path) -> list[str]:
     """The command line of the verb `train`, from the verb on."""
     arguments = ["train", recipe, "--runs", str(runs)]

@@ -42,13 +42,7 @@ def known_speed(runs: Path, name: str) -> Speed | None:
 
 def forecast_lines(run: Run, corpus: Corpus | None, speed: Speed | None) -> Iterator[str]:
     """Tokens and epochs where `corpus` is prepared, hours where `speed` is known; else what is missing."""
-    per_step = {stage.index: stage_flops(stage, run.recipe.data.mask_rate) for stage in run.stages}
-    if run.unit == "steps":
-        num_steps = {stage.index: stage.length for stage in run.stages}
-    elif speed:
-        num_steps = {each.index: each.length * speed.flops_per_second / per_step[each.index] for each in run.stages}
-    else:
-        num_steps = {}
+    num_steps = steps_of(run, speed.flops_per_second if speed else None)
     at_rate = f" at the speed of {speed.run} ({speed.flops_per_second:.3g} FLOP/s)" if speed else ""
     if corpus:
         yield _reading(run, corpus, num_steps, at_rate if run.unit == "seconds" else "")
@@ -56,26 +50,45 @@ def forecast_lines(run: Run, corpus: Corpus | None, speed: Speed | None) -> Iter
         unknown = "how long it takes" if run.unit == "steps" else "how much it reads"
         yield f"{unknown} is not known here yet: train for some minutes, stop with Ctrl-C, and plan again"
     elif run.unit == "steps":
-        seconds = sum(per_step[index] * steps for index, steps in num_steps.items()) / speed.flops_per_second
-        yield f"about {_in_words(seconds)} of training{at_rate}; another shape or number of processes changes it"
+        length = in_words(run_flops(run) / speed.flops_per_second)
+        yield f"about {length} of training{at_rate}; another shape or number of processes changes it"
+
+
+def steps_of(run: Run, flops_per_second: float | None) -> dict[int, float]:
+    """Of each stage; empty where that depends on a speed that is not known."""
+    if run.unit == "steps":
+        return {stage.index: stage.length for stage in run.stages}
+    if flops_per_second is None:
+        return {}
+    per_step = {stage.index: stage_flops(stage, run.recipe.data.mask_rate) for stage in run.stages}
+    return {stage.index: stage.length * flops_per_second / per_step[stage.index] for stage in run.stages}
+
+
+def run_flops(run: Run) -> float:
+    """Of a run of steps."""
+    return sum(stage.length * stage_flops(stage, run.recipe.data.mask_rate) for stage in run.stages)
+
+
+def tokens_read(run: Run, num_steps: dict[int, float]) -> float:
+    return sum(num_steps[stage.index] * stage.global_batch * stage.sequence for stage in run.stages)
 
 
 def _reading(run: Run, corpus: Corpus, num_steps: dict[int, float], at_rate: str) -> str:
     parts = zip(corpus.weights.values(), corpus.manifests, strict=True)
     num_tokens = sum(weight * manifest["splits"]["train"]["num_tokens"] for weight, manifest in parts)
-    text = f"corpus {corpus.path}: {_short(num_tokens)} tokens to train on"
+    text = f"corpus {corpus.path}: {short(num_tokens)} tokens to train on"
     if not num_steps:
         return text
-    read = sum(num_steps[stage.index] * stage.global_batch * stage.sequence for stage in run.stages)
+    read = tokens_read(run, num_steps)
     epochs = read / num_tokens
-    text += f"; the run reads at most {_short(read)}, {_plain(epochs)} epochs" + at_rate
+    text += f"; the run reads at most {short(read)}, {plain(epochs)} epochs" + at_rate
     if epochs > MANY_EPOCHS:
         unit = "steps" if run.unit == "steps" else "hours"
         text += f". That is much for this text: watch the validation loss, or set fewer {unit}"
     return text
 
 
-def _short(count: float) -> str:
+def short(count: float) -> str:
     """967,898 -> 968 k."""
     for power, letter in ((9, "G"), (6, "M"), (3, "k")):
         if count >= 10**power:
@@ -83,12 +96,12 @@ def _short(count: float) -> str:
     return f"{count:.0f}"
 
 
-def _in_words(seconds: float) -> str:
+def in_words(seconds: float) -> str:
     if seconds < 5400:
         return f"{math.ceil(seconds / 60)} minutes"
-    return f"{_plain(seconds / 3600)} hours" if seconds < 3600 * 100 else f"{_plain(seconds / 86400)} days"
+    return f"{plain(seconds / 3600)} hours" if seconds < 3600 * 100 else f"{plain(seconds / 86400)} days"
 
 
-def _plain(value: float) -> str:
+def plain(value: float) -> str:
     """Two digits, and no exponent: 0.12, 3.4, 150, 12,000."""
     return f"{float(f'{value:.2g}'):,.10g}"

@@ -7,6 +7,7 @@ one, and a checkpoint. A run measures both and keeps the result in its journal.
 import math
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -44,6 +45,11 @@ def lead_lines(seconds: int | None, signals: Sequence[str]) -> Iterator[str]:
     limit = time_limit()
     if limit is not None and limit < seconds:
         yield f"warning: the time limit of this job is {limit} s, less than it takes to start and save: raise it"
+
+
+def has_slurm() -> bool:
+    """Whether jobs are submitted from here, or this is one."""
+    return "SLURM_JOB_ID" in os.environ or shutil.which("sbatch") is not None
 
 
 def option_name(signals: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 from dataclasses import fields
 from pathlib import Path
@@ -44,7 +45,7 @@ def parse(words: list[str]) -> str:
     def only_parsed(verb):
         @functools.wraps(verb)
         def record(*positional, **named):
-            parsed.append(verb.__name__)
+            parsed.append(verb.__name__.replace("_", "-"))
 
         return record
 
@@ -127,6 +128,19 @@ def test_the_packages_to_add_are_those_that_espalier_is_tested_with():
 def test_scripts_are_shell(page):
     for script in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
+def test_scripts_of_jobs_have_no_faults_of_the_shell():
+    scripts = [
+        script
+        for page in PAGES
+        for script in re.findall(r"```bash\n(#!.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    ]
+    assert sum("apptainer" in script or "--container-image" in script for script in scripts) == 2
+    for script in scripts:
+        done = subprocess.run(["shellcheck", "-"], input=script, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
 
 
 def test_file_formats_names_what_a_run_writes():

@@ -10,6 +10,7 @@ import pytest
 from model.errors import UserError
 from pretrain.__main__ import main
 from pretrain.launch import slurm, start
+from pretrain.launch.outcome import ExitCode
 from pretrain.launch.slurm import Job, Task
 from tests.support.launching import HOME
 
@@ -39,6 +40,25 @@ def in_job(monkeypatch):
 def test_the_launcher_imports_no_torch():
     code = "import sys, pretrain.__main__, pretrain.cli.train, pretrain.launch.node; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_a_container_without_slurms_commands_reads_the_list_of_nodes_itself(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda program: None)
+    assert slurm.hostnames("gpu[08-10,12],login") == ["gpu08", "gpu09", "gpu10", "gpu12", "login"]
+    assert slurm.hostnames("r[1-2]n[3-4]") == ["r1n3", "r1n4", "r2n3", "r2n4"]
+    assert slurm.node_address("gpu08") == "gpu08"
+    step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2", "SLURM_NODEID": "1"}
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "gpu[1-2]", **step}.items():
+        monkeypatch.setenv(name, value)
+    task = Task.from_environment()
+    assert task is not None and task.name == "gpu2" and task.nodes == ("gpu1", "gpu2")
+
+
+def test_a_look_at_the_nodes_never_puts_its_job_back_into_the_queue(in_job, monkeypatch):
+    in_job()
+    monkeypatch.setattr(start, "run_job", lambda *_: ExitCode.PEER_LOST)
+    monkeypatch.setattr(start, "requeue", lambda *_: pytest.fail("requeued"))
+    assert main(["check-nodes"]) == ExitCode.PEER_LOST
 
 
 @pytest.mark.parametrize(("visible", "ranks"), [("", 2), ("3", 1), ("0,2,5", 3)])

@@ -90,9 +90,13 @@ def test_a_run_measures_its_longest_step_and_checkpoint(job, tmp_path, monkeypat
 def test_plan_says_what_a_run_has_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr("shutil.which", lambda program: "/usr/bin/sbatch" if program == "sbatch" else None)
     assert main(["plan", "base"]) == 0
     assert "--signal" not in capsys.readouterr().out
     (tmp_path / "runs" / "base").mkdir(parents=True)
     journal.write(tmp_path / "runs" / "base", "lead", seconds=240)
     assert main(["plan", "base"]) == 0
     assert "--signal=B:USR1@240" in capsys.readouterr().out
+    monkeypatch.setattr("shutil.which", lambda program: None)
+    assert main(["plan", "base"]) == 0
+    assert "--signal" not in capsys.readouterr().out, "there is no SLURM here"
