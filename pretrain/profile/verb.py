@@ -40,7 +40,8 @@ class Profile:
         """One configuration in separate processes. Raises UserError when the recipe or memory does not allow it."""
         overrides = (*self.overrides, *overrides)
         run = self.resolved(overrides, nproc)
-        num_nodes = Job.from_environment().num_nodes if Job.from_environment() else 1
+        job = Job.from_environment()
+        num_nodes = job.num_nodes if job else 1
         check_memory(run.stages[self.stage], run.recipe.data.mask_rate, run.num_ranks // num_nodes, self.memory_gib)
         file = self.out / f"{label}.json"
         command = ["pretrain.profile.measure", self.recipe, "--out", str(file), "--stage", str(self.stage)]
