@@ -48,7 +48,8 @@ def forecast_lines(run: Run, corpus: Corpus | None, speed: Speed | None) -> Iter
         yield _reading(run, corpus, num_steps, at_rate if run.unit == "seconds" else "")
     if not speed:
         unknown = "how long it takes" if run.unit == "steps" else "how much it reads"
-        yield f"{unknown} is not known here yet: train for some minutes, stop with Ctrl-C, and plan again"
+        ways = "train for some minutes, stop with Ctrl-C, and plan again; or measure it by plan --suggest"
+        yield f"{unknown} is not known here yet: {ways}"
     elif run.unit == "steps":
         length = in_words(run_flops(run) / speed.flops_per_second)
         yield f"about {length} of training{at_rate}; another shape or number of processes changes it"

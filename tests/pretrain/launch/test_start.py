@@ -58,7 +58,7 @@ def test_a_look_at_the_nodes_never_puts_its_job_back_into_the_queue(in_job, monk
     in_job()
     monkeypatch.setattr(start, "run_job", lambda *_: ExitCode.PEER_LOST)
     monkeypatch.setattr(start, "requeue", lambda *_: pytest.fail("requeued"))
-    assert main(["check-nodes"]) == ExitCode.PEER_LOST
+    assert start.start_once(["pretrain", "check-nodes"], 2) == ExitCode.PEER_LOST
 
 
 @pytest.mark.parametrize(("visible", "ranks"), [("", 2), ("3", 1), ("0,2,5", 3)])
