@@ -21,12 +21,13 @@ from model.config import BertConfig
 from model.parallel.layout import ParallelLayout
 from pretrain.cost.flops import training_flops
 from pretrain.data.packing import pack
-from pretrain.engine.build import EngineSettings, build_model
+from pretrain.engine.build import PRECISIONS, EngineSettings, build_model
 from pretrain.engine.distributed import device
 from pretrain.engine.move import start_engine
 from pretrain.engine.zero import basic_optimizer
 from pretrain.optim.adamw import adamw
 from pretrain.profile.peak import matmul_flops_per_second, synchronize
+from pretrain.recipe.schema import Precision
 
 LR = 1e-4
 MASK_RATE = 0.15
@@ -95,14 +96,14 @@ class Contender:
         return sum(self.workload.lengths) / (perf_counter() - start)
 
 
-def ours(workload: Workload, num_micro_batches: int = 1) -> Contender:
-    """Packed rows through a DeepSpeed engine: bf16 weights, fp32 masters, ZeRO-1, clipping."""
+def ours(workload: Workload, precision: Precision, num_micro_batches: int = 1) -> Contender:
+    """Packed rows through a DeepSpeed engine: weights of this precision, fp32 masters, ZeRO-1, clipping."""
     batches = packed_batches(workload, num_micro_batches)
     settings = EngineSettings(
         layout=ParallelLayout(1, 1),
         micro_batch=1,  # only DeepSpeed's own book-keeping reads it
         accumulation=len(batches),
-        precision="bf16",
+        precision=precision,
         make_optimizer=adamw((0.9, 0.98), 1e-6),
         deepspeed={"zero_optimization": {"stage": 1}},
     )
@@ -120,10 +121,10 @@ def ours(workload: Workload, num_micro_batches: int = 1) -> Contender:
     return Contender(workload, step)
 
 
-def bare_loop(workload: Workload, num_micro_batches: int = 1) -> Contender:
+def bare_loop(workload: Workload, precision: Precision, num_micro_batches: int = 1) -> Contender:
     """The same model and batches without DeepSpeed: fp32 masters, torch's fused AdamW and clipping."""
     batches = packed_batches(workload, num_micro_batches)
-    model = build_model(workload.config, ParallelLayout(1, 1).install(), torch.bfloat16)
+    model = build_model(workload.config, ParallelLayout(1, 1).install(), PRECISIONS[precision])
     state = fresh_state(workload.config, seed=0)
     model.load_weights(lambda name: state.records[name].weight)
     weights = list(model.parameters())
@@ -146,8 +147,13 @@ def bare_loop(workload: Workload, num_micro_batches: int = 1) -> Contender:
     return Contender(workload, step)
 
 
-def hugging_face(workload: Workload, *, bf16: bool, compiled: bool, fused: bool, micro_batches: int = 1) -> Contender:
-    """transformers' BertForPreTraining on padded rows; `compiled` needs a C++ compiler and is skipped without one."""
+def hugging_face(
+    workload: Workload, precision: Precision, *, compiled: bool, fused: bool, micro_batches: int = 1
+) -> Contender:
+    """transformers' BertForPreTraining on padded rows, in fp32 or under autocast.
+
+    `compiled` needs a C++ compiler and is skipped without one.
+    """
     from transformers import BertConfig as TheirConfig
     from transformers import BertForPreTraining as TheirModel
 
@@ -176,7 +182,7 @@ def hugging_face(workload: Workload, *, bf16: bool, compiled: bool, fused: bool,
 
     def step() -> None:
         for batch in batches:
-            with torch.autocast(device().type, torch.bfloat16, enabled=bf16):
+            with torch.autocast(device().type, torch.bfloat16, enabled=precision == "bf16"):
                 loss = call(**batch).loss / len(batches)
             loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -249,12 +255,12 @@ def useful_flops(workload: Workload) -> float:
     )
 
 
-def compare(contenders: dict[str, Contender], num_rounds: int) -> list[dict[str, float]]:
-    """Tokens per second of every contender in every round, after one of warmup; and the matmul limit."""
+def compare(contenders: dict[str, Contender], precision: Precision, num_rounds: int) -> list[dict[str, float]]:
+    """Tokens per second of every contender in every round, after one of warmup; and the matmul limit in `precision`."""
     rounds = []
     for index in range(num_rounds + 1):
         rates = {name: contender.tokens_per_second() for name, contender in contenders.items()}
-        rates["matmul"] = matmul_flops_per_second(device(), seconds=0.15)
+        rates["matmul"] = matmul_flops_per_second(device(), PRECISIONS[precision], seconds=0.15)
         if index:
             rounds.append(rates)
     return rounds

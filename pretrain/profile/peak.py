@@ -8,7 +8,7 @@ SHAPES = ((4096, 256, 8192), (4096, 1024, 4096), (8192, 4096, 4096))
 """Matrix products [M, K] x [K, N] from a small BERT's head to a large one's feed-forward network."""
 
 
-def matmul_flops_per_second(device: torch.device, dtype: torch.dtype = torch.bfloat16, seconds: float = 0.3) -> float:
+def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
     """The best rate over SHAPES; on a CPU with as many threads as torch uses now, without the largest shape."""
     shapes = SHAPES if device.type == "cuda" else SHAPES[:2]
     return max(_rate(*shape, device, dtype, seconds) for shape in shapes)

@@ -1,6 +1,7 @@
 """The table of targets: rows against Hugging Face, against the machine's limit, and of the engine's own cost."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,10 +11,13 @@ from rich.console import Console
 
 from model.config import BertConfig
 from pretrain.engine.distributed import process_group
+from pretrain.engine.fast_fp32 import fast_fp32
 from pretrain.profile.against import Row, Workload, bare_loop, compare, hugging_face, ours, useful_flops
 from pretrain.profile.measurement import Measurement
 from pretrain.profile.synthetic import synthetic_recipe
 from pretrain.profile.verb import Profile
+from pretrain.recipe.precision import of_this_machine
+from pretrain.recipe.schema import Precision
 from pretrain.settings.tables import WholeTable
 
 HEADS_OF = {256: 4, 768: 12}
@@ -34,8 +38,10 @@ def shape(hidden: int, vocab_size: int, dropout: float) -> BertConfig:
 def profile_against_hugging_face(num_rounds: int, out: Path, json_file: Path | None) -> None:
     """Measures every row, prints the table and writes it as JSON."""
     torch.set_num_threads(1)  # of a CPU: as ranks have, one to a core; where two share the work, each counts for less
-    with process_group():
-        rows = rows_against_hugging_face(num_rounds)
+    precision = of_this_machine()
+    print(f"all in {precision}, but for transformers out of the box, which is in fp32", flush=True)
+    with process_group(), fast_fp32() if precision == "fp32" else nullcontext():  # as runs are, for both sides
+        rows = rows_against_hugging_face(num_rounds, precision)
     with TemporaryDirectory() as directory:
         profile = Profile(str(synthetic_recipe(Path(directory))), (), stage=0, nproc=2, steps=12, out=out, profiled=0)
         rows += rows_of_layouts(profile, num_rounds)
@@ -45,39 +51,43 @@ def profile_against_hugging_face(num_rounds: int, out: Path, json_file: Path | N
         json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8")
 
 
-def rows_against_hugging_face(num_rounds: int, sequence: int = 128) -> list[Row]:
+def rows_against_hugging_face(num_rounds: int, precision: Precision, sequence: int = 128) -> list[Row]:
     """All rows that one process can measure. A step reads 256 sequences in micro-batches of about 4096 tokens."""
     small, small_dropout, wide = shape(256, 8192, 0.0), shape(256, 8192, 0.1), shape(768, 30_528, 0.0)
-    best = dict(bf16=True, compiled=True, fused=True)
-    default = dict(bf16=False, compiled=False, fused=False)
+    best = dict(compiled=True, fused=True)
+    default = dict(compiled=False, fused=False)
     rows = []
 
     varied, varied_dropout = (Workload.varied(config, sequence, 128) for config in (small, small_dropout))
     rounds = compare(
         {
-            "ours": ours(varied, 3),
-            "ours dropout": ours(varied_dropout, 3),
-            "best": hugging_face(varied, **best, micro_batches=4),
-            "bf16 dropout": hugging_face(varied_dropout, bf16=True, compiled=False, fused=False, micro_batches=4),
-            "default": hugging_face(varied_dropout, **default, micro_batches=4),
+            "ours": ours(varied, precision, 3),
+            "ours dropout": ours(varied_dropout, precision, 3),
+            "best": hugging_face(varied, precision, **best, micro_batches=4),
+            "dropout": hugging_face(varied_dropout, precision, **default, micro_batches=4),
+            "default": hugging_face(varied_dropout, "fp32", **default, micro_batches=4),
         },
+        precision,
         num_rounds,
     )
     rows += [
         _ratio("varied lengths, against its best", 2.5, rounds, "ours", "best"),
         _ratio("varied lengths, against it out of the box", 8.0, rounds, "ours", "default"),
-        _ratio("varied lengths, dropout 0.1 both, against its bf16", 2.5, rounds, "ours dropout", "bf16 dropout"),
+        _ratio(
+            f"varied lengths, dropout 0.1 both, against its {precision}", 2.5, rounds, "ours dropout", "theirs dropout"
+        ),
         _share_of_limit("useful FLOPs over the matmul limit, varied lengths", 0.55, rounds, varied),
     ]
 
     full = Workload.full(small, sequence, 32)
     rounds = compare(
         {
-            "ours": ours(full),
-            "bare": bare_loop(full),
-            "best": hugging_face(full, **best),
-            "default": hugging_face(Workload.full(small_dropout, sequence, 32), **default),
+            "ours": ours(full, precision),
+            "bare": bare_loop(full, precision),
+            "best": hugging_face(full, precision, **best),
+            "default": hugging_face(Workload.full(small_dropout, sequence, 32), "fp32", **default),
         },
+        precision,
         num_rounds,
     )
     rows += [
@@ -90,7 +100,7 @@ def rows_against_hugging_face(num_rounds: int, sequence: int = 128) -> list[Row]
     ]
 
     full_wide = Workload.full(wide, sequence, 16)
-    rounds = compare({"ours": ours(full_wide)}, num_rounds)
+    rounds = compare({"ours": ours(full_wide, precision)}, precision, num_rounds)
     rows.append(_share_of_limit("useful FLOPs over the matmul limit, hidden 768", 0.50, rounds, full_wide))
     return rows
 

@@ -1,5 +1,7 @@
 """The comparison compares like with like: the same sequences, and the same loss from the same weights."""
 
+from collections import defaultdict
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from model.bert import BertForPreTraining
 from model.config import BertConfig
 from pretrain.cost.flops import training_flops
 from pretrain.interop.huggingface import export_model
+from pretrain.profile import table
 from pretrain.profile.against import Row, Workload, packed_batches, padded_rows, useful_flops
 
 CONFIG = BertConfig(
@@ -50,3 +53,24 @@ def test_useful_flops_are_those_of_full_rows_when_nothing_is_padded():
 
 def test_a_row_holds_median_and_range():
     assert Row.over("x", 2.0, [1.0, 5.0, 3.0]) == Row("x", 2.0, 3.0, 1.0, 5.0)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_all_are_timed_in_the_machines_precision_but_transformers_out_of_the_box(monkeypatch, precision):
+    """Where the hardware emulates bf16, one contender in it takes longer than all the others together."""
+    used = []
+    monkeypatch.setattr(table, "ours", lambda workload, precision, *more: used.append(("ours", precision)))
+    monkeypatch.setattr(table, "bare_loop", lambda workload, precision: used.append(("bare", precision)))
+    monkeypatch.setattr(table, "hugging_face", lambda workload, precision, **more: used.append(("theirs", precision)))
+
+    def compare(contenders, precision, num_rounds):
+        used.append(("limit", precision))
+        return [defaultdict(lambda: 1.0)]
+
+    monkeypatch.setattr(table, "compare", compare)
+    assert len(table.rows_against_hugging_face(1, precision)) == 9
+    out_of_the_box = [("theirs", "fp32")] * 2
+    for one in out_of_the_box:
+        used.remove(one)
+    assert {chosen for _, chosen in used} == {precision}
+    assert {name for name, _ in used} == {"ours", "bare", "theirs", "limit"}
