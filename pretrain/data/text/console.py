@@ -91,12 +91,17 @@ class _Lines:
 def _figures(progress: Progress) -> str:
     if progress.tasks:
         return f"{progress.tasks[0]:,} of {progress.tasks[1]:,} tasks, {_duration(progress.seconds)}"
-    whole = f" of {progress.total_megabytes:,.0f}" if progress.total_megabytes else ""
+    whole = f" of {size(progress.total_megabytes)}" if progress.total_megabytes else ""
     left = f", {_duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
     return (
-        f"{progress.megabytes:,.0f}{whole} MB, {progress.num_documents:,} documents, "
+        f"{size(progress.megabytes)}{whole} MB, {progress.num_documents:,} documents, "
         f"{progress.megabytes_per_second:.1f} MB/s{left}"
     )
+
+
+def size(megabytes: float) -> str:
+    """A small text is some tenths of a megabyte, not none."""
+    return f"{megabytes:,.0f}" if megabytes >= 10 else f"{megabytes:.1f}"
 
 
 def _duration(seconds: float) -> str:
