@@ -98,7 +98,9 @@ def _draw_final_losses(axes: Axes, contenders: Sequence[Contender], looks: dict[
     scratch = [(_cost(each, currency), median(each.losses)) for each in contenders if each.role == "from scratch"]
     axes.plot(*zip(*frontier(scratch), strict=True), color=BASELINE, linewidth=1, zorder=1)
     axes.set(xlabel=f"cost of the run ({CURRENCIES[currency]})", xscale="log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    costs = [_cost(contender, currency) for contender in contenders]
+    is_narrow = max(costs) < 10 * min(costs)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if is_narrow else (1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
 

@@ -29,9 +29,12 @@ def compare(paths: Sequence[Path], out: Path, scale: str, baseline: Sequence[str
     write_csv(lines, out)
     draw(found, out)
     note = mixed_precisions(runs)
+    single = [contender.name for contender in found if len(contender.runs) == 1]
     write_page(lines, out, note)
     print_table(lines)
     if note:
         print(note)
+    if single:
+        print(f"one seed alone is never significant ({', '.join(single)}); train others, three are usual")
     print(f"{out / 'compare.html'}, compare.json, compare.csv, runs.csv and the picture as .png, .svg and .pdf")
     return lines

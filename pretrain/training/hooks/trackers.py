@@ -3,6 +3,7 @@
 The two have the same functions: init, log, finish.
 """
 
+import os
 from hashlib import sha256
 from importlib import import_module
 from typing import Any
@@ -28,7 +29,8 @@ class Tracker(Hook):
         own = {"id": known, "dir": str(self.folder.path)} if self.service == "wandb" else {}
         config = trainer.run.recipe.model_dump(mode="json", by_alias=True)
         self.module = import_module(self.service)
-        self._call(trainer, "init", project=PROJECT, name=name, config=config, resume="allow", **own)
+        project = os.environ.get(f"{self.service.upper()}_PROJECT", PROJECT)
+        self._call(trainer, "init", project=project, name=name, config=config, resume="allow", **own)
 
     def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
         self._log(trainer, {"stage": stage.index}, trainer.progress.step)

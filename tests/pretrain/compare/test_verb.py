@@ -91,7 +91,7 @@ def test_table_page_picture_and_json(folders, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2.00" in printed
     assert "precision" not in printed
-    assert "significant" in printed
+    assert "significant" in printed and "one seed alone" not in printed
     page = (tmp_path / "out" / "compare.html").read_text()
     assert page.count("<td>stack</td>") == 3
     assert "<td>2.00 2.00 2.00, significant</td>" in page
@@ -105,6 +105,12 @@ def test_table_page_picture_and_json(folders, tmp_path, capsys):
     runs = list(csv.DictReader((tmp_path / "out" / "runs.csv").open()))
     assert len(runs) == len(folders)
     assert {row["seed"] for row in runs if row["name"] == "grown"} == {"0", "1", "2"}
+
+
+def test_one_seed_is_said_to_be_too_few(folders, tmp_path, capsys):
+    compare([folder for folder in folders if folder.name.endswith("0-0") or "grown" in folder.name], tmp_path, "mini")
+    said = "one seed alone is never significant (base-100, base-200, base-400); train others, three are usual"
+    assert said in capsys.readouterr().out.splitlines()
 
 
 def test_an_unfinished_run_is_named(folders, tmp_path):

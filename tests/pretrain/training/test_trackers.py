@@ -54,8 +54,10 @@ def told(tmp_path: Path, monkeypatch, name: str, fails: str = "") -> tuple[Stand
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_it_gets_the_recipe_the_curves_and_the_changes(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("WANDB_PROJECT", "grown")
     module, events = told(tmp_path, monkeypatch, name)
     (_, _, options), *logs, (last, *_) = module.calls
+    assert options["project"] == ("grown" if name == "wandb" else "espalier")
     assert options["name"] == "my-run" and options["config"]["optimizer"]["lr"] == 3e-3
     assert options["resume"] == "allow" and ("id" in options) == (name == "wandb"), "a resumed run goes on in its own"
     assert [arguments[0].get("stage", arguments[0].get("loss")) for _, arguments, _ in logs[:2]] == [1, 5.0]
