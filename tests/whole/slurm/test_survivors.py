@@ -11,6 +11,7 @@ import pytest
 from pretrain.launch.outcome import ExitCode
 from tests.support.cluster import Cluster
 from tests.support.home import HOME
+from tests.support.machines import Machine
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -55,6 +56,15 @@ sys.exit(start_ranks(["nothing"], None, tolerance=tolerance))
 """
 
 
+SITE = """
+import os, sys, time
+from pathlib import Path
+late = os.environ.get("SLURMD_NODENAME") == "node3" and Path(os.environ["SAID"], "late").exists()
+while late and "pretrain.launch.node" in sys.orig_argv:
+    time.sleep(1)
+"""
+
+
 class Waiting:
     """Jobs whose ranks do nothing until the file `done` is there. Each leaves a file: ATTEMPT-NODE-RANKS."""
 
@@ -65,6 +75,7 @@ class Waiting:
         for package in ("torch", "torch/distributed"):
             (folder / package / "__init__.py").touch()
         (folder / "job.py").write_text(JOB)
+        (folder / "sitecustomize.py").write_text(SITE)  # Python starts slowly on node3, if so asked
         (folder / "job.sh").write_text(f"#!/bin/sh\nexec {sys.executable} {folder}/job.py\n")
 
     def submit(self, *ranks: str, **options: str) -> str:
@@ -84,14 +95,26 @@ def waiting(breakable: Cluster, tmp_path: Path) -> Waiting:
     return Waiting(breakable, tmp_path)
 
 
-@pytest.mark.parametrize("how", ["frozen", "cut off"])
+def refusals(cluster: Cluster, node: Machine) -> int:
+    """Connections that the node's kernel has refused."""
+    names, values = (line.split() for line in cluster.run("grep", "Tcp:", "/proc/net/snmp", on=node).splitlines())
+    return int(values[names.index("OutRsts")])
+
+
+@pytest.mark.parametrize("how", ["frozen", "cut off before it has come"])
 def test_a_node_that_is_gone_is_missed(breakable, waiting, tmp_path, how):
     """GPUs lie unevenly: the next start uses as many on each node. What is left on the lost one ends, once it can."""
-    job = waiting.submit("0-node1-2", "0-node2-1", "0-node3-1", nodes="3", gpus="4", no_requeue="")
-    node = breakable.nodes[2]
+    node, ranks = breakable.nodes[2], ["0-node1-2", "0-node2-1", "0-node3-1"]
     if how == "frozen":
+        job = waiting.submit(*ranks, nodes="3", gpus="4", no_requeue="")
         node.signal(signal.SIGSTOP)
     else:
+        (tmp_path / "late").touch()
+        job = waiting.submit(*ranks[:2], nodes="3", gpus="4", no_requeue="")
+        refused, deadline = refusals(breakable, node), time.monotonic() + 120
+        while refusals(breakable, node) == refused:
+            assert time.monotonic() < deadline, "nobody has knocked"
+            time.sleep(0.1)
         node.cut()
     waiting.wait_for("1-node1-1", "1-node2-1")
     assert not list(tmp_path.glob("1-node3-*"))
@@ -101,7 +124,8 @@ def test_a_node_that_is_gone_is_missed(breakable, waiting, tmp_path, how):
     (tmp_path / "done").touch()
     breakable.wait(job, "COMPLETED")
     assert breakable.exit_code(job) == 0
-    assert "node node3 is lost: silent for" in breakable.output(job)
+    said = "silent for" if how == "frozen" else "it was on, and is silent for"
+    assert f"node node3 is lost: {said}" in breakable.output(job)
     node.signal(signal.SIGCONT)
     node.mend()
     deadline = time.monotonic() + 120
