@@ -1,16 +1,32 @@
-"""LayerNorm: NVIDIA apex's kernel on CUDA where that submodule imports, torch's otherwise, with equal results.
+"""LayerNorm: NVIDIA apex's kernel on CUDA where apex has been built with it, torch's otherwise, with equal results.
 
 Compiled blocks take torch's, which the compiler fuses with what is around it.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-try:  # the package index's `apex` is another project: only NVIDIA's has this submodule
-    from apex.normalization.fused_layer_norm import fused_layer_norm_affine
-except ImportError:
-    fused_layer_norm_affine = None
+
+def apex_kernel() -> Callable[..., Tensor] | None:
+    """The package index's `apex` is another project: only NVIDIA's has the submodule. Without its CUDA extension, which
+    it builds on request, that imports all the same and fails at the first use."""
+    try:
+        import fused_layer_norm_cuda  # noqa: F401
+        from apex.normalization.fused_layer_norm import fused_layer_norm_affine
+    except ImportError:
+        return None
+    return fused_layer_norm_affine
+
+
+fused_layer_norm_affine = apex_kernel()
+
+
+def fits_apex(x: Tensor) -> bool:
+    """Its kernel cannot be launched over no rows, which a dropped layer or an idle sub-model has."""
+    return x.is_cuda and x.numel() > 0 and not torch.compiler.is_compiling()
 
 
 class LayerNorm(nn.Module):
@@ -23,6 +39,6 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if fused_layer_norm_affine is not None and x.is_cuda and not torch.compiler.is_compiling():
+        if fused_layer_norm_affine is not None and fits_apex(x):
             return fused_layer_norm_affine(x, self.weight, self.bias, self.weight.shape, self.eps)
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)

@@ -13,6 +13,9 @@ import torch.distributed as dist
 from tests.support.home import HOME
 from tests.support.tiny import tiny_corpus
 
+# Ranks that tests start compute on the CPU, on a machine with GPUs, too: it may have fewer of them than ranks.
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
 # A shared machine has slow moments; a deadline for each example would make tests fail by chance.
 hypothesis.settings.register_profile("espalier", deadline=None)
 hypothesis.settings.load_profile("espalier")
@@ -31,7 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _divide_among_processes(items)
     if not torch.cuda.is_available():
         for item in items:
-            if "gpu" in item.keywords:
+            if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 

@@ -233,10 +233,9 @@ def _torch_on_gpus() -> "Iterator[Row]":
 
 
 def _kernels() -> "Iterator[Row]":
-    has_apex = _has("apex", "apex.normalization.fused_layer_norm")
-    found = "NVIDIA's" if has_apex else "an unrelated package" if installed_version("apex") else "-"
+    found, verdict = _apex()
     changes = "on GPUs LayerNorm (not compiled), LAMB's norms"
-    yield Row("apex", found, "optional", "ok" if has_apex else "-", changes)
+    yield Row("apex", found, "optional", verdict, changes)
     flash = installed_version("flash-attn") if _has("flash_attn", "flash_attn.flash_attn_interface") else None
     changes = "on GPUs packed rows with attention dropout"
     yield Row("flash-attn", flash or "-", "optional", "ok" if flash else "-", changes)
@@ -251,6 +250,16 @@ def _kernels() -> "Iterator[Row]":
     yield Row("torch.compile on GPUs", found, "optional", verdict, "fused norms, GELU, dropout (compile: auto)")
     ninja = shutil.which("ninja")
     yield Row("ninja", ninja or "-", "optional", "ok" if ninja else "-", "DeepSpeed's optimizer offload")
+
+
+def _apex() -> "tuple[str, str]":
+    """What is installed under this name, and the verdict. The package index has another project of the name, and
+    NVIDIA's is of use only with its CUDA extensions, which it builds on request."""
+    if not _has("apex", "apex.normalization.fused_layer_norm"):
+        return "an unrelated package" if installed_version("apex") else "-", "-"
+    if not all(importlib.util.find_spec(module) for module in ("fused_layer_norm_cuda", "amp_C")):
+        return "NVIDIA's, without its CUDA extensions", "-"
+    return "NVIDIA's", "ok"
 
 
 def _has(package: str, module: str) -> bool:

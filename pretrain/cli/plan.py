@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from model.errors import UserError
 from pretrain.cli.arguments import OptionalRecipe, Overrides, check_counts
@@ -17,6 +18,7 @@ def plan(
     nproc: OptionalInt = None,
     suggest: OptionalText = "",
     hours: OptionalFloat = None,
+    device: Literal["auto", "cpu", "gpu"] = "auto",
     trust_pickle: bool = False,
 ) -> None:
     """Print what a recipe will do and what it costs. Trains nothing.
@@ -29,6 +31,8 @@ def plan(
         nproc: Number of processes to plan for. Defaults to 1; with --suggest to one per GPU, or 2 without.
         suggest: Suggest a recipe for this text: its folder, a prepared corpus, or a size such as 50MB. Needs --hours.
         hours: How long the machine is yours.
+        device: What each process will compute on, which decides the memory it needs. By default what this machine has;
+            on a login node give gpu.
         trust_pickle: Read pickled weights to start from (DeepSpeed's) even if that may run code: trust their author.
     """
     check_counts(nproc=[nproc])
@@ -60,7 +64,7 @@ def plan(
         from pretrain.interop.importing import check_start
 
         check_start(start, run.stages[0].config, trust_pickle)
-    print_plan(run, on_cpu=count_gpus() == 0)
+    print_plan(run, on_cpu=count_gpus() == 0 if device == "auto" else device == "cpu")
     if line := precision_in_words(loaded, run.recipe):
         print(line)
     print(*forecast_lines(run, corpus, known_speed(Path("runs"), loaded.name)), sep="\n")

@@ -3,7 +3,8 @@
     peak = weights + gradients + optimizer + buffers + activations (or what replaces them)           on a GPU
     peak = the same, with HEAP_SHARE more for activations, plus what the process itself needs        on a CPU
 
-docs/results/speed.md compares this with measurements.
+docs/results/speed.md compares this with measurements. A GPU also holds what torch's allocator does not count:
+`held_bytes`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,16 @@ PROCESS_BYTES = 50 * 2**20
 
 GLOO_BYTES = 20 * 2**20
 """Memory of gloo's threads and buffers if there are several ranks (measured)."""
+
+
+CUDA_BYTES = 600 * 2**20
+"""Memory of a GPU that a process takes before its first tensor: CUDA's context and kernels (estimated)."""
+
+NCCL_BYTES = 400 * 2**20
+"""Buffers of NCCL if there are several ranks (estimated)."""
+
+ALLOCATOR_SHARE = 0.12
+"""What torch's allocator reserves beyond what tensors take, as a share of it (8.6 GiB for 7.7 of BERT-large)."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,11 @@ def peak_bytes(held: StateBytes, step: StepBytes, on_cpu: bool) -> int:
     activations = round((1 + HEAP_SHARE * on_cpu) * step.activations)
     total = held.device + max(activations, step.afterwards) + step.buffers + step.process
     return total + held.host if on_cpu else total
+
+
+def held_bytes(peak: int, num_ranks: int) -> int:
+    """Of a GPU's memory, by a rank whose tensors take `peak` bytes at most: what nvidia-smi shows."""
+    return round((1 + ALLOCATOR_SHARE) * peak) + CUDA_BYTES + NCCL_BYTES * (num_ranks > 1)
 
 
 def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[StateBytes, StepBytes]:

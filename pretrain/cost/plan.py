@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pretrain.cost.communication import outweighed
 from pretrain.cost.copies import equal_copies
-from pretrain.cost.memory import num_parameters, peak_bytes, stage_bytes
+from pretrain.cost.memory import held_bytes, num_parameters, peak_bytes, stage_bytes
 from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config
 from pretrain.recipe import Run
 from pretrain.settings.tables import WholeTable
@@ -71,6 +71,11 @@ def _rules(run: Run, on_cpu: bool) -> Iterator[Text]:
             lines.append(f"{stage.name}: {length_in_words(run.moment(stage.length), stage.until)}")
         if stage.split:
             lines.append(f"{stage.name}: {stage.split.words()}")
+        if stage.zero_stage == 0 and stage.precision != "fp32":
+            lines.append(
+                f"{stage.name}: a step of ZeRO 0 in {stage.precision} takes a GPU some twenty kernels a parameter; "
+                "ZeRO 1 takes a few in all, and no more memory"
+            )
         if stage.keep:
             lines.append(f"{stage.name}: its final state is saved as checkpoints/{stage.keep}")
     if any(stage.until for stage in run.stages):
@@ -150,16 +155,20 @@ def _memory_table(run: Run, on_cpu: bool) -> Table:
     )
     for heading in ("stage", "TP x DP", "ZeRO"):
         table.add_column(heading)
-    for heading in ("weights", "gradients", "optimizer", "activations", "buffers", "peak", "host memory"):
+    of_gpu = () if on_cpu else ("of the GPU",)
+    for heading in ("weights", "gradients", "optimizer", "activations", "buffers", "peak", *of_gpu, "host memory"):
         table.add_column(heading, justify="right")
     for stage in run.stages:
         held, step = stage_bytes(stage, run.recipe.data.mask_rate, on_cpu)
-        parts = (held.weights, held.gradients, held.optimizer, step.activations, step.buffers)
+        peak = peak_bytes(held, step, on_cpu)
+        parts = [held.weights, held.gradients, held.optimizer, step.activations, step.buffers, peak]
+        if not on_cpu:
+            parts.append(held_bytes(peak, run.num_ranks))
         table.add_row(
             stage.name,
             f"{stage.tensor_parallel} x {stage.data_parallel}{', sequence' * stage.sequence_parallel}",
             f"{stage.zero_stage}{' + offload' if held.host else ''}",
-            *(_bytes(count) for count in (*parts, peak_bytes(held, step, on_cpu))),
+            *map(_bytes, parts),
             _bytes(held.host) if held.host else "-",
         )
     return table

@@ -17,9 +17,9 @@ from model.parallel.layout import ModelParallelUnit, ParallelLayout
 from model.parallel.tensor import TensorParallel
 from pretrain.engine.attach import attach_optimizer
 from pretrain.engine.compilation import compile_blocks
-from pretrain.engine.config_file import DEFAULT_BUCKET, overlaps_messages
+from pretrain.engine.config_file import DEFAULT_BUCKET, offloads_optimizer, overlaps_messages
 from pretrain.engine.distributed import device
-from pretrain.engine.norm import mark_split_gradients
+from pretrain.engine.norm import mark_split_gradients, speed_up_norm
 from pretrain.engine.unused import skip_unused_work
 from pretrain.engine.without_compiler import keep_compiler_out
 from pretrain.engine.zero import prime_optimizer
@@ -83,6 +83,7 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     prime_optimizer(engine)
     attach_optimizer(engine)
     mark_split_gradients(engine)
+    speed_up_norm(engine)
     skip_unused_work(engine)
     return engine
 
@@ -131,6 +132,9 @@ def deepspeed_config(settings: EngineSettings, num_trained: int, in_whole_blocks
         zero.setdefault("stage3_param_persistence_threshold", 0)
     on_gpu = device().type == "cuda"
     zero["overlap_comm"] = overlaps_messages(settings.deepspeed, on_gpu, settings.layout.data_parallel)
+    if offloads_optimizer(config):
+        zero["offload_optimizer"] = {"pin_memory": on_gpu, **zero["offload_optimizer"]}
+    config.setdefault("timers", {"throughput": {"enabled": False}})  # it waits for the device twice a micro-batch
     return config | {
         "zero_optimization": zero,
         "train_micro_batch_size_per_gpu": settings.micro_batch,

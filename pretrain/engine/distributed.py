@@ -31,14 +31,14 @@ def start_process_group() -> None:
     for name, value in ALONE.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_PORT", "29500" if int(os.environ["WORLD_SIZE"]) > 1 else "0")
-    if torch.cuda.is_available():
+    if computes_on_gpu():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     _skip_shared_memory_kernel()
     # Called every step, by DeepSpeed 0.19.8 and for sequence parallelism; torch 2.13 renames them.
     for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
         warnings.filterwarnings("ignore", message=f".*{name}.*", category=FutureWarning)
     deepspeed.init_distributed(
-        dist_backend="nccl" if torch.cuda.is_available() else "gloo",
+        dist_backend="nccl" if computes_on_gpu() else "gloo",
         timeout=COLLECTIVE_TIMEOUT,
         auto_mpi_discovery=False,
         verbose=False,
@@ -93,13 +93,18 @@ def _leave_together() -> None:
 
 
 def device() -> torch.device:
-    """Where this rank computes."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    """Where this rank computes, and where a tensor has to be for a collective. DeepSpeed decides (DS_ACCELERATOR, else
+    what there is)."""
+    return torch.device(get_accelerator().current_device_name())
+
+
+def computes_on_gpu() -> bool:
+    return get_accelerator().device_name() == "cuda"
 
 
 def device_clock() -> float:
     """Seconds that this rank's device has worked: of the processor on a CPU, of the clock elsewhere."""
-    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+    return time.perf_counter() if computes_on_gpu() else time.process_time()
 
 
 def data_parallel_sum(tensor: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
-from pretrain.engine.distributed import device
+from pretrain.engine.distributed import computes_on_gpu, device
 
 SLOW = 0.5
 """A node is slow if it has less than this fraction of the median bandwidth."""
@@ -124,7 +124,7 @@ def _hardware(ranks_here: int, folder: Path) -> dict[str, Any]:
         "gpu": "",
         "gpu_gib": 0.0,
     }
-    if torch.cuda.is_available():
+    if computes_on_gpu():
         properties = torch.cuda.get_device_properties(device())
         found |= {"gpu": properties.name, "gpu_gib": properties.total_memory / GIB}
     return found
@@ -137,13 +137,13 @@ def _bandwidth(ranks: Sequence[int]) -> float | None:
     group = dist.new_group(ranks)
     if dist.get_rank() not in ranks:
         return None
-    numel = (256 if torch.cuda.is_available() else 8) * 2**20 // 4
+    numel = (256 if computes_on_gpu() else 8) * 2**20 // 4
     tensor = torch.ones(numel, device=device())
     seconds = []
     for _ in range(4):  # the first one sets up connections
         start = time.perf_counter()
         dist.all_reduce(tensor, group=group)
-        if torch.cuda.is_available():
+        if computes_on_gpu():
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     dist.destroy_process_group(group)

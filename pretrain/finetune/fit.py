@@ -70,21 +70,24 @@ def fit(
 
 
 @fast_fp32()
-def predict(model: nn.Module, features: Sequence[Features], batch: int, pad_id: int) -> tuple[np.ndarray, ...]:
+def predict(
+    model: nn.Module, features: Sequence[Features], batch: int, pad_id: int, bf16: bool = False
+) -> tuple[np.ndarray, ...]:
     """The model's logits for all features, in their order. Raises Diverged if one is not finite."""
     device = next(model.parameters()).device
     model.eval()
     by_length = np.argsort([len(one["input_ids"]) for one in features], kind="stable")
     longest = max(len(one["input_ids"]) for one in features)
     logits: list[tuple[np.ndarray, ...]] = [()] * len(features)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for start in range(0, len(features), batch):
             rows = by_length[start : start + batch]
             inputs = collate([features[row] for row in rows], pad_id)
             outputs = model(**{name: tensor.to(device) for name, tensor in inputs.items() if name not in LABELS})
             is_span = hasattr(outputs, "start_logits")
             of_tokens = is_span or outputs.logits.dim() == 3
-            values = (outputs.start_logits, outputs.end_logits) if is_span else (outputs.logits,)
+            found = (outputs.start_logits, outputs.end_logits) if is_span else (outputs.logits,)
+            values = [value.float().cpu() for value in found]  # whole: a copy of every row would wait for the device
             if not all(value.isfinite().all() for value in values):
                 raise Diverged
             for place, row in enumerate(rows):
@@ -94,7 +97,7 @@ def predict(model: nn.Module, features: Sequence[Features], batch: int, pad_id: 
 
 def _widened(values: Tensor, length: int) -> np.ndarray:
     """Logits of positions padded to the longest row; positions beyond a row get -inf."""
-    array = values.float().cpu().numpy()
+    array = values.numpy()
     beyond = [(0, max(length - len(array), 0)), *[(0, 0)] * (array.ndim - 1)]
     return np.pad(array, beyond, constant_values=-np.inf)
 

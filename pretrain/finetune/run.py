@@ -12,6 +12,7 @@ from statistics import fmean
 import torch
 
 from model.errors import UserError, nearest
+from pretrain.engine.distributed import computes_on_gpu, device
 from pretrain.finetune.fit import Diverged, Features, fit, predict
 from pretrain.finetune.glue import open_glue
 from pretrain.finetune.own.examples import Source
@@ -57,8 +58,7 @@ def finetune(
         raise UserError(f"pooling mean works for tasks on whole sentences, but {task} reads tokens; omit --pooling")
     if pooling == "mean" and save:
         raise UserError("pooling mean has no model in transformers to save; leave out --save, or --pooling")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bf16 = precision == "bf16" if precision else device.type == "cuda" and torch.cuda.is_bf16_supported()
+    bf16 = precision == "bf16" if precision else computes_on_gpu() and torch.cuda.is_bf16_supported()
     with model_folder(checkpoint) as folder, _quiet():
         pretrained = Pretrained(folder, from_scratch, pooling, dropout)
         tokenizer = pretrained.tokenizer()
@@ -76,9 +76,9 @@ def finetune(
             start = time.perf_counter()
             scores: list[dict[str, float] | None] = []
             for seed in seeds:
-                model = pretrained.model(problem, seed).to(device)
+                model = pretrained.model(problem, seed).to(device())
                 fit(model, features, one, seed, tokenizer.pad_token_id, bf16, Lines(seed))
-                score = partial(predict, model, batch=PREDICT_BATCH, pad_id=tokenizer.pad_token_id)
+                score = partial(predict, model, batch=PREDICT_BATCH, pad_id=tokenizer.pad_token_id, bf16=bf16)
                 try:
                     scores.append(scored := problem.score(tokenizer, score))
                 except Diverged:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import IO
 
 from pretrain.launch import leash, start_up
+from pretrain.launch.gpus import check_ranks
 from pretrain.launch.outcome import ExitCode, agreed_code, shell_code
 from pretrain.launch.pause import children, pause, signal_all
 from pretrain.launch.requests import PASSED_ON, Requests
@@ -47,7 +48,10 @@ def run_ranks(
     A signal goes to the ranks, again and again until they have left: torchrun would kill them after half a minute, and
     one that comes while they still start would be lost. Ctrl-C asks them as SIGTERM does; the second one ends
     everything at once. Ctrl-Z stops all of it, until this process is continued.
+
+    Raises UserError where there are GPUs, but fewer than ranks.
     """
+    check_ranks(nproc)
     with Requests() as requests:
         command = torchrun_command(module, nproc, rendezvous)
         environment = {**rank_environment(nproc), **start_up.begun(), **variables}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from pretrain.launch.gpus import count_gpus
 from pretrain.optim.groups import GroupRules
 from pretrain.settings.values import Number, Rate, Section
 
@@ -91,10 +92,8 @@ class LayerwiseOptions(OptimizerOptions):
         return dict(betas=self.betas, eps=self.eps, bias_correction=self.bias_correction, compiled=self.compile)
 
     def notes(self) -> list[str]:
-        import torch
-
         from pretrain.optim.passes import can_compile
 
-        if torch.cuda.is_available() or not self.compile or can_compile():
+        if count_gpus() or not self.compile or can_compile():
             return []
         return [f"no C++ compiler found: without one, the step of {self.name} takes about twice as long on a CPU"]

@@ -22,6 +22,7 @@ from model.parallel.layout import ParallelLayout
 from pretrain.cost.flops import training_flops
 from pretrain.data.packing import pack
 from pretrain.engine.build import PRECISIONS, EngineSettings, build_model
+from pretrain.engine.compilation import compiles
 from pretrain.engine.distributed import device
 from pretrain.engine.move import start_engine
 from pretrain.engine.zero import basic_optimizer
@@ -97,7 +98,10 @@ class Contender:
 
 
 def ours(workload: Workload, precision: Precision, num_micro_batches: int = 1) -> Contender:
-    """Packed rows through a DeepSpeed engine: weights of this precision, fp32 masters, ZeRO-1, clipping."""
+    """Packed rows through a DeepSpeed engine: weights of this precision, fp32 masters, ZeRO-1, clipping.
+
+    Compiled on a GPU, as its rival is.
+    """
     batches = packed_batches(workload, num_micro_batches)
     settings = EngineSettings(
         layout=ParallelLayout(1, 1),
@@ -105,6 +109,7 @@ def ours(workload: Workload, precision: Precision, num_micro_batches: int = 1) -
         accumulation=len(batches),
         precision=precision,
         make_optimizer=adamw((0.9, 0.98), 1e-6),
+        compile=compiles("auto", device()),
         deepspeed={"zero_optimization": {"stage": 1}},
     )
     engine = start_engine(fresh_state(workload.config, seed=0), settings)

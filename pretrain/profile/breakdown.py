@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torch.autograd import DeviceType
@@ -33,7 +33,7 @@ class Breakdown:
     collectives: dict[str, float] = field(default_factory=dict)
     """Time in each kind of collective; may overlap with the phases."""
     kernels: dict[str, float] = field(default_factory=dict)
-    """The operators that took longest by themselves."""
+    """The operators that took longest by themselves; on a GPU, its kernels and copies."""
     step: float = 0.0
     """From the beginning of the first phase to the end of the last: the phases and what lies between them."""
     backward: dict[str, float] = field(default_factory=dict)
@@ -72,22 +72,31 @@ class Breakdown:
 def break_down(
     events: Iterable[FunctionEvent], num_steps: int, modules: Sequence[str], num_kernels: int = 12
 ) -> Breakdown:
-    """Mean over the recorded steps. On a GPU phases are host time, modules and kernels are device time."""
+    """Mean over the recorded steps. On a GPU all of it is the device's time: the host only hands out work, and waits.
+
+    There the profiler reports a span once more, from the first of its kernels to the last.
+    """
     events = list(events)
     on_host = sorted((event for event in events if event.device_type == DeviceType.CPU), key=_start)
     on_device = [event for event in events if event.device_type != DeviceType.CPU and not event.is_user_annotation]
     spans = [event for event in on_host if event.name in PHASES]
-    phases = {phase: sum(_milliseconds(event) for event in spans if event.name == phase) for phase in PHASES}
+    repeated = [event for event in events if event.device_type != DeviceType.CPU and event.is_user_annotation]
+    timed = repeated if any(event.name in PHASES for event in repeated) else spans
+    phases = {phase: sum(_milliseconds(event) for event in timed if event.name == phase) for phase in PHASES}
     forward = [_interval(event) for event in spans if event.name == "forward"]
     parts = [(_part_of(event), event) for event in on_host if _part_of(event) and _holder(forward, event) is not None]
 
     collectives: dict[str, float] = defaultdict(float)
     kernels: dict[str, float] = defaultdict(float)
-    for event in on_host:
+    for event in repeated if on_device else on_host:
         if event.name.startswith(COLLECTIVE_PREFIXES):
             collectives[event.name.split(":", 1)[1]] += _milliseconds(event)
-        elif event.name not in PHASES and not event.name.startswith(MODULE):
-            kernels[event.name] += (event.self_device_time_total or event.self_cpu_time_total) / 1e3
+    for event in on_device:
+        if not _is_sent(event):
+            kernels[event.name] += _milliseconds(event)
+    for event in [] if on_device else on_host:
+        if event.name not in PHASES and not event.name.startswith((MODULE, *COLLECTIVE_PREFIXES)):
+            kernels[event.name] += event.self_cpu_time_total / 1e3
     longest = sorted(kernels.items(), key=lambda item: -item[1])[:num_kernels]
 
     def a_step(milliseconds: dict[str, float]) -> dict[str, float]:
@@ -137,14 +146,18 @@ def _by_module(times: Iterable[tuple[str, float]], modules: Sequence[str]) -> di
 def _communication(on_host: Sequence[FunctionEvent], on_device: Sequence[FunctionEvent]) -> dict[str, float]:
     """On a GPU by its kernels; on a CPU by the operators that call no others."""
     if on_device:
-        are_sent: Callable[[FunctionEvent], bool] = lambda event: "nccl" in event.name.lower()  # noqa: E731
-        sent = union(_interval(event) for event in on_device if are_sent(event))
-        computed = union(_interval(event) for event in on_device if not are_sent(event))
+        sent = union(_interval(event) for event in on_device if _is_sent(event))
+        computed = union(_interval(event) for event in on_device if not _is_sent(event))
     else:
         sent = union(_interval(event) for event in on_host if event.name.startswith(COLLECTIVE_PREFIXES))
         computed = union(_interval(event) for event in on_host if _computes(event))
     hidden = total(intersection(sent, computed)) / 1e3
     return {"exposed": total(sent) / 1e3 - hidden, "hidden": hidden}
+
+
+def _is_sent(event: FunctionEvent) -> bool:
+    """Whether a kernel is NCCL's."""
+    return "nccl" in event.name.lower()
 
 
 def _computes(event: FunctionEvent) -> bool:
@@ -163,7 +176,7 @@ def _work(event: FunctionEvent) -> float:
 
 
 def _milliseconds(event: FunctionEvent) -> float:
-    return event.cpu_time_total / 1e3
+    return event.time_range.elapsed_us() / 1e3
 
 
 def _start(event: FunctionEvent) -> float:

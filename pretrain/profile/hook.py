@@ -3,12 +3,12 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from pretrain.cost.modules import module_work
+from pretrain.engine.distributed import computes_on_gpu
 from pretrain.profile.breakdown import MODULE, Breakdown, break_down
 from pretrain.profile.page import write_breakdown
 from pretrain.recipe import ResolvedStage
@@ -41,8 +41,8 @@ class Profiler(Hook):
         if step != self.first or self.recorder is not None:
             return
         self.spans = [span for module in parts(trainer.engine.module) for span in _record_forward(*module)]
-        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
-        self.work = module_work(trainer.stage, trainer.run.recipe.data.mask_rate, not torch.cuda.is_available())
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * computes_on_gpu()
+        self.work = module_work(trainer.stage, trainer.run.recipe.data.mask_rate, not computes_on_gpu())
         self.recorder = profile(activities=activities)
         self.recorder.start()
 

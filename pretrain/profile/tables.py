@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterable
 
-import torch
 from rich.console import Console
 
 from model.errors import UserError
@@ -90,10 +89,10 @@ def percentages(parts: Iterable[float], whole: float) -> list[float]:
 def matmul_limit(precision: Precision) -> float:
     """Measured on this machine with the threads that one process has."""
     from pretrain.engine.build import PRECISIONS
+    from pretrain.engine.distributed import device
     from pretrain.profile.peak import matmul_flops_per_second
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return matmul_flops_per_second(device, PRECISIONS[precision])
+    return matmul_flops_per_second(device(), PRECISIONS[precision])
 
 
 def _console() -> Console:

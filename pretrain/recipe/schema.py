@@ -255,6 +255,9 @@ class Recipe(Section):
     """Precision of weights and activations. `bf16` and `fp16` keep fp32 master weights and moments. Use `bf16` on
     devices that compute in it; `fp16` needs a GPU. `auto` is `bf16` where the machine of the first start computes in
     it, else `fp32`; the run keeps that."""
+    tf32: bool = False
+    """With `precision: fp32` on a GPU since Ampere, round the inputs of matrix products to 10 bits (TF32). Several
+    times as fast, less precise than fp32 and more than bf16."""
     recompute: bool = False
     """Activation checkpointing: keep only the input of each layer and recompute the rest in the backward pass. Same
     results, much less memory, about a third more compute."""

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from model.errors import UserError
-from model.lazy import dist, torch
+from model.lazy import dist
 from pretrain.checkpoint.tensors import replace_text
 from pretrain.data import Corpus
 from pretrain.data.text.writing import file_sha256
@@ -34,8 +34,8 @@ def check_run(
     if is_group():  # nodes may differ in what `precision: auto` stands for
         recipe = recipe.model_copy(update={"precision": from_rank_0(recipe.precision)})
     run = resolve(recipe, corpus.vocab_size, usable_ranks(recipe, num_ranks))
-    if run.stages[0].precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("precision fp16 needs a GPU; choose bf16 or fp32")
+    if run.stages[0].precision == "fp16":
+        check_fp16()
     for tracker in recipe.trackers:
         if find_spec(tracker) is None:
             raise UserError(f"trackers: {tracker} is not installed here; pip install {tracker}, or leave it out")
@@ -56,6 +56,14 @@ def check_run(
 
             check_start(Path(recipe.start), run.stages[0].config, trust_pickle)
     return run, corpus, run_folder
+
+
+def check_fp16() -> None:
+    """Raises UserError where the device that trains is no GPU."""
+    from pretrain.engine.distributed import computes_on_gpu
+
+    if not computes_on_gpu():
+        raise UserError("precision fp16 needs a GPU; choose bf16 or fp32")
 
 
 def check_compiler() -> None:

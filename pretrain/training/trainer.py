@@ -64,9 +64,12 @@ class Trainer:
 
     # ---- the loop ----
 
-    @fast_fp32()
     def fit(self) -> None:
         """Takes all steps that are left. A run that was saved between two stages begins with the change of shape."""
+        with fast_fp32(self.run.recipe.tf32):
+            self._fit()
+
+    def _fit(self) -> None:
         first = index = self.progress.stage
         while index < len(self.run.stages):
             self._enter(self.run.stages[index])

@@ -13,6 +13,7 @@ from model.config import BertConfig
 from model.parallel.layout import ParallelLayout
 from model.parameters import parameter_table
 from pretrain.engine.build import EngineSettings
+from pretrain.engine.distributed import device
 from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import start_engine
 from pretrain.engine.zero import basic_optimizer
@@ -87,10 +88,10 @@ def train(
     for step in range(first_step, first_step + num_steps):
         for group in basic_optimizer(engine).param_groups:
             group["lr"] = lr
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=device())
         batch = global_batch(config, step)
         for index in range(accumulation):
-            part = rows(batch, (data_rank * accumulation + index) * micro, micro)
+            part = rows(batch, (data_rank * accumulation + index) * micro, micro).to(device())
             output = engine(part, scale / (GLOBAL_ROWS * MASKED_PER_ROW), scale / GLOBAL_ROWS)
             engine.backward(output.loss)
             before_step()

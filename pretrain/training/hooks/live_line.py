@@ -7,6 +7,7 @@ import torch
 
 from pretrain.cost.ahead import flops_left, stages_ahead
 from pretrain.cost.peak import peak_flops_per_second
+from pretrain.engine.distributed import computes_on_gpu
 from pretrain.training.events import StepResult, TrainerView
 
 NUM_LAST_STEPS = 20
@@ -25,7 +26,7 @@ class LiveLine:
 
     def on_stage(self, trainer: TrainerView) -> None:
         self.ahead = stages_ahead(trainer.run, trainer.stage.index)
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+        device = torch.cuda.get_device_name() if computes_on_gpu() else ""
         self.peak = peak_flops_per_second(device, trainer.stage.precision)
         self.last.clear()
 

@@ -3,6 +3,7 @@
 import psutil
 import torch
 
+from pretrain.engine.distributed import computes_on_gpu
 from pretrain.recipe import ResolvedStage
 from pretrain.training.events import Hook, StepResult, TrainerView
 
@@ -28,7 +29,7 @@ class Memory(Hook):
 def memory() -> dict[str, float]:
     """Memory of this process on the host, and the peak of its tensors on the GPU since the last call."""
     held = {"host_memory_gib": psutil.Process().memory_info().rss / GIB}
-    if torch.cuda.is_available():
+    if computes_on_gpu():
         held["gpu_peak_memory_gib"] = torch.cuda.max_memory_allocated() / GIB
         torch.cuda.reset_peak_memory_stats()
     return held

@@ -211,3 +211,15 @@ def test_of_all_ranks_the_first_to_find_a_mistake_tells_it(monkeypatch, tmp_path
         assert main(["trian"]) == 2
     assert (tmp_path / "code").read_text() == "2\n"
     assert capsys.readouterr().err.count("espalier: verb 'trian' is unknown") == 1
+
+
+def test_plan_answers_for_a_gpu_where_there_is_none(monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    shown = {}
+    for device in ("auto", "cpu", "gpu"):
+        assert main(["plan", "large", "--nproc", "8", "--device", device]) == 0
+        shown[device] = capsys.readouterr().out
+    assert main(["plan", "large", "--set", "precision=bf16", "--set", "deepspeed=ds_configs/zero0.json"]) == 0
+    assert "ZeRO 0 in bf16" in capsys.readouterr().out and "ZeRO 0" not in shown["gpu"]
+    assert "on a GPU" in shown["gpu"] and "of the GPU" in shown["gpu"]
+    assert shown["auto"] == shown["cpu"] and "on a CPU" in shown["cpu"] and "of the GPU" not in shown["cpu"]

@@ -1,6 +1,7 @@
 """The doctor answers in any Python, by what pyproject.toml wants."""
 
 import ast
+import importlib
 import shutil
 import subprocess
 import sys
@@ -143,3 +144,19 @@ def test_help_is_help_and_an_unknown_option_is_refused(capsys):
     assert main(["--bogus"]) == 2
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "espalier: doctor takes no --bogus; see ./launch.sh doctor --help\n")
+
+
+def test_apex_is_of_use_only_with_its_extensions(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "apex" / "normalization"
+    package.mkdir(parents=True)
+    for file in (tmp_path / "apex" / "__init__.py", package / "__init__.py", package / "fused_layer_norm.py"):
+        file.write_text("")
+    monkeypatch.delitem(sys.modules, "apex", raising=False)
+    assert doctor._apex() == ("NVIDIA's, without its CUDA extensions", "-")
+    for extension in ("fused_layer_norm_cuda", "amp_C"):
+        (tmp_path / f"{extension}.py").write_text("")
+    importlib.invalidate_caches()
+    assert doctor._apex() == ("NVIDIA's", "ok")
+    for name in ("apex", "apex.normalization"):
+        monkeypatch.delitem(sys.modules, name, raising=False)

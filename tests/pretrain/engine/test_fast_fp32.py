@@ -45,3 +45,18 @@ def test_the_probe_sees_products_of_bf16(monkeypatch):
     monkeypatch.setattr(module, "error_with", probe)
     with fast_fp32():
         assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize(("tf32", "setting"), [(True, "high"), (False, "highest")])
+def test_tf32_is_asked_for(monkeypatch, tf32, setting):
+    monkeypatch.setattr(module, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(module, "computes_on_gpu", lambda: True)
+    with fast_fp32(tf32):
+        assert torch.get_float32_matmul_precision() == setting
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_cpu_has_no_tf32(monkeypatch):
+    monkeypatch.setattr(module, "error_with", lambda precision: 1.0)
+    with fast_fp32(tf32=True):
+        assert torch.get_float32_matmul_precision() == "highest"

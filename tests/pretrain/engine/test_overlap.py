@@ -1,4 +1,7 @@
-"""Communication overlaps with the backward pass on a GPU, and does no harm without one."""
+"""What the DeepSpeed files leave to the device: overlap of communication and pinned memory. And no timer waits for it.
+
+Overlap does no harm on a CPU.
+"""
 
 from dataclasses import replace
 
@@ -27,6 +30,20 @@ def test_the_shipped_files_leave_it_to_the_device(monkeypatch, device, stage):
     )
     assert filled["zero_optimization"]["overlap_comm"] is (device == "cuda")
     assert said["zero_optimization"]["overlap_comm"] is False
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_offloaded_state_is_pinned_on_a_gpu(monkeypatch, device, stage):
+    monkeypatch.setattr(build, "device", lambda: torch.device(device))
+    plain = EngineSettings(ParallelLayout(), 4, 1, "bf16", adamw((0.9, 0.999), 1e-6))
+    file = load_engine_file(f"ds_configs/zero{stage}_offload.json")
+    own = {"zero_optimization": {"stage": stage, "offload_optimizer": {"device": "cpu", "pin_memory": False}}}
+    filled, said = (
+        deepspeed_config(replace(plain, deepspeed=config), 10, in_whole_blocks=True) for config in (file, own)
+    )
+    assert filled["zero_optimization"]["offload_optimizer"] == {"device": "cpu", "pin_memory": device == "cuda"}
+    assert said["zero_optimization"]["offload_optimizer"]["pin_memory"] is False
 
 
 def losses(stage: int, overlap: bool) -> list[float]:

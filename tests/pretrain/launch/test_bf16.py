@@ -35,6 +35,7 @@ def test_a_cpu(monkeypatch, tmp_path, flags, limits, does):
 @pytest.mark.parametrize(("listed", "do"), [("8.0\n9.0", True), ("9.0\n7.5", False), ("[N/A]", True)])
 def test_gpus(monkeypatch, tmp_path, listed, do):
     monkeypatch.setattr(bf16, "CPU_INFO", tmp_path / "none")
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\ncat << END\n{listed}\nEND\n")

@@ -21,7 +21,9 @@ JOB = {"SLURM_JOB_ID": "71234", "SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_NODELIST"
 def in_job(monkeypatch):
     """A function that makes this process one of a SLURM job. `details`: what scontrol says of its nodes."""
     for name in [
-        name for name in os.environ if name.startswith(("SLURM_", "SLURMD_")) or name == "CUDA_VISIBLE_DEVICES"
+        name
+        for name in os.environ
+        if name.startswith(("SLURM_", "SLURMD_")) or name in ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR")
     ]:
         monkeypatch.delenv(name)
     monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}")
@@ -64,6 +66,7 @@ def test_a_look_at_the_nodes_never_puts_its_job_back_into_the_queue(in_job, monk
 @pytest.mark.parametrize(("visible", "ranks"), [("", 2), ("3", 1), ("0,2,5", 3)])
 def test_one_rank_for_each_gpu_or_two(monkeypatch, visible, ranks):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert start.expected_ranks(None) == ranks
     assert start.expected_ranks(5) == 5

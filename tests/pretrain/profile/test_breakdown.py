@@ -9,10 +9,21 @@ from pretrain.profile.intervals import intersection, total, union
 from pretrain.profile.tables import percentages
 
 
-def event(name: str, start: float, end: float, *, number: int = -1, device: float = 0, on=DeviceType.CPU, thread=0):
+def event(
+    name: str, start: float, end: float, *, number=-1, device: float = 0, on=DeviceType.CPU, thread=0, span=False
+) -> FunctionEvent:
     """Times in milliseconds. `number`: its sequence number; `device`: of the kernel that it starts."""
     made = FunctionEvent(
-        0, name, 0, 1e3 * start, 1e3 * end, device_type=on, sequence_nr=number, fwd_thread=thread, scope=0
+        0,
+        name,
+        0,
+        1e3 * start,
+        1e3 * end,
+        device_type=on,
+        sequence_nr=number,
+        fwd_thread=thread,
+        scope=0,
+        is_user_annotation=span,
     )
     if device:
         made.kernels.append(Kernel("kernel", 0, 1e3 * device))
@@ -52,6 +63,28 @@ def test_on_a_gpu_messages_are_hidden_behind_kernels():
     kernels = [event("ampere_gemm", 1, 5, on=on), event("ncclDevKernel_AllReduce", 4, 7, on=on)]
     found = break_down([*STEP, *kernels], 1, ["attention"])
     assert found.communication == {"exposed": pytest.approx(2), "hidden": pytest.approx(1)}
+
+
+def test_on_a_gpu_waits_and_launches_of_the_host_do_not_count():
+    """A product of 2 ms and an all-reduce of 12 ms, which the host hands out in no time and then waits 300 ms for."""
+    on = DeviceType.CUDA
+    events = [
+        event("forward", 0, 1, span=True),
+        event("backward", 1, 2, span=True),
+        event("aten::mm", 0.01, 0.02, device=2),
+        event("cudaLaunchKernel", 0.015, 0.018),
+        event("cudaStreamSynchronize", 2, 302),
+        event("nccl:all_reduce", 2.1, 2.15, device=12, span=True),
+        event("forward", 5, 9, on=on, span=True),
+        event("Optimizer.step#AdamW.step", 5, 9, on=on, span=True),
+        event("sm90_xmma_gemm_bf16", 5, 7, on=on),
+        event("nccl:all_reduce", 8, 20, on=on, span=True),
+        event("ncclDevKernel_AllReduce_Sum_bf16", 8, 20, on=on),
+    ]
+    found = break_down(events, 2, [])
+    assert found.phases == {"data": 0, "forward": 2, "backward": 0, "optimizer": 0, "hooks": 0}
+    assert found.collectives == {"all_reduce": 6}
+    assert found.kernels == {"sm90_xmma_gemm_bf16": 1}
 
 
 def test_intervals():

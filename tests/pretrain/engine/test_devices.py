@@ -1,0 +1,77 @@
+"""With optimizer offload the state is on the host, but collectives run where the ranks compute.
+
+Which device that is, one place decides.
+"""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from pretrain.engine import distributed
+from pretrain.engine.coefficients import coefficients
+from pretrain.engine.exchange import fetch_from, read_state
+from pretrain.engine.replicas import different_replica, gather
+from pretrain.engine.zero import destroy, fragments
+from pretrain.training.hooks import update_size
+from pretrain.training.hooks.update_size import update_sizes
+from tests.support.harness import CONFIG, settings, start, train
+from tests.support.pretend_device import pretend_device
+from tests.support.workers import pool
+
+SLIM = CONFIG.replace(slimming={"heads": 1e-4, "ffn": 1e-4})
+
+
+def offloaded() -> None:
+    """What ranks say to each other about an engine whose state is on the host."""
+    engine = start(SLIM, settings(1, stage=2))
+    before = {name: fragment.weight.clone() for name, fragment in fragments(engine).items()}
+    train(engine, 0, 1)
+    after = {name: fragment.weight for name, fragment in fragments(engine).items()}
+
+    def said() -> list:
+        state = read_state(engine)
+        name = next(iter(state.owners))
+        return [
+            update_sizes(before, after, sorted(state.owners)),
+            {name: values.tolist() for name, values in coefficients(engine).items()},
+            fetch_from(state)(name).weight.tolist(),
+            gather(torch.tensor([dist.get_rank()])).tolist(),
+            different_replica(engine),
+        ]
+
+    expected = said()
+    with pretend_device():
+        assert said() == expected
+    assert expected[3:] == [[[0], [1]], None]
+    destroy(engine)
+
+
+def test_collectives_over_offloaded_state_run_on_the_device():
+    pool(2).run(offloaded)
+
+
+def host_tensor() -> str:
+    with pretend_device():
+        dist.all_reduce(torch.zeros(2, device=distributed.device()))
+        with pytest.raises(AssertionError) as refused:
+            dist.all_reduce(torch.zeros(2))
+    return str(refused.value)
+
+
+def test_the_pretended_device_refuses_tensors_of_the_host():
+    assert pool(2).run(host_tensor)[0] == "all_reduce over a tensor of the host"
+
+
+def test_where_deepspeed_takes_the_cpu_everything_does(monkeypatch):
+    """A machine with GPUs, and DS_ACCELERATOR=cpu."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert distributed.device() == torch.device("cpu") and not distributed.computes_on_gpu()
+
+
+def test_the_copy_of_the_weights_around_a_change_is_on_the_host(monkeypatch):
+    """Right after a model has grown, a GPU may have no room for it."""
+    with pretend_device():
+        on_device = torch.ones(2, device=distributed.device())
+        monkeypatch.setattr(update_size, "weights", lambda trainer: {"weight": on_device})
+        copy = update_size.UpdateSizes._copy(None)["weight"]
+        assert on_device.device != copy.device == torch.device("cpu")

@@ -1,0 +1,70 @@
+"""What a step asks of a GPU, counted on the CPU: operators are launches, and values that the host reads are waits."""
+
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from pretrain.engine import norm
+from pretrain.engine.norm import multi_tensor_norm
+from pretrain.engine.zero import destroy
+from tests.support.counting import Counting
+from tests.support.harness import CONFIG, settings, start, train
+from tests.support.workers import pool
+
+
+def norms(stage: int, tp: int) -> list[tuple[float, float, int]]:
+    """In every step: DeepSpeed's norm, ours of the same gradients, and how many operators ours takes."""
+    engine = start(CONFIG, settings(tp, stage, "bf16"))
+    zero = engine.optimizer
+    theirs = zero.get_grad_norm_direct
+    ours = multi_tensor_norm(theirs, zero.model_parallel_rank == 0)
+    found = []
+
+    def both(*arguments: Any) -> Any:
+        expected = theirs(*arguments)
+        with Counting() as counted:
+            value = ours(*arguments)
+        found.append((expected.item(), value.item(), counted.operators))
+        return expected
+
+    zero.get_grad_norm_direct = both
+    train(engine, 0, 2)
+    destroy(engine)
+    return found
+
+
+@pytest.mark.parametrize(("stage", "tp"), [(2, 2), (3, 1)])
+def test_the_norm_is_deepspeeds_in_few_launches(stage, tp):
+    """One for all tensors, and some for what is left: DeepSpeed takes two for each of them."""
+    found = pool(2).run(norms, stage, tp)
+    for own in found:
+        assert own
+        for expected, value, operators in own:
+            assert value == pytest.approx(expected, rel=1e-6)
+            assert operators <= 25
+
+
+def step_counts(stage: int, layers: int) -> tuple[int, int]:
+    """Operators and host reads of the second step of the optimizer, as on a GPU: with our norm."""
+    with patch.object(norm, "computes_on_gpu", lambda: True):
+        engine = start(CONFIG.replace(layers=layers), settings(1, stage, "bf16"))
+    step, counts = engine.step, []
+
+    def counted_step() -> None:
+        with Counting() as counted:
+            step()
+        counts.append((counted.operators, counted.reads))
+
+    engine.step = counted_step
+    train(engine, 0, 2)
+    destroy(engine)
+    return counts[-1]
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_deeper_model_takes_no_more_launches_and_waits_in_a_step(stage):
+    (shallow,), (deep,) = (pool(1).run(step_counts, stage, layers) for layers in (1, 4))
+    assert deep == shallow
+    operators, reads = shallow
+    assert operators <= 100 and reads <= 6, shallow
