@@ -9,6 +9,9 @@
 The mask is also needed in 16 bit: for attention dropout without flash-attn, for heads wider than 256 or not a multiple
 of 8, on GPUs before Ampere, and for variants whose `attends_over_runs` is False.
 
+Both packages' kernels are operators to torch.compile: it compiles a block around them as a whole, once for all numbers
+and lengths of runs.
+
 The kernels for runs of tokens compute only what a segment may see of itself (Dao et al. 2022, arXiv 2205.14135).
 """
 
@@ -74,7 +77,7 @@ def flash_attn(query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: f
 
 
 def torch_varlen(query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention.varlen import varlen_attn  # which loads torch's compiler
 
     assert not dropout
     context = varlen_attn(query, key, value, runs.starts, runs.starts, runs.longest, runs.longest)
@@ -91,7 +94,6 @@ def fused_attention(
     return F.scaled_dot_product_attention(query, key, value, mask, dropout)
 
 
-@torch._disable_dynamo  # the number of runs and the longest differ from batch to batch
 def _over_runs(query: Tensor, key: Tensor, value: Tensor, packed: PackedRows, dropout: float) -> Tensor:
     def tokens(x: Tensor) -> Tensor:  # [B, n, S, d] -> [B * S, n, d], no copies
         return x.transpose(1, 2).flatten(0, 1)
