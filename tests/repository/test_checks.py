@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.home import HOME
 
-SHELL_SCRIPTS = ("launch.sh", ".ci/run")
+SHELL_SCRIPTS = ("launch.sh", ".ci/run", "tests/gpu/session.sh")
 
 
 def check(*command: str | Path) -> None:

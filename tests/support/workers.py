@@ -1,6 +1,7 @@
 """Pools of gloo ranks, one for each world size, started once and handed functions.
 
     results = pool(2).run(function, *arguments)      # one result for each rank, in rank order
+    pool(1, on_gpu=True)                             # a rank that computes on the GPU; the others do not see it
 
 `function` must be importable (module level). Torch's default dtype and seed are reset before each call, so tests do
 not see each other. A rank that raises fails the test with its traceback; one that dies or hangs fails it too, and the
@@ -20,15 +21,16 @@ TIMEOUT_SECONDS = 240
 
 
 @cache
-def pool(world_size: int) -> "Pool":
-    created = Pool(world_size)
+def pool(world_size: int, on_gpu: bool = False) -> "Pool":
+    created = Pool(world_size, on_gpu)
     atexit.register(created.stop)
     return created
 
 
 class Pool:
-    def __init__(self, world_size: int):
+    def __init__(self, world_size: int, on_gpu: bool = False):
         self.world_size = world_size
+        self._device = {"DS_ACCELERATOR": "cuda"} if on_gpu else {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         self._ranks: list = []
 
     def run(self, function: Callable, *arguments: Any, timeout_seconds: float = TIMEOUT_SECONDS) -> list:
@@ -70,7 +72,8 @@ class Pool:
             port = free.getsockname()[1]
         for rank in range(self.world_size):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, rank, self.world_size, port), daemon=True)
+            arguments = (theirs, rank, self.world_size, port, self._device)
+            process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()
             self._ranks.append((process, ours))
@@ -83,11 +86,10 @@ class Pool:
         self._ranks = []
 
 
-def _serve(pipe: connection.Connection, rank: int, world_size: int, port: int) -> None:
+def _serve(pipe: connection.Connection, rank: int, world_size: int, port: int, device: dict[str, str]) -> None:
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="",
-        OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive",
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive", **device,
     )  # fmt: skip
     import torch
 
