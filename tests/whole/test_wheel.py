@@ -79,6 +79,14 @@ def test_help_and_a_mistake(installed):
     assert "see espalier train --help" in mistaken.stderr
 
 
+def test_a_script_imports_what_is_in_it(installed):
+    code = "import espalier; from pretrain.recipe import load_recipe; print(load_recipe('mini').name)"
+    environment = {**os.environ, "PYTHONPATH": str(installed.site), "PYTHONSAFEPATH": ""}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=installed.place, env=environment, capture_output=True, text=True)
+    assert done.stdout == "mini\n", done.stderr
+
+
 def test_doctor_knows_what_the_wheel_wants(installed):
     doctor = installed.espalier("doctor")
     assert doctor.returncode == 0, doctor.stderr
