@@ -17,7 +17,7 @@ from pretrain.checkpoint.progress import Decision, Progress
 from pretrain.cost.flops import training_flops
 from pretrain.cost.savings import stage_flops
 from pretrain.data import Corpus, TrainingData
-from pretrain.engine.distributed import data_parallel_sum, device, device_clock
+from pretrain.engine.distributed import computes_on_gpu, data_parallel_sum, device, device_clock
 from pretrain.engine.fast_fp32 import fast_fp32
 from pretrain.engine.host_memory import return_freed_memory
 from pretrain.engine.zero import basic_optimizer
@@ -28,8 +28,9 @@ from pretrain.training import stages
 from pretrain.training.evaluation import evaluate, mean, validation_rows
 from pretrain.training.events import Activity, Hook, StepResult
 from pretrain.training.growth_inputs import PROBE_ROWS
+from pretrain.training.reading import Reader
 from pretrain.training.stages import data_parallel_rank
-from pretrain.training.update import count, update
+from pretrain.training.update import update
 
 
 class Trainer:
@@ -131,6 +132,7 @@ class Trainer:
             sampling=recipe.data.sampling,
             arrange=arrange_for(stage.config),
         )
+        self.reader = Reader(self.data)
 
     def _take_start_state(self) -> TrainingState:
         """Hands the state over. A reference kept here would keep its memory."""
@@ -150,10 +152,9 @@ class Trainer:
         stage, engine, progress = self.stage, self.engine, self.progress
         with record_function("data"):
             self.start_activity(f"reading the rows of step {progress.step + 1}")
-            rank, num_ranks = data_parallel_rank(stage), stage.data_parallel
-            batches = self.data.next(stage.global_batch, stage.micro_batch, rank, num_ranks)
+            rows = self.reader.read(stage)
             self.start_activity(f"step {progress.step + 1}")
-            num_masked, num_sentences, num_tokens = count(batches)
+            num_masked, num_sentences, num_tokens = rows.totals()
         # DeepSpeed averages over ranks and accumulation steps; the scales undo that.
         copies = stage.data_parallel * stage.accumulation
         mlm_scale, sentence_scale = copies / max(num_masked, 1), copies / max(num_sentences, 1)
@@ -162,19 +163,19 @@ class Trainer:
         set_learning_rate(basic_optimizer(engine), lr)
         stages.begin_step(self)
         skipped_before = engine.skipped_steps
-        sums, norm = update(self, batches, mlm_scale, sentence_scale)
+        sums, norm = update(self, rows.batches, mlm_scale, sentence_scale, self._read_ahead)
         mlm_loss, mlm_correct, sentence_loss, sentence_correct = data_parallel_sum(sums).tolist()
         mlm_loss, mlm_accuracy = mean(mlm_loss, num_masked), mean(mlm_correct, num_masked)
         loss = mlm_loss + sentence_loss / max(num_sentences, 1)
 
-        progress.position = self.data.position
+        progress.position = rows.position
         progress.num_tokens += num_tokens
         progress.flops += training_flops(stage.config, stage.global_batch, stage.sequence, num_masked)
         seconds = self._agreed(time.perf_counter() - start)
         progress.train_seconds += seconds
         progress.device_seconds += device_clock() - device_start
         if engine.skipped_steps > skipped_before:  # neither the step count nor the schedule advances
-            self.call("on_skip", loss, lambda: update(self, batches, mlm_scale, sentence_scale))
+            self.call("on_skip", loss, lambda: update(self, rows.batches, mlm_scale, sentence_scale))
             return
         progress.step += 1
         result = StepResult(
@@ -198,6 +199,16 @@ class Trainer:
         every = self.run.recipe.validation.every
         if every and progress.step % every == 0 and self.now < self.run.end:
             self.validate()
+
+    def _read_ahead(self) -> None:
+        """The rows of the next step, if it is one of this stage, while a GPU computes gradients."""
+        stage, step = self.stage, self.progress.step + 1
+        if not computes_on_gpu() or (self.run.unit == "steps" and step >= stage.end):
+            return
+        with record_function("data"):
+            self.start_activity(f"reading the rows of step {step + 1}")
+            self.reader.read_ahead(stage)
+            self.start_activity(f"step {step}")
 
     def _agreed(self, seconds: float) -> float:
         """Rank 0's time where the run is measured in hours: all ranks have to change stage at the same step."""

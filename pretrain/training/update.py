@@ -1,37 +1,29 @@
 """One optimizer step on this rank: forward and backward over its micro-batches, then the update."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.profiler import record_function
 
 from model.batch import Batch
-from pretrain.engine.distributed import data_parallel_sum, device
+from pretrain.engine.distributed import device
 from pretrain.engine.norm import gradient_norm_before_step, skip_step
 from pretrain.training.events import TrainerView
 from pretrain.training.stages import data_parallel_rank
 
 
-def count(batches: Sequence[Batch]) -> tuple[int, int, int]:
-    """Masked tokens, sentence pairs and tokens of the global batch. Collective."""
-    counts = torch.tensor(
-        [
-            sum(len(batch.masked_ids) for batch in batches),
-            sum(0 if batch.sentence_labels is None else len(batch.sentence_labels) for batch in batches),
-            sum(batch.num_tokens for batch in batches),
-        ],
-        device=device(),
-    )
-    num_masked, num_sentences, num_tokens = data_parallel_sum(counts).tolist()
-    return num_masked, num_sentences, num_tokens
-
-
 def update(
-    trainer: TrainerView, batches: Sequence[Batch], mlm_scale: float, sentence_scale: float
+    trainer: TrainerView,
+    batches: Sequence[Batch],
+    mlm_scale: float,
+    sentence_scale: float,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, float | None]:
     """Takes the optimizer's step if the gradient is finite, else counts it as skipped.
+
+    `meanwhile` is called once all gradients are under way: a GPU still computes them, and the host has time.
 
     Returns [4] this rank's sums: MLM loss, correct MLM predictions, sentence loss, correct sentence predictions; and
     the gradient's norm where DeepSpeed does not report it.
@@ -45,6 +37,8 @@ def update(
             output = engine(batch.to(device()), mlm_scale, sentence_scale)
         with record_function("backward"):
             engine.backward(output.loss)
+        if index == len(batches) - 1:
+            meanwhile()
         with record_function("optimizer"):
             if index == len(batches) - 1:
                 norm = gradient_norm_before_step(engine)

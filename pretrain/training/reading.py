@@ -1,0 +1,91 @@
+"""The rows of a step: read when it begins or, on a GPU, while the device still computes the step before.
+
+Between the backward pass and the update the host would only wait for the device. On a CPU both need the same cores.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from model.batch import Batch
+from model.parallel.layout import data_parallel_group
+from pretrain.data import TrainingData
+from pretrain.data.index import DataPosition
+from pretrain.engine.distributed import computes_on_gpu
+from pretrain.recipe import ResolvedStage
+from pretrain.training.stages import data_parallel_rank
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """This rank's micro-batches of a global batch, and what all ranks know of it."""
+
+    batches: list[Batch]
+    position: DataPosition
+    """Where the next step's rows start."""
+    counts: Tensor  # [3] int64 on the CPU: this rank's, the sum once `summed` is done
+    summed: dist.Work | None
+
+    def totals(self) -> tuple[int, int, int]:
+        """Masked tokens, sentence pairs and tokens of the global batch."""
+        if self.summed is not None:
+            self.summed.wait()
+        num_masked, num_sentences, num_tokens = self.counts.tolist()
+        return num_masked, num_sentences, num_tokens
+
+
+class Reader:
+    """Reads a stage's rows, step by step, from `data`."""
+
+    def __init__(self, data: TrainingData) -> None:
+        """Collective."""
+        self.data, self.group = data, _cpu_group()
+        self.ahead: StepRows | None = None
+
+    def read(self, stage: ResolvedStage) -> StepRows:
+        """The rows of the step at hand, from ahead if they are there. Starts a collective that `totals` waits for."""
+        rows, self.ahead = self.ahead or self._read(stage), None
+        return rows
+
+    def read_ahead(self, stage: ResolvedStage) -> None:
+        """Those of the next step. All ranks have to call it in the same steps."""
+        self.ahead = self._read(stage)
+
+    def _read(self, stage: ResolvedStage) -> StepRows:
+        rank, num_ranks = data_parallel_rank(stage), stage.data_parallel
+        batches = self.data.next(stage.global_batch, stage.micro_batch, rank, num_ranks)
+        counts = count(batches)
+        summed = None
+        if dist.get_world_size(self.group) > 1:
+            summed = dist.all_reduce(counts, group=self.group, async_op=True)
+        return StepRows(batches, self.data.position, counts, summed)
+
+
+def count(batches: list[Batch]) -> Tensor:
+    """[3] this rank's masked tokens, sentence pairs and tokens."""
+    return torch.tensor(
+        [
+            sum(len(batch.masked_ids) for batch in batches),
+            sum(0 if batch.sentence_labels is None else len(batch.sentence_labels) for batch in batches),
+            sum(batch.num_tokens for batch in batches),
+        ]
+    )
+
+
+_cpu_groups: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
+"""Of gloo, with the ranks of NCCL's: a run has few layouts, and a group costs time to make and a thread to keep."""
+
+
+def _cpu_group() -> dist.ProcessGroup:
+    """The data-parallel ranks, in a group whose collectives run on the host and wait for no device. Collective."""
+    group = data_parallel_group()
+    if not computes_on_gpu():
+        return group
+    if group not in _cpu_groups:
+        everyones: list[list[int]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(everyones, dist.get_process_group_ranks(group))
+        distinct = [list(ranks) for ranks in dict.fromkeys(map(tuple, everyones))]
+        _cpu_groups[group], _ = dist.new_subgroups_by_enumeration(distinct, backend="gloo")
+    return _cpu_groups[group]
