@@ -16,7 +16,7 @@ CORE = 2e11
 
 def test_a_laptop_runs_by_the_clock_and_gets_a_command_that_works():
     text = Text.of("50MB")
-    assert text.tokens == 10e6
+    assert text.tokens == 12.5e6
     found = suggest(text, 3, 2, has_gpus=False, flops_per_second=CORE)
     assert (found.recipe, found.overrides) == ("laptop", ("hours=3",))
     lines = list(suggestion_lines(text, found, Speed(CORE, Path("runs/laptop")), "as runs/laptop reached", 2))
@@ -40,7 +40,7 @@ def test_gpus_get_what_their_hours_allow():
     assert suggest(text, 24, 8, True, eight).recipe == "espalier-large"
     dear = suggest(text, 48, 8, True, eight)
     assert dear.recipe == "lamb-large" and run_flops(dear.run) <= 48 * 3600 * eight
-    assert suggest(Text.of("100MB"), 48, 8, True, eight).recipe == "academic-base", "it would be read 4,000 times"
+    assert suggest(Text.of("100MB"), 48, 8, True, eight).recipe == "academic-base", "it would be read 3,400 times"
 
 
 def test_a_text_is_known_by_its_corpus_its_folder_or_its_size(tmp_path):
@@ -50,7 +50,7 @@ def test_a_text_is_known_by_its_corpus_its_folder_or_its_size(tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("abcde" * 100)
     (tmp_path / "texts" / "a.pdf").write_text("abcde" * 100)
-    assert Text.of(str(tmp_path / "texts")).tokens == 100
+    assert Text.of(str(tmp_path / "texts")).tokens == 125
     for wrong in ("fifty", str(tmp_path / "texts" / "a.pdf")):
         with pytest.raises(UserError, match="--suggest"):
             Text.of(wrong)
