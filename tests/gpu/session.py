@@ -44,7 +44,7 @@ def parts(tries_out: bool) -> list[Part]:
     if tries_out:
         large = base = base.replace(layers=2, hidden=32, heads=2, ffn=64, vocab_size=199, max_positions=32)
         short, long, of_base, square, cell = (2, 16), (2, 32), (2, 16), 64, 0.02
-    few = steps.CELLS[:2]
+    few = steps.CELLS[: 1 if tries_out else 2]
     return [
         Part("matrix", 60, lambda folder: matrix.rows(*(["ZeRO 1, bf16"] if tries_out else matrix.CASES))),
         Part("kernels", 80, lambda folder: kernels.rows(large, *short, square, cell / 20)),

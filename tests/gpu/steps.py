@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from growth.state import fresh_state
@@ -84,7 +85,7 @@ def rows(
     config: BertConfig, num_rows: int, sequence: int, budget: float, cells: tuple[Cell, ...] = CELLS
 ) -> Iterator[dict[str, Any]]:
     """One row for each cell; `budget` seconds for each, which compiling counts against."""
-    limit = matmul_flops_per_second(device(), seconds=min(1.0, budget / 10))
+    limit = matmul_flops_per_second(device(), torch.bfloat16, seconds=min(1.0, budget / 10))
     yield {"step": "the matmul limit", "TFLOP/s": limit / 1e12}
     for cell in cells:
         begin = time.perf_counter()
