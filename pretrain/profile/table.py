@@ -85,9 +85,7 @@ def rows_against_hugging_face(num_rounds: int, precision: Precision, sequence: i
     rows += [
         _ratio("varied lengths, against its best", 2.5, rounds, "ours", "best"),
         _ratio("varied lengths, against it out of the box", 8.0, rounds, "ours", "default"),
-        _ratio(
-            f"varied lengths, dropout 0.1 both, against its {precision}", 2.5, rounds, "ours dropout", "theirs dropout"
-        ),
+        _ratio(f"varied lengths, dropout 0.1 both, against its {precision}", 2.5, rounds, "ours dropout", "dropout"),
         _share_of_limit("useful FLOPs over the matmul limit, varied lengths", 0.55, rounds, varied),
     ]
 
