@@ -17,7 +17,6 @@ SPLIT = ("--document-tokens", "800", "--valid-share", "0.03")
 BY_THE_CLOCK = (
     *("stages.tied.steps=null", "stages.untied.steps=null", "stages.deep.steps=null"),
     *("stages.tied.hours=6%", "stages.untied.hours=69%", "stages.deep.hours=25%"),
-    "data.corpus=corpora/sotu",
     *("schedule.warmup=5%", "optimizer.lr=1.5e-3", "batch.global=32", "data.mask_rate=0.3", "validation.every=400"),
 )
 """The recipe's stages as shares of a time: more of it goes to the cheap ones, since slow machines take few steps.
