@@ -50,7 +50,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
-ReturnToService=2
+# A late answer of a node that was declared down does not make it one in service again.
+ReturnToService=1
 SlurmdTimeout=300
 KillWait=30
 MinJobAge=600
@@ -183,7 +184,7 @@ class Cluster:
         self.wait_for_nodes()
 
     def repair(self, node: Machine) -> None:
-        """Switches it on, thaws it, mends its link, and starts its slurmd, as far as it needs that."""
+        """Switches it on, thaws it, mends its link, starts its slurmd, gives it to SLURM: whatever it needs."""
         if node.is_on:
             node.signal(signal.SIGCONT)
             node.mend()
@@ -191,6 +192,7 @@ class Cluster:
             self.power_on(node)
         if not node.processes("slurmd -N"):
             self.start_slurmd(node)
+        self.resume(node.name)
 
     def wait_for_nodes(self) -> None:
         def all_idle() -> bool:
@@ -212,14 +214,8 @@ class Cluster:
         return int(self.run("sinfo", "-h", "-t", "idle", "-o", "%D").strip() or 0)
 
     def declare_down(self, node: Machine | Loopback) -> None:
-        """What SLURM itself does after SlurmdTimeout. Again, if an answer undoes it that was under way."""
-
-        def is_down() -> bool:
-            self.run("scontrol", "update", f"NodeName={node.name}", "State=DOWN", "Reason=test")
-            time.sleep(0.3)
-            return self._node_field(node, "State").startswith("DOWN")
-
-        _await(is_down, 20)
+        """What SLURM itself does after SlurmdTimeout without an answer."""
+        self.run("scontrol", "update", f"NodeName={node.name}", "State=DOWN", "Reason=test")
 
     def drain(self, node: Machine | Loopback) -> None:
         self.run("scontrol", "update", f"NodeName={node.name}", "State=DRAIN", "Reason=test")

@@ -164,9 +164,7 @@ def _main() -> None:
     from pretrain.__main__ import main
     from pretrain.engine import distributed
     from pretrain.launch import rank
-    from pretrain.profile import verb
 
-    verb.SWEPT |= {"micro_batch": (4,), "zero": (1,)}
     distributed._leave_together = lambda: None  # DeepSpeed remembers the groups of its first start
     os.environ |= {rank.PROCESS: str(os.getpid()), "RANK": "0"}  # `train` trains here
     results = {}

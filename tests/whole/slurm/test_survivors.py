@@ -101,6 +101,14 @@ def refusals(cluster: Cluster, node: Machine) -> int:
     return int(values[names.index("OutRsts")])
 
 
+def wait_for_pulse(cluster: Cluster, first: Machine, other: Machine) -> None:
+    """Until the other node hears the first: ranks that save nothing may otherwise be gone before it does."""
+    deadline = time.monotonic() + 60
+    while not cluster.run("ss", "-Htn", "state", "established", "dst", first.address, on=other):
+        assert time.monotonic() < deadline, "the nodes have not met"
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("how", ["frozen", "cut off before it has come"])
 def test_a_node_that_is_gone_is_missed(breakable, waiting, tmp_path, how):
     """GPUs lie unevenly: the next start uses as many on each node. What is left on the lost one ends, once it can."""
@@ -138,6 +146,7 @@ def test_a_job_starts_on_fewer_nodes_than_it_may_have_and_is_cancelled(breakable
     breakable.nodes[2].kill()
     breakable.declare_down(breakable.nodes[2])
     job = waiting.submit("0-node1-2", "0-node2-2", nodes="2-3")
+    wait_for_pulse(breakable, *breakable.nodes[:2])
     breakable.cancel(job)
     breakable.wait_for(job, "saved; the job was cancelled or its time is over: submit it again to resume")
     breakable.wait(job, "CANCELLED")
