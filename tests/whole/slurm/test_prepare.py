@@ -22,7 +22,7 @@ def test_jobs_write_the_corpus_of_one_process(cluster: Cluster, tmp_path: Path) 
     command = [sys.executable, "-m", "pretrain", "prepare", str(tmp_path / "text"), "--output", str(tmp_path / "jobs")]
     command += ["--vocab-size", "200", "--valid-share", "0.2", "--executor", "slurm", "--task-mb", "1"]
     done = cluster.attempt(*command, environment={"PYTHONPATH": str(HOME)})
-    assert done.returncode == 0 and " tasks, " in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
     assert content(tmp_path / "jobs") == content(tmp_path / "here")
 
 
