@@ -1,8 +1,8 @@
 """Whether machines are on that have not said a word yet: the kernel of one that is answers at any port, by refusing.
 
-Between srun's start of a task and the first word of its node (pulse.py) Python starts there. If hundreds of nodes read
-it from one disk that takes minutes: there is no deadline for it. But a machine that has answered knocks and no longer
-does has lost its power, its network or its kernel. One that never answers may be behind a firewall, and one whose
+Between srun's start of a task and the first word of its node (pulse.py) Python starts there. With
+hundreds of nodes on one disk that can take minutes, so it has no deadline. But a machine that answered knocks and then
+stops has lost its power, its network or its kernel. One that never answers may be behind a firewall, and one whose
 processes alone stand still does answer: those are missed when the nodes' time to come is over.
 """
 
@@ -43,7 +43,7 @@ class Knocks:
 
 
 def is_on(address: str, port: int, patience: float) -> bool:
-    """Whether a machine takes or refuses a connection within so many seconds."""
+    """Whether a machine accepts or refuses a connection within `patience` seconds."""
     try:
         socket.create_connection((address, port), timeout=patience).close()
     except OSError as error:

@@ -77,7 +77,7 @@ def _load(name: str, shown: str) -> None:
         if error.name != name.partition(".")[0] and error.name != name:
             raise PluginError(f"plugin {shown} fails: {_where(error)}{error}") from error
         raise UserError(
-            f"plugin {shown} is no module that Python finds; install its package, or name a file by its path"
+            f"plugin {shown} is not a module Python can find; install its package, or name a file by its path"
         ) from error
     except (Exception, SystemExit) as error:
         raise PluginError(f"plugin {shown} fails: {_where(error)}{type(error).__name__}: {error}") from error

@@ -97,7 +97,7 @@ def assert_same_in_an_engine(
     operator: Operator, source: BertConfig, wanted: Mapping[str, Any], zero_stage: int
 ) -> None:
     """Trains, changes the shape in memory, and trains on: the state read back is the change of the whole state, bit for
-    bit, and every step goes on from where the change put it."""
+    bit, and steps are counted on from the number the change gave them."""
     settings = EngineSettings(
         layout=ParallelLayout(1, dist.get_world_size()),
         micro_batch=ROWS,

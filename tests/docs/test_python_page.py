@@ -31,7 +31,7 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, forgotten):
 
 
 def test_padding_changes_nothing_and_long_texts_are_refused(tmp_path):
-    """A text's states do not depend on the longer texts beside it."""
+    """Padding to a longer text in the batch does not change a text's hidden states."""
     from model.errors import UserError
     from pretrain.use.api import open_model
 

@@ -3,7 +3,7 @@
 python -m tests.gpu.session FOLDER [--rehearse]
 
 Each part writes FOLDER/PART.json after every row, so a stop loses nothing. A part that takes longer than its time is
-left, and one that hangs takes the process with it; started again, the session goes on with the parts after it.
+left, and one that hangs takes the process with it; started again, the session continues with the next part.
 Exit code 0: all parts have been tried.
 """
 

@@ -17,7 +17,7 @@ PROJECT = "espalier"
 
 
 class Tracker(Hook):
-    """One service. What it raises is told once, and the run goes on without it."""
+    """One service. Its first error is reported, and the run continues without it."""
 
     def __init__(self, name: str, folder: RunFolder):
         self.service, self.folder = name, folder
@@ -64,5 +64,5 @@ class Tracker(Hook):
             getattr(self.module, function)(*arguments, **options)
         except Exception as error:
             self.module = None
-            message = f"{self.service} fails ({type(error).__name__}: {error}); the run goes on without it"
+            message = f"{self.service} fails ({type(error).__name__}: {error}); the run continues without it"
             trainer.call("on_event", {"event": "tracker", "step": trainer.progress.step, "message": message})

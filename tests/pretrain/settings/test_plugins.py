@@ -55,7 +55,7 @@ FAULTS = {
         "plugin ending.py: files that end in .txt are read already; give Mine another ending",
     ),
     "gone.py": (None, "plugin gone.py: it does not exist; name a file, a folder with __init__.py, or a module"),
-    "no_such_module": (None, "plugin no_such_module is no module that Python finds; install its package"),
+    "no_such_module": (None, "plugin no_such_module is not a module Python can find; install its package"),
     "json": (None, "plugin json: it defines no class over one of ours"),
 }
 TRY_EACH = """

@@ -71,7 +71,7 @@ def test_it_gets_the_recipe_the_curves_and_the_changes(tmp_path, monkeypatch, na
 def test_its_failure_is_told_once_and_stops_nothing(tmp_path, monkeypatch, fails):
     _, events = told(tmp_path, monkeypatch, "trackio", fails)
     assert [event["message"] for event in events] == [
-        "trackio fails (ConnectionError: no route); the run goes on without it"
+        "trackio fails (ConnectionError: no route); the run continues without it"
     ]
 
 
