@@ -65,6 +65,17 @@ def mean_record(records: Iterable[Record]) -> Record:
     return Record.of((total / len(steps) for total in sums), max(steps))
 
 
+def copied(source: BertConfig, spec: ParameterSpec, source_block: int, fetch: Fetch) -> Record:
+    """The record of the same parameter in a block of the old model, as wide as there. The attention norm that a first
+    layer does without (`first_norm`) and its copy further up needs is fresh."""
+    name = source_name(spec, source_block)
+    if name in parameter_table(source):
+        return fetch(name)
+    assert spec.module == "attention.norm", f"{name} is not there"
+    like = fetch(name.replace("attention.norm", "feedforward.norm")).weight
+    return Record.fresh(torch.full_like(like, 1.0 if spec.init == "ones" else 0.0))
+
+
 def source_name(spec: ParameterSpec, source_block: int) -> str:
     """The parameter of the same kind in a block of the old model."""
     return f"blocks.{source_block}.{spec.local_name}"
@@ -75,6 +86,8 @@ def map_blocks(source: BertConfig, target: BertConfig, source_block_of: Sequence
     assert len(source_block_of) == target.num_blocks
 
     def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
-        return fetch(spec.name if spec.block is None else source_name(spec, source_block_of[spec.block]))
+        if spec.block is None:
+            return fetch(spec.name)
+        return copied(source, spec, source_block_of[spec.block], fetch)
 
     return ShapeChange(source, target, rule)

@@ -10,11 +10,13 @@ from model.attention_kernels import PackedRows, fused_attention
 from model.config import BertConfig
 from model.dropout import dropout
 from model.linear import make_linear, make_row_parallel_linear
-from model.norm import LayerNorm
+from model.norm import make_norm
 from model.parallel.tensor import TensorParallel
+from model.rotary import RotaryMask
 
 Mask = Any
-"""Which tokens each token sees. Softmax attention takes bool [B, 1, S, S], `PackedRows` or None (all)."""
+"""Which tokens each token sees. Softmax attention takes bool [B, 1, S, S], `PackedRows` or None (all). With rotary
+positions it comes in a `RotaryMask`."""
 
 
 class Attention(nn.Module):
@@ -34,10 +36,11 @@ class Attention(nn.Module):
         self.key = make_linear(config.hidden, width, rank("attention.key"), tp, bias)
         self.value = make_linear(config.hidden, width, rank("attention.value"), tp, bias)
         self.output = make_row_parallel_linear(width, config.hidden, rank("attention.output"), tp, bias)
-        self.norm = LayerNorm(config.hidden, config.norm_eps)  # applied by the block, before or after this branch
+        self.norm = make_norm(config, config.hidden)  # applied by the block, before or after this branch
 
     def forward(self, x: Tensor, mask: Mask) -> Tensor:
         query, key, value = map(self.heads, self.tp.enter_through(x, self.query, self.key, self.value))
+        query, key, mask = turned(query, key, mask)
         context = self.attend(query, key, value, mask)  # [B, n, S, d]
         return self.output(context.transpose(1, 2).flatten(2))
 
@@ -70,6 +73,13 @@ class SoftmaxAttention(Attention):
         if self.training and self.dropout:
             probabilities = self.randomly(dropout, probabilities, self.dropout)
         return probabilities @ value
+
+
+def turned(query: Tensor, key: Tensor, mask: Mask) -> tuple[Tensor, Tensor, Mask]:
+    """Queries and keys turned by their positions where these are rotary, and the mask itself."""
+    if not isinstance(mask, RotaryMask):
+        return query, key, mask
+    return mask.rotation.turn(query), mask.rotation.turn(key), mask.mask
 
 
 def attention_map(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:

@@ -18,9 +18,10 @@ from model.embeddings import Embeddings
 from model.heads import MaskedWordHead, Pooler
 from model.linear import Linear
 from model.loss import vocab_parallel_cross_entropy
-from model.norm import LayerNorm
+from model.norm import make_norm
 from model.parallel.tensor import TensorParallel, local_shape
 from model.parameters import parameter_table
+from model.rotary import RotaryMask, Rotation
 from model.variants.parts import only_one, parts_of
 
 
@@ -59,7 +60,7 @@ class BertForPreTraining(nn.Module):
         self.make_mask: Callable[[Batch], Mask] = only_one(part.make_mask() for part in self.parts) or plain_mask
         self.recompute = False
         """Keep only the inputs of the layers, and compute them again in the backward pass."""
-        self.final_norm = LayerNorm(config.hidden, config.norm_eps) if config.norm == "pre" else nn.Identity()
+        self.final_norm = make_norm(config, config.hidden) if config.norm == "pre" else nn.Identity()
         self.mlm = MaskedWordHead(config, tp)
         if config.sentence_head:
             self.pooler = Pooler(config.hidden, config.hidden)
@@ -94,12 +95,19 @@ class BertForPreTraining(nn.Module):
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states of the last layer, [B, S, H]."""
-        mask = self.rows_for_kernel(batch) or self.make_mask(batch)
+        mask = self.mask_of(batch)
         with self.token_randomness(batch.ids.device):
             x = self.embeddings(batch)  # with sequence parallelism [B, S / tp, H] from here on
             for layer in self.layers:
                 x = checkpoint(layer, x, mask, use_reentrant=False) if self.recompute else layer(x, mask)
         return self.tp.all_tokens(self.final_norm(x))
+
+    def mask_of(self, batch: Batch) -> Mask:
+        """What the layers take with the hidden states: which tokens see which, and rotary positions."""
+        config, mask = self.config, self.rows_for_kernel(batch) or self.make_mask(batch)
+        if config.positions != "rotary":
+            return mask
+        return RotaryMask(mask, Rotation.of(batch, config.head_dim, config.rotary_theta))
 
     def rows_for_kernel(self, batch: Batch) -> PackedRows | None:
         """What plain attention takes instead of a mask, where there is a kernel for it."""

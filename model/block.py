@@ -21,6 +21,8 @@ class Block(nn.Module):
         super().__init__()
         self.pre_norm = config.norm == "pre"
         self.attention = attention
+        if not config.normalises_attention(block):
+            attention.norm = nn.Identity()  # type: ignore[assignment]
         self.feedforward = FeedForward(config, config.block_ffn(block), tp)
         self.dropout = Dropout(config.hidden_dropout)
 

@@ -16,6 +16,8 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
         values["low_rank"] = tuple(sorted(values["low_rank"].items()))
     if values.get("embedding_size") == values.get("hidden"):
         values["embedding_size"] = None
+    if values.get("norm_type") == "rms":
+        values["norm_bias"] = False
     values["sharing"] = _sharing(values.get("sharing"), values.get("layers"))
     if not values.get("head_dim") and isinstance(values.get("hidden"), int) and values.get("heads"):
         widest = max(values["heads"]) if isinstance(values["heads"], tuple) else values["heads"]

@@ -19,7 +19,21 @@ from model.variants.masked_units import WithMaskedUnits
 from model.variants.pooled_input import WithPooledInput
 from model.variants.slimming import WithSlimming
 from model.variants.sub_models import WithSubModels
+from model.variants.token_dropout import WithTokenDropout
 
+MODERNBERT: dict[str, Any] = dict(
+    **dict(max_positions=8192, type_vocab=0, sentence_head=False),
+    **dict(positions="rotary", rotary_theta=160_000.0, gated=True, norm="pre", embedding_norm=True, first_norm=False),
+    **dict(attention_bias=False, ffn_bias=False, norm_bias=False, head_bias=False, norm_eps=1e-5),
+    **dict(hidden_dropout=0.0, attention_dropout=0.0),
+)
+"""What the presets of ModernBERT share (Warner et al. 2024, arXiv 2412.13663)."""
+ESM2: dict[str, Any] = dict(
+    **dict(max_positions=1026, type_vocab=0, sentence_head=False),
+    **dict(positions="rotary", norm="pre", norm_eps=1e-5, token_dropout={"mask_token": 32}),
+    **dict(hidden_dropout=0.0, attention_dropout=0.0),
+)
+"""What the presets of ESM-2 share (Lin et al. 2022, doi 10.1101/2022.07.20.500902)."""
 PRESETS: dict[str, dict] = {
     "tiny": dict(layers=2, hidden=128, heads=2, ffn=512),
     "mini": dict(layers=4, hidden=256, heads=4, ffn=1024),
@@ -27,11 +41,26 @@ PRESETS: dict[str, dict] = {
     "medium": dict(layers=8, hidden=512, heads=8, ffn=2048),
     "base": dict(layers=12, hidden=768, heads=12, ffn=3072),
     "large": dict(layers=24, hidden=1024, heads=16, ffn=4096),
+    "modernbert-base": dict(layers=22, hidden=768, heads=12, ffn=1152) | MODERNBERT,
+    "modernbert-large": dict(layers=28, hidden=1024, heads=16, ffn=2624) | MODERNBERT,
+    "esm2-8m": dict(layers=6, hidden=320, heads=20, ffn=1280) | ESM2,
+    "esm2-35m": dict(layers=12, hidden=480, heads=20, ffn=1920) | ESM2,
+    "esm2-150m": dict(layers=30, hidden=640, heads=20, ffn=2560) | ESM2,
+    "esm2-650m": dict(layers=33, hidden=1280, heads=20, ffn=5120) | ESM2,
 }
+"""As published: BERT's sizes by Turc et al. 2019 (arXiv 1908.08962), ModernBERT, ESM-2."""
 BERT_VOCABULARY = 30_522
+VOCABULARIES = {"modernbert": 50_368, "esm2": 33}
+"""Entries in the vocabulary of the presets whose names begin so. All others have BERT's."""
+
+
+def vocabulary_of(preset: str | None) -> int:
+    """Entries in the vocabulary of a published model."""
+    return VOCABULARIES.get((preset or "").partition("-")[0], BERT_VOCABULARY)
 
 
 class BertConfig(
+    WithTokenDropout,
     WithMaskedUnits,
     WithSlimming,
     WithSubModels,
@@ -63,7 +92,7 @@ class BertConfig(
             raise UserError(
                 f"model.preset {name!r} is unknown{nearest(str(name), PRESETS)}; choose one of {', '.join(PRESETS)}"
             )
-        return cls(**{"vocab_size": BERT_VOCABULARY, **PRESETS[name], **overrides})
+        return cls(**{"vocab_size": vocabulary_of(name), **PRESETS[name], **overrides})
 
     @model_validator(mode="before")
     @classmethod

@@ -13,6 +13,8 @@ def contradictions(shape: Shape) -> Iterator[str]:
     yield from _shared_blocks(shape)
     yield from _low_rank(shape)
     yield from _attention_init(shape)
+    yield from _positions(shape)
+    yield from _norms(shape)
     yield from shape.contradictions()
 
 
@@ -50,7 +52,11 @@ def _low_rank(shape: Shape) -> Iterator[str]:
     for linear, rank in shape.low_rank:
         ups = (prod(spec.shape[:-1]) for spec in specs if spec.local_name == f"{linear}.up")  # [outputs, rank]
         downs = (prod(spec.shape[1:]) for spec in specs if spec.local_name == f"{linear}.down")  # [rank, inputs]
-        full = min(*ups, *downs)
+        sizes = [*ups, *downs]
+        if not sizes:
+            yield f"low_rank.{linear} {rank}: this model has no such layer; leave it out"
+            continue
+        full = min(sizes)
         if rank >= full:
             yield f"low_rank.{linear} {rank} is not below the full rank {full}; choose a smaller one or leave it out"
 
@@ -71,4 +77,26 @@ def _attention_init(shape: Shape) -> Iterator[str]:
         yield (
             f"attention_init {shape.attention_init} sets whole query and key projections, and low_rank cuts them into "
             "factors; take independent, or leave these two out of low_rank"
+        )
+
+
+def _positions(shape: Shape) -> Iterator[str]:
+    if shape.positions == "learned":
+        return
+    if shape.position_init != "normal":
+        yield (
+            f"position_init {shape.position_init} is for a table of positions, which positions {shape.positions} has "
+            "not; leave it out"
+        )
+    if shape.positions == "rotary" and shape.head_dim % 2:
+        yield f"positions rotary turns pairs of units, but head_dim {shape.head_dim} is odd; give an even one"
+
+
+def _norms(shape: Shape) -> Iterator[str]:
+    if shape.embedding_norm and shape.norm == "post":
+        yield "embedding_norm is for norm pre: with norm post the embeddings have one already; leave it out"
+    if not shape.first_norm and not shape.embedding_norm:
+        yield (
+            "first_norm false leaves the first layer's input without a norm; set norm pre and embedding_norm true, or "
+            "leave it out"
         )

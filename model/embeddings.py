@@ -1,5 +1,7 @@
 """Word, position and token-type embeddings."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,28 +10,35 @@ from model.batch import Batch
 from model.config import BertConfig
 from model.dropout import Dropout
 from model.linear import Linear
-from model.norm import LayerNorm
+from model.norm import make_norm
 from model.parallel.tensor import TensorParallel
 
 
 class Embeddings(nn.Module):
-    """Batch -> [B, S, H], or this rank's part of the tokens. Pre-LN models have no norm here (as in Megatron)."""
+    """Batch -> [B, S, H], or this rank's part of the tokens. Pre-LN models have no norm here unless asked for."""
 
     def __init__(self, config: BertConfig, tp: TensorParallel):
         super().__init__()
         self.tp = tp
         width = config.embedding_width
         self.word = VocabParallelTable(config.padded_vocab_size, width, tp)
-        self.position = Table(config.max_positions, width)
-        self.token_type = Table(config.type_vocab, width)
-        self.norm = LayerNorm(width, config.norm_eps) if config.norm == "post" else nn.Identity()
+        self.position = Table(config.max_positions, width) if config.positions == "learned" else None
+        self.token_type = Table(config.type_vocab, width) if config.type_vocab else None
+        self.norm = make_norm(config, width) if config.normalises_embeddings else nn.Identity()
         self.dropout = Dropout(config.hidden_dropout)
+        self.word_factors: Callable[[Batch], Tensor] | None = None
+        """What a variant multiplies the words' embeddings by: [B, S, 1], at least fp32."""
         self.projection = Linear(width, config.hidden) if config.embedding_size else nn.Identity()
 
     def forward(self, batch: Batch) -> Tensor:
         x = self.word(batch.ids)
-        x = x + self.position(self.positions(batch))
-        x = x + self.token_type(0 if batch.types is None else self.tp.own_tokens(batch.types))
+        if self.word_factors is not None:
+            factors = self.tp.own_tokens(self.word_factors(batch))
+            x = (x * factors.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+        if self.position is not None:
+            x = x + self.position(self.positions(batch))
+        if self.token_type is not None:
+            x = x + self.token_type(0 if batch.types is None else self.tp.own_tokens(batch.types))
         return self.projection(self.dropout(self.norm(x)))
 
     def positions(self, batch: Batch) -> Tensor | slice:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from model.config import BertConfig
 from model.feedforward import ACTIVATIONS
 from model.linear import Linear, make_linear
-from model.norm import LayerNorm
+from model.norm import make_norm
 from model.parallel.tensor import TensorParallel
 
 
@@ -18,8 +18,9 @@ class MaskedWordHead(nn.Module):
         super().__init__()
         self.tp = tp
         self.activation = ACTIVATIONS[config.activation]
-        self.transform = make_linear(config.hidden, config.embedding_width, config.rank("mlm.transform"))
-        self.norm = LayerNorm(config.embedding_width, config.norm_eps)
+        rank = config.rank("mlm.transform")
+        self.transform = make_linear(config.hidden, config.embedding_width, rank, bias=config.head_bias)
+        self.norm = make_norm(config, config.embedding_width)
         self.bias = nn.Parameter(torch.empty(config.padded_vocab_size // tp.size))
 
     def forward(self, hidden: Tensor, word_table: Tensor) -> Tensor:

@@ -35,20 +35,24 @@ def _rows(shape: Shape) -> Iterator[ParameterSpec]:
     vocabulary = Axis("vocabulary", shape.vocab_size, "fixed")
 
     yield ParameterSpec("embeddings.word.weight", (vocabulary, embedding_out), tensor_parallel_axis=0)
-    yield ParameterSpec("embeddings.position.weight", (Axis("positions", shape.max_positions, "fixed"), embedding_out))
-    yield ParameterSpec("embeddings.token_type.weight", (Axis("types", shape.type_vocab, "fixed"), embedding_out))
-    if shape.norm == "post":
-        yield from _norm("embeddings.norm", embedding_out)
+    if shape.positions == "learned":
+        positions = Axis("positions", shape.max_positions, "fixed")
+        yield ParameterSpec("embeddings.position.weight", (positions, embedding_out))
+    if shape.type_vocab:
+        yield ParameterSpec("embeddings.token_type.weight", (Axis("types", shape.type_vocab, "fixed"), embedding_out))
+    if shape.normalises_embeddings:
+        yield from _norm(shape, "embeddings.norm", embedding_out)
     if shape.embedding_size:
         yield from _linear("embeddings.projection", (hidden_out,), (embedding_in,))
     for block in range(shape.num_blocks):
         yield from _block_rows(shape, block)
     if shape.norm == "pre":
-        yield from _norm("final_norm", hidden_out)
+        yield from _norm(shape, "final_norm", hidden_out)
     yield ParameterSpec("mlm.bias", (vocabulary,), tensor_parallel_axis=0, decay=False, init="zeros")
-    yield from _linear("mlm.transform", (embedding_out,), (hidden_in,), rank=shape.rank("mlm.transform"))
+    rank = shape.rank("mlm.transform")
+    yield from _linear("mlm.transform", (embedding_out,), (hidden_in,), rank=rank, bias=shape.head_bias)
     # This norm feeds the tied word table, which sums over its units: there it is a consumer.
-    yield from _norm("mlm.norm", embedding_in)
+    yield from _norm(shape, "mlm.norm", embedding_in)
     if shape.sentence_head:
         yield from _linear("pooler", (hidden_out,), (hidden_in,))
         yield from _linear("sentence", (Axis("classes", 2, "fixed"),), (hidden_in,))
@@ -69,11 +73,13 @@ def _block_rows(shape: Shape, block: int) -> Iterator[ParameterSpec]:
     for projection in shape.projections(block):
         yield from linear(f"attention.{projection}", heads_out, (hidden_in,), "output", shape.attention_bias)
     yield from linear("attention.output", (hidden_out,), heads_in, "input", shape.attention_bias)
-    yield from _norm(f"blocks.{block}.attention.norm", hidden_out, block)
+    if shape.normalises_attention(block):
+        yield from _norm(shape, f"blocks.{block}.attention.norm", hidden_out, block)
     yield from shape.added_parameters("feedforward", block)
-    yield from linear("feedforward.input", (ffn_out,), (hidden_in,), "output", shape.ffn_bias)
+    for projection in shape.inner_projections:
+        yield from linear(f"feedforward.{projection}", (ffn_out,), (hidden_in,), "output", shape.ffn_bias)
     yield from linear("feedforward.output", (hidden_out,), (ffn_in,), "input", shape.ffn_bias)
-    yield from _norm(f"blocks.{block}.feedforward.norm", hidden_out, block)
+    yield from _norm(shape, f"blocks.{block}.feedforward.norm", hidden_out, block)
 
 
 def _linear(
@@ -101,6 +107,7 @@ def _linear(
         yield ParameterSpec(f"{name}.bias", outputs, output_cut, decay=False, init="zeros", block=block)
 
 
-def _norm(name: str, axis: Axis, block: int | None = None) -> Iterator[ParameterSpec]:
+def _norm(shape: Shape, name: str, axis: Axis, block: int | None = None) -> Iterator[ParameterSpec]:
     yield ParameterSpec(f"{name}.weight", (axis,), decay=False, init="ones", block=block)
-    yield ParameterSpec(f"{name}.bias", (axis,), decay=False, init="zeros", block=block)
+    if shape.norm_bias:
+        yield ParameterSpec(f"{name}.bias", (axis,), decay=False, init="zeros", block=block)

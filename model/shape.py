@@ -26,6 +26,7 @@ LowRankLinear = Literal[
     "attention.value",
     "attention.output",
     "feedforward.input",
+    "feedforward.gate",
     "feedforward.output",
     "mlm.transform",
 ]
@@ -50,14 +51,14 @@ class PlainBert(BaseModel):
     vocab_size: Count
     """Entries of the tokenizer's vocabulary, without padding."""
     max_positions: Count = 512
-    """Rows of the position table: the longest sequence that the model can read, in tokens."""
-    type_vocab: Count = 2
-    """Number of token types: 2 tell the two sentences of a pair apart."""
+    """The longest sequence that the model can read, in tokens: rows of the position table, if it has one."""
+    type_vocab: Index = 2
+    """Number of token types: 2 tell the two sentences of a pair apart. 0 leaves their table out, as ModernBERT does."""
     norm: Literal["post", "pre"] = "post"
     """Where LayerNorm is applied. `post`: after each residual sum, as in BERT. `pre`: before each branch, as in
     Megatron (no embedding norm, a final norm). Use `pre` for deep models and high learning rates; some growth operators
     need it."""
-    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
     """Activation of the feed-forward network and the MLM head. `gelu` is exact; `gelu_tanh` is the approximation of the
     first BERT code."""
     hidden_dropout: Annotated[Probability, Flag.FREE] = 0.1
@@ -109,6 +110,26 @@ class Shape(PlainBert):
     """Linear layers replaced by the product of two smaller ones, W = up down, each with its rank:
     `{feedforward.input: 64}`. A low rank saves parameters and FLOPs; `densify` restores full matrices."""
 
+    positions: Literal["learned", "rotary", "none"] = "learned"
+    """How the model knows the order of tokens. `learned`: a table of positions, as in BERT. `rotary`: queries and keys
+    are turned by their positions (RoPE), as in ModernBERT and ESM-2. `none`: it does not."""
+    rotary_theta: Annotated[float, Field(gt=1), Flag.FREE] = 10_000.0
+    """Base of the rotary angles. A larger one tells distant tokens apart: raise it with `max_positions` to train on
+    longer rows. ModernBERT uses 160,000."""
+    gated: bool = False
+    """Multiply the activated units of the feed-forward network by a second projection of its input. With `activation:
+    gelu` this is GeGLU, with `silu` SwiGLU. It has half as many matrices again: use 2/3 of the ffn for equal cost."""
+    norm_type: Literal["layer", "rms"] = "layer"
+    """`layer`: LayerNorm. `rms`: RMSNorm, which does not subtract the mean and has no bias."""
+    norm_bias: Annotated[bool, Flag.PLAIN_AT_EXPORT] = True
+    """Give each LayerNorm a bias."""
+    head_bias: Annotated[bool, Flag.PLAIN_AT_EXPORT] = True
+    """Give the transform layer of the MLM head a bias. (The decoder always has one.)"""
+    embedding_norm: bool = False
+    """With norm pre: normalise the embeddings, too. With norm post they always are."""
+    first_norm: bool = True
+    """The attention norm of the first layer. `false` leaves it out, as in ModernBERT: the embedding norm is enough."""
+
     # --- what follows from the fields ---------------------------------------------------------------------------------
 
     def layer_width(self, field: str, layer: int) -> int:
@@ -137,6 +158,19 @@ class Shape(PlainBert):
 
     def block_ffn(self, block: int) -> int:
         return self.layer_width("ffn", self.layers_of(block)[0])
+
+    @property
+    def normalises_embeddings(self) -> bool:
+        return self.norm == "post" or self.embedding_norm
+
+    def normalises_attention(self, block: int) -> bool:
+        """Whether a block's attention has a norm: all have, but for a first layer without one."""
+        return self.first_norm or 0 not in self.layers_of(block)
+
+    @property
+    def inner_projections(self) -> tuple[str, ...]:
+        """The linear layers that lead to the inner units of the feed-forward network."""
+        return ("input", "gate") if self.gated else ("input",)
 
     def rank(self, linear: str) -> int | None:
         """The rank of a linear layer, by its name inside the block or its whole name; None: full."""
@@ -205,7 +239,8 @@ class Shape(PlainBert):
 
     def layer_kind(self, layer: int) -> dict[str, Any]:
         """By field, what layers that share a block must have in common."""
-        return {"heads": self.layer_width("heads", layer), "ffn": self.layer_width("ffn", layer)}
+        kind = {"heads": self.layer_width("heads", layer), "ffn": self.layer_width("ffn", layer)}
+        return kind if self.first_norm else kind | {"first_norm": layer == 0}
 
     def projections(self, block: int) -> tuple[str, ...]:
         """The projections of the tokens that a block's attention has."""
@@ -269,3 +304,8 @@ class Shape(PlainBert):
         heads = self.block_heads(block)
         row_of_the_map = heads * keys * (3 if self.attention_dropout else 1)
         return (len(self.projections(block)) + 1) * heads * self.head_dim + has_map * row_of_the_map
+
+    def inner_elements(self, block: int) -> int:
+        """Elements that the inner units of one token keep: each before and after its activation; gated ones also their
+        gate, and the product."""
+        return (4 if self.gated else 2) * self.block_ffn(block)

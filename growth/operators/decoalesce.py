@@ -8,7 +8,7 @@ preserve the function (tier 3).
 
 from typing import ClassVar
 
-from growth.change import ShapeChange, source_name
+from growth.change import ShapeChange, copied
 from growth.expansion import expand
 from growth.operators.base import Inputs
 from growth.operators.multilevel import LevelOperator, level_maps
@@ -38,6 +38,6 @@ class Decoalesce(LevelOperator):
         def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
             if spec.block is None:
                 return expand(spec, fetch(spec.name), maps_of(None), self.moments)
-            return expand(spec, fetch(source_name(spec, spec.block // factor)), maps_of(0), self.moments)
+            return expand(spec, copied(source, spec, spec.block // factor, fetch), maps_of(0), self.moments)
 
         return ShapeChange(source, target, rule)

@@ -4,7 +4,8 @@
     interpolate  the old rows are spread evenly over the new length: every position moves
 
 `copy` preserves the function of sequences up to the old length (tier 1), which do not use the new rows. New rows take
-the moments of the rows they come from, an estimate.
+the moments of the rows they come from, an estimate. A model without a position table (`positions: rotary`) reads longer
+sequences with the parameters that it has; raise `rotary_theta` with its length.
 """
 
 from typing import ClassVar, Literal
@@ -29,6 +30,8 @@ class Lengthen(Operator):
         old, new = source.max_positions, wanted.get("max_positions", source.max_positions)
         if new <= old:
             raise UserError(f"grow lengthen: max_positions {old} -> {new} adds no rows; ask for more in the shape")
+        if self.how != "copy" and source.positions != "learned":
+            raise UserError(f"grow lengthen: positions {source.positions} have no table to {self.how}; leave out how")
         return source.replace(max_positions=new)
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:

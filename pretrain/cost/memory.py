@@ -184,8 +184,8 @@ def activation_bytes(
     A layer keeps of every token 4 hidden vectors (the inputs of both branches and of both norms); what its attention
     keeps (`Shape.mixing_elements`: query, key, value and context, and a row of the map for each head where the map is
     computed as a whole, `keeps_maps`: on a CPU); and the feed-forward network's inner units before and after the
-    activation. Dropout adds a mask to each tensor that it touches. The head keeps a score of every word and its
-    gradient.
+    activation, and those of a gate (`Shape.inner_elements`). Dropout adds a mask to each tensor that it touches. The
+    head keeps a score of every word and its gradient.
 
     `recompute`: each layer keeps only its input, and the layer that is being computed again keeps everything. Tensor
     parallelism divides what lies inside its regions, `sequence_parallel` the hidden vectors between them as well. It
@@ -199,7 +199,7 @@ def activation_bytes(
     for layer in range(config.layers):
         block = config.block_of(layer)
         queries, keys = config.num_tokens(layer, sequence, num_predictions * sequence / tokens)
-        cut = round(config.mixing_elements(block, keys, keeps_maps)) + 2 * config.block_ffn(block)
+        cut = round(config.mixing_elements(block, keys, keeps_maps)) + config.inner_elements(block)
         of_a_token = branch_inputs + (2 + 2 * drops_hidden) * config.hidden // parts + cut // tensor_parallel
         layers.append(round(of_a_token * queries / sequence))
     elements = config.embedding_width * (1 + drops_hidden) // parts

@@ -3,6 +3,7 @@
 post-LN: `BertForPreTraining`, `BertForMaskedLM` (no sentence head); for import also `BertModel` and BERT's
          relatives (`families.py`)
 pre-LN:  `MegatronBertForPreTraining`, `MegatronBertForMaskedLM`
+rotary:  `ModernBertForMaskedLM` if gated, otherwise `EsmForMaskedLM` (`modern.py`)
 
 A conversion renames tensors and merges or splits their axes; the tables below are all there is to it. Weights are
 logical: `{name of the parameter table: tensor of spec.shape}`, and on the other side `{name in transformers: tensor}`.
@@ -14,7 +15,7 @@ no gradient and receives none. `config.json` also says which shape was exported,
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from model.config import BertConfig
 from model.errors import UserError
 from model.fields import Flag
 from model.parameters import ParameterSpec, parameter_table
+from pretrain.interop.modern import modern_family
 
 NAMES = {
     "embeddings.word": "bert.embeddings.word_embeddings",
@@ -46,6 +48,7 @@ BLOCK_NAMES = {
     "attention.value": "attention.self.value",
     "attention.output": "attention.output.dense",
     "feedforward.input": "intermediate.dense",
+    "feedforward.gate": "intermediate.gate",
     "feedforward.output": "output.dense",
 }
 NORM_NAMES = {
@@ -53,7 +56,7 @@ NORM_NAMES = {
     "pre": {"attention.norm": "attention.ln", "feedforward.norm": "ln"},
 }
 ARCHITECTURES = {"post": ("bert", "Bert"), "pre": ("megatron-bert", "MegatronBert")}
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
+ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
 FIELDS = {
     "layers": "num_hidden_layers",
     "hidden": "hidden_size",
@@ -72,13 +75,17 @@ MARK = {"written_by": "espalier"}
 """In the header of `model.safetensors`, which transformers does not keep."""
 
 
-def export_model(directory: str | Path, config: BertConfig, weights: dict[str, Tensor]) -> None:
+def export_model(
+    directory: str | Path, config: BertConfig, weights: dict[str, Tensor], special: Mapping[str, int] | None = None
+) -> None:
     """Writes `config.json` and `model.safetensors`, which `from_pretrained(directory)` opens.
 
-    Raises UserError for a shape that transformers has no model for.
+    special: ids of special tokens by their names in `config.json`, for models that are told of them there. Raises
+    UserError for a shape that transformers has no model for.
     """
     directory = Path(directory)
-    settings = {**export_config(config), EXPORTED_SHAPE: config.model_dump(mode="json")}
+    told = special if special and modern_family(config) else {}
+    settings = {**export_config(config), **told, EXPORTED_SHAPE: config.model_dump(mode="json")}
     state = export_weights(config, weights)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -98,6 +105,9 @@ def is_exported(directory: str | Path) -> bool:
 def export_config(config: BertConfig) -> dict:
     """The content of `config.json`."""
     plain = plain_shape(config)
+    if family := modern_family(config):
+        told = family.settings(plain, ACTIVATIONS[config.activation])
+        return {"architectures": [family.architecture], "model_type": family.model_type, **told, "dtype": "float32"}
     model_type, prefix = ARCHITECTURES[config.norm]
     return {
         "architectures": [f"{prefix}ForPreTraining" if config.sentence_head else f"{prefix}ForMaskedLM"],
@@ -111,6 +121,12 @@ def export_config(config: BertConfig) -> dict:
 
 def export_weights(config: BertConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """`{name in transformers: tensor}`. The tied decoder is left out: transformers ties it again."""
+    family, state = modern_family(config), weights_as_bert(config, weights)
+    return family.from_bert(state) if family else state
+
+
+def weights_as_bert(config: BertConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same by the names of transformers' BERT, whatever family it is."""
     plain = plain_shape(config)
     dtype = weights["embeddings.word.weight"].dtype
     state = {}
@@ -125,7 +141,7 @@ def export_weights(config: BertConfig, weights: dict[str, Tensor]) -> dict[str, 
 
 
 def huggingface_names(config: BertConfig, spec: ParameterSpec) -> list[str]:
-    """The names in transformers of one parameter: one for each layer that uses it."""
+    """The names in transformers' BERT of one parameter: one for each layer that uses it."""
     module, kind = spec.local_name.rsplit(".", 1)
     if spec.block is None:
         return [f"{NAMES[module]}.{kind}"]
@@ -147,11 +163,14 @@ def plain_shape(config: BertConfig) -> BertConfig:
 
     Raises UserError, with the reason, for a model that transformers has no architecture for.
     """
-    config = config.without(Flag.PLAIN_AT_EXPORT)
-    for name, value in config.variants.items():
-        raise UserError(
-            f"{name} {value}: transformers has no such model to export to; train to the end as a plain BERT instead"
-        )
+    if family := modern_family(config):
+        config = family.plain(config)
+    else:
+        config = config.without(Flag.PLAIN_AT_EXPORT).replace(type_vocab=max(config.type_vocab, 1))
+        for name, value in config.variants.items():
+            raise UserError(
+                f"{name} {value}: transformers has no such model to export to; train to the end as a plain BERT instead"
+            )
     heads, ffn = (
         max(getattr(config, f"block_{field}")(b) for b in range(config.num_blocks)) for field in ("heads", "ffn")
     )

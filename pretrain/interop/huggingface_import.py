@@ -18,18 +18,22 @@ from model.config import BertConfig
 from model.errors import UserError
 from model.initialize import initial_weight
 from model.parameters import parameter_table
-from pretrain.interop.families import FAMILIES, AsBert
+from pretrain.interop.families import FAMILIES as RELATIVES
+from pretrain.interop.families import AsBert
 from pretrain.interop.huggingface import (
     ACTIVATIONS,
     ARCHITECTURES,
     EXPORTED_SHAPE,
     FIELDS,
     corner,
-    export_weights,
     huggingface_names,
     merged_shape,
     plain_shape,
+    weights_as_bert,
 )
+from pretrain.interop.modern import esm, modernbert
+
+FAMILIES = {**RELATIVES, "modernbert": modernbert, "esm": esm}
 
 ACTIVATION_OF = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_new": "gelu_tanh"}
 HEADS = ("mlm", "pooler", "sentence")
@@ -119,7 +123,7 @@ def _exported_shape(settings: dict, state: dict[str, Tensor]) -> BertConfig | No
         return None
     config = BertConfig(**settings[EXPORTED_SHAPE])
     try:
-        again = export_weights(config, import_weights(config, state))
+        again = weights_as_bert(config, import_weights(config, state))
     except UserError:  # trained on under another architecture, without the heads of pretraining
         return None
     return config if all(name in state and torch.equal(again[name], state[name].float()) for name in again) else None

@@ -20,7 +20,11 @@ from pretrain.interop.deepspeed_import import deepspeed_shapes, is_deepspeed, re
 from pretrain.interop.huggingface_import import import_model, import_weights, possible_shapes
 from pretrain.settings.hub import local_folder
 
-TOLD = ("layers", "hidden", "heads", "head_dim", "ffn", "norm", "max_positions", "type_vocab", "sentence_head")
+TOLD = (
+    *("layers", "hidden", "heads", "head_dim", "ffn", "norm", "max_positions", "type_vocab", "sentence_head"),
+    *("positions", "gated", "norm_type", "norm_bias", "embedding_norm", "first_norm"),
+    *("attention_bias", "ffn_bias", "head_bias"),
+)
 """Fields of a shape that a user is told of."""
 
 

@@ -41,6 +41,10 @@ SHAPE = """\
 `model` takes these fields and `preset`. A stage's `shape` takes the fields that change. The corpus sets the vocabulary
 size."""
 
+MODERN = """\
+Those of ModernBERT and ESM-2 also set what makes them different from BERT: rotary positions, and the norms, biases,
+gates and dropout of the published models."""
+
 UNTIL = """\
 The rules that a stage's `until` takes. With several, the first that holds ends the stage. A name alone gives a rule its
 defaults: `until: auto`. A stage's `split` takes the keys of `until.gradient_correlation`."""
@@ -56,7 +60,9 @@ change."""
 
 def reference() -> str:
     """The whole page."""
-    sizes = "; ".join(f"`{name}` {', '.join(map(str, values.values()))}" for name, values in PRESETS.items())
+    sizes = "; ".join(
+        f"`{name}` {', '.join(str(values[field]) for field in PRESETS['base'])}" for name, values in PRESETS.items()
+    )
     by_module: dict[str, list] = {}
     for operator in OPERATORS.values():
         by_module.setdefault(operator.__module__, []).append(operator)
@@ -72,7 +78,7 @@ def reference() -> str:
         UNTIL,
         table(Until),
         "## The shape",
-        f"{SHAPE} A preset sets {', '.join(PRESETS['base'])}: {sizes}.",
+        f"{SHAPE} A preset sets {', '.join(PRESETS['base'])}: {sizes}. {MODERN}",
         table(BertConfig, without=("vocab_size",)),
         "## Operators",
         GROW,

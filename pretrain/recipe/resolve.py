@@ -29,7 +29,7 @@ from pretrain.recipe.until import until_in_steps
 def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Run:
     """Works out every stage and checks the whole recipe. Raises UserError naming the stage and what does not fit.
 
-    `corpus_vocab_size` None plans without a corpus: the vocabulary is the recipe's, or BERT's. `precision: auto`
+    `corpus_vocab_size` None plans without a corpus: the vocabulary is the recipe's, or the preset's. `precision: auto`
     becomes this machine's.
     """
     recipe = with_precision(recipe)

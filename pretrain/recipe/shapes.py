@@ -6,7 +6,7 @@ from typing import Any
 from growth.operators import shapes
 from growth.operators.base import Operator
 from growth.partial_shape import PartialShape
-from model.config import BERT_VOCABULARY, BertConfig
+from model.config import BertConfig, vocabulary_of
 from model.errors import UserError
 from pretrain.recipe.load import explained
 from pretrain.recipe.operators import read_operators
@@ -14,7 +14,8 @@ from pretrain.recipe.schema import Recipe, Stage
 
 
 def first_shape(recipe: Recipe, stage: Stage, values: dict[str, Any], corpus_vocab_size: int | None) -> BertConfig:
-    """From the fields of the model and of the first stage. `corpus_vocab_size` None: the recipe's own, or BERT's."""
+    """From the fields of the model and of the first stage. `corpus_vocab_size` None: the recipe's own, or that of the
+    published model."""
     if stage.grow:
         raise UserError("the first stage has no stage before it to grow from; remove its grow")
     vocab_size = values.get("vocab_size", corpus_vocab_size)
@@ -27,7 +28,7 @@ def first_shape(recipe: Recipe, stage: Stage, values: dict[str, Any], corpus_voc
     values = {"sentence_head": pairs != "none", **values}
     if pairs != "none" and not values["sentence_head"]:
         raise UserError(f"data.sentence_pairs {pairs} needs the sentence head; remove model.sentence_head")
-    values["vocab_size"] = BERT_VOCABULARY if vocab_size is None else vocab_size
+    values["vocab_size"] = vocabulary_of(recipe.model.get("preset")) if vocab_size is None else vocab_size
     with explained(BertConfig, section="model"):
         return BertConfig.model_validate(values)
 

@@ -7,6 +7,7 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+from model.config import BertConfig
 from model.errors import UserError
 from model.lazy import dist
 from pretrain.checkpoint.tensors import replace_text
@@ -48,6 +49,8 @@ def check_run(
             run_folder.check(recipe)  # again: the one that it waited for may have come to its end
         if run_folder.metrics.is_file():
             History.read(folder)  # a damaged line would stop the run at its end, which needs them all
+    for stage in run.stages:
+        check_mask_token(stage.config, corpus.special.mask)
     if not run_folder.has_begun:  # a resumed run may be past the fault, and cannot change its recipe
         check_lengths(run)
         check_saved_states(run)
@@ -108,3 +111,12 @@ def _checked_before(folder: RunFolder) -> dict[str, str]:
     except (OSError, ValueError, RecursionError):
         return {}
     return checked if isinstance(checked, dict) else {}
+
+
+def check_mask_token(config: BertConfig, mask: int) -> None:
+    """Raises UserError if token dropout takes another token for [MASK] than the corpus."""
+    if config.token_dropout is not None and config.token_dropout.mask_token != mask:
+        raise UserError(
+            f"model.token_dropout.mask_token {config.token_dropout.mask_token} is not the corpus's [MASK]; set it to "
+            f"{mask}"
+        )

@@ -42,7 +42,8 @@ def export(path: Path, output: Path | None = None, corpus: str | None = None) ->
     if "progress" in run and run_folder is not None and RunFolder(run_folder).metrics.is_file():
         history = History.read(run_folder, run["progress"]["step"])
     with complete_folder(output) as folder:
-        export_model(folder, state.config, {name: record.weight for name, record in state.records.items()})
+        weights = {name: record.weight for name, record in state.records.items()}
+        export_model(folder, state.config, weights, special_ids(vocabulary))
         export_tokenizer(folder, vocabulary, state.config.max_positions, state.config.type_vocab)
         (folder / "README.md").write_text(model_card(state.config, run, vocabulary, history), "utf-8")
     return output
@@ -62,12 +63,20 @@ def check_output(output: Path) -> None:
         raise UserError(f"{output} holds other files than a model exported by Espalier; choose another --output")
 
 
+def special_ids(vocabulary: Vocabulary) -> dict[str, int]:
+    """By their names in `config.json`."""
+    special = vocabulary.special
+    ids = {"pad": special.pad, "bos": special.cls, "eos": special.sep, "cls": special.cls, "sep": special.sep}
+    return {f"{name}_token_id": index for name, index in (ids | {"mask": special.mask}).items()}
+
+
 def export_tokenizer(output: Path, vocabulary: Vocabulary, max_length: int, num_types: int) -> None:
     """The model's own tokenizer; it frames texts as pretraining did: [CLS] first [SEP], and second [SEP] for pairs."""
     own, special = vocabulary.tokenizer, vocabulary.special
     tokenizer = own.for_transformers()
     pad, unk, cls, sep, mask = own.special_names
-    second = min(1, num_types - 1)
+    second = int(num_types > 1)
+    types = ["token_type_ids"] if num_types else []
     tokenizer.post_processor = TemplateProcessing(
         single=f"{cls}:0 $A:0 {sep}:0",
         pair=f"{cls}:0 $A:0 {sep}:0 $B:{second} {sep}:{second}",
@@ -79,7 +88,7 @@ def export_tokenizer(output: Path, vocabulary: Vocabulary, max_length: int, num_
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # which takes tokenizer.json as it is
         "model_max_length": max_length,
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "model_input_names": ["input_ids", *types, "attention_mask"],
         **{"unk_token": unk, "cls_token": cls, "sep_token": sep, "pad_token": pad, "mask_token": mask},
     }
     (output / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")

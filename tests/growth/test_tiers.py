@@ -9,8 +9,10 @@ import torch
 
 from growth.state import Record
 from tests.support.proving import (
+    MODERN,
     POST,
     PRE,
+    RMS,
     adam_moments,
     change_of,
     grown,
@@ -46,6 +48,10 @@ STATE_PRESERVING = {
     "tile_ffn": (POST, {"tile_ffn": {}}, {"ffn": 30}),
     "tile_ffn, pre-LN, one layer": (PRE, {"tile_ffn": {}}, {"ffn": (20, 10)}),
     "decoalesce": (POST, {"decoalesce": {}}, {"hidden": 24, "heads": 6, "ffn": 20}),
+    "modern parts": (MODERN, {"widen": EXACT}, WIDER),
+    "modern parts, tile_ffn": (MODERN, {"tile_ffn": {}}, {"ffn": 30}),
+    "RMSNorm, fpi": (RMS, {"widen": {"how": "fpi", **EXACT}}, WIDER),
+    "RMSNorm, decoalesce": (RMS, {"decoalesce": {}}, {"hidden": 24, "heads": 6, "ffn": 20}),
 }
 FUNCTION_PRESERVING = {
     "widen by default": (POST, {"widen": {}}, WIDER),
@@ -67,6 +73,16 @@ FUNCTION_PRESERVING = {
     "masked growth, pre-LN": (PRE, {"mask_growth": {}}, {"hidden": 18, "heads": 5, "ffn": 12, "layers": 4}),
     "masked growth, ragged": (RAGGED, {"mask_growth": {}}, {"hidden": 13, "ffn": (10, 9)}),
     "fold_slimming": (tiny(slimming={"heads": 0, "ffn": 0}), {"fold_slimming": {}}, {}),
+    "modern parts, lemon": (MODERN, {"widen": {"how": "lemon"}}, {"hidden": 24, "heads": 6, "ffn": 30}),
+    "modern parts, identity layers": (MODERN, {"identity_layers": {}}, {"layers": 5}),
+    "modern parts, masked growth": (MODERN, {"mask_growth": {}}, {"hidden": 17, "heads": 4, "ffn": 13, "layers": 3}),
+    "modern parts, lengthen": (MODERN, {"lengthen": {}}, {"max_positions": 30}),
+    "RMSNorm, masked growth": (RMS, {"mask_growth": {}}, {"hidden": 17, "heads": 4, "ffn": 13}),
+    "RMSNorm, unshare, noise": (
+        *(RMS.replace(layers=4, sharing=2), {"unshare": {"correlation": 0.3}, "widen": {}}, {"hidden": 24}),
+    ),
+    "gated, fold_slimming": (RMS.replace(slimming={"heads": 0, "ffn": 0}), {"fold_slimming": {}}, {}),
+    "gated, densify": (RMS.replace(low_rank={"feedforward.gate": 3}), {"densify": {}}, {}),
     "tile_ffn after unshare": (SHARED, {"unshare": {"correlation": 1}, "tile_ffn": {}}, {"ffn": 20}),
 }
 

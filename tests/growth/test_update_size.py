@@ -66,6 +66,7 @@ CASES = {
     "coalesce": (PLAIN, {"coalesce": {}}, HALF),
     "coalesce layers": (tiny(**BIG, layers=4), {"coalesce": {}}, {"layers": 1, **HALF}),
     "decoalesce": (PLAIN, {"decoalesce": {}}, {"layers": 4, "hidden": 128, "heads": 16}),
+    "modern parts": (tiny(**BIG, norm="pre", norm_bias=False, gated=True), {"widen": {}}, {"hidden": 128, "ffn": 200}),
     "interpolate": (PLAIN, {"interpolate": {"checkpoint": "runs/big"}}, {}),
 }
 # Gradients of what is new are those of a neighbour: as the operator named last says of them.

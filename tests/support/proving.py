@@ -24,6 +24,12 @@ def tiny(**changes) -> BertConfig:
 
 
 POST, PRE = tiny(), tiny(norm="pre")
+MODERN = tiny(
+    **dict(positions="rotary", type_vocab=0, gated=True, norm="pre", embedding_norm=True, first_norm=False),
+    **dict(attention_bias=False, ffn_bias=False, norm_bias=False, head_bias=False),
+)
+"""The parts of ModernBERT."""
+RMS = tiny(norm="pre", norm_type="rms", gated=True, activation="silu", positions="rotary")
 
 
 def random_state(config: BertConfig, seed: int = 0, step: int = 3000) -> State:

@@ -46,5 +46,24 @@ VARIANTS = {
     "pooled input, pre, shared, slimming, masked": dict(
         layers=3, pool_window=3, norm="pre", sharing=1, slimming={}, masked={"hidden": 20}
     ),
+    "modern: rotary, gated, no biases, no first norm": dict(
+        **dict(positions="rotary", type_vocab=0, gated=True, norm="pre", embedding_norm=True, first_norm=False),
+        **dict(attention_bias=False, ffn_bias=False, norm_bias=False, head_bias=False),
+    ),
+    "rotary, RMSNorm, SwiGLU, masked": dict(
+        **dict(positions="rotary", norm_type="rms", activation="silu", gated=True, norm="pre", head_bias=False),
+        masked={"hidden": 20, "heads": 2, "ffn": 18, "layers": (1,)},
+    ),
+    "rotary, gated, low rank, light, slimming, shared": dict(
+        **dict(positions="rotary", gated=True, slimming={}, layers=4, sharing=2, light_layers=(1, 3), norm_bias=False),
+        low_rank={"feedforward.gate": 5},
+    ),
+    "no positions, RMSNorm, layer dropping": dict(
+        positions="none", norm_type="rms", norm="pre", layer_drop={"keep": 0.5}, ffn_bias=False
+    ),
+    "rotary, layer dropping, embedding norm": dict(
+        positions="rotary", norm="pre", layer_drop={"keep": 0.5}, embedding_norm=True
+    ),
+    "token dropout, rotary": dict(token_dropout={"mask_token": 5}, positions="rotary", norm="pre", activation="silu"),
     "low rank without biases": dict(low_rank={"feedforward.output": 7}, ffn_bias=False),
 }

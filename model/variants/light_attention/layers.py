@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from model.attention import SoftmaxAttention, attention_map
+from model.attention import Mask, SoftmaxAttention, attention_map, turned
 from model.block import Block, Layer
 from model.config import BertConfig
 from model.parallel.tensor import TensorParallel
@@ -19,8 +19,9 @@ class MappedAttention(SoftmaxAttention):
         if is_light:
             del self.query, self.key
 
-    def map(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def map(self, x: Tensor, mask: Mask) -> Tensor:
         query, key = map(self.heads, self.tp.enter_through(x, self.query, self.key))
+        query, key, mask = turned(query, key, mask)
         return attention_map(query, key, mask)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ class LayersWithOneMap:
     def __init__(self, blocks: list[Block]):
         self.blocks = blocks
 
-    def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, mask: Mask) -> Tensor:
         lowest = self.blocks[0]
         attention = lowest.attention
         assert isinstance(attention, MappedAttention)

@@ -2,7 +2,7 @@
 
 At mask 0 the model computes exactly what it did without the new units, whatever their weights; at 1 it is the plain
 model, which the next stage then builds without any of this. The masks sit on embeddings, queries, keys and values,
-before the FFN's activation, on the heads' hidden units, and in every LayerNorm.
+before the FFN's activation and on its gate, on the heads' hidden units, and in every norm.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model.attention import Mask
 from model.block import Block, Layer
 from model.config import BertConfig
-from model.norm import LayerNorm
+from model.norm import LayerNorm, RmsNorm
 from model.parallel.tensor import TensorParallel
 from model.variants.parts import Parts
 
@@ -49,8 +49,8 @@ class MaskedLayerNorm(LayerNorm):
 
     mask: UnitMask
 
-    def __init__(self, width: int, eps: float, mask: UnitMask):
-        super().__init__(width, eps)
+    def __init__(self, width: int, eps: float, bias: bool, mask: UnitMask):
+        super().__init__(width, eps, bias)
         self.mask = mask
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,8 +59,24 @@ class MaskedLayerNorm(LayerNorm):
         share = share / share.sum()
         centred = wide - (wide * share).sum(-1, keepdim=True)
         variance = (centred.square() * share).sum(-1, keepdim=True)
-        normalised = (centred * (variance + self.eps).rsqrt()).to(x.dtype)
-        return self.mask(normalised * self.weight + self.bias)
+        scaled = (centred * (variance + self.eps).rsqrt()).to(x.dtype) * self.weight
+        return self.mask(scaled if self.bias is None else scaled + self.bias)
+
+
+class MaskedRmsNorm(RmsNorm):
+    """The mean square weighted by the mask, and the result masked."""
+
+    mask: UnitMask
+
+    def __init__(self, width: int, eps: float, mask: UnitMask):
+        super().__init__(width, eps)
+        self.mask = mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        share = self.mask.values.to(wide.dtype)
+        mean_square = (wide.square() * (share / share.sum())).sum(-1, keepdim=True)
+        return self.mask((wide * (mean_square + self.eps).rsqrt()).to(x.dtype) * self.weight)
 
 
 class FadingLayer:
@@ -107,7 +123,8 @@ class MaskedUnitsParts(Parts):
                 self.masks.append(mask)
             if num_old := config.old_width("ffn", block):
                 feedforward.unit_mask = mask = UnitMask(num_old, config.block_ffn(block), tp)
-                mask.on_output(feedforward.get_submodule("input"))
+                for projection in config.inner_projections:
+                    mask.on_output(feedforward.get_submodule(projection))
                 self.masks.append(mask)
 
     def begin_step(self, step: int, steps_masked: int, seed: int) -> None:
@@ -122,7 +139,9 @@ def _mask_hidden(model: nn.Module, config: BertConfig, mask: UnitMask) -> None:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, LayerNorm) and len(child.weight) == config.hidden:
-                setattr(module, name, MaskedLayerNorm(config.hidden, config.norm_eps, mask))
+                setattr(module, name, MaskedLayerNorm(config.hidden, config.norm_eps, config.norm_bias, mask))
+            elif isinstance(child, RmsNorm) and len(child.weight) == config.hidden:
+                setattr(module, name, MaskedRmsNorm(config.hidden, config.norm_eps, mask))
     if config.embedding_size:
         mask.on_output(model.get_submodule("embeddings.projection"))
     else:

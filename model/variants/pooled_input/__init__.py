@@ -31,6 +31,8 @@ class WithPooledInput(Shape):
         yield from super().contradictions()
         shape = "the attention map of the first layer has another shape"
         yield from self.clashes("pool_window", {"light_layers": shape})
+        if self.pool_window > 1 and self.positions == "rotary":
+            yield "pool_window and positions rotary do not go together: a pooled slot has many positions; leave one out"
 
     def refused_with(self) -> Mapping[str, str]:
         reason = (

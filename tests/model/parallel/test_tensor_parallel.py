@@ -17,6 +17,10 @@ SHAPES = {
     "pre, padded": (dict(norm="pre"), "padded"),
     "no sentence head, packed": (dict(sentence_head=False), "packed"),
     "shared, packed": (dict(norm="pre", layers=3, sharing=1), "packed"),
+    "modern parts, packed": (
+        dict(positions="rotary", gated=True, norm="pre", norm_type="rms", embedding_norm=True, first_norm=False),
+        "packed",
+    ),
     "other activation": (dict(activation="gelu_tanh"), "packed"),
 }
 
