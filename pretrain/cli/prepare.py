@@ -4,7 +4,6 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes
 
-from model.errors import UserError
 from pretrain.cli.arguments import Plugins
 from pretrain.data.text.options import PrepareOptions
 from pretrain.settings.options import OptionalPath
@@ -30,8 +29,6 @@ def prepare(
     from pretrain.data.text.prepare import prepare as prepare_corpus
     from pretrain.settings.plugins import load_plugins
 
-    if plugins and corpus.executor == "slurm":
-        raise UserError("--plugin: the tasks of --executor slurm start without plugins; leave one of the two out")
     load_plugins(plugins)
     if check:
         print(f"{check} is intact: " + ", ".join(f"{count:,} {unit}" for unit, count in check_corpus(check).items()))

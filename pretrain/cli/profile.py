@@ -66,7 +66,7 @@ def profile(
         raise UserError("profile needs a recipe, or --against huggingface; for example: ./launch.sh profile base")
     from pretrain.profile.rows import with_rows
     from pretrain.profile.sweep import Sweep, read_axes
-    from pretrain.profile.tables import matmul_limit, print_breakdown, print_measurements
+    from pretrain.profile.tables import breakdown_table, matmul_limit, measurement_table, print_table
     from pretrain.profile.verb import Profile, check_place, save
 
     check_place()
@@ -83,9 +83,9 @@ def profile(
         found = job.scaling(read_counts("--scaling", scaling))
     else:
         found = {f"stage {stage}": job.run(f"stage-{stage}")}
-        print_breakdown(next(iter(found.values())))
+        print_table(breakdown_table(next(iter(found.values()))))
     limit = matmul_limit(next(iter(found.values())).precision) if measure_peak else None
-    print_measurements(found, limit)
+    print_table(measurement_table(found, limit))
     save(found, out, f"{recipe}, stage {stage}")
 
 

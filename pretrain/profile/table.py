@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from rich.console import Console
 
 from model.config import BertConfig
 from pretrain.engine.distributed import process_group
@@ -17,6 +16,7 @@ from pretrain.launch.gpus import count_gpus
 from pretrain.profile.against import Row, Workload, bare_loop, compare, hugging_face, ours, useful_flops
 from pretrain.profile.measurement import Measurement
 from pretrain.profile.synthetic import synthetic_recipe
+from pretrain.profile.tables import print_table
 from pretrain.profile.verb import Profile
 from pretrain.recipe.precision import of_this_machine
 from pretrain.recipe.schema import Precision
@@ -51,7 +51,7 @@ def profile_against_hugging_face(num_rounds: int, out: Path, json_file: Path | N
         else:
             rows += rows_on_two_processes(num_rounds, out)
     finally:
-        print_rows(rows)
+        print_table(table_of(rows))
         if json_file is not None:
             json_file.parent.mkdir(parents=True, exist_ok=True)
             json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8")
@@ -147,13 +147,13 @@ def _layout(stage: int, tp: int) -> list[str]:
     return [f"deepspeed=ds_configs/zero{stage}.json", f"layout.tensor_parallel={tp}"]
 
 
-def print_rows(rows: list[Row]) -> None:
+def table_of(rows: list[Row]) -> WholeTable:
     table = WholeTable(title="targets, by paired medians")
     for heading in ("row", "target", "median", "range"):
         table.add_column(heading, justify="left" if heading == "row" else "right")
     for row in rows:
         table.add_row(row.row, f"{row.target:.2f}", f"{row.median:.2f}", f"{row.low:.2f}..{row.high:.2f}")
-    Console(width=120).print(table)
+    return table
 
 
 def _ratio(row: str, target: float, rounds: list[dict[str, float]], ours_name: str, theirs_name: str) -> Row:

@@ -23,8 +23,15 @@ def say_left_out(label: str, error: UserError) -> None:
     print(f"{label}: left out: {error}", file=sys.stderr, flush=True)
 
 
-def print_measurements(found: dict[str, Measurement], limit: float | None) -> None:
-    """A table of configurations. `limit`: measured matmul FLOP/s of one rank's device, or None."""
+def print_table(table: WholeTable) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140
+    console.print(table)
+
+
+def measurement_table(found: dict[str, Measurement], limit: float | None) -> WholeTable:
+    """Configurations side by side. `limit`: measured matmul FLOP/s of one rank's device, or None."""
     table = WholeTable(title="one optimizer step")
     for heading in (
         "configuration",
@@ -50,10 +57,10 @@ def print_measurements(found: dict[str, Measurement], limit: float | None) -> No
             f"{result.peak_bytes / 2**20:,.0f}",
             f"{result.predicted_bytes / 2**20:,.0f}",
         )
-    _console().print(table)
+    return table
 
 
-def print_breakdown(result: Measurement) -> None:
+def breakdown_table(result: Measurement) -> WholeTable:
     """Where the step goes: the phases, both passes by module, communication, and the longest operators."""
     breakdown = result.breakdown
     assert breakdown is not None
@@ -73,7 +80,7 @@ def print_breakdown(result: Measurement) -> None:
             table.add_row(f"  {name}", f"{milliseconds:.2f}", f"{share:.1f}%", *shown)
         if heading == "phases":
             table.add_row("  step", f"{breakdown.step:.2f}", "100.0%", "", "")
-    _console().print(table)
+    return table
 
 
 def percentages(parts: Iterable[float], whole: float) -> list[float]:
@@ -93,10 +100,3 @@ def matmul_limit(precision: Precision) -> float:
     from pretrain.profile.peak import matmul_flops_per_second
 
     return matmul_flops_per_second(device(), PRECISIONS[precision])
-
-
-def _console() -> Console:
-    console = Console()
-    if not console.is_terminal:
-        console.width = 140
-    return console

@@ -235,6 +235,9 @@ class Recipe(Section):
     plugins: Annotated[list[str], BeforeValidator(_as_list)] = Field([])
     """Code of your own that the recipe uses: files, folders of packages, or modules, such as `[my_operators.py]`. Files
     are looked for next to the recipe, then in the current folder ([plugins.md](plugins.md))."""
+    hooks: dict[str, dict[str, Any]] = Field({})
+    """Options of hooks that plugins bring, under their names: `{loss_spikes: {factor: 2}}`. They are the arguments that
+    the hook is made with."""
     paper: Paper | None = None
     steps: Positive | None = None
     """Optimizer steps of the whole run. Defaults to the sum of the stages' counts."""

@@ -48,7 +48,9 @@ def forecast_lines(run: Run, corpus: Corpus | None, speed: Speed | None) -> Iter
         yield _reading(run, corpus, num_steps, at_rate if run.unit == "seconds" else "")
     if not speed:
         unknown = "how long it takes" if run.unit == "steps" else "how much it reads"
-        ways = "train for some minutes, stop with Ctrl-C, and plan again; or measure it by plan --suggest"
+        text, hours = run.recipe.data.corpus if corpus else "TEXT", run.recipe.hours or 1
+        ways = "train for some minutes, stop with Ctrl-C, and plan again; or measure it by "
+        ways += f"./launch.sh plan --suggest {text} --hours {hours:g}"
         yield f"{unknown} is not known here yet: {ways}"
     elif run.unit == "steps":
         length = in_words(run_flops(run) / speed.flops_per_second)

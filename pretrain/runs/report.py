@@ -27,7 +27,7 @@ CHARTS = {
     "Loss on masked tokens": ("nats", ("mlm_loss", "valid_loss")),
     "Masked-token accuracy": ("", ("mlm_accuracy", "valid_accuracy")),
     "Learning rate": ("", ("lr",)),
-    "Gradient norm": ("before clipping", ("grad_norm",)),
+    "Gradient norm before clipping": ("", ("grad_norm",)),
     "Throughput": ("tokens/s", ("tokens_per_second",)),
     "Host memory": ("GiB, of rank 0", ("host_memory_gib",)),
     "GPU memory": ("GiB, peak of rank 0", ("gpu_peak_memory_gib",)),

@@ -38,6 +38,11 @@ def load_plugins(names: Iterable[str] = ()) -> None:
         _load(located(name, here), name.removeprefix(f"{here}/"))
 
 
+def names_of_loaded() -> tuple[str, ...]:
+    """What `load_plugins` of another process, on a machine with the same files, takes to load the same."""
+    return tuple(_loaded)
+
+
 def located(name: str, folder: Path) -> str:
     """A plugin's name as any process understands it: a file or folder that lies in `folder` by its whole path."""
     path = folder / Path(name).expanduser()

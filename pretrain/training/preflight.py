@@ -20,6 +20,7 @@ from pretrain.recipe.checks.stage_rules import check_lengths
 from pretrain.recipe.ranks import usable_ranks
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History
+from pretrain.training.hooks_of_plugins import check_options
 
 
 def check_run(
@@ -40,6 +41,7 @@ def check_run(
     for tracker in recipe.trackers:
         if find_spec(tracker) is None:
             raise UserError(f"trackers: {tracker} is not installed here; pip install {tracker}, or leave it out")
+    check_options(recipe.hooks)
     if recipe.compile is True:
         check_compiler()
     run_folder.check(recipe)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch.distributed as dist
 
-from model.registry import added
 from pretrain.recipe import Recipe
 from pretrain.runs.folder import RunFolder
 from pretrain.training.events import Hook
@@ -35,6 +34,7 @@ from pretrain.training.hooks.start_up import StartUp
 from pretrain.training.hooks.trackers import Tracker
 from pretrain.training.hooks.update_size import UpdateSizes
 from pretrain.training.hooks.watchdog import Watchdog
+from pretrain.training.hooks_of_plugins import hooks_of_plugins
 
 
 def make_hooks(recipe: Recipe, folder: RunFolder, rollbacks: Rollbacks, extra: Sequence[Hook] = ()) -> list[Hook]:
@@ -55,7 +55,7 @@ def make_hooks(recipe: Recipe, folder: RunFolder, rollbacks: Rollbacks, extra: S
         UpdateSizes(),
         EqualUnits(),
         Coefficients(),
-        *(hook() for hook in added(Hook)),
+        *hooks_of_plugins(recipe.hooks),
         *extra,
     ]
     on_rank_0: list[Hook] = [

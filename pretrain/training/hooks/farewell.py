@@ -8,6 +8,7 @@ NEXT = (
     ('fill {} "A [MASK] in a sentence."', "fill in words"),
     ("evaluate {}", "loss and accuracy"),
     ("export {}", "a folder for transformers"),
+    ("finetune {} --task classify --data TABLE.csv", "on a table of your own"),
 )
 
 

@@ -126,13 +126,14 @@ def recipe(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("plugins")
     corpus = tiny_corpus(folder).path
     (folder / "drop_layers.py").write_text(OPERATOR, "utf-8")
-    (folder / "spikes.py").write_text(HOOK.replace("factor: float = 1.5", "factor: float = 0.5"), "utf-8")
+    (folder / "spikes.py").write_text(HOOK, "utf-8")
     stages = [
         {"name": "deep", "steps": 6},
         {"name": "shallow", "steps": 6, "grow": "drop_layers", "shape": {"layers": 1}},
     ]
     model = dict(layers=2, hidden=32, heads=4, ffn=64, max_positions=32)
     changes = {"model": model, "stages": stages, "plugins": ["drop_layers.py", "spikes.py"]}
+    changes["hooks"] = {"loss_spikes": {"factor": 0.5}}
     return write_recipe(folder / "recipe.yaml", corpus, **changes)
 
 

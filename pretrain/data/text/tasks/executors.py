@@ -20,6 +20,7 @@ from loguru import logger
 
 from model.errors import UserError
 from pretrain.launch import leash
+from pretrain.settings.plugins import load_plugins, names_of_loaded
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _MAX_ARRAY = 1000
@@ -33,8 +34,12 @@ class TaskFailed(UserError):
 class _SaysWhy(PipelineExecutor):
     """A user's mistake that a task finds is left for the process that waits for it."""
 
+    def begin(self) -> None:
+        """Before each task, in its process."""
+
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         try:
+            self.begin()
             return super()._run_for_rank(rank, local_rank, node_rank)
         except UserError as error:
             with self.logging_dir.open(f"errors/{rank:05d}", "w") as file:
@@ -100,6 +105,12 @@ class LocalTasks(_SaysWhy, LocalPipelineExecutor):
 class SlurmTasks(_SaysWhy, SlurmPipelineExecutor):
     """A job array; SLURM does a task again whose node has died. The job's own tables take the place of datatrove's."""
 
+    plugins: tuple[str, ...]
+
+    def begin(self) -> None:
+        """Tasks are pickled without the code of plugins, which they load by name."""
+        load_plugins(self.plugins)
+
     def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:
         """Without what nobody has asked for: the cluster has defaults of its own."""
         arguments = super().get_sbatch_args(max_array)
@@ -121,7 +132,7 @@ def slurm_tasks(
     after: SlurmTasks | None,
 ) -> SlurmTasks:
     """An array of at most `num_jobs` jobs, `at_once` at a time, once those of `after` are done."""
-    return SlurmTasks(
+    jobs = SlurmTasks(
         pipeline,
         tasks=tasks,
         time="",
@@ -134,6 +145,8 @@ def slurm_tasks(
         depends=after,
         logging_dir=folder,
     )
+    jobs.plugins = names_of_loaded()
+    return jobs
 
 
 def jobs_called(name: str) -> list[tuple[str, str]]:
