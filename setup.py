@@ -14,6 +14,6 @@ setup(
     },
     package_data={
         "espalier.ds_configs": ["*.json"],
-        "espalier.pretrain": ["recipe/shipped/**/*.yaml", "runs/templates/*"],
+        "espalier.pretrain": ["machines/*.yaml", "recipe/shipped/**/*.yaml", "runs/templates/*"],
     },
 )

@@ -19,30 +19,41 @@ def plan(
     suggest: OptionalText = "",
     hours: OptionalFloat = None,
     device: Literal["auto", "cpu", "gpu"] = "auto",
+    on: OptionalText = "",
+    nodes: OptionalInt = None,
+    time: OptionalText = "",
     trust_pickle: bool = False,
 ) -> None:
     """Print what a recipe will do and what it costs. Trains nothing.
 
-    Shapes, parameters, FLOPs, bytes on each rank, and the learning rate, stage by stage. Or, with --suggest, a recipe.
+    Shapes, parameters, FLOPs, bytes on each rank, and the learning rate, stage by stage; with --on, hours and money.
+    Or, with --suggest, a recipe.
 
     Args:
         recipe: A recipe file, or the name of a recipe that ships with Espalier. Not needed with --suggest.
         overrides: Override a value of the recipe, for example --set stages.1.steps=200.
-        nproc: Number of processes to plan for. Defaults to 1; with --suggest to one per GPU, or 2 without.
+        nproc: Number of processes to plan for. Defaults to 1; with --suggest to one per GPU, or 2 without. With --on,
+            on each node, by default all that the machine has.
         suggest: Suggest a recipe for this text: its folder, a prepared corpus, or a size such as 50MB. Needs --hours.
         hours: How long the machine is yours.
         device: What each process will compute on, which decides the memory it needs. By default what this machine has;
             on a login node give gpu.
+        on: Predict the time on this machine: a100-80gb, h100, h200, b200, one that profile --calibrate has measured, or
+            the path of such a file.
+        nodes: Number of nodes of that machine. Defaults to 1.
+        time: The time limit of a job, such as 24:00:00, for the number of submissions.
         trust_pickle: Read pickled weights to start from (DeepSpeed's) even if that may run code: trust their author.
     """
-    check_counts(nproc=[nproc])
+    check_counts(nproc=[nproc], nodes=[nodes])
     if suggest:
         print(*_suggestion(suggest, hours, nproc), sep="\n")
         return
     if not recipe:
         raise UserError("plan needs a recipe, or --suggest; for example: ./launch.sh plan --suggest 50MB --hours 3")
-    nproc = nproc or 1
+    if not on and (nodes or time):
+        raise UserError(f"--{'nodes' if nodes else 'time'} needs --on: the machine, for example --on h100")
     from pretrain.cost.plan import print_plan
+    from pretrain.cost.time.machine import load_machine
     from pretrain.data import Corpus
     from pretrain.launch.gpus import count_gpus
     from pretrain.recipe import load_recipe, resolve
@@ -52,9 +63,14 @@ def plan(
     from pretrain.recipe.ranks import idle_ranks, usable_ranks
     from pretrain.runs.forecast import forecast_lines, known_speed
     from pretrain.runs.lead_time import has_slurm, lead_lines, measured
+    from pretrain.runs.prediction import print_prediction, with_precision_of
     from pretrain.settings.hub import local_folder
 
+    machine = load_machine(on) if on else None
     loaded = load_recipe(recipe, overrides)
+    if machine:
+        loaded, nproc = with_precision_of(machine, loaded), (nodes or 1) * (nproc or machine.ranks)
+    nproc = nproc or 1
     corpus = Corpus.open(loaded.data.corpus) if Path(loaded.data.corpus).exists() else None
     run = resolve(loaded, corpus.vocab_size if corpus else None, usable_ranks(loaded, nproc))
     check_lengths(run)
@@ -64,10 +80,14 @@ def plan(
         from pretrain.interop.importing import check_start
 
         check_start(start, run.stages[0].config, trust_pickle)
-    print_plan(run, on_cpu=count_gpus() == 0 if device == "auto" else device == "cpu")
+    found = count_gpus() == 0 if device == "auto" else device == "cpu"
+    print_plan(run, on_cpu=machine.on_cpu if machine else found)
     if line := precision_in_words(loaded, run.recipe):
         print(line)
-    print(*forecast_lines(run, corpus, known_speed(Path("runs"), loaded.name)), sep="\n")
+    speed = None if machine else known_speed(Path("runs"), loaded.name)
+    if machine:
+        speed = print_prediction(run, machine, corpus, time)
+    print(*forecast_lines(run, corpus, speed), sep="\n")
     if line := idle_ranks(loaded, nproc):
         print(line)
     for line in lead_lines(measured(Path("runs", loaded.name)) if has_slurm() else None, loaded.faults.signals):

@@ -49,7 +49,7 @@ def training_flops(shape: Shape, rows: int, sequence: int, num_predictions: int)
     forward = rows * (encoder_flops(shape, sequence, per_row) + sentence_flops(shape))
     forward += num_predictions * prediction_flops(shape)
     spared = rows * _spared_backward_flops(shape, sequence, per_row)
-    if not _decoder(shape).trainable:
+    if not decoder(shape).trainable:
         spared += num_predictions * _decoder_flops(shape)  # the tied table's gradient
     return 3 * forward - spared
 
@@ -60,7 +60,7 @@ def layer_terms(shape: Shape, layer: int, sequence: int, num_predictions: float 
     queries, keys = shape.num_tokens(layer, sequence, num_predictions)
     terms = {
         linear: (keys if linear in OVER_KEYS else queries) * _token_flops(specs)
-        for linear, specs in _linears_of(shape, block).items()
+        for linear, specs in linears_of(shape, block).items()
     }
     return terms | {MIXING: shape.mixing_flops(block, queries, keys)}
 
@@ -73,12 +73,12 @@ def _layer_flops(shape: Shape, layer: int, sequence: int, num_predictions: float
 
 def _spared_backward_flops(shape: Shape, sequence: int, num_predictions: float) -> int:
     """What the backward pass of one row through the encoder costs less than twice the forward pass."""
-    below_trains = _decoder(shape).trainable  # the embeddings, and then the layers below this one
+    below_trains = decoder(shape).trainable  # the embeddings, and then the layers below this one
     projection = sequence * _outside_flops(shape, "embeddings.projection")
     spared = 0 if below_trains else 2 * projection
     for layer in range(shape.layers):
         block = shape.block_of(layer)
-        linears = _linears_of(shape, block)
+        linears = linears_of(shape, block)
         is_trained = all(spec.trainable for specs in linears.values() for spec in specs)
         trained_share = shape.trained_share(layer) if is_trained else 0
         forward = _layer_flops(shape, layer, sequence, num_predictions)
@@ -93,7 +93,7 @@ def _spared_backward_flops(shape: Shape, sequence: int, num_predictions: float) 
     return spared
 
 
-def _linears_of(shape: Shape, block: int | None) -> dict[str, list[ParameterSpec]]:
+def linears_of(shape: Shape, block: int | None) -> dict[str, list[ParameterSpec]]:
     """The linear layers of a block, or those outside the blocks: the matrices of each, its weight or two factors."""
     return _linears(shape).get(block, {})
 
@@ -108,18 +108,18 @@ def _linears(shape: Shape) -> dict[int | None, dict[str, list[ParameterSpec]]]:
     return linears
 
 
-def _decoder(shape: Shape) -> ParameterSpec:
+def decoder(shape: Shape) -> ParameterSpec:
     """The word table, over which the head scores every word."""
     return parameter_table(shape)["embeddings.word.weight"]
 
 
 def _decoder_flops(shape: Shape) -> int:
-    return 2 * _decoder(shape).numel
+    return 2 * decoder(shape).numel
 
 
 def _outside_flops(shape: Shape, linear: str) -> int:
     """One token through a linear layer outside the blocks; 0 if the shape has no such layer."""
-    return _token_flops(_linears_of(shape, None).get(linear, []))
+    return _token_flops(linears_of(shape, None).get(linear, []))
 
 
 def _token_flops(matrices: list[ParameterSpec]) -> int:

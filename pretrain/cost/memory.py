@@ -64,14 +64,15 @@ def num_parameters(config: BertConfig) -> int:
 
 def parameters_per_tensor_rank(config: BertConfig, tensor_parallel: int, trained_only: bool = False) -> int:
     return sum(
-        prod(spec.padded_shape) // _cuts(spec, tensor_parallel)
+        numel_on_rank(spec, tensor_parallel)
         for spec in parameter_table(config).values()
         if spec.trainable or not trained_only
     )
 
 
-def _cuts(spec: ParameterSpec, tensor_parallel: int) -> int:
-    return 1 if spec.tensor_parallel_axis is None else tensor_parallel
+def numel_on_rank(spec: ParameterSpec, tensor_parallel: int) -> int:
+    """Elements of one tensor-parallel rank's part, vocabulary padding included."""
+    return prod(spec.padded_shape) // (1 if spec.tensor_parallel_axis is None else tensor_parallel)
 
 
 def state_bytes(

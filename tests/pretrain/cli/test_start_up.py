@@ -8,14 +8,15 @@ import pytest
 from tests.support.tiny import write_recipe
 
 PLAN = "from pretrain.__main__ import main; assert main(['plan', 'mini']) == 0"
+TIME = "from pretrain.__main__ import main; assert main(['plan', 'base', '--on', 'h100', '--nodes', '2']) == 0"
 DOCTOR = "import os; os.environ['CUDA_VISIBLE_DEVICES'] = ''; from pretrain.__main__ import main; main(['doctor'])"
 MISTAKE = "from pretrain.__main__ import main; assert main(['plan', 'mini', '--set', 'steps=-1']) == 2"
 
 
 @pytest.mark.parametrize(
     "code",
-    ["import growth.operators", "import pretrain.recipe", PLAN, MISTAKE, DOCTOR],
-    ids=["shapes", "recipes", "plan", "a mistake", "the doctor"],
+    ["import growth.operators", "import pretrain.recipe", PLAN, TIME, MISTAKE, DOCTOR],
+    ids=["shapes", "recipes", "plan", "plan with a machine", "a mistake", "the doctor"],
 )
 def test_torch_is_not_imported(code):
     run_without_torch(code)

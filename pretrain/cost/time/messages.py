@@ -1,0 +1,208 @@
+"""Every message that a rank sends in a step, as DeepSpeed 0.19.8, the model and the optimizer send them.
+
+    ZeRO 0      gradients summed once a step, in pieces of 500 million elements, after the backward pass
+    ZeRO 1      gradients summed once a step, bucket by bucket; weights gathered, a message for each parameter group
+    ZeRO 2      the same, the gradients after every micro-batch
+    ZeRO 3      weights gathered for every micro-batch, a prefetch bucket at a time; gradients scattered, by buckets
+    TP          hidden states summed four times a layer; the embeddings; scores over the vocabulary
+
+`tests/pretrain/cost/time/test_messages.py` compares this with what two ranks send.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Literal, NamedTuple
+
+from model.parameters import ParameterSpec, parameter_table
+from pretrain.cost.memory import FP32_BYTES, numel_on_rank
+from pretrain.cost.time.machine import KINDS
+from pretrain.engine.config_file import DEFAULT_BUCKET, overlaps_messages
+from pretrain.recipe import ResolvedStage
+
+ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER = KINDS
+PREFETCH, LIVE = 50_000_000, 1_000_000_000
+"""DeepSpeed's defaults for `stage3_prefetch_bucket_size`, and for what may stay gathered between two uses."""
+PERSISTENT = 100_000
+"""Elements up to which ZeRO 3 keeps a parameter whole, where it does not gather whole blocks."""
+
+LAYERWISE = {"lamb": 2, "lans": 3}
+"""Norms of each parameter that these optimizers sum over ranks."""
+TRAINER_BYTES = 32
+"""The sums of losses and of correct predictions that are logged."""
+
+When = Literal["forward", "backward", "reduction", "gathering", "update"]
+"""`reduction` of gradients may overlap with the backward pass, `gathering` of weights for ZeRO 3 with the forward pass.
+The others are waited for."""
+
+
+Over = Literal["data", "tensor", "all"]
+"""The ranks that take part."""
+
+
+class Message(NamedTuple):
+    kind: str
+    over: Over
+    num_bytes: int
+    """Of the whole tensor that is summed, put together or divided."""
+    when: When
+    times: float = 1
+    """In a step."""
+
+
+def messages(stage: ResolvedStage, mask_rate: float, optimizer: str, on_cpu: bool) -> Iterator[Message]:
+    """All messages of a step. `optimizer`: its name in a recipe."""
+    if stage.data_parallel > 1:
+        yield from _of_gradients_and_weights(stage, overlaps_messages(stage.deepspeed, not on_cpu, stage.data_parallel))
+    if stage.tensor_parallel > 1:
+        yield from _of_hidden_states(stage, mask_rate)
+    yield from _of_norms(stage)
+    yield from _of_layerwise_norms(stage, optimizer)
+    if stage.data_parallel > 1:
+        yield Message(ALL_REDUCE, "data", TRAINER_BYTES, "update")
+
+
+def _of_gradients_and_weights(stage: ResolvedStage, overlaps: bool) -> Iterator[Message]:
+    """Among data-parallel ranks."""
+    element, zero = _element(stage), stage.deepspeed["zero_optimization"]
+    sizes = [numel_on_rank(spec, stage.tensor_parallel) for spec in _as_reduced(stage, overlaps)]
+    bucket = min(zero.get("reduce_bucket_size", DEFAULT_BUCKET), sum(sizes))
+    if stage.zero_stage == 0:
+        for numel in _pieces(sizes, DEFAULT_BUCKET):
+            yield Message(ALL_REDUCE, "data", element * numel, "update")
+        return
+    rounds = 1 if stage.zero_stage == 1 else stage.accumulation
+    kind = ALL_REDUCE if stage.zero_stage < 3 else REDUCE_SCATTER
+    for numel in _buckets(sizes, bucket):
+        yield Message(kind, "data", element * numel, "reduction", rounds)
+    if stage.zero_stage < 3:
+        for numel in _groups(stage, align=2 * stage.data_parallel):
+            yield Message(ALL_GATHER, "data", element * numel, "update")
+        return
+    yield from _of_gathered_weights(stage)
+
+
+def _of_gathered_weights(stage: ResolvedStage) -> Iterator[Message]:
+    """ZeRO 3: the first module's weights alone, and behind each module what comes next. They stay until the backward
+    pass, as long as there are not too many."""
+    element, zero = _element(stage), stage.deepspeed["zero_optimization"]
+    kept_whole = zero.get("stage3_param_persistence_threshold", 0 if gathers_whole_blocks(stage) else PERSISTENT)
+    sizes = [numel_on_rank(spec, stage.tensor_parallel) for spec in parameter_table(stage.config).values()]
+    gathered = [size for size in sizes if size > kept_whole]
+    padded = [-(-size // stage.data_parallel) * stage.data_parallel for size in gathered]
+    live = min(zero.get("stage3_max_live_parameters", LIVE), zero.get("stage3_max_reuse_distance", LIVE))
+    passes = stage.accumulation * (1 if sum(sizes) <= live else 2)
+    ahead = _pieces(padded[1:], zero.get("stage3_prefetch_bucket_size", PREFETCH) - 1)
+    for numel in [*padded[:1], *ahead]:
+        yield Message(ALL_GATHER, "data", element * numel, "gathering", passes)
+    for size in sizes:
+        if size <= kept_whole:
+            yield Message(ALL_GATHER, "data", element * size, "update")
+
+
+def _of_hidden_states(stage: ResolvedStage, mask_rate: float) -> Iterator[Message]:
+    """Among tensor-parallel ranks, after each branch forward and before each backward. Sequence parallelism scatters
+    and gathers instead of summing, and gathers once more for the backward pass."""
+    config, element = stage.config, _element(stage)
+    tokens, predictions = stage.micro_batch * stage.sequence, round(stage.micro_batch * stage.sequence * mask_rate)
+    hidden, width = element * tokens * config.hidden, element * config.embedding_width
+    branches = 2 * sum(config.run_share(layer) for layer in range(config.layers))
+    halves = (REDUCE_SCATTER, ALL_GATHER) if stage.sequence_parallel else (ALL_REDUCE,)
+    for kind in halves:
+        again = 1 + (kind == ALL_GATHER)
+        yield Message(kind, "tensor", tokens * width, "forward", stage.accumulation)
+        yield Message(kind, "tensor", hidden, "forward", stage.accumulation * branches * (1 + stage.recompute))
+        yield Message(kind, "tensor", hidden, "backward", stage.accumulation * branches * again)
+    yield Message(ALL_REDUCE, "tensor", FP32_BYTES * predictions, "forward", stage.accumulation)
+    yield Message(ALL_REDUCE, "tensor", 2 * FP32_BYTES * predictions, "forward", stage.accumulation)
+    yield Message(ALL_REDUCE, "tensor", predictions * width, "backward", stage.accumulation)
+
+
+def _of_norms(stage: ResolvedStage) -> Iterator[Message]:
+    """Of the gradient: one number for each parameter group. At ZeRO 0 in 16 bits data-parallel ranks sum none, and
+    tensor-parallel ones also look for overflows."""
+    split, summed = stage.tensor_parallel > 1, stage.data_parallel > 1
+    size = 2 * FP32_BYTES if stage.zero_stage == 3 else FP32_BYTES
+    found: list[tuple[Over, int, int]]
+    if stage.zero_stage:
+        groups = len(_groups(stage))
+        found = [("data", size, groups * summed), ("tensor", size, groups * split)]
+    elif stage.precision == "fp32":
+        found = [("data", size, 1 * summed), ("tensor", size, 1 * split)]
+    else:
+        found = [("tensor", 1, 1 * split), ("tensor", size, 2 * split)]
+    for over, num_bytes, times in found:
+        if times:
+            yield Message(ALL_REDUCE, over, num_bytes, "update", times)
+
+
+def _of_layerwise_norms(stage: ResolvedStage, optimizer: str) -> Iterator[Message]:
+    """LAMB and LANS: of every parameter, in float64, among the ranks that share one copy of the optimizer's state."""
+    shares = stage.tensor_parallel * (stage.data_parallel if stage.zero_stage else 1)
+    if optimizer in LAYERWISE and shares > 1:
+        num_bytes = 2 * FP32_BYTES * LAYERWISE[optimizer] * len(parameter_table(stage.config))
+        yield Message(ALL_REDUCE, "all" if stage.zero_stage else "tensor", num_bytes, "update")
+
+
+def gathers_whole_blocks(stage: ResolvedStage) -> bool:
+    """Whether ZeRO 3 treats a block as one module (`gather_whole_blocks` in pretrain/engine/build.py)."""
+    config = stage.config
+    return (
+        config.num_blocks == config.layers
+        and not stage.recompute
+        and all(spec.trainable for spec in parameter_table(config).values())
+        and all(config.run_share(layer) == 1 for layer in range(config.layers))
+    )
+
+
+def _groups(stage: ResolvedStage, align: int = 1) -> list[int]:
+    """Elements of the parameter groups: what decays, and what does not."""
+    sums: dict[bool, int] = {}
+    for spec in _trained(stage):
+        sums[spec.decay] = sums.get(spec.decay, 0) + numel_on_rank(spec, stage.tensor_parallel)
+    return [-(-numel // align) * align for numel in sums.values()]
+
+
+def _buckets(sizes: Iterable[int], limit: int) -> list[int]:
+    """Filled in order; one that the next tensor would overfill is sent before it."""
+    found = [0]
+    for size in sizes:
+        if found[-1] and found[-1] + size > limit:
+            found.append(0)
+        found[-1] += size
+    return [numel for numel in found if numel]
+
+
+def _pieces(sizes: Iterable[int], limit: int) -> list[int]:
+    """Filled in order; one is sent as soon as it is overfull."""
+    found = [0]
+    for size in sizes:
+        found[-1] += size
+        if found[-1] > limit:
+            found.append(0)
+    return [numel for numel in found if numel]
+
+
+def _as_reduced(stage: ResolvedStage, overlaps: bool) -> list[ParameterSpec]:
+    """Trained parameters in the order of their gradients' reduction: from the top down as they are computed. Within
+    whole blocks, and everywhere if nothing overlaps, what decays comes before what does not."""
+    specs = _trained(stage)
+    if stage.zero_stage == 0:
+        return specs
+    if stage.zero_stage == 1 and not overlaps:
+        return sorted(specs, key=lambda spec: not spec.decay)
+    if stage.zero_stage < 3 or not gathers_whole_blocks(stage):
+        return specs[::-1]
+    ordered: list[ParameterSpec] = []
+    for block, group in groupby(specs[::-1], key=lambda spec: spec.block):
+        backwards = list(group)
+        forwards = backwards[::-1]
+        ordered += backwards if block is None else sorted(forwards, key=lambda spec: not spec.decay)
+    return ordered
+
+
+def _trained(stage: ResolvedStage) -> list[ParameterSpec]:
+    return [spec for spec in parameter_table(stage.config).values() if spec.trainable]
+
+
+def _element(stage: ResolvedStage) -> int:
+    return FP32_BYTES if stage.precision == "fp32" else 2

@@ -1,0 +1,155 @@
+"""How long a run takes on a machine: its steps, and what lies between them."""
+
+from dataclasses import dataclass, replace
+from math import ceil, inf
+
+from pretrain.cost.memory import num_parameters
+from pretrain.cost.savings import target_config
+from pretrain.cost.time.machine import Machine
+from pretrain.cost.time.step import Step, StepTime, step_time
+from pretrain.recipe import ResolvedStage, Run
+
+STATE_BYTES = 12
+"""Of a parameter: its weight and two moments in fp32, in memory and in a checkpoint."""
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Seconds of one stage."""
+
+    stage: ResolvedStage
+    step: StepTime
+    num_steps: float
+    entry: float
+    """The change of shape or layout that leads here."""
+    validation: float
+    checkpoints: float
+    """The pauses in which the state is copied; the disk is written while training goes on."""
+
+    @property
+    def seconds(self) -> float:
+        return self.num_steps * self.step.seconds + self.entry + self.validation + self.checkpoints
+
+
+@dataclass(frozen=True)
+class RunTime:
+    """Seconds of a run, without its starts and its time in queues."""
+
+    run: Run
+    machine: Machine
+    stages: tuple[StageTime, ...]
+    from_scratch: float
+    """The same steps over the same rows in the target's shape."""
+
+    @property
+    def seconds(self) -> float:
+        return sum(each.seconds for each in self.stages)
+
+    @property
+    def num_nodes(self) -> int:
+        return ceil(self.run.num_ranks / self.machine.ranks)
+
+    @property
+    def rank_hours(self) -> float:
+        """Of all GPUs of the nodes, idle ones included."""
+        return self.num_nodes * self.machine.ranks * self.seconds / 3600
+
+    @property
+    def price(self) -> float | None:
+        return None if self.machine.price is None else self.machine.price * self.rank_hours
+
+    @property
+    def saving(self) -> float:
+        """Share of the time from scratch that the run saves."""
+        return 1 - self.seconds / self.from_scratch
+
+    @property
+    def save_seconds(self) -> float:
+        """From the beginning of a checkpoint until it is on the disk: of the last stage, and at once."""
+        size = state_bytes(self.run.stages[-1])
+        return copy_seconds(self.machine, size, self.run.num_ranks) + write_seconds(self.machine, size)
+
+    @property
+    def longest_step(self) -> float:
+        return max(each.step.seconds for each in self.stages)
+
+
+def run_time(run: Run, machine: Machine, segment: float | None = None) -> RunTime:
+    """`segment`: tokens within which attention is computed; None: whole rows."""
+    stages = tuple(_stage_time(run, index, machine, segment) for index in range(len(run.stages)))
+    target = target_config(run)
+    scratch = sum(
+        each.num_steps * step_time(run, replace(each.stage, config=target), machine, segment).seconds
+        for each in stages
+        if each.stage.config != target
+    )
+    scratch += sum(each.seconds - each.entry for each in stages if each.stage.config == target)
+    return RunTime(run, machine, stages, scratch)
+
+
+def _stage_time(run: Run, index: int, machine: Machine, segment: float | None) -> StageTime:
+    stage, recipe = run.stages[index], run.recipe
+    step = step_time(run, stage, machine, segment)
+    num_steps = stage.length if run.unit == "steps" else stage.length / step.seconds
+    rows = ceil(recipe.validation.rows / (stage.data_parallel * stage.micro_batch))
+    validations = num_steps / recipe.validation.every if recipe.validation.every else 0
+    validations += (index == 0) + (index == len(run.stages) - 1)
+    every = recipe.checkpoint.every or inf
+    if recipe.checkpoint.minutes:
+        every = min(every, 60 * recipe.checkpoint.minutes / step.seconds)
+    size = state_bytes(stage)
+    pause = copy_seconds(machine, size, run.num_ranks)
+    if not recipe.checkpoint.background:
+        pause += write_seconds(machine, size)
+    return StageTime(
+        stage=stage,
+        step=step,
+        num_steps=num_steps,
+        entry=_entry_seconds(run, index, machine),
+        validation=validations * rows * Step(run, stage, machine, segment).forward_seconds(),
+        checkpoints=(num_steps / every + 1) * pause,
+    )
+
+
+def _entry_seconds(run: Run, index: int, machine: Machine) -> float:
+    """A stage whose engine is like the one before it begins at once; otherwise a new one is built, and the state goes
+    from its old ranks to their owners and from these to its new ranks."""
+    if index == 0:
+        return 0.0
+    before, stage = run.stages[index - 1], run.stages[index]
+    if _engine(before) == _engine(stage):
+        return 0.0
+    link = machine.between if run.num_ranks > machine.ranks and machine.between else machine.within
+    moved = (state_bytes(before) + state_bytes(stage)) / run.num_ranks
+    compiled = machine.host.compile_seconds if not machine.on_cpu and run.recipe.compile else 0.0
+    return machine.host.rebuild_seconds + moved / (1e9 * link.gb_per_second) + compiled
+
+
+def _engine(stage: ResolvedStage) -> tuple:
+    layout = (stage.tensor_parallel, stage.sequence_parallel, stage.data_parallel)
+    return (stage.config, layout, stage.micro_batch, stage.accumulation, stage.deepspeed)
+
+
+def state_bytes(stage: ResolvedStage) -> int:
+    """Of the whole training state."""
+    return STATE_BYTES * num_parameters(stage.config)
+
+
+def copy_seconds(machine: Machine, size: int, num_ranks: int) -> float:
+    """Each rank copies what it owns, all at once."""
+    return size / num_ranks / (1e9 * machine.host.copy_gb_per_second)
+
+
+def write_seconds(machine: Machine, size: int) -> float:
+    """All ranks to the one disk."""
+    return size / (1e9 * machine.host.disk_gb_per_second)
+
+
+def disk_bytes(time: RunTime) -> int:
+    """What the run's folder takes at most: the checkpoints that are kept, and the one that is being written."""
+    recipe, largest = time.run.recipe, max(state_bytes(stage) for stage in time.run.stages)
+    num_steps = sum(each.num_steps for each in time.stages)
+    kept = recipe.checkpoint.keep_last + 1
+    if recipe.checkpoint.keep_every:
+        kept += int(num_steps / recipe.checkpoint.keep_every)
+    return kept * largest + sum(state_bytes(stage) for stage in time.run.stages if stage.keep)

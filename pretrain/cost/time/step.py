@@ -1,0 +1,177 @@
+"""How long a step takes, and what it is made of: what the engine does, counted, at the rates of a machine."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil, log2
+
+from model.errors import UserError
+from model.parameters import parameter_table
+from pretrain.cost.savings import stage_flops
+from pretrain.cost.time.machine import KINDS, Machine
+from pretrain.cost.time.messages import Message, messages
+from pretrain.cost.time.passes import Bytes, pass_bytes
+from pretrain.cost.time.products import Mixing, Product, backward_products, forward_products, mixing
+from pretrain.engine.config_file import overlaps_messages
+from pretrain.recipe import ResolvedStage, Run
+
+FORWARD_OPERATORS, BACKWARD_OPERATORS = (19, 49), (51, 61)
+"""Of a layer, and outside the layers. Counted on the CPU, without dropout."""
+DROPOUT_OPERATORS = 14
+"""More of a layer forward, and a third of them backward."""
+FUSED_SHARE = 0.5
+"""Of these operators, where blocks are compiled."""
+UPDATE_OPERATORS = {0: (45, 2), 1: (81, 2), 2: (81, 2), 3: (63, 2)}
+"""Of the optimizer's step by ZeRO stage: in all, and for each parameter on a CPU."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one optimizer step on one rank. The parts add up to the step."""
+
+    forward: float
+    """Matrix products, attention and passes over memory, of all micro-batches."""
+    backward: float
+    communication: float
+    """Exposed: what is sent while nothing is computed."""
+    hidden: float
+    """Communication behind computation: no part of the sum."""
+    optimizer: float
+    rest: float
+    """Launches that nothing hides, DeepSpeed's hooks, reading and masking, the trainer."""
+    flops: float
+    """Of all ranks, by the formula of pretrain/cost/flops.py."""
+    tokens: int
+    """Of all ranks, padding included."""
+    num_ranks: int
+
+    @property
+    def seconds(self) -> float:
+        return self.forward + self.backward + self.communication + self.optimizer + self.rest
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of one rank."""
+        return self.tokens / self.seconds / self.num_ranks
+
+    def share_of(self, peak: float) -> float:
+        """FLOP/s of a rank over `peak`."""
+        return self.flops / self.seconds / self.num_ranks / peak
+
+
+def step_time(run: Run, stage: ResolvedStage, machine: Machine, segment: float | None = None) -> StepTime:
+    """`segment`: tokens of a segment that attention is computed within; None: whole rows. A CPU computes whole rows."""
+    return Step(run, stage, machine, None if machine.on_cpu else segment).time()
+
+
+class Step:
+    """One stage of a run on a machine."""
+
+    def __init__(self, run: Run, stage: ResolvedStage, machine: Machine, segment: float | None):
+        self.stage, self.machine, self.segment = stage, machine, segment
+        self.num_ranks = stage.data_parallel * stage.tensor_parallel
+        self.mask_rate, self.optimizer = run.recipe.data.mask_rate, run.recipe.optimizer.chosen.name
+        choice = run.recipe.compile
+        self.fused = not machine.on_cpu if choice == "auto" else choice
+        others = min(self.num_ranks, machine.ranks) - 1
+        crowd = others / (machine.ranks - 1) if machine.ranks > 1 else 1.0
+        self.compute_share = machine.alone.compute + (1 - machine.alone.compute) * crowd
+        self.memory_share = machine.alone.memory + (1 - machine.alone.memory) * crowd
+
+    def time(self) -> StepTime:
+        stage, host = self.stage, self.machine.host
+        moved = pass_bytes(stage, self.mask_rate, self.optimizer, self.machine.on_cpu, self.fused)
+        looked, looked_back = mixing(stage, self.mask_rate, self.segment)
+        forward = self._computed(forward_products(stage, self.mask_rate), looked, moved.forward)
+        backward = self._computed(backward_products(stage, self.mask_rate), looked_back, moved.backward)
+        reducing = self._moved(moved.reducing)
+        rounds = {0: 0, 1: 1}.get(stage.zero_stage, stage.accumulation)
+        launches = self._launches()
+        if not self.machine.on_cpu:
+            launches = max(0.0, launches - forward - backward)  # the device works on while the host is ahead
+        exposed, hidden = self._sent(forward, backward)
+        tokens = stage.global_batch * stage.sequence
+        reading = 1e-9 * host.token_ns * tokens * self.machine.on_cpu  # a GPU computes meanwhile
+        return StepTime(
+            forward=stage.accumulation * forward,
+            backward=stage.accumulation * backward + rounds * reducing,
+            communication=exposed,
+            hidden=hidden,
+            optimizer=self._moved(moved.update) + self._update_launches(),
+            rest=stage.accumulation * launches + 1e-3 * host.step_ms + reading,
+            flops=stage_flops(stage, self.mask_rate),
+            tokens=tokens,
+            num_ranks=self.num_ranks,
+        )
+
+    def forward_seconds(self) -> float:
+        """Of one micro-batch without gradients, as in validation."""
+        moved = pass_bytes(self.stage, self.mask_rate, self.optimizer, self.machine.on_cpu, self.fused)
+        looked, _ = mixing(self.stage, self.mask_rate, self.segment)
+        return self._computed(forward_products(self.stage, self.mask_rate), looked, moved.forward)
+
+    def _computed(self, products: Iterable[Product], looked: Iterable[Mixing], moved: Bytes) -> float:
+        arithmetic, width = self.machine.of(self.stage.precision), self.stage.config.head_dim
+        flops: dict[tuple[float, float, float], float] = defaultdict(float)
+        for each in products:
+            flops[each.m, each.k, each.n] += each.flops
+        seconds = sum(count / arithmetic.product_rate(*shape) for shape, count in flops.items() if count)
+        seconds += sum(each.flops / arithmetic.attention_rate(each.length, width) for each in looked)
+        return self.compute_share * seconds + self._moved(moved)
+
+    def _moved(self, moved: Bytes) -> float:
+        return self.memory_share * sum(count / self.machine.rate_of(kind) for kind, count in moved.items())
+
+    def _launches(self) -> float:
+        """Host seconds of one micro-batch."""
+        host, config = self.machine.host, self.stage.config
+        operators = 0.0
+        drops = config.hidden_dropout > 0 or config.attention_dropout > 0
+        runs = sum(config.run_share(index) for index in range(config.layers))
+        for (layer, outside), dropped in ((FORWARD_OPERATORS, 1.0), (BACKWARD_OPERATORS, 1 / 3)):
+            inside = layer + DROPOUT_OPERATORS * dropped * drops
+            operators += outside + inside * runs * (FUSED_SHARE if self.fused else 1.0)
+        hooks = host.parameter_us.get(self.stage.zero_stage, 0.0) * len(parameter_table(config))
+        return 1e-6 * (host.launch_us * operators + hooks)
+
+    def _update_launches(self) -> float:
+        in_all, each = UPDATE_OPERATORS[self.stage.zero_stage]
+        if self.machine.on_cpu or (self.stage.zero_stage == 0 and self.stage.precision != "fp32"):
+            in_all += each * len(parameter_table(self.stage.config))
+        return 1e-6 * self.machine.host.launch_us * in_all
+
+    def _sent(self, forward: float, backward: float) -> tuple[float, float]:
+        """Exposed and hidden seconds of a step's messages. What the first forward pass, and the optimizer, need is
+        waited for; so is the last bucket of gradients."""
+        stage = self.stage
+        seconds: dict[str, list[float]] = {}
+        rounds = {"gathering": stage.accumulation, "reduction": 1 if stage.zero_stage == 1 else stage.accumulation}
+        for message in messages(stage, self.mask_rate, self.optimizer, self.machine.on_cpu):
+            seconds.setdefault(message.when, []).append(message.times * self.seconds_of(message))
+        total = sum(map(sum, seconds.values()))
+        if self.machine.on_cpu or not overlaps_messages(stage.deepspeed, True, stage.data_parallel):
+            return total, 0.0
+        hidden = 0.0
+        for when, behind, waited in (("gathering", forward, 0), ("reduction", backward, -1)):
+            if times := seconds.get(when):
+                hidden += min(sum(times) - times[waited], rounds[when] * behind)
+        return total - hidden, hidden
+
+    def seconds_of(self, message: Message) -> float:
+        """Of one message, alone."""
+        machine, stage = self.machine, self.stage
+        size = {"data": stage.data_parallel, "tensor": stage.tensor_parallel, "all": self.num_ranks}[message.over]
+        num_nodes = ceil(self.num_ranks / machine.ranks)
+        crosses = num_nodes > 1 and message.over != "tensor"
+        link = machine.between if crosses else machine.within
+        if link is None:
+            raise UserError(
+                f"machine {machine.name} is one node of {machine.ranks} ranks, and {self.num_ranks} are planned: "
+                "add `between` to its file, or plan for fewer"
+            )
+        rate = 1e9 * link.of.get(message.kind, link.gb_per_second)  # type: ignore[call-overload]
+        if crosses and message.over == "data":
+            rate /= stage.tensor_parallel  # as many groups share the network
+        rounds = (2 if message.kind == KINDS[0] else 1) * (size - 1) / size
+        latency = link.latency_us * ceil(log2(num_nodes if crosses else size))
+        return 1e-6 * latency + rounds * message.num_bytes / rate

@@ -1,0 +1,48 @@
+"""What the cost model says of a run on a machine, for `plan`, `train` and `report`. No torch."""
+
+from pathlib import Path
+
+from pretrain.cost.time.machine import Machine
+from pretrain.cost.time.run import RunTime, run_time
+from pretrain.cost.time.tables import print_times, time_lines
+from pretrain.data import Corpus
+from pretrain.recipe import Recipe, Run
+from pretrain.runs.forecast import Speed
+from pretrain.runs.submissions import read_limit, submission_lines
+
+
+def predicted(run: Run, machine: Machine, corpus: Corpus | None) -> RunTime:
+    return run_time(run, machine, segment_length(run, corpus))
+
+
+def print_prediction(run: Run, machine: Machine, corpus: Corpus | None, limit: str) -> Speed:
+    """`limit`: the time limit of a job, as SLURM writes it; or nothing. Returns the speed that it predicts."""
+    seconds = read_limit(limit) if limit else None
+    time = predicted(run, machine, corpus)
+    print_times(time)
+    size = None
+    if corpus:
+        files = (file for directory in corpus.weights for file in directory.iterdir())
+        size = sum(file.stat().st_size for file in files if file.is_file())
+    print(*time_lines(time, size), *submission_lines(time, seconds), sep="\n")
+    flops = sum(each.num_steps * each.step.flops for each in time.stages)
+    return Speed(flops / time.seconds, Path(machine.name))
+
+
+def with_precision_of(machine: Machine, recipe: Recipe) -> Recipe:
+    """`precision: auto` is what `machine` is best at, not this one."""
+    if recipe.precision != "auto":
+        return recipe
+    return recipe.model_copy(update={"precision": "bf16" if "bf16" in machine.arithmetic else "fp32"})
+
+
+def segment_length(run: Run, corpus: Corpus | None) -> float | None:
+    """Tokens of the segment that a token of packed rows is in, on the average; None: as long as its row.
+
+    Documents differ in length as much as exponentially distributed ones: a token's own has twice their mean.
+    """
+    if corpus is None or not run.recipe.data.pack:
+        return None
+    splits = [manifest["splits"]["train"] for manifest in corpus.manifests]
+    documents = sum(split["num_documents"] for split in splits)
+    return 2 * sum(split["num_tokens"] for split in splits) / documents if documents else None

@@ -1,0 +1,119 @@
+"""The cost model: what it adds up, in which units, and what makes a step longer or shorter."""
+
+from dataclasses import replace
+
+import pytest
+
+from pretrain.cost.savings import stage_flops
+from pretrain.cost.time.machine import Arithmetic, Host, Link, Machine, load_machine
+from pretrain.cost.time.messages import Message
+from pretrain.cost.time.products import backward_products, forward_products, mixing
+from pretrain.cost.time.rates import interpolated
+from pretrain.cost.time.run import run_time
+from pretrain.cost.time.step import Step, step_time
+from pretrain.recipe import Run, load_recipe, resolve
+
+ROUND = Machine(
+    name="round",
+    about="rates of one thing a second",
+    error_percent=1,
+    error_source="it is made up",
+    device="gpu",
+    ranks=8,
+    arithmetic={
+        "bf16": Arithmetic(peak_tflops=1, products=[(1024, 1024, 1024, 1)], attention=[(512, 64, 1)]),
+    },
+    gb_per_second=1e12,
+    host=Host(launch_us=0),
+    within=Link(latency_us=0, gb_per_second=1),
+)
+"""One TFLOP/s whatever the shape, and nothing else takes time but messages."""
+
+
+def planned(recipe: str, num_ranks: int, *overrides: str) -> Run:
+    return resolve(load_recipe(recipe, ("precision=bf16", *overrides)), None, num_ranks)
+
+
+@pytest.mark.parametrize("recipe", ["base", "albert-base", "low-rank-base", "bert2bert-base"])
+def test_products_are_those_of_the_flop_formula(recipe):
+    """Padding of the vocabulary aside, which is computed and does not count there."""
+    for stage in planned(recipe, 2, "batch.micro=32").stages:
+        forward, backward = mixing(stage, 0.15)
+        products = sum(each.flops for each in (*forward_products(stage, 0.15), *backward_products(stage, 0.15)))
+        mixed = sum(each.flops for each in (*forward, *backward))
+        whole = stage.accumulation * stage.data_parallel * (products + mixed)
+        assert whole == pytest.approx(stage_flops(stage, 0.15), rel=2e-3)
+
+
+def test_at_one_tflop_a_second_a_step_takes_its_tflops():
+    run = planned("base", 1, "batch.micro=32")
+    step = step_time(run, run.stages[0], ROUND)
+    assert step.seconds == pytest.approx(step.flops / 1e12, rel=5e-3)
+    assert step.share_of(ROUND.of("bf16").peak) == pytest.approx(1, rel=5e-3)
+    assert step.tokens_per_second == pytest.approx(256 * 128 / step.seconds)
+
+
+def test_tensor_parallel_ranks_divide_the_work_and_the_segments_attention():
+    run = planned("base", 2, "batch.micro=32", "layout.tensor_parallel=2")
+    whole, halves = step_time(planned("base", 1), planned("base", 1).stages[0], ROUND), run.stages[0]
+    assert step_time(run, halves, ROUND).forward == pytest.approx(whole.forward / 2, rel=0.01)
+    (row, *_), _ = mixing(halves, 0.15)
+    (segment, *_), _ = mixing(halves, 0.15, segment=32)
+    assert segment.flops == pytest.approx(row.flops / 4) and segment.length == 32
+
+
+@pytest.mark.parametrize(("kind", "rounds"), [("all-reduce", 14 / 8), ("all-gather", 7 / 8), ("reduce-scatter", 7 / 8)])
+def test_a_message_takes_its_bytes_over_the_bus_bandwidth(kind, rounds):
+    run = planned("base", 8)
+    step = Step(run, run.stages[0], ROUND, None)
+    assert step.seconds_of(Message(kind, "data", 10**9, "update")) == pytest.approx(rounds)
+
+
+def test_a_rate_is_measured_at_its_point_and_between_the_others():
+    points = (((256.0, 64.0), 10.0), ((4096.0, 64.0), 40.0))
+    assert interpolated(points, (256, 64)) == 10
+    assert interpolated(points, (1024, 64)) == pytest.approx(20)  # half way in powers of two: the geometric mean
+    assert 10 < interpolated(points, (1, 1)) < interpolated(points, (10**6, 10**4)) < 40
+
+
+MORE = {
+    "layers": ["model.layers=13"],
+    "width": ["model.ffn=4096"],
+    "rows": ["batch.global=512"],
+    "dropout": ["model.hidden_dropout=0.1"],
+    "recomputation": ["recompute=true"],
+    "LAMB": ["optimizer.name=lamb"],
+    "no division of the optimizer": ["deepspeed=ds_configs/zero0.json"],
+    "more micro-batches of fewer rows": ["batch.micro=8"],
+}
+
+
+@pytest.mark.parametrize("more", MORE.values(), ids=MORE)
+@pytest.mark.parametrize("machine", ["h100", "a100-80gb"])
+def test_more_takes_longer(machine, more):
+    given = ("batch.micro=32", "model.hidden_dropout=0", "model.attention_dropout=0", "compile=false")
+    loaded = load_machine(machine)
+    less, longer = (planned("base", 8, *given, *overrides) for overrides in ((), more))
+    assert step_time(longer, longer.stages[0], loaded).seconds > step_time(less, less.stages[0], loaded).seconds
+
+
+def test_what_overlaps_is_hidden_but_for_its_last_bucket():
+    run = planned("base", 8, "batch.micro=32", "deepspeed=ds_configs/zero1.json")
+    apart = {"zero_optimization": {**run.stages[0].deepspeed["zero_optimization"], "overlap_comm": False}}
+    overlapped = step_time(run, run.stages[0], load_machine("h100"))
+    exposed = step_time(run, replace(run.stages[0], deepspeed=apart), load_machine("h100"))
+    assert overlapped.hidden > 0 == exposed.hidden
+    assert overlapped.communication + overlapped.hidden == pytest.approx(exposed.communication, rel=1e-3)
+    assert overlapped.communication > 0
+
+
+def test_a_run_takes_its_steps_and_what_lies_between_them():
+    run = planned("bert2bert-base", 8)
+    time = run_time(run, load_machine("h100"))
+    assert [each.entry > 0 for each in time.stages] == [False] + [True] * (len(time.stages) - 1)
+    steps = sum(each.num_steps * each.step.seconds for each in time.stages)
+    assert steps < time.seconds < 1.1 * steps
+    assert 0 < time.saving < 1
+    assert time.rank_hours == pytest.approx(8 * time.seconds / 3600)
+    assert time.price is None
+    assert run_time(run, load_machine("h100").model_copy(update={"price": 2.0})).price == 2 * time.rank_hours
