@@ -17,6 +17,7 @@ from model.errors import UserError
 from model.lazy import dist
 from model.parameters import parameter_table
 from pretrain.checkpoint.tensors import write_tensors, write_text
+from pretrain.engine.agreement import read_once
 from pretrain.settings.plugins import PluginError, load_plugins
 
 INDEX, CHECKSUMS = "index.json", "SHA256SUMS"
@@ -49,7 +50,7 @@ def load_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
 
     Raises UserError on all ranks when the folder is not a checkpoint, or a file in it is missing or changed.
     """
-    _check_is_checkpoint(path)
+    read_once(lambda: _check_is_checkpoint(path))
     damage = find_damage(path)
     if damage is not None:
         raise UserError(f"checkpoint {path} is damaged: {damage}; use another checkpoint")
@@ -57,8 +58,9 @@ def load_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
 
 
 def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
-    """As `load_checkpoint`, of a folder that is known to be intact."""
-    index = read_index(path)
+    """As `load_checkpoint`, of a folder that is known to be intact. Collective: rank 0 reads the index for all."""
+    index = read_once(lambda: read_index(path))
+    _load_variants(index)
     config = BertConfig(**index["config"])
     parameters = index["parameters"]
     rank, num_ranks = _rank_and_size()
@@ -108,7 +110,7 @@ def find_damage(path: Path) -> str | None:
     The files are divided among the ranks, and all get the same answer. Collective.
     """
     rank, num_ranks = _rank_and_size()
-    sums = read_checksums(path)
+    sums = read_once(lambda: read_checksums(path))
     if INDEX not in sums:
         return f"{CHECKSUMS} is missing or broken"
     faults = [fault_in(path / name, sums[name]) for name in sorted(sums)[rank::num_ranks]]
@@ -116,7 +118,8 @@ def find_damage(path: Path) -> str | None:
     if num_ranks > 1:
         gathered = [[]] * num_ranks
         dist.all_gather_object(gathered, faults)
-    return next((fault for faults in gathered for fault in faults if fault), None) or _contradiction(path, sums.keys())
+    damage = next((fault for faults in gathered for fault in faults if fault), None)
+    return damage or read_once(lambda: _contradiction(path, sums.keys()))
 
 
 def _contradiction(path: Path, files: Set[str]) -> str | None:

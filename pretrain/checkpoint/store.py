@@ -16,7 +16,7 @@ from model.lazy import dist
 from pretrain.checkpoint.files import find_damage, read_checkpoint, write_index, write_part
 from pretrain.checkpoint.lineage import overtaken_by, start_of
 from pretrain.checkpoint.tensors import NOBODYS, replace_text, sync_folder
-from pretrain.engine.agreement import from_rank_0, raise_together
+from pretrain.engine.agreement import agreed, from_rank_0, raise_together, read_once
 from pretrain.lease import PARTIAL, Start
 
 LATEST, DAMAGED = "latest", ".damaged"
@@ -66,9 +66,8 @@ class CheckpointStore:
         With a `name` the checkpoint is kept permanently, next to those of the steps. Raises Stop on all ranks when the
         previous one could not be written or there is no room for this one.
         """
-        self.flush()
         path = self.folder / (name or STEP.format(step))
-        num_bytes = _total_bytes(state)
+        num_bytes = sum(agreed(self._finished(), state.nbytes()))
         raise_together(self._prepare(path, num_bytes) if dist.get_rank() == 0 else None)
         self._num_saved += 1
         self.written = None
@@ -83,9 +82,14 @@ class CheckpointStore:
     def flush(self) -> None:
         """Waits until the last `save` is on disk. Collective. Raises Stop on all ranks if it failed on any."""
         if self._thread is not None:
+            raise_together(self._finished())
+
+    def _finished(self) -> Exception | None:
+        """Waits for this rank's thread. What it failed of."""
+        if self._thread is not None:
             self._thread.join()
-            error, self._thread, self._error = self._error, None, None
-            raise_together(error)
+        error, self._thread, self._error = self._error, None, None
+        return error
 
     def _prepare(self, path: Path, num_bytes: int) -> Exception | None:
         partial = self.start.partial(path)
@@ -121,15 +125,13 @@ class CheckpointStore:
 
     def _await_parts(self, key: str) -> dict[int, str]:
         """{rank: checksum} once every rank has written its part."""
-        sums = {}
-        for rank in range(dist.get_world_size()):
-            message = self._messages.get(f"{key}/{rank}").decode()  # waits
-            self._messages.delete_key(f"{key}/{rank}")
-            if message == "failed":
-                raise OSError(f"rank {rank} could not write its part")
-            if message != "nothing":
-                sums[rank] = message
-        return sums
+        keys = [f"{key}/{rank}" for rank in range(dist.get_world_size())]
+        messages = [message.decode() for message in self._messages.multi_get(keys)]  # waits
+        for each in keys:
+            self._messages.delete_key(each)
+        if "failed" in messages:
+            raise OSError(f"rank {messages.index('failed')} could not write its part")
+        return {rank: message for rank, message in enumerate(messages) if message != "nothing"}
 
 
 def load_newest(
@@ -142,12 +144,15 @@ def load_newest(
     at an earlier start.
     """
     candidates: list[Path] = []
+    had_others = False
     if dist.get_rank() == 0:
         for partial in filter(Path.is_dir, folder.glob("*" + PARTIAL)):
             report(f"{partial} was being written when the run stopped; it is deleted")
             shutil.rmtree(partial, ignore_errors=True)
         candidates = _candidates(folder, report)
-    candidates = [path for path in from_rank_0(candidates) if before is None or path.name < STEP.format(before)]
+        had_others = any(folder.glob("step-*" + DAMAGED))
+    candidates, had_others = from_rank_0((candidates, had_others))
+    candidates = [path for path in candidates if before is None or path.name < STEP.format(before)]
     for path in candidates:
         damage = find_damage(path)
         if damage is None:
@@ -157,7 +162,7 @@ def load_newest(
             report(f"checkpoint {path} is damaged: {damage}; it is set aside as {path.name}{DAMAGED}")
             shutil.rmtree(path.with_name(path.name + DAMAGED), ignore_errors=True)
             path.rename(path.with_name(path.name + DAMAGED))
-    if before is None and (candidates or any(folder.glob("step-*" + DAMAGED))):
+    if before is None and (candidates or had_others):
         raise_together(UserError(f"every checkpoint in {folder} is damaged; start a new run, or restore one of them"))
     return None
 
@@ -183,7 +188,7 @@ def restore_from_twin(folder: Path, name: str, step: int, start: Start) -> bool:
     """Makes the checkpoint `name` again from the one of the step at which it was saved, which holds the same state.
     False if there is none, or it is damaged. Collective."""
     twin = folder / STEP.format(step)
-    if not twin.is_dir() or find_damage(twin) is not None:
+    if not read_once(twin.is_dir) or find_damage(twin) is not None:
         return False
     error = None
     if dist.get_rank() == 0:
@@ -266,12 +271,6 @@ def _read_latest(folder: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return name if re.fullmatch(STEP_NAME, name) and not overtaken_by(folder / name) else None
-
-
-def _total_bytes(state: TrainingState) -> int:
-    sizes: list[int] = [0] * dist.get_world_size()
-    dist.all_gather_object(sizes, state.nbytes())
-    return sum(sizes)
 
 
 def _explained(path: Path, error: Exception) -> UserError:

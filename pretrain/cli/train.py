@@ -3,7 +3,6 @@
 import os
 from contextlib import suppress
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from pretrain.launch import start_up
 from pretrain.launch.check import run_check
 from pretrain.launch.hosts import Hosts
 from pretrain.launch.job import HOSTS
-from pretrain.launch.rank import is_rank
+from pretrain.launch.rank import RECIPE, hand_on, is_rank
 from pretrain.launch.slurm import say
 from pretrain.launch.staging import staging_folder
 from pretrain.launch.start import expected_ranks, is_first, start_ranks, train_arguments
@@ -95,6 +94,7 @@ def train(
         if is_first():
             tell_mistake(recipe, overrides, name, runs, mistake)
         return mistake
+    hand_on(tolerance.recipe)
     tolerance = replace(tolerance, max_nodes=most, spare=spare)
     if is_first():
         print("starting processes", flush=True)
@@ -135,7 +135,7 @@ def check(
     folder, faults = folder_of(loaded, name, runs), loaded.faults
     check_run(loaded, num_ranks, folder, trust_pickle, joins)
     told = Tolerance(faults.detect_seconds, faults.min_nodes, faults.restarts, str(folder), faults.notify)
-    tell_launcher(replace(told, recipe=sha256(loaded.model_dump_json().encode()).hexdigest()))
+    tell_launcher(replace(told, recipe=loaded.model_dump_json(by_alias=True)))
     return folder
 
 
@@ -151,8 +151,10 @@ def train_as_rank(
     with start_up.importing():
         from pretrain.engine import signals
         from pretrain.recipe import load_recipe
+        from pretrain.recipe.load import recipe_of
 
-    loaded = load_recipe(recipe, overrides)
+    given = os.environ.get(RECIPE)
+    loaded = recipe_of(given) if given else load_recipe(recipe, overrides)
     folder = folder_of(loaded, name, runs)
     signals.listen(loaded.faults.signals)
     with start_up.importing():

@@ -14,9 +14,42 @@ from pretrain.data.hashing import below, hash_of, permuted
 from pretrain.data.manifest import check_manifest
 from pretrain.data.text.encoding import ENCODED
 from pretrain.data.text.indexed import IndexedReader
-from pretrain.data.text.tokenizer import Vocabulary, read_tokenizer, saved_tokenizer, tokenizer_hash
+from pretrain.data.text.tokenizer import Vocabulary, saved_tokenizer, tokenizer_hash, tokenizer_in
 
 _ROUND_ORDER = 6
+
+
+@dataclass(frozen=True)
+class CorpusFiles:
+    """What is read to open a corpus. One rank reads it for all."""
+
+    path: Path
+    weights: dict[Path, float]
+    manifests: list[dict]
+    tokenizer_path: Path
+    tokenizer: bytes
+
+    @property
+    def vocab_size(self) -> int:
+        """As the manifest has it: earlier versions counted a vocabulary with holes in another way."""
+        return self.manifests[0]["tokenizer"]["vocab_size"]
+
+    @classmethod
+    def read(cls, path: Path | str) -> "CorpusFiles":
+        """Raises UserError if a directory is missing or is not a prepared corpus, if its tokenizer is not the one that
+        the shards were made with, or if the tokenizers of a mixture differ."""
+        path = Path(path)
+        weights = _read_mixture(path) if path.is_file() else {path: 1.0}
+        manifests = [_read_manifest(directory) for directory in weights]
+        first, *others = weights
+        tokenizer = first / tokenizer_name(manifests[0])
+        for directory, manifest in zip(others, manifests[1:], strict=True):
+            if manifest["tokenizer"]["hash"] != manifests[0]["tokenizer"]["hash"]:
+                raise UserError(
+                    f"corpora {first} and {directory} have different tokenizers; prepare the second with --vocab "
+                    f"{tokenizer}"
+                )
+        return cls(path, weights, manifests, tokenizer, tokenizer.read_bytes())
 
 
 @dataclass(frozen=True)
@@ -33,20 +66,15 @@ class Corpus(Vocabulary):
     def open(cls, path: Path | str) -> "Corpus":
         """Opens a prepared directory, or a mixture of several: a YAML file of lines `directory: weight`.
 
-        Raises UserError if a directory is missing or is not a prepared corpus, if its tokenizer is not the one that the
-        shards were made with, or if the tokenizers of a mixture differ.
+        Raises UserError as `CorpusFiles.read` and `of` do.
         """
-        path = Path(path)
-        weights = _read_mixture(path) if path.is_file() else {path: 1.0}
-        manifests = [_read_manifest(directory) for directory in weights]
-        first, *others = weights
-        for directory, manifest in zip(others, manifests[1:], strict=True):
-            if manifest["tokenizer"]["hash"] != manifests[0]["tokenizer"]["hash"]:
-                raise UserError(
-                    f"corpora {first} and {directory} have different tokenizers; prepare the second with --vocab "
-                    f"{first / tokenizer_name(manifests[0])}"
-                )
-        return cls(read_tokenizer(first / tokenizer_name(manifests[0])), path, weights, manifests)
+        return cls.of(CorpusFiles.read(path))
+
+    @classmethod
+    def of(cls, files: CorpusFiles) -> "Corpus":
+        """Raises UserError if the tokenizer is broken."""
+        tokenizer = tokenizer_in(files.tokenizer_path, files.tokenizer)
+        return cls(tokenizer, files.path, files.weights, files.manifests)
 
     @property
     def directory(self) -> Path:

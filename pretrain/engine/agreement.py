@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from model.errors import UserError
 from model.lazy import dist
@@ -22,10 +22,17 @@ def is_group() -> bool:
 
 def raise_together(error: Exception | None) -> None:
     """Raises Stop on all ranks when any of them has an error, with the message of the first. Collective."""
-    messages: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(messages, None if error is None else str(error))
-    for message in filter(None, messages):
-        raise Stop(message)
+    agreed(error, None)
+
+
+def agreed(error: Exception | None, value: T) -> list[T]:
+    """Every rank's value; raises as `raise_together`. Collective."""
+    said: list[tuple[str | None, T]] = [(None, value)] * dist.get_world_size()
+    dist.all_gather_object(said, (None if error is None else str(error), value))
+    for message, _ in said:
+        if message:
+            raise Stop(message)
+    return [value for _, value in said]
 
 
 def from_rank_0(value: T) -> T:
@@ -33,6 +40,25 @@ def from_rank_0(value: T) -> T:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def read_once(read: Callable[[], T]) -> T:
+    """What `read` returns on rank 0, on all ranks: it opens files that all ranks need. Collective.
+
+    Raises Stop on all ranks when it raises UserError. A process that is not one of a group reads by itself.
+    """
+    if not is_group():
+        return read()
+    found: tuple[T, None] | tuple[None, str] = (None, "")
+    if dist.get_rank() == 0:
+        try:
+            found = read(), None
+        except UserError as fault:
+            found = None, str(fault)
+    value, error = from_rank_0(found)
+    if error is not None:
+        raise Stop(error)
+    return cast(T, value)
 
 
 def rank_0_first(act: Callable[[], None]) -> None:

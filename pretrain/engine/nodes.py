@@ -54,13 +54,15 @@ def survey(folder: Path) -> list[Node]:
     dist.all_gather_object(names, node_name())
     ranks_of = {name: [rank for rank, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
     nodes = list(ranks_of)
-    within = {name: _bandwidth(ranks) for name, ranks in ranks_of.items()}
+    within = _bandwidth(ranks_of[names[rank]])
     # A bad cable slows both neighbours' shared link; only a bad node has no fast link at all.
     links = [(nodes[i], nodes[(i + 1) % len(nodes)]) for i in range(len(nodes) if len(nodes) > 2 else len(nodes) - 1)]
-    speeds = {link: _bandwidth([ranks_of[name][0] for name in link]) for link in links}
+    # Every second link at once: in a row, each node would wait for all before it.
+    pairs = {link: [ranks_of[name][0] for name in link] for link in (*links[::2], *links[1::2])}
+    speeds = {link: _bandwidth(pair) for link, pair in pairs.items() if rank in pair}
     dist.barrier()
     mine = {"clock": time.time(), **_hardware(len(ranks_of[names[rank]]), folder)}
-    mine |= {"within": within[names[rank]], "links": speeds}
+    mine |= {"within": within, "links": speeds}
     gathered: list[dict[str, Any]] = [{}] * len(names)
     dist.all_gather_object(gathered, mine)
     # Both ends of a link have timed it: it is as fast as the slower end says.
@@ -105,6 +107,11 @@ def node_name() -> str:
     return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
+def is_first_of_node() -> bool:
+    """Whether this rank does for its node what one rank has to do. torchrun says so."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def places_of_ranks() -> list[str]:
     """Every rank with its node, as people look for it. Collective."""
     places: list[str] = [""] * dist.get_world_size()
@@ -131,12 +138,10 @@ def _hardware(ranks_here: int, folder: Path) -> dict[str, Any]:
 
 
 def _bandwidth(ranks: Sequence[int]) -> float | None:
-    """Bus bandwidth of an all-reduce over some ranks, in GB/s; every rank must call this. None for a single rank."""
+    """Bus bandwidth of an all-reduce over some ranks, in GB/s; each of them must call this. None for a single rank."""
     if len(ranks) < 2:
         return None
-    group = dist.new_group(ranks)
-    if dist.get_rank() not in ranks:
-        return None
+    group = dist.new_group(ranks, use_local_synchronization=True)
     numel = (256 if computes_on_gpu() else 8) * 2**20 // 4
     tensor = torch.ones(numel, device=device())
     seconds = []

@@ -10,7 +10,14 @@ from pretrain.launch.outcome import ExitCode
 PROCESS = "ESPALIER_RANK_PROCESS"
 """Environment variable: the process id of a rank, which it sets itself. Processes that inherit it are none."""
 
+RECIPE = "ESPALIER_RECIPE"
+"""Environment variable of ranks: the recipe as JSON, which each of them would read otherwise."""
+
+LONGEST_VARIABLE = 100_000
+"""Characters. Linux allows 128 KiB."""
+
 OF_A_RANK = (
+    RECIPE,
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
     *("ROLE_WORLD_SIZE", "MASTER_ADDR", "TORCHELASTIC_USE_AGENT_STORE"),
 )
@@ -27,6 +34,12 @@ def forget_ranks() -> None:
     if not is_rank():
         for name in OF_A_RANK:
             os.environ.pop(name, None)
+
+
+def hand_on(recipe: str) -> None:
+    """To the ranks that this process starts, unless it is too long."""
+    if recipe and len(recipe) <= LONGEST_VARIABLE:
+        os.environ[RECIPE] = recipe
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Tolerance:
     spare: int = 0
     """Nodes kept back until one fails."""
     recipe: str = ""
-    """A checksum of the recipe."""
+    """What the check has read, as JSON."""
 
 
 def told_by(check: Callable[[], int]) -> tuple[int, Tolerance]:

@@ -1,5 +1,6 @@
 """Loads a recipe by file or name, with `--set` overrides: the result is a validated Recipe or one clear error line."""
 
+import json
 import re
 import typing
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         load_plugins(values["plugins"])
     with explained(Recipe, str(path)):
         return Recipe.model_validate(values)
+
+
+def recipe_of(text: str) -> Recipe:
+    """From the JSON of one that was loaded before. Loads its plugins in this process, too."""
+    values = json.loads(text)
+    load_plugins(values["plugins"])
+    return Recipe.model_validate(values)
 
 
 @contextmanager

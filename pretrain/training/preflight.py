@@ -4,6 +4,7 @@ The plain process imports torch only for what cannot be known without: it takes 
 """
 
 import json
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from model.errors import UserError
 from model.lazy import dist
 from pretrain.checkpoint.tensors import replace_text
 from pretrain.data import Corpus
+from pretrain.data.corpus import CorpusFiles
 from pretrain.data.text.writing import file_sha256
-from pretrain.engine.agreement import from_rank_0, is_group, raise_together
+from pretrain.engine.agreement import is_group, raise_together, read_once
+from pretrain.engine.nodes import is_first_of_node, node_name
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.checks.saved_states import check_saved_states
 from pretrain.recipe.checks.stage_rules import check_lengths
@@ -26,24 +29,31 @@ from pretrain.training.hooks_of_plugins import check_options
 def check_run(
     recipe: Recipe, num_ranks: int, folder: Path, trust_pickle: bool = False, joins: bool = False
 ) -> tuple[Run, Corpus, RunFolder]:
-    """The resolved run, its corpus and its folder. Raises UserError; writes nothing.
+    """The resolved run, its corpus and its folder. Raises UserError; writes nothing. Collective: rank 0 reads for all.
 
     `trust_pickle`: whether pickled weights to start from may run code. `joins`: whether others may train it already.
     """
-    corpus = Corpus.open(recipe.data.corpus)
-    run_folder = RunFolder(folder)
-    recipe = run_folder.completed(recipe)
-    if is_group():  # nodes may differ in what `precision: auto` stands for
-        recipe = recipe.model_copy(update={"precision": from_rank_0(recipe.precision)})
-    run = resolve(recipe, corpus.vocab_size, usable_ranks(recipe, num_ranks))
+    run, files = read_once(lambda: _read_run(recipe, num_ranks, folder, trust_pickle, joins))
     if run.stages[0].precision == "fp16":
         check_fp16()
-    for tracker in recipe.trackers:
+    for tracker in run.recipe.trackers:
         if find_spec(tracker) is None:
             raise UserError(f"trackers: {tracker} is not installed here; pip install {tracker}, or leave it out")
-    check_options(recipe.hooks)
-    if recipe.compile is True:
+    check_options(run.recipe.hooks)
+    if run.recipe.compile is True:
         check_compiler()
+    corpus = Corpus.of(files)
+    for stage in run.stages:
+        check_mask_token(stage.config, corpus.special.mask)
+    return run, corpus, RunFolder(folder)
+
+
+def _read_run(recipe: Recipe, num_ranks: int, folder: Path, trust_pickle: bool, joins: bool) -> tuple[Run, CorpusFiles]:
+    """All that is found out from files."""
+    files = CorpusFiles.read(recipe.data.corpus)
+    run_folder = RunFolder(folder)
+    recipe = run_folder.completed(recipe)
+    run = resolve(recipe, files.vocab_size, usable_ranks(recipe, num_ranks))
     run_folder.check(recipe)
     if not is_group():  # once, before the ranks
         if not joins:
@@ -51,8 +61,6 @@ def check_run(
             run_folder.check(recipe)  # again: the one that it waited for may have come to its end
         if run_folder.metrics.is_file():
             History.read(folder)  # a damaged line would stop the run at its end, which needs them all
-    for stage in run.stages:
-        check_mask_token(stage.config, corpus.special.mask)
     if not run_folder.has_begun:  # a resumed run may be past the fault, and cannot change its recipe
         check_lengths(run)
         check_saved_states(run)
@@ -60,7 +68,7 @@ def check_run(
             from pretrain.interop.importing import check_start
 
             check_start(Path(recipe.start), run.stages[0].config, trust_pickle)
-    return run, corpus, run_folder
+    return run, files
 
 
 def check_fp16() -> None:
@@ -82,11 +90,10 @@ def check_compiler() -> None:
 def check_shards(corpus: Corpus, folder: RunFolder) -> None:
     """Compares every shard with its checksum from `prepare`, with the shards divided among the ranks. Collective.
 
-    Files that this run has checked before, and that have kept their size and date, are skipped. Raises Stop on all
-    ranks when a shard has changed.
+    Files that this run has checked before, and that have kept their size and date, are skipped. One rank of each node
+    looks whether its node sees the same files. Raises Stop on all ranks when a shard has changed.
     """
-    checked = _checked_before(folder)
-    files = {
+    sums = {
         directory / (shard["name"] + suffix): shard[f"sha256{suffix}"]
         for directory, manifest in zip(corpus.weights, corpus.manifests, strict=True)
         for split in manifest["splits"].values()
@@ -94,16 +101,40 @@ def check_shards(corpus: Corpus, folder: RunFolder) -> None:
         for suffix in (".bin", ".idx", ".words")
         if f"sha256{suffix}" in shard
     }
-    stamps = {str(file.resolve()): f"{file.stat().st_size} {file.stat().st_mtime_ns} {files[file]}" for file in files}
-    unchecked = [file for file in files if checked.get(str(file.resolve())) != stamps[str(file.resolve())]]
-    changed = [file for file in unchecked[dist.get_rank() :: dist.get_world_size()] if file_sha256(file) != files[file]]
-    raise_together(
-        UserError(f"{changed[0]} is not what prepare wrote (its checksum differs); prepare the corpus again")
-        if changed
-        else None
-    )
-    if dist.get_rank() == 0 and unchecked:
-        replace_text(folder.checked_shards, json.dumps(stamps, indent=1) + "\n")
+    stamps, unchecked = read_once(lambda: _look_at(sums, folder))
+    rank, num_ranks = dist.get_rank(), dist.get_world_size()
+    fault = None
+    if rank > 0 and is_first_of_node():
+        fault = next(filter(None, (_seen_otherwise(file, stamp) for file, stamp in stamps.items())), None)
+    if fault is None:
+        changed = (file for file in unchecked[rank::num_ranks] if file_sha256(file) != sums[file])
+        fault = next((f"{file} is not what prepare wrote (its checksum differs)" for file in changed), None)
+    raise_together(UserError(f"{fault}; prepare the corpus again") if fault else None)
+    if rank == 0 and unchecked:
+        checked = {str(file.resolve()): stamp for file, stamp in stamps.items()}
+        replace_text(folder.checked_shards, json.dumps(checked, indent=1) + "\n")
+
+
+def _look_at(sums: Mapping[Path, str], folder: RunFolder) -> tuple[dict[Path, str], list[Path]]:
+    """For each file of the corpus its size, date and checksum, and the files that this run has not checked before."""
+    checked, stamps = _checked_before(folder), {}
+    for file, checksum in sums.items():
+        try:
+            found = file.stat()
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({error.strerror}); prepare the corpus again") from None
+        stamps[file] = f"{found.st_size} {found.st_mtime_ns} {checksum}"
+    return stamps, [file for file in sums if checked.get(str(file.resolve())) != stamps[file]]
+
+
+def _seen_otherwise(file: Path, stamp: str) -> str | None:
+    """What this node sees in place of a file of the corpus that rank 0 sees; its date may be another."""
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        return f"{file} cannot be read on {node_name()} ({error.strerror})"
+    seen = int(stamp.split()[0])
+    return None if size == seen else f"{file} has {size:,} bytes on {node_name()}, {seen:,} on the first node"
 
 
 def _checked_before(folder: RunFolder) -> dict[str, str]:

@@ -11,7 +11,7 @@ from model.errors import UserError
 from pretrain.checkpoint.files import find_damage
 from pretrain.checkpoint.progress import Progress
 from pretrain.checkpoint.store import CheckpointStore, restore_from_twin
-from pretrain.engine.agreement import raise_together, say_once
+from pretrain.engine.agreement import raise_together, read_once, say_once
 from pretrain.interop.importing import import_start
 from pretrain.recipe import Run
 from pretrain.runs.folder import RunFolder
@@ -65,7 +65,7 @@ def _read_later(run: Run, progress: Progress) -> set[str]:
 
 
 def _damage(folder: Path) -> str | None:
-    return find_damage(folder) if folder.is_dir() else "it is missing"
+    return find_damage(folder) if read_once(folder.is_dir) else "it is missing"
 
 
 def raise_lost(checkpoints: Path, step: int) -> None:

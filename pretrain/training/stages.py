@@ -15,6 +15,7 @@ from model.config import BertConfig
 from model.parallel.layout import ParallelLayout
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.checkpoint.progress import Decision
+from pretrain.engine.agreement import read_once
 from pretrain.engine.build import PRECISIONS, EngineSettings
 from pretrain.engine.compilation import compiles
 from pretrain.engine.distributed import device
@@ -127,7 +128,7 @@ def _make_change(
 
     def open_saved(name: str) -> TrainingState:
         path = checkpoints / name if name in run.saved_states and checkpoints else Path(name)
-        return load_checkpoint(find_checkpoint(path))[0]
+        return load_checkpoint(read_once(lambda: find_checkpoint(path)))[0]
 
     def report(correlation: Correlation) -> None:
         event = {"event": "gradient_correlation", "step": trainer.progress.step, "stage": stage.name}

@@ -117,7 +117,7 @@ def _trainer(
     resumed = _resumed(run, corpus, folder, hooks, rollbacks.under_way, trust_pickle)
     state, progress = resumed or (None, Progress())
     if resumed is None:
-        raise_together(lost_checkpoints(folder))
+        raise_together(lost_checkpoints(folder) if dist.get_rank() == 0 else None)
         if run.recipe.start is not None:
             state = first_state(run, trust_pickle)
     if dist.get_rank() == 0:

@@ -101,7 +101,7 @@ def load_tokenizer(path: Path, lowercase: bool = True) -> TextTokenizer:
 
 
 def _load_file(path: Path, lowercase: bool) -> TextTokenizer:
-    with _reading(path):
+    with _reading(path, path.stat().st_size):
         if path.suffix == ".json":
             return JsonTokenizer.of(Tokenizer.from_str(path.read_bytes().decode("utf-8-sig")))
         if path.suffix == ".model":
@@ -110,8 +110,8 @@ def _load_file(path: Path, lowercase: bool) -> TextTokenizer:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    if path.stat().st_size == 0:
+def _reading(path: Path, num_bytes: int) -> Iterator[None]:
+    if num_bytes == 0:
         raise UserError(f"vocabulary {path} is empty; put the right file there")
     try:
         yield
@@ -125,8 +125,13 @@ def read_tokenizer(path: Path) -> TextTokenizer:
     """What `save_tokenizer` wrote, to the byte. Raises UserError when it is missing or broken."""
     if not path.is_file():
         raise UserError(f"tokenizer {path} does not exist; put it back, or prepare the corpus again")
-    with _reading(path):
-        return tokenizer_of(path.name, path.read_bytes())
+    return tokenizer_in(path, path.read_bytes())
+
+
+def tokenizer_in(path: Path, content: bytes) -> TextTokenizer:
+    """From the content of its file at `path`, which another process may have read. Raises UserError as above."""
+    with _reading(path, len(content)):
+        return tokenizer_of(path.name, content)
 
 
 def transformers_tokenizer(folder: Path) -> TextTokenizer | None:

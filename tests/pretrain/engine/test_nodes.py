@@ -33,6 +33,29 @@ def test_a_survey_of_two_nodes_with_two_ranks_each(tmp_path):
     assert first[0].across_gb_per_second == first[1].across_gb_per_second  # it is one link
 
 
+def links_told(folder: Path) -> tuple[int, int]:
+    """How many links this rank tells the others of, and of how many groups it was; each rank is a node of its own."""
+    gather, new_group, told, groups = dist.all_gather_object, dist.new_group, [], []
+
+    def gathering(gathered: list, mine: object) -> None:
+        told.append(mine)
+        gather(gathered, mine)
+
+    def grouping(ranks: list[int], **options):
+        groups.append(ranks)
+        return new_group(ranks, **options)
+
+    name = patch.dict(os.environ, SLURMD_NODENAME=f"node{dist.get_rank()}")
+    with name, patch.object(dist, "all_gather_object", gathering), patch.object(dist, "new_group", grouping):
+        assert all(node.across_gb_per_second > 0 for node in survey(folder))
+    return len(told[-1]["links"]), len(groups)
+
+
+def test_a_rank_times_and_tells_its_own_links_alone(tmp_path):
+    """Or a thousand ranks would make all groups one after the other, and tell each other of all links."""
+    assert pool(4).run(links_told, tmp_path) == [(2, 2)] * 4
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
