@@ -16,7 +16,7 @@ from pretrain.launch.knocks import Knocks
 from pretrain.launch.local import run_ranks
 from pretrain.launch.outcome import ExitCode, Run, agreed_code, own_code
 from pretrain.launch.pulse import FirstNode, OtherNode
-from pretrain.launch.slurm import COUNT_GPUS, Task, node_address, node_addresses, number_of, say
+from pretrain.launch.slurm import COUNT_GPUS, Task, node_address, number_of, say, slurmd_places
 from pretrain.launch.tolerance import DETECT_SECONDS, Tolerance
 
 JOIN_SECONDS = 300
@@ -78,9 +78,7 @@ def run_node(task: Task, module: Sequence[str], nproc: int) -> int:
     join_seconds = number_of("ESPALIER_JOIN_SECONDS", JOIN_SECONDS)
     detect_seconds = float(os.environ.get(DETECT_SECONDS) or Tolerance.detect_seconds)
     pulse = (
-        FirstNode(
-            task.nodes[1:], detect_seconds, join_seconds, Knocks(lambda: node_addresses(task.nodes[1:]), ports[-1])
-        )
+        FirstNode(task.nodes[1:], detect_seconds, join_seconds, Knocks(lambda: slurmd_places(task.nodes[1:])))
         if task.is_head
         else OtherNode(task.name, task.nodes[0], detect_seconds)
     )

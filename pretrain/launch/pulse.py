@@ -68,7 +68,7 @@ class FirstNode(Pulse):
         super().__init__(limit)
         self.join_seconds, self._knocks = join_seconds, knocks
         self._missing = set(others)  # until they have said a word
-        self._gone: dict[str, float] = {}  # of these, and for how many seconds
+        self._gone: dict[str, float] = {}  # of these, and since when
         self._peers: dict[socket.socket, _Peer] = {}
         self._is_over = threading.Event()
 
@@ -141,7 +141,7 @@ class FirstNode(Pulse):
         silent = {peer.name: now - peer.heard for peer in self._peers.values() if peer.name}
         if any(seconds > self.limit for seconds in silent.values()):
             self._lose_with({})
-        elif gone := {name: seconds for name, seconds in self._gone.items() if name in self._missing}:
+        elif gone := {name: now - since for name, since in self._gone.items() if name in self._missing}:
             if max(gone.values()) > self.limit:
                 self._lose_with({name: f"it was on, and is silent for {gone[name]:.0f} s" for name in gone})
         elif self._missing and age > self.join_seconds:
@@ -150,7 +150,7 @@ class FirstNode(Pulse):
     def _knock(self) -> None:
         """At nodes that have not come, for as long as there are any."""
         while self._knocks and self._missing and not (self.has_stopped or self._is_over.is_set()):
-            self._gone = self._knocks.round(list(self._missing), self.interval)
+            self._gone = self._knocks.round(list(self._missing), self.limit / 3)
             self._is_over.wait(self.interval)
 
     def _lose_with(self, names: dict[str, str]) -> None:

@@ -21,6 +21,9 @@ from model.errors import UserError
 COUNT_GPUS = "gpus"
 """In place of a number of ranks: each node starts one for each of its GPUs."""
 
+SLURMD_PORT = 6818
+"""Unless SLURM says otherwise."""
+
 GIVE_BACK_ATTEMPTS = 3
 
 FIRST_RESERVED_STEP = 0xFFFFFFF0
@@ -196,15 +199,16 @@ def expanded(nodelist: str) -> list[str]:
 def node_address(name: str) -> str:
     """The address by which SLURM itself reaches a node: its name may not resolve. In a container without SLURM's
     commands it has to."""
-    return node_addresses([name]).get(name, name)
+    return slurmd_places([name]).get(name, (name, 0))[0]
 
 
-def node_addresses(names: Sequence[str]) -> dict[str, str]:
-    """As far as SLURM knows them."""
+def slurmd_places(names: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Addresses of nodes, and the ports of their slurmd, as far as SLURM knows them."""
     if not names or shutil.which("scontrol") is None:
         return {}
     nodes = ask("scontrol", "--oneliner", "show", "node", ",".join(names))
-    return dict(re.findall(r"^NodeName=(\S+).*? NodeAddr=(\S+)", nodes, re.MULTILINE))
+    found = re.findall(r"^NodeName=(\S+).*? NodeAddr=(\S+)(?:.*? Port=(\d+))?", nodes, re.MULTILINE)
+    return {name: (address, int(port or SLURMD_PORT)) for name, address, port in found}
 
 
 def ask(*command: str) -> str:

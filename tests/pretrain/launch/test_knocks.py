@@ -1,19 +1,33 @@
-"""A machine is on if its kernel answers, whatever it answers."""
+"""A node lives if its kernel refuses a call, or its slurmd hangs up; not if the call is only taken."""
 
 import errno
 import socket
+import threading
+from contextlib import closing
 
 import pytest
 
 from pretrain.launch import knocks
-from pretrain.launch.knocks import Knocks, is_on
+from pretrain.launch.knocks import Knocks, answers_at
 
 
-def test_who_listens_and_who_refuses_is_on():
+def test_who_hangs_up_or_refuses_lives_and_who_only_takes_the_call_does_not():
+    """The kernel takes calls for a process that stands still."""
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]
-        assert is_on("127.0.0.1", port, 10)
-    assert is_on("127.0.0.1", port, 10)
+        assert not answers_at("127.0.0.1", port, 0.2)
+        door.accept()[0].close()
+
+        def hang_up() -> None:
+            """As slurmd does once it has read that nothing comes."""
+            with closing(door.accept()[0]) as call:
+                assert call.recv(1) == b""
+
+        slurmd = threading.Thread(target=hang_up)
+        slurmd.start()
+        assert answers_at("127.0.0.1", port, 30)
+        slurmd.join()
+    assert answers_at("127.0.0.1", port, 30)
 
 
 @pytest.mark.parametrize(
@@ -25,12 +39,12 @@ def test_a_fault_of_this_machine_says_nothing_of_another(monkeypatch, error, exp
         raise error
 
     monkeypatch.setattr(socket, "create_connection", fail)
-    assert is_on("10.0.0.1", 20000, 1) is expected
+    assert answers_at("10.0.0.1", 6818, 1) is expected
 
 
 def test_one_answer_ends_a_silence_and_an_unknown_address_counts_for_nothing(monkeypatch):
     answers = iter([True, False, True, False])
-    monkeypatch.setattr(knocks, "is_on", lambda *_: next(answers))
-    rounds = Knocks(lambda: {"node2": "10.0.0.2"}, 20015)
+    monkeypatch.setattr(knocks, "answers_at", lambda *_: next(answers))
+    rounds = Knocks(lambda: {"node2": ("10.0.0.2", 6818)})
     silent = [list(rounds.round(["node2", "node3"], 1)) for _ in range(4)]
     assert silent == [[], ["node2"], [], ["node2"]]

@@ -117,8 +117,8 @@ def test_a_node_that_never_comes_is_named():
 def test_a_node_that_is_lost_before_it_comes_is_missed_as_soon_as_any_other(monkeypatch, capfd):
     """node3 starts slowly, but its machine is on; at node4 nobody has ever answered."""
     answers = {"node2": [True], "node3": [True], "node4": [False]}
-    monkeypatch.setattr("pretrain.launch.knocks.is_on", lambda name, port, patience: answers[name][-1])
-    knocks = Knocks(lambda: {name: name for name in answers}, 20015)
+    monkeypatch.setattr("pretrain.launch.knocks.answers_at", lambda name, port, patience: answers[name][-1])
+    knocks = Knocks(lambda: {name: (name, 6818) for name in answers})
     with first_node(*answers, knocks=knocks) as (first, _):
         assert comes_true(lambda: knocks._answered == {"node2", "node3"})
         assert not first.has_stopped
