@@ -1,5 +1,6 @@
 """Writes metrics.jsonl (one object for each step or event), TensorBoard's files, and summary.json at the end."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -68,6 +69,12 @@ class Metrics(Hook):
         self._write(values)
         self._draw({name: values[name] for name in DRAWN}, result.step)
 
+    def on_save(self, trainer: TrainerView) -> None:
+        """What the checkpoint counts on is on disk before it, even if the power goes."""
+        if self._opened:
+            with self._writing():
+                os.fsync(self.file.fileno())
+
     def on_leave(self, trainer: TrainerView) -> None:
         for opened in self._opened:  # nothing, if another hook stopped the run at its start
             with suppress(OSError):  # of a full disk; what the run stops with must be read
@@ -101,8 +108,9 @@ class Metrics(Hook):
         if os.fstat(self.file.fileno()).st_nlink == 0:
             raise UserError(f"{self.folder.metrics} has been deleted while the run wrote it; start the run again")
         if fault is not None:
+            remedy = "make room" if fault.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
             raise UserError(
-                f"{self.folder.metrics} cannot be written: {fault.strerror}; make room, and start the run again"
+                f"{self.folder.metrics} cannot be written: {fault.strerror}; {remedy}, and start the run again"
             )
 
 
