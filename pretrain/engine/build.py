@@ -51,7 +51,7 @@ class EngineSettings:
 
 
 def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[str, int]) -> DeepSpeedEngine:
-    """An engine with empty weights and zero moments, ready for `write_record`. Collective.
+    """An engine with empty weights and zero moments, ready for `write_state`. Collective.
 
     `steps` holds the optimizer steps that each parameter has taken. Parameters with different steps go into different
     groups, because DeepSpeed flattens a group and keeps one step for it.

@@ -1,22 +1,27 @@
 """Moves state between an engine's fragments and the ranks that own the logical tensors."""
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.zero.config import ZeroStageEnum
 from torch import Tensor
 
-from growth.state import TENSORS, Fetch, Record, TrainingState, assign_owners
+from growth.state import TENSORS, Record, TrainingState, assign_owners
 from model.bert import BertForPreTraining
 from model.config import BertConfig
 from model.parallel.layout import ParallelLayout
+from model.parameter_spec import ParameterSpec
 from model.parameters import parameter_table
 from pretrain.engine.distributed import device
-from pretrain.engine.gather import Division, gather
+from pretrain.engine.gather import BATCH, Division, batches, gather
 from pretrain.engine.host_memory import return_freed_memory
-from pretrain.engine.zero import Fragment, current_steps, cuts, fragments, write_model_weight
+from pretrain.engine.scatter import scatter
+from pretrain.engine.spread import Plan
+from pretrain.engine.zero import Fragment, current_steps, cuts, fragments, publish_all, write_model_weight
 
 
 @dataclass
@@ -70,38 +75,60 @@ def assemble(parts: EngineParts) -> TrainingState:
     return state
 
 
-def fetch_from(state: TrainingState) -> Fetch:
-    """Returns any record on every rank, by broadcast from its owner. Collective: all ranks ask for the same names."""
-    table = parameter_table(state.config)
-    rank = dist.get_rank()
+def write_state(engine: DeepSpeedEngine, plan: Plan) -> None:
+    """Fills a new engine with the records of a plan. Collective.
 
-    def fetch(name: str) -> Record:
-        spec, owner = table[name], state.owners[name]
-        if dist.get_world_size() == 1:
-            return state.records[name]
-        if rank == owner:
-            message = torch.stack([t.reshape(-1) for t in state.records[name].tensors()]).to(device())
+    Each record is computed by the rank that owns it, and goes from there to the ranks that hold its parts: some records
+    at a time, none larger together than the largest.
+    """
+    config = plan.change.target
+    table, local = parameter_table(config), fragments(engine)
+    division = _division(engine, local)
+    for names in batches(table, table, min(BATCH, max(spec.numel for spec in table.values()))):
+        records = plan.records(names)
+        trained = [name for name in names if table[name].trainable]
+        if engine.zero_optimization_stage() == ZeroStageEnum.disabled:
+            _write_whole(engine, plan, trained, records, local)
         else:
-            message = torch.empty(3, spec.numel, device=device())
-        dist.broadcast(message, owner)
-        return Record.of((tensor.view(spec.shape) for tensor in message.cpu()), state.steps[name])
+            for number, kind in enumerate(TENSORS):
+                own = {name: record.tensors()[number] for name, record in records.items()}
+                for name, part in scatter(trained, division, plan.owners, own):
+                    getattr(local[name], kind).copy_(part)
+        for name in names:
+            if not table[name].trainable:
+                _write_frozen(engine, plan, name, records.get(name))
+    publish_all(engine)
 
-    return fetch
+
+def _write_whole(
+    engine: DeepSpeedEngine,
+    plan: Plan,
+    names: Iterable[str],
+    records: Mapping[str, Record],
+    local: Mapping[str, Fragment],
+) -> None:
+    """Where every rank holds all."""
+    table, tp = parameter_table(plan.change.target), engine.module.tp
+    for name in names:
+        for number, target in enumerate(local[name].tensors()):
+            own = records[name].tensors()[number] if name in records else None
+            target.copy_(tp.shard(table[name], _from_owner(own, table[name], plan.owners[name])).reshape(-1))
 
 
-def write_record(engine: DeepSpeedEngine, local: dict[str, Fragment], name: str, record: Record) -> None:
-    """Sets one parameter's weights, master and moments on this rank from the whole logical record."""
+def _write_frozen(engine: DeepSpeedEngine, plan: Plan, name: str, record: Record | None) -> None:
+    """Every rank computes with the weight. The owner keeps the record."""
     model: BertForPreTraining = engine.module
     spec = parameter_table(model.config)[name]
-    if not spec.trainable:
-        is_owner = assign_owners(model.config, dist.get_world_size())[name] == dist.get_rank()
-        frozen_records(engine)[name] = record if is_owner else Record(*_NOTHING, step=record.step)
-    shards = [model.tp.shard(spec, tensor).reshape(-1) for tensor in record.tensors()]
-    if name in local:
-        fragment = local[name]
-        for target, shard in zip(fragment.tensors(), shards, strict=True):
-            target.copy_(shard.narrow(0, fragment.start, fragment.numel))
-    write_model_weight(engine, model.get_parameter(name), shards[0])
+    frozen_records(engine)[name] = record or Record(*_NOTHING, step=plan.steps[name])
+    weight = _from_owner(record.weight if record else None, spec, plan.owners[name])
+    write_model_weight(engine, model.get_parameter(name), model.tp.shard(spec, weight).reshape(-1))
+
+
+def _from_owner(own: Tensor | None, spec: ParameterSpec, owner: int) -> Tensor:
+    """A tensor of `spec.shape` that one rank has, on all ranks."""
+    tensor = torch.empty(spec.shape, device=device()) if own is None else own.to(device()).contiguous()
+    dist.broadcast(tensor, owner)
+    return tensor
 
 
 def frozen_records(engine: DeepSpeedEngine) -> dict[str, Record]:

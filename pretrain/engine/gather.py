@@ -49,6 +49,10 @@ class Division:
         spec = self.table[name]
         if spec.tensor_parallel_axis is None and rank % self.layout.tensor_parallel:
             return 0, 0
+        return self.held(name, rank)
+
+    def held(self, name: str, rank: int) -> tuple[int, int]:
+        """The same, of equal copies on every rank that has one."""
         return self.cuts[name].span(self.layout.data_parallel_rank(rank), self._shape(name).numel())
 
     def empty_shards(self, name: str) -> list[Tensor]:
@@ -67,15 +71,16 @@ def gather(
 
     parts: this rank's [numel] of each; parameters of which it holds nothing may be absent.
     """
-    for batch in _batches(names, division.table):
+    for batch in batches(names, division.table, BATCH):
         yield from _gather_batch(batch, division, owners, parts)
 
 
-def _batches(names: Iterable[str], table: Mapping[str, ParameterSpec]) -> Iterator[list[str]]:
+def batches(names: Iterable[str], table: Mapping[str, ParameterSpec], limit: int) -> Iterator[list[str]]:
+    """Of `limit` elements at most, or of one parameter."""
     batch: list[str] = []
     numel = 0
     for name in names:
-        if batch and numel + table[name].numel > BATCH:
+        if batch and numel + table[name].numel > limit:
             yield batch
             batch, numel = [], 0
         batch.append(name)

@@ -5,16 +5,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
 
 from growth.change import ShapeChange, identity
-from growth.state import Fetch, Record, TrainingState
-from model.parameters import parameter_table
+from growth.state import TrainingState
 from pretrain.engine.build import EngineSettings, build_engine
-from pretrain.engine.exchange import assemble, engine_parts, fetch_from, write_record
+from pretrain.engine.exchange import assemble, engine_parts, write_state
 from pretrain.engine.host_memory import return_freed_memory
-from pretrain.engine.zero import destroy, fragments
+from pretrain.engine.spread import Plan
+from pretrain.engine.zero import destroy
 
 MakeChange = Callable[[TrainingState], ShapeChange]
 """Decides on the change once the old state can be read: an operator may measure something on it first."""
@@ -50,10 +49,10 @@ def move(
     times.read = clock.lap()
     change = make_change(state) if make_change else identity(state.config)
     times.measure = clock.lap()
-    steps = new_steps(change, state)
-    new_engine = build_engine(change.target, settings, steps)
+    plan = Plan.of(change, state)
+    new_engine = build_engine(change.target, settings, plan.steps)
     times.build = clock.lap()
-    load_state(new_engine, state, change)
+    write_state(new_engine, plan)
     restore_loss_scaler(new_engine, scaler)
     times.write = clock.lap()
     return new_engine, times
@@ -61,23 +60,10 @@ def move(
 
 def start_engine(state: TrainingState, settings: EngineSettings, change: ShapeChange | None = None) -> DeepSpeedEngine:
     """An engine that starts from a logical state, such as a fresh one or a checkpoint's. Collective."""
-    change = change or identity(state.config)
-    engine = build_engine(change.target, settings, new_steps(change, state))
-    load_state(engine, state, change)
+    plan = Plan.of(change or identity(state.config), state)
+    engine = build_engine(plan.change.target, settings, plan.steps)
+    write_state(engine, plan)
     return engine
-
-
-def load_state(engine: DeepSpeedEngine, state: TrainingState, change: ShapeChange) -> None:
-    """Fills a new engine through the change, one parameter at a time. Collective."""
-    fetch = fetch_from(state)
-    local = fragments(engine)
-    for name in parameter_table(change.target):
-        write_record(engine, local, name, change.record(name, fetch))
-
-
-def new_steps(change: ShapeChange, state: TrainingState) -> dict[str, int]:
-    """The step of every parameter after the change, without touching any tensor's data."""
-    return {name: change.record(name, _meta_fetch(state)).step for name in parameter_table(change.target)}
 
 
 def loss_scaler_state(engine: DeepSpeedEngine) -> dict:
@@ -90,16 +76,6 @@ def restore_loss_scaler(engine: DeepSpeedEngine, state: dict) -> None:
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     if scaler is not None:
         vars(scaler).update({key: value for key, value in state.items() if key in vars(scaler)})
-
-
-def _meta_fetch(state: TrainingState) -> Fetch:
-    table = parameter_table(state.config)
-
-    def fetch(name: str) -> Record:
-        empty = torch.empty(table[name].shape, device="meta")
-        return Record(empty, empty, empty, state.steps[name])
-
-    return fetch
 
 
 class _Clock:

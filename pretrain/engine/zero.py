@@ -121,6 +121,22 @@ def publish(engine: DeepSpeedEngine, index: int) -> None:
         _publish_stage12(engine, index)
 
 
+def publish_all(engine: DeepSpeedEngine) -> None:
+    """Copies every master to the weights that the model computes with, on all ranks. Collective."""
+    stage, named = engine.zero_optimization_stage(), dict(engine.module.named_parameters())
+    if stage in (ZeroStageEnum.optimizer_states, ZeroStageEnum.gradients):
+        engine.optimizer.update_lp_params()
+        return
+    with torch.no_grad():
+        for place in places(engine):
+            parameter = named[place.name]
+            master = place.of(place.flat)
+            if stage == ZeroStageEnum.weights:
+                parameter.ds_tensor.data[: place.numel].copy_(master)
+            else:
+                parameter.copy_(master.view_as(parameter))
+
+
 def write_model_weight(engine: DeepSpeedEngine, parameter: Any, shard: Tensor) -> None:
     """Sets the weights that the model computes with, from the whole flattened tensor-parallel shard, any float dtype.
 

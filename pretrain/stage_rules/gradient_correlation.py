@@ -54,7 +54,8 @@ def measure(training: TrainingView) -> dict[Pair, float]:
     from model.parallel.layout import ParallelLayout
     from pretrain.engine.build import PRECISIONS
     from pretrain.engine.correlation import neighbour_correlation
-    from pretrain.engine.exchange import fetch_from, read_state
+    from pretrain.engine.exchange import read_state
+    from pretrain.engine.spread import fetch_from
 
     stage, fetch = training.stage, fetch_from(read_state(training.engine))
     precision, rows = PRECISIONS[stage.precision], training.probe(stage)

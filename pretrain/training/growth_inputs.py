@@ -13,7 +13,7 @@ from model.config import BertConfig
 from model.parallel.layout import ParallelLayout
 from model.parameters import parameter_table
 from pretrain.engine.correlation import gradient_correlation
-from pretrain.engine.exchange import fetch_from
+from pretrain.engine.spread import fetch_from
 
 PROBE_ROWS = 64
 """Validation rows, at most, that losses around a change of shape and correlations are measured on."""

@@ -41,8 +41,9 @@ from model.parameters import parameter_table
 from pretrain.cost.flops import training_flops
 from pretrain.engine.build import EngineSettings
 from pretrain.engine.distributed import process_group
-from pretrain.engine.exchange import fetch_from, read_state
+from pretrain.engine.exchange import read_state
 from pretrain.engine.move import move, start_engine
+from pretrain.engine.spread import fetch_from
 from pretrain.engine.zero import basic_optimizer, destroy
 from pretrain.optim.adamw import adamw
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from model.parallel.layout import ParallelLayout
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.engine.build import build_model
-from pretrain.engine.exchange import fetch_from
+from pretrain.engine.spread import fetch_from
 from pretrain.settings.tables import WholeTable
 from pretrain.training.evaluation import evaluate
 from pretrain.training.events import Evaluation

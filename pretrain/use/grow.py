@@ -29,8 +29,8 @@ from pretrain.data.text.tokenizer import (
     transformers_tokenizer,
 )
 from pretrain.engine.agreement import from_rank_0, raise_together, say_once
-from pretrain.engine.exchange import fetch_from
-from pretrain.engine.move import new_steps
+from pretrain.engine.gather import BATCH, batches
+from pretrain.engine.spread import Plan
 from pretrain.interop.huggingface_import import import_model
 from pretrain.optim.section import Optimizer
 from pretrain.recipe.operators import AUTO, read_operators
@@ -118,12 +118,10 @@ def _moment_rule(run: dict[str, Any]) -> MomentRule:
 
 def changed_state(state: TrainingState, change: ShapeChange) -> TrainingState:
     """The state after a change, each record on its owner. Collective."""
-    fetch, rank = fetch_from(state), dist.get_rank()
-    owners = assign_owners(change.target, dist.get_world_size())
-    after = TrainingState(change.target, owners, new_steps(change, state))
-    for name in parameter_table(change.target):
-        record = change.record(name, fetch)
-        if owners[name] == rank:
+    plan, table = Plan.of(change, state), parameter_table(change.target)
+    after = TrainingState(change.target, plan.owners, plan.steps)
+    for names in batches(table, table, BATCH):
+        for name, record in plan.records(names).items():
             after.records[name] = Record.of((tensor.contiguous() for tensor in record.tensors()), record.step)
     return after
 

@@ -14,8 +14,8 @@ from model.parallel.layout import ParallelLayout
 from model.parameters import parameter_table
 from pretrain.engine.build import EngineSettings
 from pretrain.engine.distributed import device
-from pretrain.engine.exchange import fetch_from
 from pretrain.engine.move import start_engine
+from pretrain.engine.spread import fetch_from
 from pretrain.engine.zero import basic_optimizer
 from pretrain.optim.adamw import adamw
 from tests.support.running import layout_of

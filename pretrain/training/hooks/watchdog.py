@@ -70,7 +70,7 @@ class Watchdog(Hook):
 
     def _end(self, activity: Activity) -> None:
         self.stalled.set()
-        if not self.told.wait(self._answer_seconds + STORE_SECONDS):
+        if not self.told.wait(self._answer_seconds + 2 * STORE_SECONDS):
             self._say(f'{self.places[dist.get_rank()]} cannot reach the other ranks; it is in "{activity.name}"')
         leave(ExitCode.HUNG)  # torchrun still has to end the rank that hangs, so this one has to fail
         os._exit(ExitCode.HUNG)
@@ -87,13 +87,20 @@ class Watchdog(Hook):
             activity = trainer.activity
             store.set(f"hung/{rank}", f"{activity.number} {time.time():.0f} {activity.name}")
             time.sleep(self._answer_seconds)
-            answers = [_read(store, f"hung/{other}") for other in range(num_ranks)]
-            if rank == next(index for index, answer in enumerate(answers) if answer):
+            if store.add("hung/speakers", 1) == 1:  # one asks for what all have said: of a thousand, each would ask all
+                answers = [_read(store, f"hung/{other}") for other in range(num_ranks)]
                 heard = [None if answers[other] else _read(store, f"heard/{other}") for other in range(num_ranks)]
                 self._say(self._verdict(answers, heard))
+                store.set("hung/said", "")
             else:
-                time.sleep(1)  # the line is printed before any rank exits
+                self._await_line(store)
             self.told.set()
+
+    def _await_line(self, store: dist.Store) -> None:
+        """It is printed before any rank exits."""
+        deadline = time.monotonic() + STORE_SECONDS
+        while not store.check(["hung/said"]) and time.monotonic() < deadline:
+            time.sleep(0.2)
 
     def _verdict(self, answers: list[Said | None], heard: list[Said | None]) -> str:
         """From what each rank said once it stood still, and what those said before who have not answered."""

@@ -12,7 +12,7 @@ from model.bert import BertForPreTraining
 from model.parallel.layout import ParallelLayout
 from model.parameters import parameter_table
 from pretrain.engine.correlation import gradient_correlation, neighbour_correlation
-from pretrain.engine.exchange import fetch_from
+from pretrain.engine.spread import fetch_from
 from tests.support.harness import CONFIG, GLOBAL_ROWS, global_batch, rows
 from tests.support.running import layout_of
 from tests.support.workers import pool

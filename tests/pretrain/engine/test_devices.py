@@ -9,8 +9,9 @@ import torch.distributed as dist
 
 from pretrain.engine import distributed
 from pretrain.engine.coefficients import coefficients
-from pretrain.engine.exchange import fetch_from, read_state
+from pretrain.engine.exchange import read_state
 from pretrain.engine.replicas import different_replica, gather
+from pretrain.engine.spread import fetch_from
 from pretrain.engine.zero import destroy, fragments
 from pretrain.training.hooks import update_size
 from pretrain.training.hooks.update_size import update_sizes

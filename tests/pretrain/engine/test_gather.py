@@ -1,6 +1,8 @@
 """Parts of parameters reach their owners whole, whatever the layout, in few messages however many ranks there are."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from unittest import mock
 
 import torch
@@ -11,11 +13,13 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from growth.state import assign_owners
 from model.config import BertConfig
+from model.parallel import layout as layouts
 from model.parallel.layout import ParallelLayout
 from model.parallel.tensor import local_shape, shard
 from model.parameters import parameter_table
 from pretrain.engine import gather as gathering
-from pretrain.engine.gather import Cut, Division, gather
+from pretrain.engine.gather import Cut, Division, batches, gather
+from pretrain.engine.scatter import scatter
 from tests.support.harness import CONFIG
 from tests.support.workers import pool
 
@@ -58,10 +62,17 @@ def collected(layout: ParallelLayout, batch: int) -> dict[str, bool]:
     with mock.patch.object(gathering, "BATCH", batch):
         got = dict(gather(table, division, owners, parts))
     assert got.keys() == {name for name, owner in owners.items() if owner == rank}
+    back = dict(scatter(list(table), division, owners, got))
+    for name, spec in table.items():
+        start, numel = division.held(name, rank)
+        own = shard(spec, whole[name], rank % layout.tensor_parallel, layout.tensor_parallel)
+        expected = own.reshape(-1)[start : start + numel]
+        assert torch.equal(back.pop(name), expected) if numel else name not in back, name
+    assert not back
     return {name: torch.equal(tensor, whole[name]) for name, tensor in got.items()}
 
 
-def test_owners_get_what_the_ranks_hold():
+def test_owners_get_what_the_ranks_hold_and_the_ranks_get_it_back():
     for tensor_parallel in (1, 2, 4):
         for batch in (1, 5_000, 10**9):
             layout = ParallelLayout(tensor_parallel, 4 // tensor_parallel)
@@ -70,28 +81,64 @@ def test_owners_get_what_the_ranks_hold():
             assert all(is_equal for rank in found for is_equal in rank.values()), (layout, batch)
 
 
+class Counted(Division):
+    def span(self, name: str, rank: int) -> tuple[int, int]:
+        calls["spans"] += 1
+        return super().span(name, rank)
+
+    def held(self, name: str, rank: int) -> tuple[int, int]:
+        calls["held"] += 1
+        return super().held(name, rank)
+
+
+calls: Counter[str] = Counter()
+
+
+@contextmanager
+def one_of(num_ranks: int) -> Iterator[None]:
+    """Rank 0 of them, with nobody to answer: its messages are counted."""
+
+    def count(inbox: torch.Tensor, outbox: torch.Tensor, *_: list[int]) -> None:
+        calls.update(messages=1, numel_in=inbox.numel(), numel_out=outbox.numel())
+
+    calls.clear()
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=num_ranks)
+    try:
+        with mock.patch.object(dist, "all_to_all_single", side_effect=count):
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
 def test_a_thousand_ranks_exchange_a_few_messages_and_ask_for_nothing():
-    """BERT-large under ZeRO 3. What a rank counts grows with ranks plus parameters, not with their product."""
+    """BERT-large under ZeRO 3. What a rank counts grows with ranks plus parameters, not with their product; what it
+    receives on the way back is its part."""
     config = BertConfig.preset("large")
     table = parameter_table(config)
     cuts = {name: Cut(0, -(-spec.numel // NUM_RANKS)) for name, spec in table.items()}
-    calls: Counter[str] = Counter()
-
-    class Counted(Division):
-        def span(self, name: str, rank: int) -> tuple[int, int]:
-            calls["spans"] += 1
-            return super().span(name, rank)
-
     division = Counted(table, ParallelLayout(1, NUM_RANKS), cuts)
     owners = assign_owners(config, NUM_RANKS)
     parts = {name: torch.zeros(division.span(name, 0)[1]) for name in table}
-    calls.clear()
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=NUM_RANKS)
-    try:
-        with mock.patch.object(dist, "all_to_all_single", side_effect=lambda *_: calls.update(["messages"])):
-            got = [name for name, _ in gather(table, division, owners, parts)]
-    finally:
-        dist.destroy_process_group()
-    assert got == [name for name, owner in owners.items() if owner == 0]
+    with one_of(NUM_RANKS):
+        got = dict(gather(table, division, owners, parts))
+    assert list(got) == [name for name, owner in owners.items() if owner == 0]
     assert calls["messages"] <= 12
     assert calls["spans"] <= 4 * (NUM_RANKS + len(table))
+    with one_of(NUM_RANKS):
+        for names in batches(table, table, gathering.BATCH):
+            list(scatter(names, division, owners, got))
+    assert calls["messages"] <= 12
+    assert calls["held"] <= 2 * (NUM_RANKS + len(table))
+    assert calls["numel_in"] == sum(part.numel() for part in parts.values())
+    assert calls["numel_out"] == sum(tensor.numel() for tensor in got.values())
+
+
+def test_a_thousand_ranks_make_a_few_groups():
+    made = []
+    with one_of(NUM_RANKS):
+        new_group = dist.new_group
+        with mock.patch.object(dist, "new_group", side_effect=lambda *a, **b: made.append(a) or new_group(*a, **b)):
+            ParallelLayout(1, NUM_RANKS).install()
+            ParallelLayout(8, NUM_RANKS // 8).install()
+    layouts._places.clear()
+    assert len(made) == 4

@@ -13,9 +13,10 @@ from growth.operators import OPERATORS, make_operator, shape_change
 from growth.operators.base import Inputs
 from growth.state import Fetch, Record, fresh_state
 from model.parameters import parameter_table
-from pretrain.engine.exchange import fetch_from, read_state
+from pretrain.engine.exchange import read_state
 from pretrain.engine.move import move
 from pretrain.engine.norm import gradient_norm_before_step
+from pretrain.engine.spread import fetch_from
 from pretrain.engine.zero import basic_optimizer, destroy
 from tests.support.harness import CONFIG, same, settings, start, train, whole_state
 from tests.support.workers import pool

@@ -75,3 +75,38 @@ def test_a_rank_that_is_cut_off_from_the_store_ends_all_the_same(hook, monkeypat
     assert ended.wait(10)
     said = 'espalier: no progress for 0.3 s: rank 1 on node2 cannot reach the other ranks; it is in "step 4"'
     assert said in capfd.readouterr().err
+
+
+def test_in_a_hang_one_rank_asks_for_what_all_have_said(monkeypatch, capfd):
+    """If each of a thousand did, the store would have a million requests to answer."""
+    num_ranks, asked, said, lock = 40, [], {}, threading.Lock()
+
+    def add(key: str, number: int) -> int:
+        with lock:
+            said[key] = said.get(key, 0) + number
+            return said[key]
+
+    def check(keys: list[str]) -> bool:
+        asked.extend(keys)
+        return keys[0] in said
+
+    store = SimpleNamespace(
+        set=lambda key, text: said.__setitem__(key, text.encode()), check=check, get=said.__getitem__, add=add
+    )
+    monkeypatch.setattr(watchdog, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(dist, "get_rank", lambda: int(threading.current_thread().name))
+    monkeypatch.setattr(dist, "get_world_size", lambda: num_ranks)
+    threads = []
+    for rank in range(num_ranks):
+        hook = Watchdog(timeout_minutes=1 / 60)
+        hook.places = [f"rank {other} on node1" for other in range(num_ranks)]
+        hook.stalled, hook.told = threading.Event(), threading.Event()
+        hook.stalled.set()
+        activity = SimpleNamespace(number=7 if rank == 3 else 8, name="step 4")
+        trainer = SimpleNamespace(activity=activity)
+        threads.append(threading.Thread(target=hook._talk, args=(trainer, store), name=str(rank)))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    assert capfd.readouterr().err.count('rank 3 on node1 stuck in "step 4"') == 1
+    assert sum(key.startswith("hung/") and key != "hung/said" for key in asked) == num_ranks

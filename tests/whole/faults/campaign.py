@@ -35,7 +35,7 @@ from tests.support.tiny import metrics, same_bits, tiny_corpus, tiny_recipe
 NUM_RANKS = 2
 MOMENTS = {
     "inside a move, before the new engine": "pretrain.engine.move.build_engine",
-    "inside a move, before the state is written into it": "pretrain.engine.move.load_state",
+    "inside a move, before the state is written into it": "pretrain.engine.move.write_state",
     "inside a checkpoint, before a rank's part": "pretrain.checkpoint.store.write_part",
     "inside a checkpoint, within a part": "pretrain.checkpoint.tensors.os.fsync",
     "inside a checkpoint, before its index": "pretrain.checkpoint.store.write_index",

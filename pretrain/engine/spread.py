@@ -1,0 +1,155 @@
+"""Records of a state that is spread over the ranks: for all ranks at once, or for the owners of a new state's records.
+
+A rule of a change asks for records while it runs. So it runs on meta tensors first, which says what it asks for. Then
+each record goes straight to the ranks that need it, many in one message, and nobody asks.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from growth.change import ShapeChange
+from growth.state import TENSORS, Fetch, Record, TrainingState, assign_owners
+from model.parameters import parameter_table
+from pretrain.engine.distributed import device
+
+Source = tuple[int, str]
+"""A record: the number of its state in a plan, and its name."""
+
+_answer: Callable[[TrainingState, str], Record] | None = None
+"""Stands in for the messages of `fetch_from` while a rule runs: those below ask for what it needs beforehand."""
+
+
+def fetch_from(state: TrainingState) -> Fetch:
+    """Returns any record on every rank, by broadcast from its owner. Collective: all ranks ask for the same names."""
+    table = parameter_table(state.config)
+    rank = dist.get_rank()
+
+    def fetch(name: str) -> Record:
+        if _answer is not None:
+            return _answer(state, name)
+        spec, owner = table[name], state.owners[name]
+        if dist.get_world_size() == 1:
+            return state.records[name]
+        if rank == owner:
+            message = _flat(state.records[name]).to(device())
+        else:
+            message = torch.empty(len(TENSORS) * spec.numel, device=device())
+        dist.broadcast(message, owner)
+        return _record(message.cpu(), spec.shape, state.steps[name])
+
+    return fetch
+
+
+@dataclass
+class Plan:
+    """What each parameter of a new state is made of. The same on every rank."""
+
+    change: ShapeChange
+    states: list[TrainingState]
+    """The state that the change starts from, then those that its rules read besides."""
+    owners: dict[str, int]
+    """Of the new records."""
+    steps: dict[str, int] = field(default_factory=dict)
+    """Of the new records."""
+    sources: dict[str, list[Source]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, change: ShapeChange, state: TrainingState) -> "Plan":
+        """Touches no tensor's data."""
+        plan = cls(change, [state], assign_owners(change.target, dist.get_world_size()))
+        for name in parameter_table(change.target):
+            asked: list[Source] = []
+
+            def note(of: TrainingState, source: str, asked: list[Source] = asked) -> Record:
+                asked.append((plan._number(of), source))
+                empty = torch.empty(parameter_table(of.config)[source].shape, device="meta")
+                return Record(empty, empty, empty, of.steps[source])
+
+            plan.steps[name] = plan._run(name, note).step
+            plan.sources[name] = list(dict.fromkeys(asked))
+        return plan
+
+    def records(self, names: Sequence[str]) -> dict[str, Record]:
+        """Those of `names` that this rank owns, computed from what their sources' owners send. Collective."""
+        found = self._deliver(names)
+        rank = dist.get_rank()
+        return {
+            name: self._run(name, lambda of, source: found[self._number(of), source])
+            for name in names
+            if self.owners[name] == rank
+        }
+
+    def _run(self, name: str, answer: Callable[[TrainingState, str], Record]) -> Record:
+        with _answered_by(answer):
+            return self.change.record(name, lambda source: answer(self.states[0], source))
+
+    def _number(self, state: TrainingState) -> int:
+        number = next((number for number, known in enumerate(self.states) if known is state), None)
+        if number is None:
+            number = len(self.states)
+            self.states.append(state)
+        return number
+
+    def _deliver(self, names: Sequence[str]) -> dict[Source, Record]:
+        """The sources of the records that this rank owns of `names`."""
+        rank, num_ranks = dist.get_rank(), dist.get_world_size()
+        wanted: dict[Source, None] = {}
+        outgoing: list[dict[Source, None]] = [{} for _ in range(num_ranks)]
+        for name in names:
+            for source in self.sources[name]:
+                if self.owners[name] == rank:
+                    wanted[source] = None
+                if self._owner(source) == rank:
+                    outgoing[self.owners[name]][source] = None
+        found = {source: self._own(source) for source in wanted if self._owner(source) == rank}
+        if num_ranks == 1:
+            return found
+        incoming: list[list[Source]] = [[] for _ in range(num_ranks)]
+        for source in wanted:
+            if source not in found:
+                incoming[self._owner(source)].append(source)
+        outgoing[rank] = {}
+        flats = [[_flat(self._own(source)) for source in sources] for sources in outgoing]
+        numel_from = [len(TENSORS) * sum(self._shape(source).numel() for source in sources) for sources in incoming]
+        inbox = torch.empty(sum(numel_from), device=device())
+        outbox = torch.cat([torch.empty(0), *(flat for each in flats for flat in each)]).to(device())
+        dist.all_to_all_single(inbox, outbox, numel_from, [sum(flat.numel() for flat in each) for each in flats])
+        rest = inbox.cpu()
+        for sources in incoming:
+            for source in sources:
+                shape = self._shape(source)
+                flat, rest = rest.split([len(TENSORS) * shape.numel(), rest.numel() - len(TENSORS) * shape.numel()])
+                found[source] = _record(flat, shape, self.states[source[0]].steps[source[1]])
+        return found
+
+    def _owner(self, source: Source) -> int:
+        return self.states[source[0]].owners[source[1]]
+
+    def _own(self, source: Source) -> Record:
+        return self.states[source[0]].records[source[1]]
+
+    def _shape(self, source: Source) -> torch.Size:
+        return torch.Size(parameter_table(self.states[source[0]].config)[source[1]].shape)
+
+
+@contextmanager
+def _answered_by(answer: Callable[[TrainingState, str], Record]) -> Iterator[None]:
+    global _answer
+    _answer = answer
+    try:
+        yield
+    finally:
+        _answer = None
+
+
+def _flat(record: Record) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in record.tensors()])
+
+
+def _record(flat: Tensor, shape: tuple[int, ...], step: int) -> Record:
+    return Record.of((tensor.view(shape) for tensor in flat.chunk(len(TENSORS))), step)
