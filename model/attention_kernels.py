@@ -12,7 +12,8 @@ of 8, on GPUs before Ampere, and for variants whose `attends_over_runs` is False
 Both packages' kernels are operators to torch.compile: it compiles a block around them as a whole, once for all numbers
 and lengths of runs.
 
-The kernels for runs of tokens compute only what a segment may see of itself (Dao et al. 2022, arXiv 2205.14135).
+The kernels for runs of tokens compute only what a segment may see of itself (Dao et al. 2022, arXiv 2205.14135), or a
+window around each token.
 """
 
 from collections.abc import Callable
@@ -30,8 +31,9 @@ try:
 except Exception:  # a package built for another torch fails in its own way
     flash_attn_varlen_func = None
 
-Kernel = Callable[[Tensor, Tensor, Tensor, Runs, float], Tensor]
-"""query, key, value [T, n, d], the runs of the T tokens, probability of dropout -> context [T, n, d]."""
+Kernel = Callable[[Tensor, Tensor, Tensor, Runs, float, int], Tensor]
+"""query, key, value [T, n, d], the runs of the T tokens, probability of dropout, tokens seen on each side (-1: all)
+-> context [T, n, d]."""
 
 LARGEST_HEAD, HEAD_MULTIPLE = 256, 8
 """Widths of a head that the kernels for runs accept."""
@@ -45,6 +47,8 @@ class PackedRows:
 
     runs: Runs
     kernel: Kernel
+    reach: int = -1
+    """Tokens that each token sees on each side; -1: all of its run."""
 
 
 def packed_rows(batch: Batch, dtype: torch.dtype, head_dim: int, dropout: float) -> PackedRows | None:
@@ -71,16 +75,19 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
-def flash_attn(query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float) -> Tensor:
-    starts, longest = runs.starts, runs.longest
-    return flash_attn_varlen_func(query, key, value, starts, starts, longest, longest, dropout_p=dropout)
+def flash_attn(query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float, reach: int = -1) -> Tensor:
+    starts, longest, window = runs.starts, runs.longest, (reach, reach)
+    return flash_attn_varlen_func(
+        query, key, value, starts, starts, longest, longest, dropout_p=dropout, window_size=window
+    )
 
 
-def torch_varlen(query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float) -> Tensor:
+def torch_varlen(query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float, reach: int = -1) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn  # which loads torch's compiler
 
     assert not dropout
-    context = varlen_attn(query, key, value, runs.starts, runs.starts, runs.longest, runs.longest)
+    starts, longest, window = runs.starts, runs.longest, (reach, reach)
+    context = varlen_attn(query, key, value, starts, starts, longest, longest, window_size=window)
     assert isinstance(context, Tensor)  # a tuple only if asked for more
     return context
 
@@ -98,5 +105,5 @@ def _over_runs(query: Tensor, key: Tensor, value: Tensor, packed: PackedRows, dr
     def tokens(x: Tensor) -> Tensor:  # [B, n, S, d] -> [B * S, n, d], no copies
         return x.transpose(1, 2).flatten(0, 1)
 
-    context = packed.kernel(tokens(query), tokens(key), tokens(value), packed.runs, dropout)
+    context = packed.kernel(tokens(query), tokens(key), tokens(value), packed.runs, dropout, packed.reach)
     return context.unflatten(0, (len(query), -1)).transpose(1, 2)

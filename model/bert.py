@@ -105,9 +105,11 @@ class BertForPreTraining(nn.Module):
     def mask_of(self, batch: Batch) -> Mask:
         """What the layers take with the hidden states: which tokens see which, and rotary positions."""
         config, mask = self.config, self.rows_for_kernel(batch) or self.make_mask(batch)
-        if config.positions != "rotary":
-            return mask
-        return RotaryMask(mask, Rotation.of(batch, config.head_dim, config.rotary_theta))
+        if config.positions == "rotary":
+            mask = RotaryMask(mask, Rotation.of(batch, config.head_dim, config.rotary_theta))
+        for part in self.parts:
+            mask = part.mask_layers(batch, mask)
+        return mask
 
     def rows_for_kernel(self, batch: Batch) -> PackedRows | None:
         """What plain attention takes instead of a mask, where there is a kernel for it."""

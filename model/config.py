@@ -15,6 +15,7 @@ from model.variants.frozen_layers import WithFrozenLayers
 from model.variants.kernel_attention import WithKernelAttention
 from model.variants.layer_drop import WithLayerDrop
 from model.variants.light_attention import WithLightAttention
+from model.variants.local_attention import WithLocalAttention
 from model.variants.masked_units import WithMaskedUnits
 from model.variants.pooled_input import WithPooledInput
 from model.variants.slimming import WithSlimming
@@ -26,6 +27,7 @@ MODERNBERT: dict[str, Any] = dict(
     **dict(positions="rotary", rotary_theta=160_000.0, gated=True, norm="pre", embedding_norm=True, first_norm=False),
     **dict(attention_bias=False, ffn_bias=False, norm_bias=False, head_bias=False, norm_eps=1e-5),
     **dict(hidden_dropout=0.0, attention_dropout=0.0),
+    local_attention={"window": 128, "global_every": 3, "theta": 10_000.0},
 )
 """What the presets of ModernBERT share (Warner et al. 2024, arXiv 2412.13663)."""
 ESM2: dict[str, Any] = dict(
@@ -60,6 +62,7 @@ def vocabulary_of(preset: str | None) -> int:
 
 
 class BertConfig(
+    WithLocalAttention,
     WithTokenDropout,
     WithMaskedUnits,
     WithSlimming,
@@ -73,7 +76,8 @@ class BertConfig(
     """One BERT shape. Frozen, and canonical: two configs of the same model compare equal.
 
     Its bases are the variants of BERT: this list registers them, and their fields come in the order from the last to
-    the first. All are off by default. Off costs nothing: a plain model runs the same operations.
+    the first. Local attention is the first: it gives each layer its mask, however others have wrapped the layer. All
+    are off by default. Off costs nothing: a plain model runs the same operations.
     """
 
     def __init__(self, **values: Any):

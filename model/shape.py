@@ -275,6 +275,14 @@ class Shape(PlainBert):
         looks at."""
         return sequence, sequence
 
+    def seen_keys(self, layer: int, keys: float) -> float:
+        """Of the `keys` tokens that a layer looks at, how many each of its tokens sees."""
+        return keys
+
+    def mapped_keys(self, layer: int, keys: float) -> float:
+        """For how many of them each of its tokens keeps entries of the attention map, where this is computed."""
+        return keys
+
     def mixing_flops(self, block: int, queries: float, keys: float) -> float:
         """Products of tokens with each other in one row, forward: the attention map, and its use."""
         return 2 * self.map_flops(block, queries, keys)

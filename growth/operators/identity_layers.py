@@ -38,7 +38,16 @@ class IdentityLayers(DepthOperator):
             raise UserError(
                 "grow identity_layers: layers share blocks, so an empty one would empty the others; unshare first"
             )
-        return super().target(source, wanted)
+        target = super().target(source, wanted)
+        copied = self.source_layers(source.layers, target.layers)
+        for layer in range(source.layers):
+            if source.is_local(layer) != target.is_local(place := copied.index(layer)):
+                kinds = "local to global" if source.is_local(layer) else "global to local"
+                raise UserError(
+                    f"grow identity_layers: layer {layer} would become layer {place} and go from {kinds}; use place "
+                    "top, or interleave, which does not keep the function"
+                )
+        return target
 
     def source_layers(self, num_old: int, num_new: int) -> list[int]:
         if self.place == "top":

@@ -36,6 +36,10 @@ class Parts:
         """The function from a batch to the mask that the layers take; None: it is not this variant's to choose."""
         return None
 
+    def mask_layers(self, batch: Batch, mask: Mask) -> Mask:
+        """What the layers take for `mask`, which holds for whole rows."""
+        return mask
+
     def wrap(self, layers: Sequence[Layer], blocks: Sequence[Block]) -> Sequence[Layer]:
         """What the encoder runs, from the bottom up. blocks: that of each layer."""
         return layers

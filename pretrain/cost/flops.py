@@ -62,7 +62,7 @@ def layer_terms(shape: Shape, layer: int, sequence: int, num_predictions: float 
         linear: (keys if linear in OVER_KEYS else queries) * _token_flops(specs)
         for linear, specs in linears_of(shape, block).items()
     }
-    return terms | {MIXING: shape.mixing_flops(block, queries, keys)}
+    return terms | {MIXING: shape.mixing_flops(block, queries, shape.seen_keys(layer, keys))}
 
 
 def _layer_flops(shape: Shape, layer: int, sequence: int, num_predictions: float) -> int:

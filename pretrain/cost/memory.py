@@ -200,7 +200,9 @@ def activation_bytes(
     for layer in range(config.layers):
         block = config.block_of(layer)
         queries, keys = config.num_tokens(layer, sequence, num_predictions * sequence / tokens)
-        cut = round(config.mixing_elements(block, keys, keeps_maps)) + config.inner_elements(block)
+        cut = round(config.mixing_elements(block, config.mapped_keys(layer, keys), keeps_maps)) + config.inner_elements(
+            block
+        )
         of_a_token = branch_inputs + (2 + 2 * drops_hidden) * config.hidden // parts + cut // tensor_parallel
         layers.append(round(of_a_token * queries / sequence))
     elements = config.embedding_width * (1 + drops_hidden) // parts

@@ -40,7 +40,8 @@ def module_work(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> dict[st
         for term, count in layer_terms(shape, layer, length, predictions).items():
             flops[term.partition(".")[0]] += share * rows * count
         queries, keys = shape.num_tokens(layer, length, predictions)
-        kept["attention"] += share * rows * queries * (2 * shape.hidden + shape.mixing_elements(block, keys, on_cpu))
+        mixing = shape.mixing_elements(block, shape.mapped_keys(layer, keys), on_cpu)
+        kept["attention"] += share * rows * queries * (2 * shape.hidden + mixing)
         kept["feedforward"] += share * rows * queries * (2 * shape.hidden + shape.inner_elements(block))
     flops["embeddings"] = rows * (encoder_flops(shape, length, predictions) - _layers_flops(shape, length, predictions))
     flops["mlm"] = rows * predictions * prediction_flops(shape)

@@ -105,7 +105,9 @@ def _sizes(config: BertConfig) -> dict[str, Any]:
 
 
 def _modernbert_settings(config: BertConfig, activation: str) -> dict[str, Any]:
+    local = config.local_attention
     rope = {"rope_type": "default", "rope_theta": config.rotary_theta}
+    local_rope = {**rope, "rope_theta": (local and local.theta) or config.rotary_theta}
     return {
         **_sizes(config),
         "hidden_activation": activation,
@@ -119,8 +121,9 @@ def _modernbert_settings(config: BertConfig, activation: str) -> dict[str, Any]:
         "embedding_dropout": config.hidden_dropout,
         "mlp_dropout": config.hidden_dropout,
         "attention_dropout": config.attention_dropout,
-        "layer_types": ["full_attention"] * config.layers,
-        "rope_parameters": {"full_attention": rope, "sliding_attention": rope},
+        "layer_types": [_LAYER_TYPES[config.is_local(layer)] for layer in range(config.layers)],
+        **({"local_attention": local.window} if local else {}),
+        "rope_parameters": {"full_attention": rope, "sliding_attention": local_rope},
         # Their defaults are ModernBERT's own, beyond most vocabularies.
         **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")),
     }
@@ -150,7 +153,8 @@ def modernbert(settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> AsBe
         "type_vocab_size": 0,
     }
     fields = {
-        "rotary_theta": _theta(settings),
+        "rotary_theta": _theta(settings, "full_attention"),
+        "local_attention": _local_attention(settings),
         "attention_bias": settings["attention_bias"],
         "ffn_bias": settings["mlp_bias"],
         "norm_bias": settings["norm_bias"],
@@ -159,22 +163,34 @@ def modernbert(settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> AsBe
     return AsBert({**settings, **words}, renamed, {**MODERNBERT.needs, **fields})
 
 
-def _theta(settings: Mapping[str, Any]) -> float:
-    """The base of the rotary angles, in the words of any version of transformers."""
-    every = settings.get("global_attn_every_n_layers", 3)
-    kinds = settings.get("layer_types") or [
-        "sliding_attention" if layer % every else "full_attention" for layer in range(settings["num_hidden_layers"])
-    ]
-    if "sliding_attention" in kinds and settings["local_attention"] // 2 < settings["max_position_embeddings"] - 1:
-        raise UserError(
-            f"local_attention {settings['local_attention']} cannot be imported: here every layer sees the whole row"
-        )
-    rope = (settings.get("rope_parameters") or {}).get("full_attention", {})
+def _theta(settings: Mapping[str, Any], kind: str) -> float:
+    """The base of the rotary angles in layers of a kind, in the words of any version of transformers."""
+    rope = (settings.get("rope_parameters") or {}).get(kind) or {}
     if settings.get("rope_scaling") or rope.get("rope_type", "default") != "default":
         raise UserError("rotary angles that are scaled (rope_type) cannot be imported, only those of rope_type default")
-    return rope.get("rope_theta") or settings.get("global_rope_theta") or 160_000.0
+    old_name, default = _OLD_THETAS[kind]
+    return rope.get("rope_theta") or settings.get(old_name) or default
 
 
+def _local_attention(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Which layers are local, and what these see; None: none is."""
+    num_layers, every = settings["num_hidden_layers"], settings.get("global_attn_every_n_layers", 3)
+    kinds = settings.get("layer_types") or [_LAYER_TYPES[layer % every > 0] for layer in range(num_layers)]
+    if "sliding_attention" not in kinds:
+        return None
+    every = next((layer for layer in range(1, num_layers) if kinds[layer] == "full_attention"), num_layers)
+    if kinds != [_LAYER_TYPES[layer % every > 0] for layer in range(num_layers)]:
+        raise UserError(
+            "layer_types cannot be imported where global layers (full_attention) do not follow at one distance, from "
+            "the first layer on"
+        )
+    local, whole = (_theta(settings, _LAYER_TYPES[is_local]) for is_local in (True, False))
+    theta = {"theta": local} if local != whole else {}
+    return {"window": settings["local_attention"], "global_every": every, **theta}
+
+
+_OLD_THETAS = {"full_attention": ("global_rope_theta", 160_000.0), "sliding_attention": ("local_rope_theta", 10_000.0)}
+_LAYER_TYPES = {False: "full_attention", True: "sliding_attention"}
 _MODERNBERT_DEFAULTS: dict[str, Any] = {
     **dict(hidden_activation="gelu", classifier_activation="gelu", norm_eps=1e-5, local_attention=128),
     **dict(norm_bias=False, attention_bias=False, mlp_bias=False, classifier_bias=False, decoder_bias=True),
@@ -188,7 +204,7 @@ MODERNBERT = ModernFamily(
         **dict(positions="rotary", gated=True, norm="pre", norm_type="layer", embedding_norm=True, first_norm=False),
         **dict(type_vocab=0, sentence_head=False),
     ),
-    told=("rotary_theta", "attention_bias", "ffn_bias", "norm_bias", "head_bias"),
+    told=("rotary_theta", "local_attention", "attention_bias", "ffn_bias", "norm_bias", "head_bias"),
     names={
         "model.embeddings.tok_embeddings": ("bert.embeddings.word_embeddings",),
         "model.embeddings.norm": ("bert.embeddings.LayerNorm",),

@@ -49,7 +49,21 @@ def test_pruning_equals_the_dense_model_without_the_outputs_of_what_is_removed(g
         assert torch.equal(gate.exp_avg, state["blocks.1.feedforward.gate.weight"].exp_avg[kept])
 
 
+LOCAL = RMS.replace(layers=3, local_attention={"window": 4, "global_every": 2})
+
+
+def test_identity_layers_keep_the_function_where_each_layer_keeps_its_kind():
+    state = random_state(LOCAL)
+    change = change_of(LOCAL, {"identity_layers": {"place": "top"}}, {"layers": 5})
+    assert loss(change.target, grown(change, state)) == pytest.approx(loss(LOCAL, state), rel=1e-12)
+
+
+def test_a_stage_may_change_the_window():
+    assert change_of(LOCAL, {}, {"local_attention": None}).target == LOCAL.replace(local_attention=None)
+
+
 MISTAKES = [
+    (LOCAL, {"identity_layers": {}}, {"layers": 6}, "layer 1 would become layer 2 and go from local to global"),
     (
         MODERN,
         {"lengthen": {"how": "interpolate"}},

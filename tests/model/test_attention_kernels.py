@@ -44,14 +44,17 @@ def test_runs_are_the_segments_and_the_padding_of_each_row():
     assert runs.longest == 6
 
 
-def one_by_one(query, key, value, runs: Runs, dropout: float) -> torch.Tensor:
+def one_by_one(query, key, value, runs: Runs, dropout: float, reach: int) -> torch.Tensor:
     """What such a kernel computes, run after run. [T, n, d]"""
     assert dropout == 0
     assert runs.longest == max(runs.starts.diff().tolist())
     context = []
     for start, end in zip(runs.starts[:-1].tolist(), runs.starts[1:].tolist(), strict=True):
         q, k, v = (x[start:end].transpose(0, 1) for x in (query, key, value))  # [n, t, d]
-        probabilities = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1)
+        place = torch.arange(end - start)
+        is_far = (place - place.unsqueeze(1)).abs() > (reach if reach >= 0 else len(place))
+        scores = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).masked_fill(is_far, -torch.inf)
+        probabilities = scores.softmax(-1)
         context.append((probabilities @ v).transpose(0, 1))
     return torch.cat(context)
 
@@ -95,11 +98,12 @@ def test_only_what_needs_a_map_or_divides_rows_keeps_the_mask():
 @pytest.mark.gpu
 @pytest.mark.parametrize("kernel", [torch_varlen, flash_attn])
 @pytest.mark.parametrize("layout", ["packed", "padded", "full"])
-def test_on_a_gpu(monkeypatch, kernel, layout):
+@pytest.mark.parametrize("local", [None, {"window": 4, "global_every": 2}], ids=["global", "local"])
+def test_on_a_gpu(monkeypatch, kernel, layout, local):
     """In bf16, compared with the mask in fp32, up to bf16 rounding."""
     if kernel is flash_attn and attention_kernels.flash_attn_varlen_func is None:
         pytest.skip("flash-attn is not installed")
-    config = small_config(hidden=64, heads=4, ffn=128)
+    config = small_config(hidden=64, heads=4, ffn=128, local_attention=local)
     batch = random_batch(config, layout).to("cuda")
     assert (batch.runs is None) == (layout == "full")
     expected = build(config, dtype=torch.float32).to("cuda")(batch).loss

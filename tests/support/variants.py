@@ -65,5 +65,16 @@ VARIANTS = {
         positions="rotary", norm="pre", layer_drop={"keep": 0.5}, embedding_norm=True
     ),
     "token dropout, rotary": dict(token_dropout={"mask_token": 5}, positions="rotary", norm="pre", activation="silu"),
+    "local attention, rotary": dict(
+        **dict(
+            local_attention={"window": 4, "global_every": 2, "theta": 50.0}, layers=3, positions="rotary", norm="pre"
+        ),
+    ),
+    "local attention, shared, dropped, sub-layers": dict(
+        **dict(local_attention={"window": 2}, layers=4, sharing=(0, 1, 1, 0), norm="pre", layer_drop={"keep": 0.5}),
+    ),
+    "local attention, masked, new layer": dict(
+        local_attention={"window": 5, "global_every": 2}, layers=4, masked={"ffn": 18, "layers": (1, 3)}
+    ),
     "low rank without biases": dict(low_rank={"feedforward.output": 7}, ffn_bias=False),
 }

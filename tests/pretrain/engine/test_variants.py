@@ -31,6 +31,7 @@ SHAPES = {
     "modern": dict(
         **dict(positions="rotary", type_vocab=0, gated=True, norm="pre", embedding_norm=True, first_norm=False),
         **dict(attention_bias=False, ffn_bias=False, norm_bias=False, head_bias=False),
+        local_attention={"window": 4, "global_every": 2},
     ),
     "rotary, RMSNorm, token dropout": dict(
         positions="rotary", norm="pre", norm_type="rms", activation="silu", gated=True, token_dropout={"mask_token": 3}

@@ -43,6 +43,9 @@ CASES = {
     "ModernBERT with all biases, SwiGLU": MODERNBERT.replace(
         attention_bias=True, ffn_bias=True, norm_bias=True, head_bias=True, activation="silu"
     ),
+    "ModernBERT, local": MODERNBERT.replace(
+        layers=5, local_attention={"window": 4, "global_every": 2, "theta": 10_000.0}
+    ),
     "ESM-2": ESM,
     "ESM-2 with embedding norm, without token dropout": ESM.replace(embedding_norm=True, token_dropout=None),
 }
@@ -189,6 +192,10 @@ def test_presets_have_the_parameters_of_the_published_models(preset, num_paramet
     family = modern_family(config)
     assert family is not None
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    if config.gated:  # the layers' kinds and angles are those of their defaults
+        default = transformers.ModernBertConfig(num_hidden_layers=config.layers)
+        told = {key: getattr(default, key) for key in ("layer_types", "local_attention", "rope_parameters")}
+        assert {key: export_config(config)[key] for key in told} == told
     ours = {names: merged_shape(s) for s in table.values() for names in huggingface_names(config, s)}
     assert {name: tuple(tensor.shape) for name, tensor in family.to_bert(state).items()} == ours
 
@@ -212,6 +219,7 @@ def test_a_shape_that_transformers_lacks_is_refused(config, message):
     ("config", "changes", "message"),
     [
         (MODERNBERT, {"classifier_activation": "silu"}, "classifier_activation silu cannot be imported"),
+        (MODERNBERT, {"layer_types": ["sliding_attention"] * 3}, "layer_types cannot be imported where global layers"),
         (MODERNBERT, {"rope_scaling": {"type": "yarn"}}, "rotary angles that are scaled"),
         (ESM, {"position_embedding_type": "absolute"}, "position_embedding_type 'absolute' of an ESM"),
     ],
