@@ -172,6 +172,11 @@ class Shape(PlainBert):
         """The linear layers that lead to the inner units of the feed-forward network."""
         return ("input", "gate") if self.gated else ("input",)
 
+    def inner_elements(self, block: int) -> int:
+        """Elements that the inner units of one token keep: each before and after its activation; gated ones also their
+        gate, and the product."""
+        return (4 if self.gated else 2) * self.block_ffn(block)
+
     def rank(self, linear: str) -> int | None:
         """The rank of a linear layer, by its name inside the block or its whole name; None: full."""
         return next((rank for name, rank in self.low_rank if name == linear), None)
@@ -312,8 +317,3 @@ class Shape(PlainBert):
         heads = self.block_heads(block)
         row_of_the_map = heads * keys * (3 if self.attention_dropout else 1)
         return (len(self.projections(block)) + 1) * heads * self.head_dim + has_map * row_of_the_map
-
-    def inner_elements(self, block: int) -> int:
-        """Elements that the inner units of one token keep: each before and after its activation; gated ones also their
-        gate, and the product."""
-        return (4 if self.gated else 2) * self.block_ffn(block)

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from model.errors import UserError
 from pretrain.recipe.run import ResolvedStage, Unit
 from pretrain.recipe.schedule import LearningRate, Phase, StageRate
-from pretrain.recipe.schema import Recipe, Restart
+from pretrain.recipe.schema import Recipe, Restart, Schedule
 from pretrain.recipe.timeline import in_ticks
 
 
@@ -19,7 +20,23 @@ def learning_rate(recipe: Recipe, stages: Sequence[ResolvedStage], unit: Unit) -
     for (start, schedule, key), end in zip(starts, ends, strict=True):
         length = end - start
         warmup = in_ticks(schedule.warmup, length, unit, f"{key}.warmup")
-        hold = in_ticks(schedule.hold, length, unit, f"{key}.hold")
+        hold = _hold(schedule, length, warmup, unit, key)
         peak = (isinstance(schedule, Restart) and schedule.lr) or recipe.optimizer.lr
         phases.append(Phase(start, length, peak, warmup, hold, schedule.shape, schedule.end, schedule.power))
     return LearningRate(tuple(phases), tuple(StageRate(stage.start, stage.rewarm, stage.lr_scale) for stage in stages))
+
+
+def _hold(schedule: Schedule, length: float, warmup: float, unit: Unit, key: str) -> float:
+    """Ticks at the peak: as many as are asked for, or what warmup and decay leave."""
+    hold = in_ticks(schedule.hold, length, unit, f"{key}.hold")
+    if schedule.decay is None:
+        return hold
+    decay = in_ticks(schedule.decay, length, unit, f"{key}.decay")
+    if hold:
+        raise UserError(f"{key}: hold and decay both say when the decay begins; leave one of them out")
+    if warmup + decay > length:
+        raise UserError(
+            f"{key}: warmup ({warmup:g}) and decay ({decay:g}) take longer than the {length:g} {unit} that the "
+            "schedule covers; lower one of them"
+        )
+    return length - warmup - decay

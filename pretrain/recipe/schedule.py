@@ -15,7 +15,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Literal
 
-Shape = Literal["linear", "polynomial", "cosine", "constant"]
+Shape = Literal["linear", "polynomial", "cosine", "sqrt", "constant"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def _decay(shape: Shape, power: float, progress: float) -> float:
         return 1.0
     if shape == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
+    if shape == "sqrt":
+        return 1 - math.sqrt(progress)
     return (1 - progress) ** (power if shape == "polynomial" else 1.0)
 
 

@@ -45,12 +45,16 @@ class Schedule(Section):
     """
 
     shape: Shape = "linear"
-    """Shape of the decay from the peak to the end. `polynomial` has the exponent `power`; `constant` never decays."""
+    """Shape of the decay from the peak to the end. `polynomial` has the exponent `power`; `sqrt` is 1 minus the square
+    root of the progress, which falls fast at first (Hägele et al. 2024, ModernBERT); `constant` never decays."""
     warmup: Amount = 0
     """Steps of linear warmup to the peak; the first of N has 1/N of it. Use a few percent of the run; more for large
     batches or post-LN."""
     hold: Amount = 0
     """Steps at the peak between warmup and decay. The LANS paper uses this; otherwise leave it at 0."""
+    decay: Amount | None = None
+    """Steps of the decay, at the end of the schedule; before it the rate stays at its peak (WSD: warmup, stable,
+    decay). By default the decay begins after warmup and `hold`, of which this takes the place."""
     end: Annotated[Number, Field(ge=0, le=1)] = 0.0
     """Learning rate at the end, as a fraction of the peak."""
     power: Annotated[Number, Field(gt=0)] = 1.0

@@ -62,7 +62,7 @@ def test_the_recipes_of_the_page_on_recipes_are_valid(tmp_path):
     assert run(**parse(cycle, "page")).saved_states == ["large"]
     assert run(schedule={}, **parse(ticket, "page")).saved_states == ["initial"]
     *known, two_phase = re.split(r"\n(?=schedule:)", schedules)
-    assert len(known) == 3
+    assert len(known) == 4
     for line in known:
         run(**parse(line, "page"))
     phases = run(steps=None, **parse(two_phase, "page"))

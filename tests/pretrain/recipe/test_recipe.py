@@ -85,6 +85,14 @@ def test_schedule_spans_the_run_and_the_stages_bend_it(recipe_file):
     assert rate(60) == pytest.approx(1e-3 * 40 / 90)
 
 
+def test_decay_begins_at_its_length_before_the_end(recipe_file):
+    rate = resolve(
+        load_recipe(recipe_file("{warmup: 10%}", "{shape: sqrt, warmup: 10%, decay: 20}")), 1000, 4
+    ).learning_rate
+    assert rate(9) == rate(79) == rate(80) == pytest.approx(1e-3)
+    assert rate(85) == pytest.approx(1e-3 / 2)
+
+
 def test_restart_begins_a_second_phase_with_its_own_peak(recipe_file):
     file = recipe_file(
         "deepspeed: ds_configs/zero3.json", "schedule: {restart: {lr: 4e-4, warmup: 25%, shape: cosine}}"
@@ -184,6 +192,12 @@ def test_numbers_are_numbers_and_words_are_words(text, value):
             "schedule.warmup: 'often' is neither a count from 0 nor a share from 0% to 100%",
         ),
         ("warmup: 10%", "warmup: 110", "schedule: warmup (110) and hold (0) take longer than the 100 steps"),
+        ("warmup: 10%", "decay: 10%, hold: 5", "schedule: hold and decay both say when the decay begins"),
+        (
+            "warmup: 10%",
+            "warmup: 10%, decay: 95",
+            "schedule: warmup (10) and decay (95) take longer than the 100 steps",
+        ),
         ("steps: 30%", "steps: 80%", "stage deep has no time left: the other stages take 110 of 100 steps; shorten"),
         ("steps: 100", "seed: 1", "steps is missing"),
         ("steps: 100", "steps: 100\nhours: 2", "steps 100 and hours 2 both measure the run; give one"),

@@ -22,6 +22,7 @@ def test_linear_warmup_then_linear_decay():
         ("polynomial", 2, 0.25),
         ("polynomial", 0.5, math.sqrt(0.5)),
         ("cosine", 1, 0.5),
+        ("sqrt", 1, 1 - math.sqrt(0.5)),
         ("constant", 1, 1),
     ],
 )
@@ -59,7 +60,7 @@ def test_rewarm_climbs_from_zero_and_scale_holds_for_its_stage():
     length=st.integers(1, 500),
     warmup_share=st.floats(0, 1),
     hold_share=st.floats(0, 1),
-    shape=st.sampled_from(["linear", "polynomial", "cosine", "constant"]),
+    shape=st.sampled_from(["linear", "polynomial", "cosine", "sqrt", "constant"]),
     end=st.floats(0, 1),
     power=st.floats(0.3, 3),
 )
