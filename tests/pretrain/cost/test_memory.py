@@ -83,8 +83,10 @@ def kept_bytes(config: BertConfig, dtype: torch.dtype, tp: TensorParallel = ALON
         {"ffn": (64, 256, 128), "heads": (4, 2, 4)},
         {"light_layers": (1, 2), "attention_dropout": 0.1},
         {"attention": "elu"},
+        {"gated": True, "positions": "rotary"},
+        {"local_attention": {"window": 16, "global_every": 2}},
     ],
-    ids=["plain", "dropout", "pre", "ragged", "light", "elu"],
+    ids=["plain", "dropout", "pre", "ragged", "light", "elu", "gated", "local"],
 )
 def test_activations_are_what_autograd_keeps(changes, dtype):
     quiet = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
