@@ -121,11 +121,12 @@ class IndexedReader:
         A binary search, vectorised. numpy's own would first copy the whole index, which is not aligned in its file.
         """
         positions = positions * self.dtype.itemsize
-        for _ in range(int((high - low).max(initial=0)).bit_length()):
-            middle = np.minimum((low + high) // 2, self.num_sentences - 1)
-            is_before = (low < high) & (self._sentence_bytes[middle] < positions)
-            low, high = np.where(is_before, middle + 1, low), np.where(is_before, high, np.maximum(middle, low))
-        return low
+        before = low - 1  # the last sentence known to start before
+        for bit in reversed(range(int((high - low).max(initial=0)).bit_length())):
+            probe = before + (1 << bit)
+            starts_before = self._sentence_bytes[np.minimum(probe, self.num_sentences - 1)] < positions
+            before += (starts_before & (probe < high)) << bit
+        return before + 1
 
 
 def write_index(path: Path, dtype: np.dtype, sentence_lengths: np.ndarray, document_num_sentences: np.ndarray) -> None:

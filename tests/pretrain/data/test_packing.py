@@ -1,3 +1,5 @@
+import heapq
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,12 +25,21 @@ def test_rows_are_not_overfull_and_best_fit_decreasing(case: tuple[int, list[int
     assert sorted(rooms) == sorted(capacity - filled.astype(int))
 
 
-@given(st.integers(1, 6), st.integers(1, 20), st.integers(0, 100))
-def test_every_row_is_dealt_once_and_hands_are_of_equal_size(num_hands: int, hand_size: int, seed: int) -> None:
-    tokens = np.random.default_rng(seed).integers(1, 512, num_hands * hand_size)
-    hands = deal(tokens, num_hands)
-    assert hands.shape == (num_hands, hand_size)
-    assert np.array_equal(np.sort(hands.ravel()), np.arange(len(tokens)))
+@given(st.integers(1, 6), st.integers(1, 200), st.sampled_from([2, 6, 512]), st.integers(0, 100))
+def test_the_longest_row_goes_to_the_hand_with_the_fewest_tokens(
+    num_hands: int, hand_size: int, longest: int, seed: int
+) -> None:
+    """As the textbook deals, row by row. Of few lengths, many rows are dealt at once."""
+    draw = np.random.default_rng(seed)
+    tokens = np.minimum(draw.integers(1, longest, num_hands * hand_size) ** 2, 300)
+    hands: list[list[int]] = [[] for _ in range(num_hands)]
+    waiting = [(0, number) for number in range(num_hands)]
+    for row in np.argsort(-tokens, kind="stable").tolist():
+        total, number = heapq.heappop(waiting)
+        hands[number].append(row)
+        if len(hands[number]) < hand_size:
+            heapq.heappush(waiting, (total + tokens[row], number))
+    assert deal(tokens, num_hands).tolist() == [sorted(hand) for hand in hands]
 
 
 def test_a_skewed_set_is_dealt_evenly() -> None:
