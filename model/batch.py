@@ -1,9 +1,11 @@
 """One micro-batch of one data-parallel rank."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+
+from model.flat import Flat
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,6 @@ class Runs:
         starts = begins.flatten().nonzero().squeeze(1)
         starts = torch.cat([starts, starts.new_tensor([segments.numel()])])
         return cls(starts.int(), int(starts.diff().max()))
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Runs":
-        return Runs(self.starts.to(device, non_blocking=non_blocking), self.longest)
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,21 @@ class Batch:
         """Tokens that are not padding."""
         return self.ids.numel() if self.segments is None else int(torch.count_nonzero(self.segments))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that there are, by field; not the runs."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "runs"}
+        return {name: value for name, value in values.items() if value is not None}
+
     def to(self, device: torch.device | str) -> "Batch":
-        """On the way to a GPU the runs of packed rows are found, while no device has to be waited for."""
-        goes_to_gpu = torch.device(device).type == "cuda"
-        batch = replace(self, runs=Runs.of(self.segments)) if goes_to_gpu and self.segments is not None else self
-        parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
-        return replace(batch, **{name: x.to(device, non_blocking=True) for name, x in parts.items() if x is not None})
+        """On the way to a GPU, in one copy, the runs of packed rows are found, while no device has to be waited for."""
+        device = torch.device(device)
+        if device.type == self.ids.device.type:
+            return self
+        if device.type != "cuda":
+            return Batch(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+        if self.segments is None:
+            return Batch(**Flat.of(self.tensors()).to_gpu(device).tensors())
+        runs = Runs.of(self.segments)
+        moved = Flat.of(self.tensors() | {"runs": runs.starts}).to_gpu(device).tensors()
+        starts = moved.pop("runs")
+        return Batch(**moved, runs=Runs(starts, runs.longest))

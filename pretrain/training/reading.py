@@ -1,6 +1,7 @@
-"""The rows of a step: read when it begins or, on a GPU, while the device still computes the step before.
+"""The rows of a step: read when it begins or, for a GPU, by another process ahead of it.
 
-Between the backward pass and the update the host would only wait for the device. On a CPU both need the same cores.
+Between the backward pass and the update, while the device still computes, a step takes what the process has read for
+the next one, and begins to sum what all ranks must know of it. On a CPU both need the same cores.
 """
 
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from model.batch import Batch
 from model.parallel.layout import data_parallel_group
-from pretrain.data import TrainingData
+from model.variants.parts import arrange_for
+from pretrain.data import Corpus
+from pretrain.data.ahead import ReadingProcess, RowsAhead, StageRows
 from pretrain.data.index import DataPosition
 from pretrain.engine.distributed import computes_on_gpu
-from pretrain.recipe import ResolvedStage
+from pretrain.recipe import Recipe, ResolvedStage
 from pretrain.training.stages import data_parallel_rank
 
 
@@ -37,25 +40,42 @@ class StepRows:
 
 
 class Reader:
-    """Reads a stage's rows, step by step, from `data`."""
+    """Reads a stage's rows, step by step."""
 
-    def __init__(self, data: TrainingData) -> None:
-        """Collective."""
-        self.data, self.group = data, _cpu_group()
+    def __init__(
+        self,
+        corpus: Corpus,
+        recipe: Recipe,
+        stage: ResolvedStage,
+        start: DataPosition,
+        process: ReadingProcess | None = None,
+    ) -> None:
+        """`process`: reads them ahead; None: they are read here. Collective."""
+        data = recipe.data
+        rows = StageRows(corpus.path, recipe.seed, stage.sequence, data.masking, data.sampling)
+        self.data = rows.open(start, corpus) if process is None else RowsAhead(process, rows, start)
+        self.stage, self.arrange = stage, arrange_for(stage.config)
+        self.group = _cpu_group()
         self.ahead: StepRows | None = None
 
-    def read(self, stage: ResolvedStage) -> StepRows:
+    @property
+    def position(self) -> DataPosition:
+        """Where the rows start that have not been read yet."""
+        return self.data.position
+
+    def read(self) -> StepRows:
         """The rows of the step at hand, from ahead if they are there. Starts a collective that `totals` waits for."""
-        rows, self.ahead = self.ahead or self._read(stage), None
+        rows, self.ahead = self.ahead or self._read(), None
         return rows
 
-    def read_ahead(self, stage: ResolvedStage) -> None:
+    def read_ahead(self) -> None:
         """Those of the next step. All ranks have to call it in the same steps."""
-        self.ahead = self._read(stage)
+        self.ahead = self._read()
 
-    def _read(self, stage: ResolvedStage) -> StepRows:
-        rank, num_ranks = data_parallel_rank(stage), stage.data_parallel
-        batches = self.data.next(stage.global_batch, stage.micro_batch, rank, num_ranks)
+    def _read(self) -> StepRows:
+        stage = self.stage
+        share = stage.global_batch, stage.micro_batch, data_parallel_rank(stage), stage.data_parallel
+        batches = [self.arrange(batch) for batch in self.data.next(*share)]
         counts = count(batches)
         summed = None
         if dist.get_world_size(self.group) > 1:

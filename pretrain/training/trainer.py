@@ -12,11 +12,11 @@ from torch.profiler import record_function
 
 from growth.state import TrainingState, fresh_state
 from model.batch import Batch
-from model.variants.parts import arrange_for
 from pretrain.checkpoint.progress import Decision, Progress
 from pretrain.cost.flops import training_flops
 from pretrain.cost.savings import stage_flops
-from pretrain.data import Corpus, TrainingData
+from pretrain.data import Corpus
+from pretrain.data.ahead import ReadingProcess
 from pretrain.engine.distributed import computes_on_gpu, data_parallel_sum, device, device_clock
 from pretrain.engine.fast_fp32 import fast_fp32
 from pretrain.engine.host_memory import return_freed_memory
@@ -39,7 +39,7 @@ class Trainer:
     run: Run
     stage: ResolvedStage
     engine: DeepSpeedEngine  # None before the first stage and while the state moves to another engine
-    data: TrainingData
+    reader: Reader
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class Trainer:
         self.stage = run.stages[self.progress.stage]
         self.engine = None
         self.activity = Activity(0, "start", time.monotonic())
+        self._reading = ReadingProcess() if computes_on_gpu() else None  # it starts while the engine is built
         self._start_state: TrainingState | None = state or fresh_state(
             run.stages[0].config, run.recipe.seed, dist.get_rank(), dist.get_world_size()
         )
@@ -88,7 +89,9 @@ class Trainer:
         self.call("on_end")
 
     def close(self) -> None:
-        """Frees the engine."""
+        """Frees the engine, and ends the process that reads ahead."""
+        if self._reading is not None:
+            self._reading.close()
         stages.close_engine(self)
 
     @property
@@ -120,19 +123,9 @@ class Trainer:
         else:
             stages.move_on(self, previous, self.checkpoints)
         return_freed_memory()
-        recipe, stage = self.run.recipe, self.stage  # the stage's shape may have been settled on the way
+        stage = self.stage  # its shape may have been settled on the way
         self.progress.stage = stage.index
-        self.data = TrainingData(
-            self.corpus,
-            "train",
-            recipe.seed,
-            stage.sequence,
-            recipe.data.masking,
-            start=self.progress.position,
-            sampling=recipe.data.sampling,
-            arrange=arrange_for(stage.config),
-        )
-        self.reader = Reader(self.data)
+        self.reader = Reader(self.corpus, self.run.recipe, stage, self.progress.position, self._reading)
 
     def _take_start_state(self) -> TrainingState:
         """Hands the state over. A reference kept here would keep its memory."""
@@ -152,7 +145,7 @@ class Trainer:
         stage, engine, progress = self.stage, self.engine, self.progress
         with record_function("data"):
             self.start_activity(f"reading the rows of step {progress.step + 1}")
-            rows = self.reader.read(stage)
+            rows = self.reader.read()
             self.start_activity(f"step {progress.step + 1}")
             num_masked, num_sentences, num_tokens = rows.totals()
         # DeepSpeed averages over ranks and accumulation steps; the scales undo that.
@@ -207,7 +200,7 @@ class Trainer:
             return
         with record_function("data"):
             self.start_activity(f"reading the rows of step {step + 1}")
-            self.reader.read_ahead(stage)
+            self.reader.read_ahead()
             self.start_activity(f"step {step}")
 
     def _agreed(self, seconds: float) -> float:

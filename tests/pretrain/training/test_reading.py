@@ -1,11 +1,12 @@
-"""Rows read ahead, as on a GPU: the same rows in every step, the same bits at the end, no batch read for nothing."""
+"""Rows read ahead, as for a GPU: the same rows in every step, the same bits at the end, no process left behind."""
 
 from pathlib import Path
 from unittest.mock import patch
 
-from pretrain.data import TrainingData
+from pretrain.data.ahead import ReadingProcess
 from pretrain.recipe import Recipe
 from pretrain.training import trainer
+from pretrain.training.reading import Reader
 from pretrain.training.train import train
 from tests.support.tiny import metrics, same_bits, tiny_recipe
 from tests.support.workers import pool
@@ -17,25 +18,30 @@ STAGES = [
 
 
 def read_ahead(recipe: Recipe, folder: Path) -> list[str]:
-    """Trains; gives the order in which this rank reads its rows and ends its steps."""
-    happened, read, ends = [], TrainingData.next, trainer.Trainer.call
+    """Trains; gives the order in which this rank takes its rows and ends its steps."""
+    happened, read, ends, started = [], Reader._read, trainer.Trainer.call, []
 
-    def reading(self: TrainingData, *arguments, **options):
-        if self._split.name == "train":
-            happened.append("read")
-        return read(self, *arguments, **options)
+    def reading(self: Reader):
+        happened.append("read")
+        return read(self)
 
     def calling(self: trainer.Trainer, place: str, *arguments):
         if place == "on_step":
             happened.append("step")
         ends(self, place, *arguments)
 
+    def starting() -> ReadingProcess:
+        started.append(ReadingProcess())
+        return started[-1]
+
     with (
         patch.object(trainer, "computes_on_gpu", lambda: True),
-        patch.object(TrainingData, "next", reading),
+        patch.object(trainer, "ReadingProcess", starting),
+        patch.object(Reader, "_read", reading),
         patch.object(trainer.Trainer, "call", calling),
     ):
         train(recipe, folder)
+    assert [process._process.returncode is None for process in started] == [False]
     return happened
 
 

@@ -50,7 +50,7 @@ def turn_bad(output: torch.Tensor) -> None:
 
 def rows_read(trainer: Trainer) -> int:
     """Rows of the first epoch that the step at hand has read, its own included."""
-    return sum(number for _, number in trainer.data.position.taken)
+    return sum(number for _, number in trainer.reader.position.taken)
 
 
 def train_poisoned(recipe: Recipe, folder: Path, batches: range) -> None:

@@ -1,0 +1,153 @@
+"""Rows read ahead in a process of their own, one for each rank, so that a GPU's host has its time for launches.
+
+To find and to deal a global batch of 65,536 rows takes a core tenths of a second, on however many ranks, and to make
+this rank's rows more. They are a function of their position: the process is told one, and answers with the rows.
+"""
+
+import atexit
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from model.batch import Batch
+from model.flat import Flat
+from pretrain.data.batches import TrainingData
+from pretrain.data.corpus import Corpus
+from pretrain.data.index import DataPosition
+from pretrain.data.masking import Masking
+from pretrain.data.sampling import Sampling
+from pretrain.launch.leash import die_with_parent
+
+_OF_THE_RANK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that all processes of a job may get. The rank acts on them, and still needs its rows."""
+
+
+@dataclass(frozen=True)
+class StageRows:
+    """What the rows of a stage depend on, apart from their position."""
+
+    corpus: Path
+    seed: int
+    sequence_length: int
+    masking: Masking
+    sampling: Sampling
+
+    def open(self, start: DataPosition, corpus: Corpus | None = None) -> TrainingData:
+        """`corpus`, if it is open."""
+        corpus = corpus or _opened(self.corpus)
+        return TrainingData(corpus, "train", self.seed, self.sequence_length, self.masking, start, self.sampling)
+
+
+_opened = lru_cache(maxsize=1)(Corpus.open)
+
+
+class Share(NamedTuple):
+    """Of each global batch, what this rank takes: the arguments of `TrainingData.next`."""
+
+    num_rows: int
+    micro_batch: int
+    rank: int
+    num_ranks: int
+
+
+class Asked(NamedTuple):
+    rows: StageRows
+    position: DataPosition
+    share: Share
+
+
+class ReadingProcess:
+    """Answers one question at a time, in order. It ends when this process does, or on `close`."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", f"from {__name__} import serve; serve({os.getpid()})"]
+        path = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_RANK)  # the process inherits it
+        try:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        self._asked: Asked | None = None
+        atexit.register(self.close)
+
+    def ask(self, question: Asked) -> None:
+        if self._asked is not None:  # for rows that nobody came for: their stage has ended
+            self._receive()
+        try:
+            pickle.dump(question, self._questions)
+            self._questions.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+        self._asked = question
+
+    def answer(self, question: Asked) -> tuple[list[Batch], DataPosition]:
+        """Waits for the rows if they are not there yet; asks for them if nobody has."""
+        if self._asked != question:
+            self.ask(question)
+        found = self._receive()
+        if isinstance(found, Exception):
+            raise found
+        batches, position = found
+        return [Batch(**flat.tensors()) for flat in batches], position
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
+        self._process.kill()
+        self._process.communicate()
+
+    @property
+    def _questions(self) -> Any:
+        return self._process.stdin
+
+    def _receive(self) -> Any:
+        self._asked = None
+        try:
+            return pickle.load(cast(Any, self._process.stdout))
+        except EOFError:
+            raise self._ended() from None
+
+    def _ended(self) -> RuntimeError:
+        return RuntimeError(f"the process that reads rows ahead ended with exit code {self._process.wait()}")
+
+
+class RowsAhead:
+    """A stage's rows, as `TrainingData` gives them: while one global batch is used, the process reads the next."""
+
+    def __init__(self, process: ReadingProcess, rows: StageRows, start: DataPosition) -> None:
+        self._process, self._rows, self.position = process, rows, start
+
+    def next(self, num_rows: int, micro_batch: int, rank: int, num_ranks: int) -> list[Batch]:
+        share = Share(num_rows, micro_batch, rank, num_ranks)
+        batches, self.position = self._process.answer(Asked(self._rows, self.position, share))
+        self._process.ask(Asked(self._rows, self.position, share))
+        return batches
+
+
+def serve(parent: int) -> None:
+    """What the process does."""
+    die_with_parent(parent)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    reading: tuple[StageRows, TrainingData] | None = None
+    while True:
+        try:
+            question: Asked = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            if reading is None or (reading[0], reading[1].position) != (question.rows, question.position):
+                reading = question.rows, question.rows.open(question.position)
+            data = reading[1]
+            batches = data.next(*question.share)
+            found: Any = [Flat.of(batch.tensors()) for batch in batches], data.position
+        except Exception as error:
+            reading, found = None, error
+        pickle.dump(found, answers, protocol=pickle.HIGHEST_PROTOCOL)
+        answers.flush()

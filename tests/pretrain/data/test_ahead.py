@@ -1,0 +1,47 @@
+"""Rows that another process reads: those of `TrainingData`, whatever a stage, a signal or a mistake does in between."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.batch import Batch
+from model.errors import UserError
+from pretrain.data import Corpus, DataPosition, Masking, Sampling
+from pretrain.data.ahead import ReadingProcess, RowsAhead, StageRows
+
+START = DataPosition()
+
+
+def same(ours: list[Batch], theirs: list[Batch]) -> bool:
+    def tensors(batches: list[Batch]) -> list[torch.Tensor]:
+        return [tensor for batch in batches for _, tensor in sorted(batch.tensors().items())]
+
+    pairs = zip(tensors(ours), tensors(theirs), strict=True)
+    return all(one.dtype == other.dtype and torch.equal(one, other) for one, other in pairs)
+
+
+def test_another_process_reads_the_same_rows(corpus: Corpus, tmp_path: Path) -> None:
+    process = ReadingProcess()
+    os.kill(process._process.pid, signal.SIGTERM)  # for the rank: it arrives before the process has begun
+    try:
+        position = START
+        for length in (32, 64):  # the second stage begins while a batch of the first is still read
+            sampling = Sampling(pack=True, sentence_pairs="nsp")
+            rows = StageRows(corpus.path, 5, length, Masking(whole_word=True), sampling)
+            plain, ahead = rows.open(position), RowsAhead(process, rows, position)
+            for _ in range(10):
+                assert same(ahead.next(24, 4, 1, 3), plain.next(24, 4, 1, 3))
+                assert ahead.position == plain.position
+            position = plain.position
+
+        mistaken = RowsAhead(process, StageRows(tmp_path / "none", 5, 32, Masking(), Sampling()), START)
+        with pytest.raises(UserError, match="none does not exist"):
+            mistaken.next(24, 4, 1, 3)
+        process._process.kill()
+        with pytest.raises(RuntimeError, match="ended with exit code -9"):
+            ahead.next(24, 4, 1, 3)
+    finally:
+        process.close()
