@@ -1,6 +1,7 @@
 """One micro-batch of one data-parallel rank."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class Batch:
         """Tokens that are not padding."""
         return self.ids.numel() if self.segments is None else int(torch.count_nonzero(self.segments))
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Any]:
         """Those that there are, by field; not the runs."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "runs"}
         return {name: value for name, value in values.items() if value is not None}
@@ -61,9 +62,9 @@ class Batch:
             return self
         if device.type != "cuda":
             return Batch(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
-        if self.segments is None:
-            return Batch(**Flat.of(self.tensors()).to_gpu(device).tensors())
-        runs = Runs.of(self.segments)
-        moved = Flat.of(self.tensors() | {"runs": runs.starts}).to_gpu(device).tensors()
-        starts = moved.pop("runs")
-        return Batch(**moved, runs=Runs(starts, runs.longest))
+        runs = None if self.segments is None else Runs.of(self.segments)
+        starts = {} if runs is None else {"runs": runs.starts}
+        moved: dict[str, Any] = {**Flat.of(self.tensors() | starts).to_gpu(device).tensors()}
+        if runs is not None:
+            moved["runs"] = Runs(moved["runs"], runs.longest)
+        return Batch(**moved)

@@ -19,7 +19,7 @@ from pretrain.engine.attach import attach_optimizer
 from pretrain.engine.compilation import compile_blocks
 from pretrain.engine.config_file import DEFAULT_BUCKET, offloads_optimizer, overlaps_messages
 from pretrain.engine.distributed import device
-from pretrain.engine.norm import mark_split_gradients, speed_up_norm
+from pretrain.engine.norm import copy_norm_before_update, mark_split_gradients, speed_up_norm
 from pretrain.engine.unused import skip_unused_work
 from pretrain.engine.without_compiler import keep_compiler_out
 from pretrain.engine.zero import prime_optimizer
@@ -84,6 +84,7 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     attach_optimizer(engine)
     mark_split_gradients(engine)
     speed_up_norm(engine)
+    copy_norm_before_update(engine)
     skip_unused_work(engine)
     return engine
 

@@ -115,6 +115,23 @@ def data_parallel_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+_host_groups: dict[dist.ProcessGroup | None, dist.ProcessGroup] = {}
+"""Of gloo, with the ranks of NCCL's: a run has few layouts, and a group costs time to make and a thread to keep."""
+
+
+def host_group(group: dist.ProcessGroup | None = None) -> dist.ProcessGroup | None:
+    """The ranks of `group` (None: all), in a group whose collectives run on the host and wait for no device.
+    Collective."""
+    if not computes_on_gpu():
+        return group
+    if group not in _host_groups:
+        everyones: list[list[int]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(everyones, dist.get_process_group_ranks(group))
+        distinct = [list(ranks) for ranks in dict.fromkeys(map(tuple, everyones))]
+        _host_groups[group], _ = dist.new_subgroups_by_enumeration(distinct, backend="gloo")
+    return _host_groups[group]
+
+
 def _skip_shared_memory_kernel() -> None:
     """DeepSpeed 0.19.8 compiles a shared-memory all-reduce when it starts on CPU and dies without a compiler.
 

@@ -1,5 +1,5 @@
-"""The gradient's norm: on a GPU in few launches; and with a check for overflow at stage 0 in fp32, where DeepSpeed has
-neither."""
+"""The gradient's norm: on a GPU in few launches, and read without waiting for the update; and with a check for overflow
+at stage 0 in fp32, where DeepSpeed has neither."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from deepspeed.runtime.utils import is_model_parallel_parameter
 from torch import Tensor
 
 from pretrain.engine.distributed import computes_on_gpu, device
+from pretrain.engine.readback import Readback
 from pretrain.engine.zero import basic_optimizer
 
 
@@ -44,6 +45,26 @@ def speed_up_norm(engine: DeepSpeedEngine) -> None:
     zero = engine.optimizer
     if engine.zero_optimization_stage() > 0 and computes_on_gpu():
         zero.get_grad_norm_direct = multi_tensor_norm(zero.get_grad_norm_direct, zero.model_parallel_rank == 0)
+
+
+def copy_norm_before_update(engine: DeepSpeedEngine) -> None:
+    """ZeRO leaves the norm on the device. Read after the step, it would come behind the update; so it is copied before,
+    when gradients are clipped."""
+    zero = engine.optimizer
+    if engine.zero_optimization_stage() > 0 and computes_on_gpu():
+        clip = zero.unscale_and_clip_grads
+
+        def copy_and_clip(*arguments: Any) -> Any:
+            zero.copied_norm = Readback(torch.as_tensor(zero._global_grad_norm))
+            return clip(*arguments)
+
+        zero.unscale_and_clip_grads = copy_and_clip
+
+
+def gradient_norm_after_step(engine: DeepSpeedEngine) -> float:
+    """The norm before clipping, of a step that was taken, where DeepSpeed reports it."""
+    copied = getattr(engine.optimizer, "copied_norm", None)
+    return float(engine.get_global_grad_norm()) if copied is None else copied.tolist()
 
 
 Norm = Callable[[Sequence[Tensor], Sequence[Any]], Tensor]

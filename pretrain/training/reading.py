@@ -16,7 +16,7 @@ from model.variants.parts import arrange_for
 from pretrain.data import Corpus
 from pretrain.data.ahead import ReadingProcess, RowsAhead, StageRows
 from pretrain.data.index import DataPosition
-from pretrain.engine.distributed import computes_on_gpu
+from pretrain.engine.distributed import host_group
 from pretrain.recipe import Recipe, ResolvedStage
 from pretrain.training.stages import data_parallel_rank
 
@@ -55,7 +55,7 @@ class Reader:
         rows = StageRows(corpus.path, recipe.seed, stage.sequence, data.masking, data.sampling)
         self.data = rows.open(start, corpus) if process is None else RowsAhead(process, rows, start)
         self.stage, self.arrange = stage, arrange_for(stage.config)
-        self.group = _cpu_group()
+        self.group = host_group(data_parallel_group())
         self.ahead: StepRows | None = None
 
     @property
@@ -92,20 +92,3 @@ def count(batches: list[Batch]) -> Tensor:
             sum(batch.num_tokens for batch in batches),
         ]
     )
-
-
-_cpu_groups: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
-"""Of gloo, with the ranks of NCCL's: a run has few layouts, and a group costs time to make and a thread to keep."""
-
-
-def _cpu_group() -> dist.ProcessGroup:
-    """The data-parallel ranks, in a group whose collectives run on the host and wait for no device. Collective."""
-    group = data_parallel_group()
-    if not computes_on_gpu():
-        return group
-    if group not in _cpu_groups:
-        everyones: list[list[int]] = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(everyones, dist.get_process_group_ranks(group))
-        distinct = [list(ranks) for ranks in dict.fromkeys(map(tuple, everyones))]
-        _cpu_groups[group], _ = dist.new_subgroups_by_enumeration(distinct, backend="gloo")
-    return _cpu_groups[group]

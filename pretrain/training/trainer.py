@@ -17,9 +17,10 @@ from pretrain.cost.flops import training_flops
 from pretrain.cost.savings import stage_flops
 from pretrain.data import Corpus
 from pretrain.data.ahead import ReadingProcess
-from pretrain.engine.distributed import computes_on_gpu, data_parallel_sum, device, device_clock
+from pretrain.engine.distributed import computes_on_gpu, device_clock, host_group
 from pretrain.engine.fast_fp32 import fast_fp32
 from pretrain.engine.host_memory import return_freed_memory
+from pretrain.engine.norm import gradient_norm_after_step
 from pretrain.engine.zero import basic_optimizer
 from pretrain.optim.groups import set_learning_rate
 from pretrain.recipe import ResolvedStage, Run
@@ -157,7 +158,7 @@ class Trainer:
         stages.begin_step(self)
         skipped_before = engine.skipped_steps
         sums, norm = update(self, rows.batches, mlm_scale, sentence_scale, self._read_ahead)
-        mlm_loss, mlm_correct, sentence_loss, sentence_correct = data_parallel_sum(sums).tolist()
+        mlm_loss, mlm_correct, sentence_loss, sentence_correct = sums.tolist()
         mlm_loss, mlm_accuracy = mean(mlm_loss, num_masked), mean(mlm_correct, num_masked)
         loss = mlm_loss + sentence_loss / max(num_sentences, 1)
 
@@ -179,7 +180,7 @@ class Trainer:
             mlm_accuracy=mlm_accuracy,
             sentence_accuracy=sentence_correct / num_sentences if num_sentences else None,
             lr=lr,
-            grad_norm=float(engine.get_global_grad_norm()) if norm is None else norm,
+            grad_norm=gradient_norm_after_step(engine) if norm is None else norm,
             tokens=progress.num_tokens,
             flops=progress.flops,
             seconds=progress.train_seconds,
@@ -207,8 +208,8 @@ class Trainer:
         """Rank 0's time where the run is measured in hours: all ranks have to change stage at the same step."""
         if self.run.unit == "steps":
             return seconds
-        agreed = torch.tensor(seconds, dtype=torch.float64, device=device())
-        dist.broadcast(agreed, src=0)
+        agreed = torch.tensor(seconds, dtype=torch.float64)
+        dist.broadcast(agreed, src=0, group=host_group())
         return agreed.item()
 
     # ---- validation ----

@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 from torch.profiler import record_function
 
 from model.batch import Batch
-from pretrain.engine.distributed import device
+from pretrain.engine.distributed import data_parallel_sum, device
 from pretrain.engine.norm import gradient_norm_before_step, skip_step
+from pretrain.engine.readback import Readback
 from pretrain.training.events import TrainerView
 from pretrain.training.stages import data_parallel_rank
 
@@ -20,13 +20,14 @@ def update(
     mlm_scale: float,
     sentence_scale: float,
     meanwhile: Callable[[], None] = lambda: None,
-) -> tuple[Tensor, float | None]:
+) -> tuple[Readback, float | None]:
     """Takes the optimizer's step if the gradient is finite, else counts it as skipped.
 
     `meanwhile` is called once all gradients are under way: a GPU still computes them, and the host has time.
 
-    Returns [4] this rank's sums: MLM loss, correct MLM predictions, sentence loss, correct sentence predictions; and
-    the gradient's norm where DeepSpeed does not report it.
+    Returns [4] sums over the global batch: MLM loss, correct MLM predictions, sentence loss, correct sentence
+    predictions; and the gradient's norm where DeepSpeed does not report it. The sums are read before the update: by the
+    time that DeepSpeed asks for the norm they are there, and nobody waits for the update itself.
     """
     engine = trainer.engine
     sums = torch.zeros(4, dtype=torch.float64, device=device())
@@ -37,17 +38,19 @@ def update(
             output = engine(batch.to(device()), mlm_scale, sentence_scale)
         with record_function("backward"):
             engine.backward(output.loss)
-        if index == len(batches) - 1:
+        parts = (output.mlm_loss, output.mlm_correct, output.sentence_loss, output.sentence_correct)
+        sums += torch.stack([part.detach().double() for part in parts])
+        is_last = index == len(batches) - 1
+        if is_last:
+            read = Readback(data_parallel_sum(sums))
             meanwhile()
         with record_function("optimizer"):
-            if index == len(batches) - 1:
+            if is_last:
                 norm = gradient_norm_before_step(engine)
                 if norm is not None and not math.isfinite(norm):
                     skip_step(engine)
             engine.step()
-        parts = (output.mlm_loss, output.mlm_correct, output.sentence_loss, output.sentence_correct)
-        sums += torch.stack([part.detach().double() for part in parts])
-    return sums, norm
+    return read, norm
 
 
 def _seed_dropout(trainer: TrainerView, micro_batch: int) -> None:

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.engine import signals
-from pretrain.engine.distributed import device
+from pretrain.engine.distributed import host_group
 from pretrain.engine.exits import Stop
 from pretrain.launch.outcome import ExitCode
 from pretrain.training.events import Hook, TrainerView
@@ -12,14 +12,17 @@ from pretrain.training.hooks.checkpoints import Checkpoints
 
 
 class Preemption(Hook):
-    """A signal may reach only some ranks, and any of them first, so all agree before any acts."""
+    """A signal may reach only some ranks, and any of them first, so all agree before any acts.
+
+    The hosts do, at every step: it takes them a fraction of a millisecond, in which a GPU still has the update to do.
+    """
 
     def __init__(self, checkpoints: Checkpoints):
         self.checkpoints = checkpoints
 
     def on_boundary(self, trainer: TrainerView) -> None:
-        asked = torch.tensor(signals.received is not None, dtype=torch.int32, device=device())
-        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        asked = torch.tensor(signals.received is not None, dtype=torch.int32)
+        dist.all_reduce(asked, dist.ReduceOp.MAX, group=host_group())
         if asked.item():
             self.checkpoints.save(trainer)
             self.checkpoints.store.flush()

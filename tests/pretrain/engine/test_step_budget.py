@@ -1,12 +1,13 @@
 """What a step asks of a GPU, counted on the CPU: operators are launches, and values that the host reads are waits."""
 
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 
 from pretrain.engine import norm
-from pretrain.engine.norm import multi_tensor_norm
+from pretrain.engine.norm import gradient_norm_after_step, multi_tensor_norm
 from pretrain.engine.zero import destroy
 from tests.support.counting import Counting
 from tests.support.harness import CONFIG, settings, start, train
@@ -68,3 +69,35 @@ def test_a_deeper_model_takes_no_more_launches_and_waits_in_a_step(stage):
     assert deep == shallow
     operators, reads = shallow
     assert operators <= 100 and reads <= 6, shallow
+
+
+def readers(stages: list[tuple[int, str]]) -> list[tuple[set[str], bool]]:
+    """On engines of these stages and precisions, as on a GPU: who reads a value in the second step of the optimizer,
+    and whether the norm that is copied before the update is DeepSpeed's."""
+    found = []
+    for stage, precision in stages:
+        with patch.object(norm, "computes_on_gpu", lambda: True):
+            engine = start(CONFIG.replace(layers=1), settings(1, stage, precision))
+        train(engine, 0, 1)
+        step, counted = engine.step, Counting()
+
+        def counted_step(step=step, counted=counted) -> None:
+            with counted:
+                step()
+
+        engine.step = counted_step
+        train(engine, 1, 1)
+        same = stage == 0 or gradient_norm_after_step(engine) == float(engine.get_global_grad_norm())
+        found.append((counted.readers, same))
+        destroy(engine)
+    return found
+
+
+def test_the_page_names_all_that_wait_in_a_step():
+    page = Path("docs/performance.md").read_text("utf-8")
+    (found,) = pool(1).run(readers, [(0, "bf16"), (1, "bf16"), (2, "fp32"), (3, "bf16")])
+    for names, same in found:
+        assert same and names
+        for name in names:
+            file, function = name.split()
+            assert f"`{file}`" in page and f"`{function}`" in page, name
