@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pretrain.cost.attention import masked_attention
 from pretrain.cost.communication import outweighed
 from pretrain.cost.copies import equal_copies
 from pretrain.cost.memory import held_bytes, num_parameters, peak_bytes, stage_bytes
@@ -83,6 +84,7 @@ def _rules(run: Run, on_cpu: bool) -> Iterator[Text]:
     lines += _changing_nodes(run)
     lines += equal_copies(run)
     lines += outweighed(run, on_cpu)
+    lines += masked_attention(run, on_cpu)
     if lines:
         yield Text("\n".join(lines) + "\n")
 
