@@ -76,10 +76,13 @@ def capability(device: torch.device) -> tuple[int, int]:
 
 
 def flash_attn(query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float, reach: int = -1) -> Tensor:
+    """Its backward pass sums in any order unless told otherwise."""
     starts, longest, window = runs.starts, runs.longest, (reach, reach)
+    fixed = torch.are_deterministic_algorithms_enabled()
     return flash_attn_varlen_func(
-        query, key, value, starts, starts, longest, longest, dropout_p=dropout, window_size=window
-    )
+        query, key, value, starts, starts, longest, longest,
+        dropout_p=dropout, window_size=window, deterministic=fixed,
+    )  # fmt: skip
 
 
 def torch_varlen(query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float, reach: int = -1) -> Tensor:

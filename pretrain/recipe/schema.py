@@ -265,6 +265,9 @@ class Recipe(Section):
     tf32: bool = False
     """With `precision: fp32` on a GPU since Ampere, round the inputs of matrix products to 10 bits (TF32). Several
     times as fast, less precise than fp32 and more than bf16."""
+    deterministic: bool = False
+    """On a GPU, kernels that sum in a fixed order: a run that is resumed or repeated on the same ranks and libraries
+    has the same bits. Slower. Runs on CPUs have them anyway."""
     recompute: bool = False
     """Activation checkpointing: keep only the input of each layer and recompute the rest in the backward pass. Same
     results, much less memory, about a third more compute."""

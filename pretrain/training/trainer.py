@@ -17,6 +17,7 @@ from pretrain.cost.flops import training_flops
 from pretrain.cost.savings import stage_flops
 from pretrain.data import Corpus
 from pretrain.data.ahead import ReadingProcess
+from pretrain.engine.deterministic import deterministic
 from pretrain.engine.distributed import computes_on_gpu, device_clock, host_group
 from pretrain.engine.fast_fp32 import fast_fp32
 from pretrain.engine.host_memory import return_freed_memory
@@ -69,7 +70,7 @@ class Trainer:
 
     def fit(self) -> None:
         """Takes all steps that are left. A run that was saved between two stages begins with the change of shape."""
-        with fast_fp32(self.run.recipe.tf32):
+        with fast_fp32(self.run.recipe.tf32), deterministic(self.run.recipe.deterministic):
             self._fit()
 
     def _fit(self) -> None:
