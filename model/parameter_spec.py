@@ -1,6 +1,7 @@
 """What the parameter table says of one parameter: its name, its axes and what each axis does there."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Literal
 
@@ -42,7 +43,7 @@ class ParameterSpec:
     def numel(self) -> int:
         return prod(self.shape)
 
-    @property
+    @cached_property
     def padded_shape(self) -> tuple[int, ...]:
         """The shape in memory before tensor parallelism cuts it: the vocabulary rounded up to its multiple."""
         multiple = {"vocabulary": VOCABULARY_MULTIPLE}

@@ -22,6 +22,7 @@ def plan(
     on: OptionalText = "",
     nodes: OptionalInt = None,
     time: OptionalText = "",
+    sweep: OptionalText = "",
     trust_pickle: bool = False,
 ) -> None:
     """Print what a recipe will do and what it costs. Trains nothing.
@@ -42,6 +43,8 @@ def plan(
             the path of such a file.
         nodes: Number of nodes of that machine. Defaults to 1.
         time: The time limit of a job, such as 24:00:00, for the number of submissions.
+        sweep: Instead of one plan, compare: nodes=1,2,4,8 those numbers of nodes, layout every ZeRO stage, tensor
+            parallelism and micro-batch that fits. The fastest comes first.
         trust_pickle: Read pickled weights to start from (DeepSpeed's) even if that may run code: trust their author.
     """
     check_counts(nproc=[nproc], nodes=[nodes])
@@ -50,8 +53,9 @@ def plan(
         return
     if not recipe:
         raise UserError("plan needs a recipe, or --suggest; for example: ./launch.sh plan --suggest 50MB --hours 3")
-    if not on and (nodes or time):
-        raise UserError(f"--{'nodes' if nodes else 'time'} needs --on: the machine, for example --on h100")
+    if not on and (nodes or time or sweep):
+        option = "nodes" if nodes else "time" if time else "sweep"
+        raise UserError(f"--{option} needs --on: the machine, for example --on h100")
     from pretrain.cost.plan import print_plan
     from pretrain.cost.time.machine import load_machine
     from pretrain.data import Corpus
@@ -63,11 +67,14 @@ def plan(
     from pretrain.recipe.ranks import idle_ranks, usable_ranks
     from pretrain.runs.forecast import forecast_lines, known_speed
     from pretrain.runs.lead_time import has_slurm, lead_lines, measured
-    from pretrain.runs.prediction import print_prediction, with_precision_of
+    from pretrain.runs.prediction import print_prediction, print_sweep, with_precision_of
     from pretrain.settings.hub import local_folder
 
     machine = load_machine(on) if on else None
     loaded = load_recipe(recipe, overrides)
+    if machine and sweep:
+        print_sweep(loaded, machine, sweep, nodes or 1, nproc or machine.ranks)
+        return
     if machine:
         loaded, nproc = with_precision_of(machine, loaded), (nodes or 1) * (nproc or machine.ranks)
     nproc = nproc or 1

@@ -24,6 +24,7 @@ def profile(
     scaling: OptionalText = "",
     measure_peak: bool = False,
     against: Literal["nothing", "huggingface"] = "nothing",
+    calibrate: OptionalText = "",
     rounds: int = 5,
     json_file: Annotated[Path | None, arg(name="json", metavar="FILE", help_behavior_hint="")] = None,
     out: Path = Path("profiles"),
@@ -34,7 +35,7 @@ def profile(
     rows are made up. In a SLURM job it measures all nodes.
 
     Args:
-        recipe: A recipe file, or the name of a recipe that ships with Espalier. Not needed with --against.
+        recipe: A recipe file, or the name of a recipe that ships with Espalier. Not needed with --against, --calibrate.
         overrides: Override a value of the recipe, for example --set batch.micro=16.
         stage: Index of the stage to measure, from 0.
         nproc: Number of processes on each node. Defaults to 1; in a SLURM job to one per GPU, or 2 without GPUs.
@@ -48,6 +49,8 @@ def profile(
         scaling: Measure strong and weak scaling on these numbers of processes, such as 1,2.
         measure_peak: Measure the device's peak matmul throughput and print each result as a share of it.
         against: huggingface compares our step with that of transformers, and prints the table of targets.
+        calibrate: Measure this machine for plan --on NAME, in about a minute on a CPU, and write machines/NAME.yaml, or
+            the path that NAME is. With --nproc, that many processes work together; by default one per GPU or core.
         rounds: Rounds of the comparison; each round runs everything once.
         json_file: Also write the rows of the comparison to this file.
         out: Folder for the results.
@@ -57,6 +60,11 @@ def profile(
     check_counts(steps=[steps], rounds=[rounds], nproc=[nproc])
     check_folder("--out", out)
     check_file("--json", json_file, "rows.json")
+    if calibrate:
+        from pretrain.profile.calibrate.verb import calibrate as measure_machine
+
+        print(f"wrote {measure_machine(calibrate, nproc)}; use it as ./launch.sh plan RECIPE --on {calibrate}")
+        return
     if against == "huggingface":
         from pretrain.profile.table import profile_against_hugging_face
 

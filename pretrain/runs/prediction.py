@@ -2,17 +2,21 @@
 
 from pathlib import Path
 
+from rich.console import Console
+
+from model.errors import UserError
 from pretrain.cost.time.machine import Machine
 from pretrain.cost.time.run import RunTime, run_time
-from pretrain.cost.time.tables import print_times, time_lines
+from pretrain.cost.time.sweep import over_layouts, over_nodes, read_sweep, sweep_table
+from pretrain.cost.time.tables import expected_error, print_times, time_lines
 from pretrain.data import Corpus
-from pretrain.recipe import Recipe, Run
+from pretrain.recipe import Recipe, Run, resolve
 from pretrain.runs.forecast import Speed
 from pretrain.runs.submissions import read_limit, submission_lines
 
 
 def predicted(run: Run, machine: Machine, corpus: Corpus | None) -> RunTime:
-    return run_time(run, machine, segment_length(run, corpus))
+    return run_time(run, machine, segment_length(run.recipe, corpus))
 
 
 def print_prediction(run: Run, machine: Machine, corpus: Corpus | None, limit: str) -> Speed:
@@ -29,6 +33,29 @@ def print_prediction(run: Run, machine: Machine, corpus: Corpus | None, limit: s
     return Speed(flops / time.seconds, Path(machine.name))
 
 
+def print_sweep(recipe: Recipe, machine: Machine, text: str, nodes: int, ranks: int) -> None:
+    """`text`: what is varied; the rest is as the recipe, `nodes` and `ranks` of each say."""
+    numbers = read_sweep(text)
+    recipe = with_precision_of(machine, recipe)
+    corpus = Corpus.open(recipe.data.corpus) if Path(recipe.data.corpus).exists() else None
+
+    def resolved(num_ranks: int) -> Run:
+        return resolve(recipe, corpus.vocab_size if corpus else None, num_ranks)
+
+    segment = segment_length(recipe, corpus)
+    if numbers is None:
+        choices, lines = over_layouts(resolved(nodes * ranks), machine, segment)
+    else:
+        choices, lines = over_nodes(resolved, machine, ranks, numbers, segment)
+    if not choices:
+        raise UserError(f"--sweep {text}: nothing fits. {' '.join(lines)}")
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140
+    console.print(sweep_table(choices))
+    print(*lines, *expected_error(machine), sep="\n")
+
+
 def with_precision_of(machine: Machine, recipe: Recipe) -> Recipe:
     """`precision: auto` is what `machine` is best at, not this one."""
     if recipe.precision != "auto":
@@ -36,12 +63,12 @@ def with_precision_of(machine: Machine, recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"precision": "bf16" if "bf16" in machine.arithmetic else "fp32"})
 
 
-def segment_length(run: Run, corpus: Corpus | None) -> float | None:
+def segment_length(recipe: Recipe, corpus: Corpus | None) -> float | None:
     """Tokens of the segment that a token of packed rows is in, on the average; None: as long as its row.
 
     Documents differ in length as much as exponentially distributed ones: a token's own has twice their mean.
     """
-    if corpus is None or not run.recipe.data.pack:
+    if corpus is None or not recipe.data.pack:
         return None
     splits = [manifest["splits"]["train"] for manifest in corpus.manifests]
     documents = sum(split["num_documents"] for split in splits)

@@ -89,7 +89,9 @@ def _elements(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> dict[str,
         found["bias"] += inner + 2 * hidden + 3 * hidden / tp
         found["dropout"] += 2 * hidden * (config.hidden_dropout > 0)
         if config.attention_dropout and on_cpu:
-            found["dropout"] += share * rows * queries * keys * config.block_heads(block) / tp
+            found["dropout"] += (
+                share * rows * queries * config.mapped_keys(layer, keys) * config.block_heads(block) / tp
+            )
     embedded = rows * length * config.embedding_width / between
     found["embedding"] += embedded
     found["norm"] += embedded * config.normalises_embeddings + predictions * config.embedding_width

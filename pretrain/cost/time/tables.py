@@ -8,6 +8,7 @@ from rich.table import Table
 
 from pretrain.cost.memory import held_bytes, peak_bytes, stage_bytes
 from pretrain.cost.savings import changes_shape
+from pretrain.cost.time.machine import Machine
 from pretrain.cost.time.run import RunTime, disk_bytes
 from pretrain.recipe import ResolvedStage
 from pretrain.settings.tables import WholeTable
@@ -66,6 +67,10 @@ def time_lines(time: RunTime, corpus_bytes: int | None) -> Iterator[str]:
     corpus = "" if corpus_bytes is None else f", and {corpus_bytes / 1e9:,.3g} GB of corpus"
     yield f"disk at most: {disk_bytes(time) / 1e9:,.3g} GB of checkpoints{corpus}"
     yield from too_large(time)
+    yield from expected_error(machine)
+
+
+def expected_error(machine: Machine) -> Iterator[str]:
     yield f"expected error of a step: {machine.error_percent:g}% ({machine.error_source})"
     if not machine.measured:
         yield f"nobody has measured {machine.name} yet: `./launch.sh profile --calibrate NAME` does, on such a machine"

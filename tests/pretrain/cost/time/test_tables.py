@@ -35,7 +35,7 @@ def test_the_lines_give_hours_money_disk_and_the_error():
     assert "GPU-hours; at 2.5 each, " in lines[0]
     assert "the run saves" in lines[1]
     assert lines[2] == "disk at most: 3.96 GB of checkpoints, and 9 GB of corpus"  # three checkpoints of 1.32 GB
-    assert lines[3].startswith("expected error of a step: 30% (")
+    assert lines[3].startswith("expected error of a step: 40% (")
     assert lines[4].startswith("nobody has measured h100 yet")
 
 

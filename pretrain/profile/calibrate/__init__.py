@@ -1,0 +1,1 @@
+"""Measures the machine at hand for the cost model: `profile --calibrate NAME`."""

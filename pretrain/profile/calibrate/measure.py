@@ -1,0 +1,155 @@
+"""What the ranks of `profile --calibrate` run: rates of one rank with all at work and alone, messages, small steps.
+
+torchrun ... -m pretrain.profile.calibrate.measure RECIPE --out FILE.json
+"""
+
+import json
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import tyro
+
+from model.parameters import parameter_table
+from pretrain.cost.time.machine import Machine
+from pretrain.cost.time.step import step_time
+from pretrain.data import Corpus
+from pretrain.engine import signals
+from pretrain.engine.build import PRECISIONS
+from pretrain.engine.distributed import computes_on_gpu, device, process_group
+from pretrain.engine.fast_fp32 import fast_fp32
+from pretrain.launch.bf16 import computes_in_bf16
+from pretrain.profile.calibrate.links import measured_link
+from pretrain.profile.calibrate.rates import (
+    attention_rates,
+    fastest,
+    launch_microseconds,
+    memory_rate,
+    pass_rates,
+    product_rates,
+)
+from pretrain.profile.measure import Steps, single_stage
+from pretrain.recipe import Run, load_recipe, resolve
+from pretrain.training.events import Hook, TrainerView
+from pretrain.training.trainer import Trainer
+
+TINY = ("model.hidden=64", "model.heads=2", "model.ffn=256", "model.layers=2", "sequence=64", "batch.global=16")
+"""A model whose step is mostly what no tensor needs: launches, hooks, the trainer."""
+WARMUP, TIMED = 3, 9
+
+
+def measure(recipe: str, /, out: Path = Path("machine.json")) -> None:
+    """Rank 0 writes the machine's values, without those that a person knows."""
+    with process_group():
+        measure_all(recipe, out)
+
+
+def measure_all(recipe: str, out: Path) -> None:
+    """In ranks that are there already. Collective."""
+    with fast_fp32():
+        values = _rates()
+        values["within"] = measured_link()
+        values["host"] = {"launch_us": _mean(launch_microseconds())}
+        values["host"] |= _between_operators(recipe, values)
+        if dist.get_rank() == 0:
+            out.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+
+
+def _rates() -> dict[str, Any]:
+    """Of one rank while all work, and how much less time it takes alone."""
+    precisions = ["fp32"] + ["bf16"] * (computes_on_gpu() or computes_in_bf16())
+    arithmetic: dict[str, dict[str, Any]] = {}
+    for precision in precisions:
+        dtype = PRECISIONS[precision]
+        products = [(m, k, n, _mean(rate)) for m, k, n, rate in product_rates(dtype)]
+        attention = [(length, width, _mean(rate)) for length, width, rate in attention_rates(dtype)]
+        arithmetic[precision] = {"products": products, "attention": attention}
+    passes = {kind: _mean(rate) for kind, rate in pass_rates(PRECISIONS[precisions[-1]]).items()}
+    return {
+        "arithmetic": arithmetic,
+        "gb_per_second": _mean(memory_rate()),
+        "passes": passes,
+        "alone": {"compute": _alone(_product), "memory": _alone(memory_rate, is_rate=True)},
+    }
+
+
+def _product() -> float:
+    left, right = torch.randn(2, 1024, 1024, device=device())
+    return fastest(lambda: left @ right)
+
+
+def _alone(call: Callable[[], float], is_rate: bool = False) -> float:
+    """The seconds of a call while the other ranks wait, over those with all at work; at most 1."""
+    together = _mean(call())
+    own = call() if dist.get_rank() == 0 else 0.0
+    alone = _sum(own)
+    return min(1.0, together / alone if is_rate else alone / together)
+
+
+def _between_operators(recipe: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What is left of small steps once the model has had its part: of every step, and of each parameter's hooks."""
+    machine = Machine.model_validate(
+        {**values, "about": "", "device": "gpu" if computes_on_gpu() else "cpu", "ranks": dist.get_world_size()}
+        | {"error_percent": 1, "error_source": "this", "gb_per_second": values["gb_per_second"]}
+    )
+    left, builds, num_parameters = {}, [], 0
+    for zero in (0, 1, 2, 3):
+        run = _tiny_run(recipe, zero)
+        num_parameters = len(parameter_table(run.stages[0].config))
+        build, step = _seconds_of(run)
+        builds.append(build)
+        left[zero] = max(0.0, step - step_time(run, run.stages[0], machine).seconds)
+    return {
+        "step_ms": 1e3 * left[0],
+        "rebuild_seconds": max(builds[1:]),  # the first one imports what it needs
+        "parameter_us": {zero: 1e6 * max(0.0, rest - left[0]) / num_parameters for zero, rest in left.items()},
+    }
+
+
+def _tiny_run(recipe: str, zero: int) -> Run:
+    overrides = (*TINY, f"deepspeed=ds_configs/zero{zero}.json", "validation.rows=2")
+    loaded = load_recipe(recipe, overrides)
+    corpus = Corpus.open(loaded.data.corpus)
+    return single_stage(resolve(loaded, corpus.vocab_size, dist.get_world_size()), 0, WARMUP + TIMED)
+
+
+class Begun(Hook):
+    """When the engine was ready."""
+
+    def on_start(self, trainer: TrainerView) -> None:
+        self.at = time.perf_counter()
+
+
+def _seconds_of(run: Run) -> tuple[float, float]:
+    """Until the engine stands, and of the fastest step; the slowest rank's."""
+    begun, taken = Begun(), Steps(WARMUP + TIMED)
+    start = time.perf_counter()
+    trainer = Trainer(run, Corpus.open(run.recipe.data.corpus), [begun, taken])
+    trainer.fit()
+    trainer.close()
+    ends = [result.seconds for result in taken.results][WARMUP - 1 :]
+    fastest_step = min(after - before for before, after in pairwise(ends))
+    slowest = torch.tensor([begun.at - start, fastest_step], dtype=torch.float64, device=device())
+    dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    build, step = slowest.tolist()
+    return build, step
+
+
+def _sum(value: float) -> float:
+    total = torch.tensor(value, dtype=torch.float64, device=device())
+    dist.all_reduce(total)
+    return total.item()
+
+
+def _mean(value: float) -> float:
+    """Over the ranks, which have measured it at the same time."""
+    return _sum(value) / dist.get_world_size()
+
+
+if __name__ == "__main__":
+    signals.listen(())  # a measurement has nothing to save
+    tyro.cli(measure)

@@ -1,0 +1,65 @@
+"""`profile --calibrate`: what ranks measure makes a machine, with which a step can be predicted."""
+
+import json
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from model.errors import UserError
+from pretrain.cost.time.machine import load_machine
+from pretrain.cost.time.messages import KINDS
+from pretrain.cost.time.passes import MOVED, UPDATE_BYTES
+from pretrain.cost.time.step import step_time
+from pretrain.profile.calibrate import links, measure, rates
+from pretrain.profile.calibrate.verb import machine_file, write_machine
+from pretrain.profile.synthetic import synthetic_recipe
+from pretrain.recipe import load_recipe, resolve
+from tests.support.workers import pool
+
+
+def measured(recipe: str, out: Path) -> None:
+    """The whole measurement, of few and small things, each once."""
+    quick = partial(rates.fastest, seconds=0)
+    with (
+        patch.object(rates, "CPU_PRODUCTS", ((64, 64, 64), (256, 64, 256))),
+        patch.object(rates, "ATTENTION", ((64, 32),)),
+        patch.object(rates, "NUM_PARAMETERS", 8000),
+        patch.object(rates, "fastest", quick),
+        patch.object(measure, "fastest", quick),
+        patch.object(links, "NUM_ELEMENTS", 8000),
+        patch.object(measure, "WARMUP", 1),
+        patch.object(measure, "TIMED", 2),
+    ):
+        measure.measure_all(recipe, out)
+
+
+def test_two_ranks_measure_a_machine_that_plans(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = synthetic_recipe(tmp_path, sequence=64)
+    pool(2).run(measured, str(recipe), tmp_path / "machine.json")
+    file = machine_file("mine")
+    write_machine(file, json.loads((tmp_path / "machine.json").read_text("utf-8")), 2)
+    machine = load_machine("mine")
+    assert machine.measured and machine.host_name and machine.on_cpu and machine.ranks == 2
+    assert set(machine.passes) >= {*MOVED, *UPDATE_BYTES, "sum"}
+    assert set(machine.within.of) == set(KINDS)
+    assert machine.host.rebuild_seconds > 0
+    run = resolve(load_recipe(recipe, ["precision=fp32"]), None, 2)
+    assert 1e-4 < step_time(run, run.stages[0], machine).seconds < 1e4
+
+    file.write_text(file.read_text("utf-8").replace("price: null", "price: 2.5"), "utf-8")
+    write_machine(file, json.loads((tmp_path / "machine.json").read_text("utf-8")), 2)
+    assert load_machine("mine").price == 2.5, "what its user has filled in stays"
+
+
+@pytest.mark.parametrize(("name", "said"), [("h100", "ships with Espalier"), ("my machine", "is not a name")])
+def test_names_that_cannot_be_are_refused(name, said):
+    with pytest.raises(UserError, match=said):
+        machine_file(name)
+
+
+def test_a_path_is_taken_as_it_is(tmp_path):
+    assert machine_file(str(tmp_path / "a.yaml")) == tmp_path / "a.yaml"
+    assert machine_file("site/a") == Path("site/a.yaml")
