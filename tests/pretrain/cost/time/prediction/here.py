@@ -96,7 +96,7 @@ def grown(folder: Path, recipe: str, machine: Machine, steps: int) -> Sequence[t
     lines = [json.loads(line) for line in (folder / "runs" / "grown" / "metrics.jsonl").read_text().splitlines()]
     rows = []
     for each in time.stages:
-        ends = [line["seconds"] for line in lines if line.get("stage") == each.stage.name and "loss" in line]
+        ends = [line["seconds"] for line in lines if "event" not in line and line["stage"] == each.stage.name]
         taken = [after - before for before, after in pairwise(ends[1:])]
         rows.append((f"{GROWN}, 2 processes, ZeRO 1, {each.stage.name}", each.step.seconds, median(taken)))
     return rows
