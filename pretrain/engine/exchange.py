@@ -1,7 +1,7 @@
 """Moves state between an engine's fragments and the ranks that own the logical tensors."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,29 +75,38 @@ def assemble(parts: EngineParts) -> TrainingState:
     return state
 
 
-def write_state(engine: DeepSpeedEngine, plan: Plan) -> None:
-    """Fills a new engine with the records of a plan. Collective.
+def write_state(engine: DeepSpeedEngine, plan: Plan, drops: bool = False) -> None:
+    """Fills a new engine with the records of a plan. Collective. `drops`: the old ones go as soon as none needs them.
 
     Each record is computed by the rank that owns it, and goes from there to the ranks that hold its parts: some records
-    at a time, none larger together than the largest.
+    at a time, together with what they are made of not larger than the largest.
     """
-    config = plan.change.target
-    table, local = parameter_table(config), fragments(engine)
+    table, local = parameter_table(plan.change.target), fragments(engine)
     division = _division(engine, local)
-    for names in batches(table, table, min(BATCH, max(spec.numel for spec in table.values()))):
-        records = plan.records(names)
-        trained = [name for name in names if table[name].trainable]
-        if engine.zero_optimization_stage() == ZeroStageEnum.disabled:
-            _write_whole(engine, plan, trained, records, local)
-        else:
-            for number, kind in enumerate(TENSORS):
-                own = {name: record.tensors()[number] for name, record in records.items()}
-                for name, part in scatter(trained, division, plan.owners, own):
-                    getattr(local[name], kind).copy_(part)
-        for name in names:
-            if not table[name].trainable:
-                _write_frozen(engine, plan, name, records.get(name))
+    largest = max(spec.numel for spec in table.values())
+    return_freed_memory()  # of building the engine
+    for names in batches(table, plan.numels(), min(BATCH, largest)):
+        _write_records(engine, plan, names, division, local)
+        if drops:
+            plan.drop(names)
+        return_freed_memory()
     publish_all(engine)
+
+
+def _write_records(
+    engine: DeepSpeedEngine, plan: Plan, names: Sequence[str], division: Division, local: dict[str, Fragment]
+) -> None:
+    records, trained = plan.records(names), [name for name in names if division.table[name].trainable]
+    if engine.zero_optimization_stage() == ZeroStageEnum.disabled:
+        _write_whole(engine, plan, trained, records, local)
+    else:
+        for number, kind in enumerate(TENSORS):
+            own = {name: record.tensors()[number] for name, record in records.items()}
+            for name, part in scatter(trained, division, plan.owners, own):
+                getattr(local[name], kind).copy_(part)
+    for name in names:
+        if name not in trained:
+            _write_frozen(engine, plan, name, records.get(name))
 
 
 def _write_whole(

@@ -71,20 +71,20 @@ def gather(
 
     parts: this rank's [numel] of each; parameters of which it holds nothing may be absent.
     """
-    for batch in batches(names, division.table, BATCH):
+    for batch in batches(names, {name: spec.numel for name, spec in division.table.items()}, BATCH):
         yield from _gather_batch(batch, division, owners, parts)
 
 
-def batches(names: Iterable[str], table: Mapping[str, ParameterSpec], limit: int) -> Iterator[list[str]]:
+def batches(names: Iterable[str], numels: Mapping[str, int], limit: int) -> Iterator[list[str]]:
     """Of `limit` elements at most, or of one parameter."""
     batch: list[str] = []
     numel = 0
     for name in names:
-        if batch and numel + table[name].numel > limit:
+        if batch and numel + numels[name] > limit:
             yield batch
             batch, numel = [], 0
         batch.append(name)
-        numel += table[name].numel
+        numel += numels[name]
     if batch:
         yield batch
 

@@ -52,7 +52,7 @@ def move(
     plan = Plan.of(change, state)
     new_engine = build_engine(change.target, settings, plan.steps)
     times.build = clock.lap()
-    write_state(new_engine, plan)
+    write_state(new_engine, plan, drops=True)
     restore_loss_scaler(new_engine, scaler)
     times.write = clock.lap()
     return new_engine, times

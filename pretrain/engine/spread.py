@@ -57,6 +57,8 @@ class Plan:
     steps: dict[str, int] = field(default_factory=dict)
     """Of the new records."""
     sources: dict[str, list[Source]] = field(default_factory=dict)
+    _last_use: dict[Source, str] = field(default_factory=dict)
+    """The parameter, in model order, that needs a source last."""
 
     @classmethod
     def of(cls, change: ShapeChange, state: TrainingState) -> "Plan":
@@ -74,6 +76,14 @@ class Plan:
             plan.sources[name] = list(dict.fromkeys(asked))
         return plan
 
+    def numels(self) -> dict[str, int]:
+        """Elements of each parameter, or of all that its record is made of if they are more."""
+        table = parameter_table(self.change.target)
+        return {
+            name: max(table[name].numel, sum(self._shape(source).numel() for source in sources))
+            for name, sources in self.sources.items()
+        }
+
     def records(self, names: Sequence[str]) -> dict[str, Record]:
         """Those of `names` that this rank owns, computed from what their sources' owners send. Collective."""
         found = self._deliver(names)
@@ -83,6 +93,15 @@ class Plan:
             for name in names
             if self.owners[name] == rank
         }
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Forgets this rank's records that only `names`, and parameters before them, were made of."""
+        if not self._last_use:
+            self._last_use.update({source: name for name, sources in self.sources.items() for source in sources})
+        for name in names:
+            for number, source in self.sources[name]:
+                if self._last_use[number, source] == name:
+                    self.states[number].records.pop(source, None)
 
     def _run(self, name: str, answer: Callable[[TrainingState, str], Record]) -> Record:
         with _answered_by(answer):
@@ -114,11 +133,14 @@ class Plan:
             if source not in found:
                 incoming[self._owner(source)].append(source)
         outgoing[rank] = {}
-        flats = [[_flat(self._own(source)) for source in sources] for sources in outgoing]
-        numel_from = [len(TENSORS) * sum(self._shape(source).numel() for source in sources) for sources in incoming]
+        numel_to, numel_from = (
+            [len(TENSORS) * sum(self._shape(source).numel() for source in sources) for sources in each]
+            for each in (outgoing, incoming)
+        )
+        sent = (tensor for sources in outgoing for source in sources for tensor in self._own(source).tensors())
+        outbox = torch.cat([torch.empty(0), *(tensor.reshape(-1) for tensor in sent)]).to(device())
         inbox = torch.empty(sum(numel_from), device=device())
-        outbox = torch.cat([torch.empty(0), *(flat for each in flats for flat in each)]).to(device())
-        dist.all_to_all_single(inbox, outbox, numel_from, [sum(flat.numel() for flat in each) for each in flats])
+        dist.all_to_all_single(inbox, outbox, numel_from, numel_to)
         rest = inbox.cpu()
         for sources in incoming:
             for source in sources:
