@@ -52,6 +52,7 @@ CHANGES = dict(
     checkpoint={"every": 10, "keep_last": 3},
     validation={"rows": 12, "every": 20},
     faults={"min_nodes": 1, "detect_seconds": 5, "restarts": 20},
+    plugins=[str(Path(__file__).with_name("pace.py"))],
 )
 MODEL = dict(layers=2, hidden=32, heads=4, ffn=64, sharing=1, max_positions=32)
 IN_MEMORY = {"checkpoint": {"every": 10, "keep_last": 3, "memory_every": 4}}
