@@ -123,17 +123,18 @@ def expand(
     spec: ParameterSpec, record: Record, maps: Mapping[str, AxisMap], moments: MomentPolicy = "transform"
 ) -> Record:
     """The record of a parameter after its axes are mapped, by name; axes without a map stay."""
-    weight, exp_avg, exp_avg_sq = record.tensors()
+    weight, exp_avg, exp_avg_sq = record.weight, record.exp_avg, record.exp_avg_sq
     for position, axis in enumerate(spec.axes):
         if axis.name not in maps:
             continue
         pair = maps[axis.name]
         outward, dual = (pair.consume, pair.produce) if axis.role == "consumed" else (pair.produce, pair.consume)
         weight = outward.along(position, weight)
+        of_first, of_second = dual.along, dual.along_squared
         if moments == "copy":
-            exp_avg, exp_avg_sq = (pair.produce.along(position, moment) for moment in (exp_avg, exp_avg_sq))
-        else:
-            exp_avg, exp_avg_sq = dual.along(position, exp_avg), dual.along_squared(position, exp_avg_sq)
+            of_first = of_second = pair.produce.along
+        exp_avg = of_first(position, exp_avg)
+        exp_avg_sq = None if exp_avg_sq is None else of_second(position, exp_avg_sq)
     return Record(weight, exp_avg, exp_avg_sq, record.step)
 
 

@@ -12,9 +12,10 @@ under any map while gradients keep their proportions.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from growth.change import ShapeChange
-from growth.state import Fetch, Record
+from growth.state import MOMENTS, Fetch, Record
 from model.lazy import Tensor, torch
 from model.parameters import ParameterSpec, parameter_table
 
@@ -54,16 +55,34 @@ def of_unit_model_gradients(change: ShapeChange, fetch: Fetch) -> ShapeChange:
     )
 
 
+def as_kept(change: ShapeChange, moments_of: Callable[[ParameterSpec], tuple[str, ...]]) -> ShapeChange:
+    """The change for an optimizer that keeps these moments of each parameter: Muon keeps exp_avg alone of its matrices.
+
+    A second moment that it does not keep is dropped. One that it needs, where there is none, cannot be made up: both
+    moments start anew, and so does their step.
+    """
+
+    def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
+        record = change.record(spec.name, fetch)
+        if moments_of(spec) != MOMENTS:
+            return replace(record, exp_avg_sq=None)
+        return record if record.exp_avg_sq is not None else Record.fresh(record.weight)
+
+    return ShapeChange(change.source, change.target, rule)
+
+
 def ratio(before: Tensor, after: Tensor) -> Tensor:
     """Of two mean squares; 1 where there are no moments."""
     return torch.where((before > 0) & (after > 0), before / after, torch.ones_like(after))
 
 
 def _sum_of_squares(record: Record) -> Tensor:
+    assert record.exp_avg_sq is not None, "Muon's moments are of plain gradients"
     return record.exp_avg_sq.sum(dtype=torch.float64)
 
 
 def _scaled(record: Record, scale: Tensor) -> Record:
     """With gradients whose mean square is `scale` times what it was."""
+    assert record.exp_avg_sq is not None
     scale = scale.to(record.exp_avg.device)
     return Record(record.weight, record.exp_avg * scale.sqrt(), record.exp_avg_sq * scale, record.step)

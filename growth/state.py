@@ -1,6 +1,6 @@
 """The logical training state: for every parameter its weight, both moments and its step, unsharded."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 from model.config import BertConfig
@@ -8,8 +8,11 @@ from model.initialize import initial_weight
 from model.lazy import Tensor, torch
 from model.parameters import parameter_table
 
-TENSORS = ("weight", "exp_avg", "exp_avg_sq")
-"""What is kept for each parameter, all fp32: the master weight and the two moments of Adam, LAMB and LANS."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""The two moments of Adam, LAMB and LANS. Muon keeps only the first of its matrices."""
+
+TENSORS = ("weight", *MOMENTS)
+"""What is kept for each parameter, all fp32: the master weight and the moments."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Record:
 
     weight: Tensor
     exp_avg: Tensor
-    exp_avg_sq: Tensor
+    exp_avg_sq: Tensor | None
+    """None: its optimizer keeps one moment."""
     step: int = 0
     """Optimizer steps this tensor has taken: decides its bias correction."""
 
@@ -29,15 +33,16 @@ class Record:
 
     @classmethod
     def of(cls, tensors: Iterable[Tensor], step: int) -> "Record":
-        """From the weight and both moments, as `tensors()` gives them."""
-        weight, exp_avg, exp_avg_sq = tensors
-        return cls(weight, exp_avg, exp_avg_sq, step)
+        """From the weight and its moments, as `tensors()` gives them."""
+        weight, exp_avg, *second = tensors
+        return cls(weight, exp_avg, second[0] if second else None, step)
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.weight, self.exp_avg, self.exp_avg_sq
+    def tensors(self) -> list[Tensor]:
+        """Those that are kept, in the order of TENSORS."""
+        return [tensor for tensor in (self.weight, self.exp_avg, self.exp_avg_sq) if tensor is not None]
 
     def without_moments(self) -> "Record":
-        return Record.fresh(self.weight)
+        return Record.of((self.weight, *map(torch.zeros_like, self.tensors()[1:])), step=0)
 
 
 Fetch = Callable[[str], Record]
@@ -55,9 +60,20 @@ class TrainingState:
     """Step of every parameter, known on all ranks."""
     records: dict[str, Record] = field(default_factory=dict)
     """The records this rank owns."""
+    with_one_moment: Set[str] = frozenset()
+    """The parameters whose records have no exp_avg_sq, known on all ranks."""
+
+    def kinds(self, name: str) -> tuple[str, ...]:
+        """The names of the tensors in a record."""
+        return kinds_of(name, self.with_one_moment)
 
     def nbytes(self) -> int:
         return sum(tensor.nbytes for record in self.records.values() for tensor in record.tensors())
+
+
+def kinds_of(name: str, with_one_moment: Set[str]) -> tuple[str, ...]:
+    """The names of the tensors in a parameter's record: TENSORS, or without the second moment."""
+    return TENSORS[:2] if name in with_one_moment else TENSORS
 
 
 def assign_owners(config: BertConfig, num_ranks: int) -> dict[str, int]:

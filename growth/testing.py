@@ -63,9 +63,11 @@ def assert_records(change: ShapeChange, state: State) -> None:
         for tensor, same in zip(record.tensors(), again.tensors(), strict=True):
             assert tensor.isfinite().all(), f"{name} is not finite"
             assert torch.equal(tensor, same), f"{name} differs from one call to the next: draw it from a seed"
-        assert (record.exp_avg_sq >= 0).all(), f"{name} has a negative second moment"
+        first, second = record.exp_avg, record.exp_avg_sq
+        assert second is not None, f"{name} has lost its second moment"
+        assert (second >= 0).all(), f"{name} has a negative second moment"
         assert 0 <= record.step <= last, f"{name} is at step {record.step}, after {last}"
-        is_untouched = not record.exp_avg.any() and not record.exp_avg_sq.any()
+        is_untouched = not first.any() and not second.any()
         assert record.step == 0 or not is_untouched, f"{name} has no moments but step {record.step}; use Record.fresh"
 
 
@@ -134,6 +136,7 @@ class Gradients:
 
 def adam(record: Record, gradient: Tensor) -> tuple[Record, Tensor]:
     """One step: the record after it, and update / lr."""
+    assert record.exp_avg_sq is not None
     exp_avg = torch.lerp(record.exp_avg, gradient, 1 - BETAS[0])
     exp_avg_sq = torch.lerp(record.exp_avg_sq, gradient.square(), 1 - BETAS[1])
     step = record.step + 1

@@ -27,6 +27,8 @@ class UpdateSize:
 
 
 def _sum_and_count(record: Record) -> Tensor:  # [2] float64
-    """Over the entries that have had a gradient."""
+    """Over the entries that have had a gradient. Nothing where the size of an update depends on no moment (Muon)."""
+    if record.exp_avg_sq is None:
+        return torch.zeros(2, dtype=torch.float64)
     update = (record.exp_avg / record.exp_avg_sq.sqrt()).nan_to_num_(0, 0, 0)
     return torch.stack([update.square_().sum(dtype=torch.float64), (record.exp_avg_sq > 0).sum().double()])

@@ -56,6 +56,11 @@ class ParameterSpec:
         return "consumed" in roles and set(roles) != {"consumed"}
 
     @property
+    def is_layer_matrix(self) -> bool:
+        """Whether it is a matrix inside a layer, which is what Muon orthogonalizes."""
+        return self.block is not None and self.is_product
+
+    @property
     def between_regions(self) -> bool:
         """Whether it works on tokens between the tensor-parallel regions: where these are divided among the ranks
         (sequence parallelism), each rank has a part of its gradient."""

@@ -44,7 +44,7 @@ class Coalesce(LevelOperator):
                 names, pairs = [source_name(spec, block) for block in blocks], maps[0]
             size = UpdateSize()
             record = mean_record(expand(spec, size.note(fetch(name)), pairs, self.moments) for name in names)
-            if self.moments == "copy":
+            if self.moments == "copy" or record.exp_avg_sq is None:
                 return record
             num_merged = sum(old_table[name].numel for name in names) / spec.numel
             agreement = (1 / size.over(record)).clamp(1 / num_merged, 1)

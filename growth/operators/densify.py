@@ -60,9 +60,9 @@ class Densify(Operator):
             weight = flat(up.weight) @ flat(down.weight, keep="first")
             if self.moments == "reset":
                 return Record.fresh(weight.view(spec.shape))
-            tensors = (weight, gradient_estimate(up, down), square_estimate(up, down))
+            tensors = [weight, gradient_estimate(up, down), *square_estimate(up, down)]
             full = Record.of((tensor.reshape(spec.shape) for tensor in tensors), min(up.step, down.step))
-            if self.moments == "copy":
+            if self.moments == "copy" or full.exp_avg_sq is None:
                 return full
             size = UpdateSize()
             size.note(up)
@@ -92,9 +92,11 @@ def gradient_estimate(up: Record, down: Record) -> Tensor:  # [outputs, inputs]
     return estimate.to(up.weight.dtype)
 
 
-def square_estimate(up: Record, down: Record) -> Tensor:  # [outputs, inputs]
+def square_estimate(up: Record, down: Record) -> list[Tensor]:  # [outputs, inputs], if there are second moments
+    if up.exp_avg_sq is None or down.exp_avg_sq is None:
+        return []
     u, d = flat(up.weight), flat(down.weight, "first")
     outputs = (flat(up.exp_avg_sq) / d.square().sum(1)).mean(1)
     inputs = (flat(down.exp_avg_sq, "first") / u.square().sum(0).unsqueeze(1)).mean(0)
     scale = (outputs.mean() * inputs.mean()).sqrt().clamp_min(torch.finfo(u.dtype).tiny)
-    return torch.outer(outputs, inputs) / scale
+    return [torch.outer(outputs, inputs) / scale]

@@ -53,7 +53,7 @@ class Share(Operator):
             blocks = [source.block_of(layer) for layer in layers]
             size = UpdateSize()
             record = mean_record(size.note(fetch(source_name(spec, block))) for block in blocks)
-            if not scaled or len(set(blocks)) == 1:
+            if not scaled or len(set(blocks)) == 1 or record.exp_avg_sq is None:
                 return record
             rho = measured[spec.name] if self.correlation is None else self.correlation
             # Each old exp_avg_sq was that of a mean over the old block's own uses.

@@ -9,7 +9,8 @@ with gradients of equal size and mean pairwise correlation rho
 With rho measured on a probe batch, exp_avg_sq is multiplied by n / (1 + (n - 1) rho) and exp_avg by its square root:
 each layer continues with the update that the shared block was about to make, and its gradients have the size that the
 moments expect. Without the factor, updates grow by up to sqrt(n) as those gradients arrive. With the factor on
-exp_avg_sq alone, which leaves exp_avg an unbiased estimate, updates start too small by as much.
+exp_avg_sq alone, which leaves exp_avg an unbiased estimate, updates start too small by as much. Muon's matrices keep
+exp_avg as it is: the size of their updates does not depend on it.
 """
 
 from dataclasses import replace
@@ -64,7 +65,7 @@ class Unshare(Operator):
 
         def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
             record = copied.record(spec.name, fetch)
-            if spec.block is None:
+            if spec.block is None or record.exp_avg_sq is None:
                 return record
             old_block = source_block_of[spec.block]
             num_uses, num_uses_left = len(source.layers_of(old_block)), len(target.layers_of(spec.block))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from growth.state import TENSORS, Record, TrainingState, assign_owners
+from growth.state import MOMENTS, Record, TrainingState, assign_owners, kinds_of
 from model.config import BertConfig
 from model.errors import UserError
 from model.lazy import dist
@@ -31,14 +31,18 @@ def write_part(folder: Path, rank: int, state: TrainingState) -> str | None:
     tensors = {
         f"{name}/{kind}": tensor
         for name, record in state.records.items()
-        for kind, tensor in zip(TENSORS, record.tensors(), strict=True)
+        for kind, tensor in zip(state.kinds(name), record.tensors(), strict=True)
     }
     return write_tensors(folder / part_name(rank), tensors) if tensors else None
 
 
 def write_index(folder: Path, state: TrainingState, run: dict[str, Any], part_sums: dict[int, str]) -> None:
     """Writes the index of the parts. `run` is JSON with everything but the tensors; `part_sums` is {rank: sha256}."""
-    parameters = {name: {"file": part_name(owner), "step": state.steps[name]} for name, owner in state.owners.items()}
+    parameters: dict[str, dict[str, Any]] = {
+        name: {"file": part_name(owner), "step": state.steps[name]} for name, owner in state.owners.items()
+    }
+    for name in state.with_one_moment:
+        parameters[name]["moments"] = list(MOMENTS[:1])
     index = {"format": FORMAT, "config": state.config.model_dump(), "run": run, "parameters": parameters}
     sums = {part_name(rank): checksum for rank, checksum in part_sums.items()}
     sums[INDEX] = write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
@@ -65,14 +69,14 @@ def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
     parameters = index["parameters"]
     rank, num_ranks = _rank_and_size()
     steps = {name: parameters[name]["step"] for name in parameter_table(config)}
-    state = TrainingState(config, assign_owners(config, num_ranks), steps)
+    state = TrainingState(config, assign_owners(config, num_ranks), steps, with_one_moment=with_one_moment(parameters))
     files: dict[str, Any] = {}
     for name, spec in parameter_table(config).items():
         if state.owners[name] == rank:
             file = parameters[name]["file"]
             if file not in files:
                 files[file] = safe_open(path / file, framework="pt")
-            tensors = (files[file].get_tensor(f"{name}/{kind}").view(spec.shape) for kind in TENSORS)
+            tensors = (files[file].get_tensor(f"{name}/{kind}").view(spec.shape) for kind in state.kinds(name))
             state.records[name] = Record.of(tensors, steps[name])
     return state, index["run"]
 
@@ -85,6 +89,11 @@ def read_index(path: Path) -> dict[str, Any]:
             raise UserError(f"checkpoint {path} has format {index['format']}, this version reads {FORMAT}")
         _load_variants(index)
     return index
+
+
+def with_one_moment(parameters: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+    """The parameters of an index whose second moment is not kept. An index names moments only where one is missing."""
+    return frozenset(name for name, entry in parameters.items() if tuple(entry.get("moments", MOMENTS)) != MOMENTS)
 
 
 def _load_variants(index: dict[str, Any]) -> None:
@@ -131,6 +140,7 @@ def _contradiction(path: Path, files: Set[str]) -> str | None:
             return None  # reading says so
         _load_variants(index)
         sizes: dict[str, dict[str, int]] = {}
+        single = with_one_moment(index["parameters"])
         for name, spec in parameter_table(BertConfig(**index["config"])).items():
             file, step = index["parameters"][name]["file"], index["parameters"][name]["step"]
             if file not in files:
@@ -138,7 +148,7 @@ def _contradiction(path: Path, files: Set[str]) -> str | None:
             if not isinstance(step, int):
                 return f"{INDEX} has step {step!r} for {name}"
             sizes[file] = sizes.get(file) or _sizes(path / file)
-            if any(sizes[file].get(f"{name}/{kind}") != math.prod(spec.shape) for kind in TENSORS):
+            if any(sizes[file].get(f"{name}/{kind}") != math.prod(spec.shape) for kind in kinds_of(name, single)):
                 return f"{file} has no {name} of shape {'x'.join(map(str, spec.shape))}"
         if not isinstance(index["run"], dict):
             return f"{INDEX} says nothing of the run"

@@ -8,11 +8,11 @@ import torch
 import torch.distributed as dist
 from safetensors import safe_open
 
-from growth.state import TENSORS, Record, TrainingState, assign_owners
+from growth.state import Record, TrainingState, assign_owners
 from model.config import BertConfig
 from model.errors import UserError
 from model.parameters import parameter_table
-from pretrain.checkpoint.files import INDEX, fault_in, read_checksums, read_index
+from pretrain.checkpoint.files import INDEX, fault_in, read_checksums, read_index, with_one_moment
 from pretrain.checkpoint.lineage import holder_of, overtaken
 from pretrain.checkpoint.memory import age, is_private, names_in
 from pretrain.checkpoint.store import STEP, newest_name
@@ -97,7 +97,8 @@ def _read(path: Path, index: dict[str, Any], holders: Mapping[str, list[int]]) -
     config, parameters, rank = BertConfig(**index["config"]), index["parameters"], dist.get_rank()
     table = parameter_table(config)
     steps = {name: parameters[name]["step"] for name in table}
-    state = TrainingState(config, assign_owners(config, dist.get_world_size()), steps)
+    owners = assign_owners(config, dist.get_world_size())
+    state = TrainingState(config, owners, steps, with_one_moment=with_one_moment(parameters))
     opened: dict[str, Any] = {}
     for number, (name, spec) in enumerate(table.items()):
         file, owner = parameters[name]["file"], state.owners[name]
@@ -106,12 +107,13 @@ def _read(path: Path, index: dict[str, Any], holders: Mapping[str, list[int]]) -
         tensors = torch.empty(0)
         if rank == reader:
             opened[file] = opened.get(file) or safe_open(path / file, framework="pt")
-            tensors = torch.stack([opened[file].get_tensor(f"{name}/{kind}").view(spec.shape) for kind in TENSORS])
+            kept = (opened[file].get_tensor(f"{name}/{kind}") for kind in state.kinds(name))
+            tensors = torch.stack([tensor.view(spec.shape) for tensor in kept])
             if reader != owner:
                 dist.send(tensors.to(device()), owner)
         if rank == owner:
             if reader != owner:
-                received = torch.empty(len(TENSORS), *spec.shape, device=device())
+                received = torch.empty(len(state.kinds(name)), *spec.shape, device=device())
                 dist.recv(received, reader)
                 tensors = received.cpu()
             state.records[name] = Record.of(tensors.unbind(), steps[name])

@@ -9,10 +9,12 @@ docs/results/speed.md compares this with measurements. A GPU also holds what tor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from growth.state import MOMENTS
 from model.config import BertConfig
 from model.parameters import ParameterSpec, parameter_table
 from pretrain.engine.config_file import DEFAULT_BUCKET, offloads_optimizer, overlaps_messages
@@ -63,11 +65,11 @@ def num_parameters(config: BertConfig) -> int:
 
 
 def parameters_per_tensor_rank(config: BertConfig, tensor_parallel: int, trained_only: bool = False) -> int:
-    return sum(
-        numel_on_rank(spec, tensor_parallel)
-        for spec in parameter_table(config).values()
-        if spec.trainable or not trained_only
-    )
+    return _count(config, tensor_parallel, lambda spec: spec.trainable or not trained_only)
+
+
+def _count(config: BertConfig, tensor_parallel: int, counts: Callable[[ParameterSpec], bool]) -> int:
+    return sum(numel_on_rank(spec, tensor_parallel) for spec in parameter_table(config).values() if counts(spec))
 
 
 def numel_on_rank(spec: ParameterSpec, tensor_parallel: int) -> int:
@@ -82,8 +84,9 @@ def state_bytes(
     tensor_parallel: int,
     data_parallel: int,
     offload_optimizer: bool = False,
+    moments_of: Callable[[ParameterSpec], tuple[str, ...]] = lambda spec: MOMENTS,
 ) -> StateBytes:
-    """Weights and gradients in the training precision, two fp32 moments, and fp32 masters.
+    """Weights and gradients in the training precision, the fp32 moments that are kept (`moments_of`), and fp32 masters.
 
     DeepSpeed keeps separate masters except at ZeRO 0 in fp32, where the weights are the masters. ZeRO 1 divides the
     optimizer state over the data-parallel ranks, ZeRO 2 also the gradients, ZeRO 3 also the weights. Frozen parameters
@@ -92,12 +95,13 @@ def state_bytes(
     count = parameters_per_tensor_rank(config, tensor_parallel)
     trained = parameters_per_tensor_rank(config, tensor_parallel, trained_only=True)
     element = FP32_BYTES if precision == "fp32" else 2
-    copies = 2 if precision == "fp32" and zero_stage == 0 else 3
+    masters = 0 if precision == "fp32" and zero_stage == 0 else trained
+    with_second = _count(config, tensor_parallel, lambda spec: spec.trainable and moments_of(spec) == MOMENTS)
 
     def share(count: int, from_stage: int) -> int:
         return -(-count // data_parallel) if zero_stage >= from_stage else count
 
-    optimizer = copies * FP32_BYTES * share(trained, from_stage=1)
+    optimizer = FP32_BYTES * sum(share(count, from_stage=1) for count in (masters, trained, with_second))
     return StateBytes(
         weights=element * share(count, from_stage=3),
         gradients=element * share(trained, from_stage=2),
@@ -137,7 +141,16 @@ def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[S
     config, tensor_parallel, data_parallel = stage.config, stage.tensor_parallel, stage.data_parallel
     zero = stage.deepspeed["zero_optimization"]
     offloads = offloads_optimizer(stage.deepspeed)
-    held = state_bytes(config, stage.zero_stage, stage.precision, tensor_parallel, data_parallel, offloads)
+    optimizer = stage.optimizer.chosen
+    held = state_bytes(
+        config,
+        stage.zero_stage,
+        stage.precision,
+        tensor_parallel,
+        data_parallel,
+        offloads,
+        optimizer.group_rules.moments_of,
+    )
     tokens = stage.micro_batch * stage.sequence
     predictions = round(tokens * mask_rate)
     bucket = zero.get("reduce_bucket_size", DEFAULT_BUCKET)
@@ -164,7 +177,8 @@ def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[S
             bucket,
             overlaps,
         ),
-        fp32_gradient_bytes(config, stage.zero_stage, stage.precision, tensor_parallel),
+        fp32_gradient_bytes(config, stage.zero_stage, stage.precision, tensor_parallel)
+        + optimizer.scratch_numel(config) * (FP32_BYTES if on_cpu else 2),
         on_cpu * (PROCESS_BYTES + GLOO_BYTES * (tensor_parallel * data_parallel > 1)),
     )
 

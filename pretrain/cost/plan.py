@@ -13,6 +13,7 @@ from pretrain.cost.attention import masked_attention
 from pretrain.cost.communication import outweighed
 from pretrain.cost.copies import equal_copies
 from pretrain.cost.memory import held_bytes, num_parameters, peak_bytes, stage_bytes
+from pretrain.cost.optimizer_step import step_shares
 from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config
 from pretrain.recipe import Run
 from pretrain.settings.tables import WholeTable
@@ -83,6 +84,7 @@ def _rules(run: Run, on_cpu: bool) -> Iterator[Text]:
         lines.append("The last stage takes over the steps they leave; the figures here are for full lengths.")
     lines += _changing_nodes(run)
     lines += equal_copies(run)
+    lines += step_shares(run)
     lines += outweighed(run, on_cpu)
     lines += masked_attention(run, on_cpu)
     if lines:

@@ -60,7 +60,9 @@ def changes_shape(run: Run) -> bool:
 def stage_flops(
     stage: ResolvedStage, mask_rate: float, config: BertConfig | None = None, sequence: int | None = None
 ) -> int:
-    """FLOPs of one optimizer step over all ranks. `config` and `sequence` replace the stage's shape and row length."""
-    sequence = sequence or stage.sequence
+    """FLOPs of one step over all ranks: gradients, and what the optimizer does with them. `config` and `sequence`
+    replace the stage's shape and row length."""
+    config, sequence = config or stage.config, sequence or stage.sequence
     predictions = round(stage.global_batch * sequence * mask_rate)
-    return training_flops(config or stage.config, stage.global_batch, sequence, predictions)
+    of_gradients = training_flops(config, stage.global_batch, sequence, predictions)
+    return of_gradients + stage.optimizer.chosen.step_flops(config)

@@ -1,4 +1,4 @@
-"""Attaches an optimizer that needs norms of whole parameters to an engine, which has cut them into parts."""
+"""Attaches an optimizer that needs whole parameters, or norms of them, to an engine, which has cut them into parts."""
 
 from collections import defaultdict
 from functools import partial
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.parameters import parameter_table
 from pretrain.engine.distributed import device
+from pretrain.engine.exchange import division_of
 from pretrain.engine.zero import basic_optimizer, num_step_calls, places, publish
 from pretrain.optim.layerwise import LayerwiseOptimizer, Partition, Segment
 
@@ -37,6 +38,7 @@ def partition(engine: DeepSpeedEngine) -> Partition:
         group=_ranks_with_parts(engine),
         device=device(),
         publish=partial(publish, engine),
+        division=division_of(engine),
     )
 
 

@@ -15,6 +15,7 @@ from model.block import Block
 from model.config import BertConfig
 from model.parallel.layout import ModelParallelUnit, ParallelLayout
 from model.parallel.tensor import TensorParallel
+from model.parameters import parameter_table
 from pretrain.engine.attach import attach_optimizer
 from pretrain.engine.compilation import compile_blocks
 from pretrain.engine.config_file import DEFAULT_BUCKET, offloads_optimizer, overlaps_messages
@@ -80,6 +81,7 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
         mpu=ModelParallelUnit(),
         dist_init_required=False,
     )
+    engine.kept_moments = {name: settings.groups.moments_of(spec) for name, spec in parameter_table(config).items()}
     prime_optimizer(engine)
     attach_optimizer(engine)
     mark_split_gradients(engine)

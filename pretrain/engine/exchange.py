@@ -10,18 +10,28 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from torch import Tensor
 
-from growth.state import TENSORS, Record, TrainingState, assign_owners
+from growth.state import MOMENTS, TENSORS, Record, TrainingState, assign_owners
 from model.bert import BertForPreTraining
 from model.config import BertConfig
+from model.parallel.division import Division
 from model.parallel.layout import ParallelLayout
 from model.parameter_spec import ParameterSpec
 from model.parameters import parameter_table
 from pretrain.engine.distributed import device
-from pretrain.engine.gather import BATCH, Division, batches, gather
+from pretrain.engine.gather import BATCH, batches, gather
 from pretrain.engine.host_memory import return_freed_memory
 from pretrain.engine.scatter import scatter
 from pretrain.engine.spread import Plan
-from pretrain.engine.zero import Fragment, current_steps, cuts, fragments, publish_all, write_model_weight
+from pretrain.engine.zero import (
+    Fragment,
+    current_steps,
+    cuts,
+    fragments,
+    kept_moments,
+    places,
+    publish_all,
+    write_model_weight,
+)
 
 
 @dataclass
@@ -34,6 +44,8 @@ class EngineParts:
     """Which rank holds which elements of each parameter that is trained."""
     columns: dict[str, dict[str, Tensor]]
     """This rank's parts, [numel] each: {"weight": {name: part}, "exp_avg": ...}."""
+    with_one_moment: frozenset[str]
+    """Parameters of which no second moment is kept, on any rank."""
     frozen: dict[str, Record]
     """Records of parameters that are not trained, on their owners."""
 
@@ -49,8 +61,9 @@ def engine_parts(engine: DeepSpeedEngine) -> EngineParts:
     local = fragments(engine)
     frozen = frozen_records(engine)
     steps = current_steps(engine) | {name: record.step for name, record in frozen.items()}
+    one = frozenset(name for name, moments in kept_moments(engine).items() if moments != MOMENTS)
     columns = {kind: {name: getattr(fragment, kind) for name, fragment in local.items()} for kind in TENSORS}
-    return EngineParts(config, steps, _division(engine, local), columns, frozen)
+    return EngineParts(config, steps, division_of(engine), columns, one, frozen)
 
 
 def assemble(parts: EngineParts) -> TrainingState:
@@ -61,11 +74,13 @@ def assemble(parts: EngineParts) -> TrainingState:
     """
     owners = assign_owners(parts.config, dist.get_world_size())
     table = parameter_table(parts.config)
-    state = TrainingState(parts.config, owners, {name: parts.steps[name] for name in table})
+    steps = {name: parts.steps[name] for name in table}
+    state = TrainingState(parts.config, owners, steps, with_one_moment=parts.with_one_moment)
     read: dict[str, list[Tensor]] = defaultdict(list)
     for kind in TENSORS:
         local = parts.columns.pop(kind)
-        for name, whole in gather(parts.division.cuts, parts.division, owners, local):
+        kept = [name for name in parts.division.cuts if kind in state.kinds(name)]
+        for name, whole in gather(kept, parts.division, owners, local):
             read[name].append(whole)
         del local
         return_freed_memory()
@@ -82,7 +97,7 @@ def write_state(engine: DeepSpeedEngine, plan: Plan, drops: bool = False) -> Non
     at a time, together with what they are made of not larger than the largest.
     """
     table, local = parameter_table(plan.change.target), fragments(engine)
-    division = _division(engine, local)
+    division = division_of(engine)
     largest = max(spec.numel for spec in table.values())
     return_freed_memory()  # of building the engine
     for names in batches(table, plan.numels(), min(BATCH, largest)):
@@ -101,8 +116,9 @@ def _write_records(
         _write_whole(engine, plan, trained, records, local)
     else:
         for number, kind in enumerate(TENSORS):
-            own = {name: record.tensors()[number] for name, record in records.items()}
-            for name, part in scatter(trained, division, plan.owners, own):
+            kept = [name for name in trained if kind in plan.kinds(name)]
+            own = {name: records[name].tensors()[number] for name in kept if name in records}
+            for name, part in scatter(kept, division, plan.owners, own):
                 getattr(local[name], kind).copy_(part)
     for name in names:
         if name not in trained:
@@ -128,7 +144,7 @@ def _write_frozen(engine: DeepSpeedEngine, plan: Plan, name: str, record: Record
     """Every rank computes with the weight. The owner keeps the record."""
     model: BertForPreTraining = engine.module
     spec = parameter_table(model.config)[name]
-    frozen_records(engine)[name] = record or Record(*_NOTHING, step=plan.steps[name])
+    frozen_records(engine)[name] = record or Record.of(_NOTHING, plan.steps[name])
     weight = _from_owner(record.weight if record else None, spec, plan.owners[name])
     write_model_weight(engine, model.get_parameter(name), model.tp.shard(spec, weight).reshape(-1))
 
@@ -148,15 +164,16 @@ def frozen_records(engine: DeepSpeedEngine) -> dict[str, Record]:
     return vars(engine).setdefault("frozen_records", {})
 
 
-def _division(engine: DeepSpeedEngine, local: dict[str, Fragment]) -> Division:
+def division_of(engine: DeepSpeedEngine) -> Division:
+    """Which rank holds which elements of the parameters that are trained."""
     table, layout = parameter_table(engine.module.config), ParallelLayout.current()
     found = cuts(engine)
     division = Division(table, layout, {name: found[name] for name, spec in table.items() if spec.trainable})
-    rank = dist.get_rank()
+    rank, here = dist.get_rank(), {place.name: (place.start, place.numel) for place in places(engine)}
     for name in division.cuts:
-        start, numel = division.span(name, rank)
-        held = (local[name].start, local[name].numel) if name in local else (0, 0)
-        assert not numel or held == (start, numel), f"{name}: this rank holds {held}, not {(start, numel)}"
+        start, numel = division.held(name, rank)
+        held = here.get(name, (0, 0))
+        assert held[1] == numel and (not numel or held[0] == start), f"{name}: {held} here, not {(start, numel)}"
     return division
 
 

@@ -4,64 +4,17 @@ Who holds what follows from the layout. So nobody asks: every rank knows what it
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from model.parallel.layout import ParallelLayout
-from model.parallel.tensor import local_shape, unshard
-from model.parameter_spec import ParameterSpec
+from model.parallel.division import Division
+from model.parallel.tensor import unshard
 from pretrain.engine.distributed import device
 
 BATCH = 2**25
 """Elements that travel at once, of all ranks together: 128 MiB in fp32."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How the data-parallel ranks divide one parameter's flattened shard: along with a flat tensor that holds it, of
-    which each has as many elements."""
-
-    offset: int
-    """Of the shard's first element in that tensor."""
-    run: int
-    """Elements of that tensor on each rank."""
-
-    def span(self, data_parallel_rank: int, numel: int) -> tuple[int, int]:
-        """First element and number of elements of the shard [numel] that the rank holds."""
-        first = self.run * data_parallel_rank - self.offset
-        start, end = (min(max(edge, 0), numel) for edge in (first, first + self.run))
-        return start, end - start
-
-
-@dataclass(frozen=True)
-class Division:
-    """Which rank gives which elements of each parameter. Of equal copies, the first rank's is given."""
-
-    table: Mapping[str, ParameterSpec]
-    layout: ParallelLayout
-    cuts: Mapping[str, Cut]
-
-    def span(self, name: str, rank: int) -> tuple[int, int]:
-        """First element and number of elements, in the rank's flattened tensor-parallel shard."""
-        spec = self.table[name]
-        if spec.tensor_parallel_axis is None and rank % self.layout.tensor_parallel:
-            return 0, 0
-        return self.held(name, rank)
-
-    def held(self, name: str, rank: int) -> tuple[int, int]:
-        """The same, of equal copies on every rank that has one."""
-        return self.cuts[name].span(self.layout.data_parallel_rank(rank), self._shape(name).numel())
-
-    def empty_shards(self, name: str) -> list[Tensor]:
-        """One for each tensor-parallel rank; of a parameter that is not split, one."""
-        is_split = self.table[name].tensor_parallel_axis is not None
-        return [torch.empty(self._shape(name)) for _ in range(self.layout.tensor_parallel if is_split else 1)]
-
-    def _shape(self, name: str) -> torch.Size:
-        return torch.Size(local_shape(self.table[name], self.layout.tensor_parallel))
 
 
 def gather(
@@ -108,7 +61,7 @@ def _gather_batch(
     inbox = torch.empty(sum(numel_from), device=device())
     dist.all_to_all_single(inbox, outbox, numel_from, numel_to)
 
-    shards = {name: division.empty_shards(name) for name in own}
+    shards = {name: [torch.empty(shape) for shape in division.shard_shapes(name)] for name in own}
     flat = inbox.cpu()
     first = 0
     for source, from_source in enumerate(spans):

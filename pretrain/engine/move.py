@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from deepspeed.runtime.engine import DeepSpeedEngine
 
 from growth.change import ShapeChange, identity
+from growth.moments import as_kept
 from growth.state import TrainingState
 from pretrain.engine.build import EngineSettings, build_engine
 from pretrain.engine.exchange import assemble, engine_parts, write_state
@@ -47,7 +48,7 @@ def move(
     times.destroy = clock.lap()
     state = assemble(parts)
     times.read = clock.lap()
-    change = make_change(state) if make_change else identity(state.config)
+    change = as_kept(make_change(state) if make_change else identity(state.config), settings.groups.moments_of)
     times.measure = clock.lap()
     plan = Plan.of(change, state)
     new_engine = build_engine(change.target, settings, plan.steps)
@@ -60,7 +61,7 @@ def move(
 
 def start_engine(state: TrainingState, settings: EngineSettings, change: ShapeChange | None = None) -> DeepSpeedEngine:
     """An engine that starts from a logical state, such as a fresh one or a checkpoint's. Collective."""
-    plan = Plan.of(change or identity(state.config), state)
+    plan = Plan.of(as_kept(change or identity(state.config), settings.groups.moments_of), state)
     engine = build_engine(plan.change.target, settings, plan.steps)
     write_state(engine, plan)
     return engine

@@ -6,9 +6,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from model.parallel.division import Division
 from model.parallel.tensor import shard
 from pretrain.engine.distributed import device
-from pretrain.engine.gather import Division
 
 
 def scatter(

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from growth.change import ShapeChange
-from growth.state import TENSORS, Fetch, Record, TrainingState, assign_owners
+from growth.state import Fetch, Record, TrainingState, assign_owners, kinds_of
 from model.parameters import parameter_table
 from pretrain.engine.distributed import device
 
@@ -38,9 +38,9 @@ def fetch_from(state: TrainingState) -> Fetch:
         if rank == owner:
             message = _flat(state.records[name]).to(device())
         else:
-            message = torch.empty(len(TENSORS) * spec.numel, device=device())
+            message = torch.empty(len(state.kinds(name)) * spec.numel, device=device())
         dist.broadcast(message, owner)
-        return _record(message.cpu(), spec.shape, state.steps[name])
+        return _record(message.cpu(), spec.shape, state, name)
 
     return fetch
 
@@ -59,6 +59,12 @@ class Plan:
     sources: dict[str, list[Source]] = field(default_factory=dict)
     _last_use: dict[Source, str] = field(default_factory=dict)
     """The parameter, in model order, that needs a source last."""
+    with_one_moment: set[str] = field(default_factory=set)
+    """The new records without exp_avg_sq."""
+
+    def kinds(self, name: str) -> tuple[str, ...]:
+        """The names of the tensors in a new record."""
+        return kinds_of(name, self.with_one_moment)
 
     @classmethod
     def of(cls, change: ShapeChange, state: TrainingState) -> "Plan":
@@ -70,9 +76,12 @@ class Plan:
             def note(of: TrainingState, source: str, asked: list[Source] = asked) -> Record:
                 asked.append((plan._number(of), source))
                 empty = torch.empty(parameter_table(of.config)[source].shape, device="meta")
-                return Record(empty, empty, empty, of.steps[source])
+                return Record.of([empty for _ in of.kinds(source)], of.steps[source])
 
-            plan.steps[name] = plan._run(name, note).step
+            outline = plan._run(name, note)
+            plan.steps[name] = outline.step
+            if outline.exp_avg_sq is None:
+                plan.with_one_moment.add(name)
             plan.sources[name] = list(dict.fromkeys(asked))
         return plan
 
@@ -134,8 +143,7 @@ class Plan:
                 incoming[self._owner(source)].append(source)
         outgoing[rank] = {}
         numel_to, numel_from = (
-            [len(TENSORS) * sum(self._shape(source).numel() for source in sources) for sources in each]
-            for each in (outgoing, incoming)
+            [sum(self._numel(source) for source in sources) for sources in each] for each in (outgoing, incoming)
         )
         sent = (tensor for sources in outgoing for source in sources for tensor in self._own(source).tensors())
         outbox = torch.cat([torch.empty(0), *(tensor.reshape(-1) for tensor in sent)]).to(device())
@@ -144,9 +152,9 @@ class Plan:
         rest = inbox.cpu()
         for sources in incoming:
             for source in sources:
-                shape = self._shape(source)
-                flat, rest = rest.split([len(TENSORS) * shape.numel(), rest.numel() - len(TENSORS) * shape.numel()])
-                found[source] = _record(flat, shape, self.states[source[0]].steps[source[1]])
+                numel = self._numel(source)
+                flat, rest = rest.split([numel, rest.numel() - numel])
+                found[source] = _record(flat, self._shape(source), self.states[source[0]], source[1])
         return found
 
     def _owner(self, source: Source) -> int:
@@ -154,6 +162,10 @@ class Plan:
 
     def _own(self, source: Source) -> Record:
         return self.states[source[0]].records[source[1]]
+
+    def _numel(self, source: Source) -> int:
+        """Of all its tensors together."""
+        return len(self.states[source[0]].kinds(source[1])) * self._shape(source).numel()
 
     def _shape(self, source: Source) -> torch.Size:
         return torch.Size(parameter_table(self.states[source[0]].config)[source[1]].shape)
@@ -173,5 +185,5 @@ def _flat(record: Record) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in record.tensors()])
 
 
-def _record(flat: Tensor, shape: tuple[int, ...], step: int) -> Record:
-    return Record.of((tensor.view(shape) for tensor in flat.chunk(len(TENSORS))), step)
+def _record(flat: Tensor, shape: tuple[int, ...], state: TrainingState, name: str) -> Record:
+    return Record.of((tensor.view(shape) for tensor in flat.chunk(len(state.kinds(name)))), state.steps[name])

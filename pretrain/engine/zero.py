@@ -15,8 +15,8 @@ from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from torch import Tensor, nn
 
-from growth.state import TENSORS
-from pretrain.engine.gather import Cut
+from growth.state import MOMENTS
+from model.parallel.division import Cut
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Fragment:
     start: int
     weight: Tensor  # [numel] fp32 view of the master weight
     exp_avg: Tensor  # [numel]
-    exp_avg_sq: Tensor  # [numel]
+    exp_avg_sq: Tensor | None  # [numel]; None where the optimizer keeps one moment
 
     @property
     def numel(self) -> int:
         return self.weight.numel()
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.weight, self.exp_avg, self.exp_avg_sq
+    def tensors(self) -> list[Tensor]:
+        return [tensor for tensor in (self.weight, self.exp_avg, self.exp_avg_sq) if tensor is not None]
 
 
 def places(engine: DeepSpeedEngine) -> list[Place]:
@@ -71,20 +71,21 @@ def places(engine: DeepSpeedEngine) -> list[Place]:
 def fragments(engine: DeepSpeedEngine) -> dict[str, Fragment]:
     """The state at every place, by parameter name. `prime_optimizer` must have run."""
     state = basic_optimizer(engine).state
-    return {
-        place.name: Fragment(
-            place.start, place.of(place.flat), *(place.of(state[place.flat][key]) for key in TENSORS[1:])
-        )
-        for place in places(engine)
-    }
+
+    def fragment(place: Place) -> Fragment:
+        exp_avg, exp_avg_sq = (state[place.flat].get(key) for key in MOMENTS)
+        squares = None if exp_avg_sq is None else place.of(exp_avg_sq)
+        return Fragment(place.start, place.of(place.flat), place.of(exp_avg), squares)
+
+    return {place.name: fragment(place) for place in places(engine)}
 
 
 def cuts(engine: DeepSpeedEngine) -> dict[str, Cut]:
-    """How the data-parallel ranks divide each trained parameter, on every rank alike. At stage 0 the first has all."""
+    """How the data-parallel ranks divide each trained parameter, on every rank alike. At stage 0 each has all."""
     stage = engine.zero_optimization_stage()
     trained = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
     if stage == ZeroStageEnum.disabled:
-        return {name: Cut(0, parameter.numel()) for name, parameter in trained.items()}
+        return {name: Cut(0, parameter.numel(), copied=True) for name, parameter in trained.items()}
     if stage == ZeroStageEnum.weights:
         return {name: Cut(0, parameter.ds_tensor.ds_numel) for name, parameter in trained.items()}
     return _stage12_cuts(engine.optimizer, trained)
@@ -99,8 +100,13 @@ def prime_optimizer(engine: DeepSpeedEngine) -> None:
     for flat, group in _flat_parameters(engine):
         step = torch.tensor(float(group["initial_step"]), dtype=torch.float32, device=_step_device(group, flat))
         optimizer.state[flat] = {"step": step} | {
-            key: torch.zeros_like(flat.data, dtype=torch.float32, requires_grad=False) for key in TENSORS[1:]
+            key: torch.zeros_like(flat.data, dtype=torch.float32, requires_grad=False) for key in group["moments"]
         }
+
+
+def kept_moments(engine: DeepSpeedEngine) -> dict[str, tuple[str, ...]]:
+    """Which moments the optimizer keeps of each parameter, by name; of frozen ones, which it would."""
+    return vars(engine)["kept_moments"]
 
 
 def num_step_calls(engine: DeepSpeedEngine) -> int:

@@ -3,7 +3,8 @@
 from pretrain.optim.adamw import AdamWOptions
 from pretrain.optim.lamb import LambOptions
 from pretrain.optim.lans import LansOptions
+from pretrain.optim.muon import MuonOptions
 from pretrain.optim.options import OptimizerOptions
 
-OPTIMIZERS: tuple[type[OptimizerOptions], ...] = (AdamWOptions, LambOptions, LansOptions)
+OPTIMIZERS: tuple[type[OptimizerOptions], ...] = (AdamWOptions, LambOptions, LansOptions, MuonOptions)
 """The first is the default."""

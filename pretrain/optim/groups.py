@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from growth.state import MOMENTS
 from model.config import BertConfig
 from model.parameters import ParameterSpec, parameter_table
 
@@ -23,10 +24,30 @@ class GroupRules:
     """Trust ratios (LAMB, LANS) on biases and LayerNorms too."""
     layer_decay: float = 1.0
     """The learning rate of a layer as a part of that of the layer above it (fine-tuning)."""
+    orthogonalizes: bool = False
+    """Muon: the matrices of the layers form groups of their own, with one moment."""
+    other_lr: float = 1.0
+    """There, the learning rate of everything else as a part of that of the matrices."""
+    other_decay: float | None = None
+    """And its weight decay, if that is another."""
+
+    def moments_of(self, spec: ParameterSpec) -> tuple[str, ...]:
+        """The names of the moments that are kept of a parameter."""
+        return MOMENTS[:1] if self.orthogonalizes and spec.is_layer_matrix else MOMENTS
+
+    def lr_scale(self, config: BertConfig, spec: ParameterSpec) -> float:
+        is_other = self.orthogonalizes and not spec.is_layer_matrix
+        return self.layer_decay ** layers_above(config, spec) * (self.other_lr if is_other else 1.0)
+
+    def decay_of(self, spec: ParameterSpec) -> float:
+        if not (spec.decay or self.decay_all):
+            return 0.0
+        is_other = self.orthogonalizes and not spec.is_layer_matrix
+        return self.other_decay if is_other and self.other_decay is not None else self.weight_decay
 
 
 def parameter_groups(model: nn.Module, steps: Mapping[str, int], rules: GroupRules) -> list[dict[str, Any]]:
-    """Trained parameters grouped by (decay, steps taken, part of the learning rate), in model order.
+    """Trained parameters grouped by (decay, steps taken, part of the learning rate, moments kept), in model order.
 
     Frozen parameters are in no group: the optimizer never touches them.
     """
@@ -38,19 +59,23 @@ def parameter_groups(model: nn.Module, steps: Mapping[str, int], rules: GroupRul
         if not parameter.requires_grad:
             continue
         spec, step = table[name], steps[name]
-        lr_scale = rules.layer_decay ** layers_above(config, spec)
+        lr_scale, moments = rules.lr_scale(config, spec), rules.moments_of(spec)
+        orthogonalize = rules.orthogonalizes and spec.is_layer_matrix
         group = groups.setdefault(
-            (spec.decay, step, lr_scale),
+            (spec.decay, step, lr_scale, orthogonalize),
             {
                 "name": f"{'decay' if spec.decay else 'no_decay'}@{step}"
-                + (f"x{lr_scale:.4g}" if lr_scale != 1 else ""),
+                + (f"x{lr_scale:.4g}" if lr_scale != 1 else "")
+                + ("-orthogonalized" if orthogonalize else ""),
                 "params": [],
                 "parameter_names": [],
                 "initial_step": step,
                 "lr": 0.0,  # set before every step; DeepSpeed may step once while it builds
                 "lr_scale": lr_scale,
-                "weight_decay": rules.weight_decay if spec.decay or rules.decay_all else 0.0,
+                "weight_decay": rules.decay_of(spec),
                 "adapt": spec.decay or rules.adapt_all,
+                "moments": moments,
+                "orthogonalize": orthogonalize,
             },
         )
         group["params"].append(parameter)

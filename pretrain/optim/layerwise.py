@@ -1,9 +1,9 @@
-"""What LAMB and LANS have in common: they need norms of whole parameters, and an engine cuts parameters up.
+"""What LAMB, LANS and Muon have in common: they need whole parameters, and an engine cuts parameters up.
 
 ZeRO hands an optimizer flat tensors that hold parts of many parameters, and calls `step` once for each of them; tensor
-parallelism cuts parameters again. So a step is collected until all of it has arrived, the squared norms of all parts go
-into one packed sum over the ranks, and then all weights are written. Where the engine has already passed a weight on,
-it is asked to do so again.
+parallelism cuts parameters again. So a step is collected until all of it has arrived. Then the squared norms of all
+parts go into one packed sum over the ranks (Muon: the parts travel to where a matrix is put together), and all weights
+are written. Where the engine has already passed a weight on, it is asked to do so again.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from growth.state import MOMENTS
+from model.parallel.division import Division
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class Partition:
     """Where the group's collectives run."""
     publish: Callable[[int], None] = lambda call: None
     """Passes the weights that came with a call on to the model once more."""
+    division: Division | None = None
+    """Which rank holds which elements of the trained parameters, where an engine knows. The order of its table is that
+    of the numbers."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +59,20 @@ class Part:
     gradient: Tensor
     weight: Tensor
     exp_avg: Tensor
-    exp_avg_sq: Tensor
+    exp_avg_sq: Tensor | None = None
+    """None where the group keeps one moment."""
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        assert self.exp_avg_sq is not None
         return self.gradient, self.weight, self.exp_avg, self.exp_avg_sq
 
 
 class LayerwiseOptimizer(torch.optim.Optimizer):
-    """Base of optimizers that scale each parameter's update by norms of the whole parameter.
+    """Base of optimizers that need a whole parameter for its update, or norms of it.
 
     Steps on whole parameters; after `attach`, on parts of them. The gradients are used as scratch memory.
-    State of each tensor: exp_avg, exp_avg_sq (as the weight) and step, as in torch's Adam.
+    State of each tensor: exp_avg, exp_avg_sq (as the weight) and step, as in torch's Adam; of the moments those that
+    its group names under `moments`.
     """
 
     def __init__(
@@ -118,13 +127,13 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     def _parts(self, partition: Partition, tensor: Tensor, gradient: Tensor, group: dict[str, Any]) -> Iterator[Part]:
-        state = self.state[tensor]
+        state, moments = self.state[tensor], group.get("moments", MOMENTS)
         if not state:
             state["step"] = torch.zeros(())
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(tensor), torch.zeros_like(tensor)
+            state.update({moment: torch.zeros_like(tensor) for moment in moments})
         state["step"] += 1
         step = int(state["step"].item())
-        flat = [t.detach().reshape(-1) for t in (gradient, tensor, state["exp_avg"], state["exp_avg_sq"])]
+        flat = [t.detach().reshape(-1) for t in (gradient, tensor, *(state[moment] for moment in moments))]
         for segment in partition.segments[tensor]:
             yield Part(segment, group, step, *(t.narrow(0, segment.start, segment.numel) for t in flat))
 

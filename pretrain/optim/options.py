@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer as TorchOptimizer
 
     from growth.moments import MomentRule
+    from model.shape import Shape
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], "TorchOptimizer"]
 """Makes an optimizer over parameter groups (`params`, `weight_decay`, ...: see groups.py).
 
-Its state must be Adam's, `exp_avg`, `exp_avg_sq` and `step`: this is what checkpoints keep and growth transforms.
+Its state must be Adam's, `exp_avg`, `exp_avg_sq` and `step`: this is what checkpoints keep and growth transforms. Of
+the moments a group names those that it keeps.
 """
 
 
@@ -68,6 +70,14 @@ class OptimizerOptions(Section):
         from growth.moments import of_gradients
 
         return of_gradients
+
+    def step_flops(self, shape: Shape) -> int:
+        """Of the matrix products in one step, over all ranks. Nothing else counts, as in `pretrain/cost/flops.py`."""
+        return 0
+
+    def scratch_numel(self, shape: Shape) -> int:
+        """Elements that one rank needs during a step only."""
+        return 0
 
     def notes(self) -> list[str]:
         """What a user should know about this optimizer on this machine, for `plan`."""

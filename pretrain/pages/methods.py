@@ -29,7 +29,7 @@ These figures do not say whether both reach the same loss; `compare` measures th
 counted here but in no paper. Stages that a rule may end early count at full length."""
 
 GROUPS = {
-    "From scratch": ("lamb", "lans", "academic", "albert", "pld"),
+    "From scratch": ("lamb", "lans", "muon", "academic", "albert", "pld"),
     "Depth": ("stack", "stackbert", "gstack", "stack-auto", "mslt"),
     "Depth, width and length": ("compound", "espalier", "fast"),
     "CompoundGrow's comparison": ("pool", "truncate", "tile", "low-rank", "light-attention"),

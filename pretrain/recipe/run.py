@@ -8,6 +8,7 @@ from growth.operators.base import Operator
 from growth.operators.saved_state import INITIAL
 from growth.partial_shape import PartialShape
 from model.config import BertConfig
+from pretrain.optim.section import Optimizer
 from pretrain.recipe.schedule import LearningRate
 from pretrain.recipe.schema import Precision, Recipe, Restart
 from pretrain.stage_rules.split import Split
@@ -44,6 +45,7 @@ class ResolvedStage:
     """The contents of the DeepSpeed JSON file, with defaults for what it leaves out."""
     zero_stage: int
     precision: Precision
+    optimizer: Optimizer
     recompute: bool
     rewarm: float
     """Ticks."""

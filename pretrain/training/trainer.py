@@ -166,6 +166,7 @@ class Trainer:
         progress.position = rows.position
         progress.num_tokens += num_tokens
         progress.flops += training_flops(stage.config, stage.global_batch, stage.sequence, num_masked)
+        progress.flops += stage.optimizer.chosen.step_flops(stage.config)
         seconds = self._agreed(time.perf_counter() - start)
         progress.train_seconds += seconds
         progress.device_seconds += device_clock() - device_start

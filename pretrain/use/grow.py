@@ -119,7 +119,7 @@ def _moment_rule(run: dict[str, Any]) -> MomentRule:
 def changed_state(state: TrainingState, change: ShapeChange) -> TrainingState:
     """The state after a change, each record on its owner. Collective."""
     plan, table = Plan.of(change, state), parameter_table(change.target)
-    after = TrainingState(change.target, plan.owners, plan.steps)
+    after = TrainingState(change.target, plan.owners, plan.steps, with_one_moment=plan.with_one_moment)
     for names in batches(table, plan.numels(), BATCH):
         for name, record in plan.records(names).items():
             after.records[name] = Record.of((tensor.contiguous() for tensor in record.tensors()), record.step)

@@ -18,6 +18,7 @@ from pretrain.engine.move import start_engine
 from pretrain.engine.spread import fetch_from
 from pretrain.engine.zero import basic_optimizer
 from pretrain.optim.adamw import adamw
+from pretrain.optim.groups import set_learning_rate
 from tests.support.running import layout_of
 
 GLOBAL_ROWS, LENGTH, MASKED_PER_ROW = 8, 16, 3
@@ -86,8 +87,7 @@ def train(
     scale = layout.data_parallel * accumulation
     losses = []
     for step in range(first_step, first_step + num_steps):
-        for group in basic_optimizer(engine).param_groups:
-            group["lr"] = lr
+        set_learning_rate(basic_optimizer(engine), lr)
         total = torch.zeros((), dtype=torch.float64, device=device())
         batch = global_batch(config, step)
         for index in range(accumulation):

@@ -14,11 +14,12 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from growth.state import assign_owners
 from model.config import BertConfig
 from model.parallel import layout as layouts
+from model.parallel.division import Cut, Division
 from model.parallel.layout import ParallelLayout
 from model.parallel.tensor import local_shape, shard
 from model.parameters import parameter_table
 from pretrain.engine import gather as gathering
-from pretrain.engine.gather import Cut, Division, batches, gather
+from pretrain.engine.gather import batches, gather
 from pretrain.engine.scatter import scatter
 from tests.support.harness import CONFIG
 from tests.support.workers import pool

@@ -1,4 +1,4 @@
-"""LAMB and LANS inside the engine: moved and resumed bitwise, offloaded, clipped, in 16 bits."""
+"""LAMB, LANS and Muon inside the engine: moved and resumed bitwise, offloaded, clipped, in 16 bits."""
 
 import math
 from dataclasses import replace
@@ -54,6 +54,9 @@ def interrupted(name: str, tp: int, stage: int, precision: str, zero: dict) -> t
         pytest.param("lans", 2, 3, "bf16", {}, id="lans-tp2-zero3-bf16"),
         pytest.param("lans", 1, 0, "fp32", {}, id="lans-zero0"),
         pytest.param("lans", 1, 3, "fp32", OFFLOAD, id="lans-zero3-offload"),
+        pytest.param("muon", 2, 2, "fp32", {"accumulation": 2}, id="muon-tp2-zero2"),
+        pytest.param("muon-heads", 2, 0, "bf16", {}, id="muon-heads-tp2-zero0-bf16"),
+        pytest.param("muon", 1, 3, "fp32", {**OFFLOAD, "sub_group_size": 5000}, id="muon-zero3-offload"),
     ],
 )
 def test_moves_and_restarts_are_bitwise(name, tp, stage, precision, zero):
@@ -130,7 +133,7 @@ def in_fp16(name: str, tp: int, stage: int) -> tuple:
     return kept, is_same, steps == {5}, found
 
 
-@pytest.mark.parametrize(("name", "tp", "stage"), [("lamb", 1, 2), ("lans", 2, 3)])
+@pytest.mark.parametrize(("name", "tp", "stage"), [("lamb", 1, 2), ("lans", 2, 3), ("muon", 2, 1)])
 def test_a_step_whose_scaled_loss_overflows_changes_nothing(name, tp, stage):
     for kept, is_same, steps_fit, found in pool(2).run(in_fp16, name, tp, stage):
         assert kept == {torch.float32}

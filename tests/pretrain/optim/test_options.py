@@ -31,6 +31,12 @@ def test_a_dump_names_every_option_whatever_the_optimizer():
         "bias_correction": True,
         "trust_bounds": None,
         "prenormalize": "never",
+        "momentum": 0.95,
+        "nesterov": True,
+        "steps": 5,
+        "scale": "spectral",
+        "heads": "together",
+        "fallback": {"lr_factor": 1.0, "weight_decay": None},
         "compile": True,
     }
 

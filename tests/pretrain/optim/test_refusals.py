@@ -22,9 +22,21 @@ ALL = tuple(optimizer.name for optimizer in OPTIMIZERS)
         (dict(eps=0), "optimizer.eps is 0: input should be greater than 0"),
         (dict(weight_decay=1.5), "optimizer.weight_decay is 1.5: input should be less than 1"),
         (dict(layer_decay=0), "optimizer.layer_decay is 0: input should be greater than 0"),
-        (dict(name="lion"), "optimizer.name is 'lion': input should be 'adamw', 'lamb' or 'lans'"),
+        (
+            dict(name="lion"),
+            "optimizer.name is 'lion' (did you mean 'muon'?): input should be 'adamw', 'lamb', 'lans' or 'muon'",
+        ),
         (dict(trust_bounds=[0.01, 0.3]), "trust_bounds is for lamb, not for adamw; remove it"),
         (dict(name="lans", prenormalize="always"), "prenormalize is for lamb, not for lans; remove it"),
+        (dict(momentum=0.9), "momentum is for muon, not for adamw; remove it"),
+        (dict(name="lamb", fallback={"lr_factor": 0.1}), "fallback is for muon, not for lamb; remove it"),
+        (dict(name="muon", momentum=1), "optimizer.momentum is 1: input should be less than 1"),
+        (dict(name="muon", steps=0), "optimizer.steps is 0: input should be greater than or equal to 1"),
+        (dict(name="muon", fallback={"lr": 1e-3}), "optimizer.fallback.lr"),
+        (
+            dict(name="muon", scale="kimi"),
+            "optimizer.scale is 'kimi': input should be 'spectral', 'jordan' or 'moonshot'",
+        ),
         (dict(adapted="all"), "adapted is for lamb and lans, not for adamw; remove it"),
         (dict(name="lamb", trust_bounds=[0.3, 0.01]), "trust_bounds [0.3, 0.01] has the larger bound first; swap them"),
     ],
@@ -56,6 +68,14 @@ def test_what_cannot_be_exact_is_refused(tmp_path, name, section, precision, mes
         resolve(recipe, None, 2)
     assert message in str(error.value)
     assert str(file) in str(error.value)
+
+
+def test_deepspeeds_own_muon_is_refused(tmp_path):
+    """It orthogonalizes each tensor-parallel shard by itself, and clips by the norm of what it has orthogonalized."""
+    file = tmp_path / "engine.json"
+    file.write_text(json.dumps({"optimizer": {"type": "Muon"}, "zero_optimization": {"stage": 1}}))
+    with pytest.raises(UserError, match="sets optimizer to a section, but the recipe owns it"):
+        resolve(load_recipe("base", [f"deepspeed={file}"]), None, 2)
 
 
 @pytest.mark.parametrize("key", ["bf16_master_weights_and_grads", "grad_accum_dtype"])

@@ -1,0 +1,55 @@
+"""Which rank holds which elements of each parameter, once tensor parallelism and ZeRO have cut it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from model.parallel.layout import ParallelLayout
+from model.parallel.tensor import local_shape
+from model.parameter_spec import ParameterSpec
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the data-parallel ranks divide one parameter's flattened shard: along with a flat tensor that holds it, of
+    which each has as many elements."""
+
+    offset: int
+    """Of the shard's first element in that tensor."""
+    run: int
+    """Elements of that tensor on each rank."""
+    copied: bool = False
+    """Nothing is cut: each of them has all of it (ZeRO 0)."""
+
+    def span(self, data_parallel_rank: int, numel: int) -> tuple[int, int]:
+        """First element and number of elements of the shard [numel] that the rank holds."""
+        if self.copied:
+            return 0, numel
+        first = self.run * data_parallel_rank - self.offset
+        start, end = (min(max(edge, 0), numel) for edge in (first, first + self.run))
+        return start, end - start
+
+
+@dataclass(frozen=True)
+class Division:
+    table: Mapping[str, ParameterSpec]
+    layout: ParallelLayout
+    cuts: Mapping[str, Cut]
+
+    def held(self, name: str, rank: int) -> tuple[int, int]:
+        """First element and number of elements, in the rank's flattened tensor-parallel shard."""
+        numel = prod(local_shape(self.table[name], self.layout.tensor_parallel))
+        return self.cuts[name].span(self.layout.data_parallel_rank(rank), numel)
+
+    def span(self, name: str, rank: int) -> tuple[int, int]:
+        """What the rank gives where all is gathered: what it holds, and of equal copies only the first."""
+        is_split = self.table[name].tensor_parallel_axis is not None
+        data_rank, tensor_rank = divmod(rank, self.layout.tensor_parallel)
+        is_copy = (tensor_rank > 0 and not is_split) or (data_rank > 0 and self.cuts[name].copied)
+        return (0, 0) if is_copy else self.held(name, rank)
+
+    def shard_shapes(self, name: str) -> list[tuple[int, ...]]:
+        """One for each tensor-parallel rank; of a parameter that is not split, one."""
+        is_split = self.table[name].tensor_parallel_axis is not None
+        shape = local_shape(self.table[name], self.layout.tensor_parallel)
+        return [shape] * (self.layout.tensor_parallel if is_split else 1)
