@@ -32,7 +32,7 @@ WIDE = BertConfig(
     attention_dropout=0,
 )
 SMALL = WIDE.replace(vocab_size=2000, layers=2)
-DEEP = WIDE.replace(vocab_size=2000, layers=16)
+DEEP = WIDE.replace(vocab_size=5000, layers=24)
 
 
 def resident(field: str = "VmRSS") -> int:
