@@ -77,12 +77,15 @@ def ratio(before: Tensor, after: Tensor) -> Tensor:
 
 
 def _sum_of_squares(record: Record) -> Tensor:
-    assert record.exp_avg_sq is not None, "Muon's moments are of plain gradients"
+    """0 for a matrix that comes from a run with Muon: a saved state may be another run's."""
+    if record.exp_avg_sq is None:
+        return torch.zeros((), dtype=torch.float64, device=record.exp_avg.device)
     return record.exp_avg_sq.sum(dtype=torch.float64)
 
 
 def _scaled(record: Record, scale: Tensor) -> Record:
     """With gradients whose mean square is `scale` times what it was."""
-    assert record.exp_avg_sq is not None
+    if record.exp_avg_sq is None:
+        return record
     scale = scale.to(record.exp_avg.device)
     return Record(record.weight, record.exp_avg * scale.sqrt(), record.exp_avg_sq * scale, record.step)

@@ -50,8 +50,8 @@ class OptimizerOptions(Section):
     layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """Learning rate of a layer, as a fraction of the rate of the layer above. Below 1 for fine-tuning."""
     compile: bool = True
-    """Compile the step on a CPU, if there is a C++ compiler and the model is large enough to gain from it. AdamW
-    ignores this: its kernel is fused already."""
+    """Compile the step on a CPU, if there is a C++ compiler and the model is large enough to gain from it. AdamW,
+    whose kernel is fused already, and Muon ignore this."""
 
     def check(self) -> None:
         """Raises UserError for options that contradict each other."""

@@ -11,6 +11,6 @@ def until_in_steps(stages: Sequence[Stage], index: int, in_steps: Callable[[Amou
     """What may end a stage early: its own `until`, and `grow_when` of the stage after it."""
     until = stages[index].until
     if index + 1 < len(stages) and stages[index + 1].grow_when == "auto":
-        rules = until.model_dump(exclude_unset=True) if until else {}
+        rules = {rule.key: rule for rule in until.rules} if until else {}
         until = Until.model_validate({"auto": {}, **rules})
     return until and until.in_steps(in_steps)

@@ -61,6 +61,8 @@ def matrices_of(
     for spec in specs:
         if not spec.is_layer_matrix:
             continue
+        takes_in = [axis.role == "consumed" for axis in spec.axes]
+        assert takes_in == sorted(takes_in), f"{spec.name}: the axes that it takes in are to be the last"
         between = _heads_axis(spec) if heads_apart else None
         if between is None or between != spec.tensor_parallel_axis or tensor_parallel == 1:
             yield Matrix(spec, heads_apart)

@@ -53,8 +53,9 @@ class Muon(LayerwiseOptimizer):
         _adamw([part for part in parts if not part.group["orthogonalize"]])
         names = list(division.table)
         matrices = {names[part.segment.parameter]: part for part in parts if part.group["orthogonalize"]}
-        if self._rounds:
+        if matrices:
             self._advance(list(matrices.values()))
+        if self._rounds:  # all ranks take part, also one that holds no part of a matrix
             _Step(self, matrices, division.layout.tensor_parallel, torch.device(partition.device)).run(self._rounds)
 
     def _advance(self, parts: list[Part]) -> None:

@@ -1,6 +1,7 @@
 """The moments of LANS and NVLAMB after a change of shape: their own rule, by the commuting diagram, in float64."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,3 +125,14 @@ def test_an_operator_told_to_copy_or_reset_is_obeyed():
         plain = grown(change_of(tiny(), grow, {"hidden": 24}, state), state)
         found = grown(change_of(tiny(), grow, {"hidden": 24}, state, moments=of_unit_gradients), state)
         assert all(all(map(torch.equal, plain[name].tensors(), found[name].tensors())) for name in plain)
+
+
+@pytest.mark.parametrize("rule", [of_unit_gradients, of_unit_model_gradients])
+def test_a_matrix_without_a_second_moment_passes(rule):
+    """As in a state that a run with Muon has saved."""
+    state = random_state(tiny())
+    name = "blocks.0.feedforward.input.weight"
+    state[name] = replace(state[name], exp_avg_sq=None)
+    found = grown(change_of(tiny(), {"stack": {}}, {"layers": 4}, state, moments=rule), state)
+    assert found[name].exp_avg_sq is None
+    assert torch.equal(found[name].exp_avg, state[name].exp_avg)

@@ -11,6 +11,7 @@ from model.errors import UserError
 from pretrain.data import Corpus
 from pretrain.recipe import Recipe
 from pretrain.recipe.load import recipe_of
+from pretrain.recipe.until import until_in_steps
 from pretrain.runs.folder import RunFolder
 from pretrain.training.preflight import check_shards
 from tests.support.tiny import tiny_recipe, train_until
@@ -97,3 +98,11 @@ def test_a_node_that_sees_other_files_is_named(corpus, tmp_path):
 def test_a_recipe_that_the_launcher_hands_on_is_the_one_that_it_read(corpus):
     recipe = tiny_recipe(corpus, stages=[*STEPS, {"name": "b", "steps": 2, "grow": "stack", "shape": {"layers": 4}}])
     assert recipe_of(recipe.model_dump_json(by_alias=True)) == recipe
+
+
+def test_a_recipe_that_is_handed_on_keeps_a_rule_beside_grow_when(corpus):
+    first, second = {**STEPS[0], "until": {"loss": {"below": 2.2}}}, {"name": "b", "steps": 2, "grow": "stack"}
+    recipe = tiny_recipe(corpus, stages=[first, second | {"grow_when": "auto", "shape": {"layers": 4}}])
+    for each in (recipe, recipe_of(recipe.model_dump_json(by_alias=True))):
+        until = until_in_steps(each.stages, 0, lambda amount: 1)
+        assert until and {rule.key for rule in until.rules} == {"auto", "loss"}

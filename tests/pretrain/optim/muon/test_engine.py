@@ -66,13 +66,16 @@ VARIANTS = {
     "low-rank": CONFIG.replace(low_rank={"attention.query": 5, "feedforward.output": 7}),
 }
 CELLS = {"shared": (2, 2), "frozen": (1, 1), "dropped": (1, 0), "masked": (1, 3), "low-rank": (2, 3)}
+OFFLOADED = {"offload_optimizer": {"device": "cpu"}}
 
 
 def one_step_of_each() -> dict[str, tuple[float, bool]]:
     """The error of a step, and whether what is frozen has stayed."""
     errors = {}
-    for kind, config in VARIANTS.items():
-        engine = start(config, optimizer_settings("muon", *CELLS[kind]))
+    runs = [(kind, config, optimizer_settings("muon", *CELLS[kind])) for kind, config in VARIANTS.items()]
+    runs += [(f"offload {stage}", CONFIG, optimizer_settings("muon", 1, stage, **OFFLOADED)) for stage in (2, 3)]
+    for kind, config, settings in runs:
+        engine = start(config, settings)
         engine.module.begin_step(3, 3, 0)
         train(engine, 0, 2, LR)
         before = whole_state(read_state(engine))
@@ -93,7 +96,8 @@ def _compared(config: BertConfig, before: dict, after: dict) -> tuple[float, boo
 
 
 def test_models_of_which_not_every_layer_trains_alike():
-    """A shared block's mean gradient, frozen layers, a dropped layer, masked units, factors of low rank."""
+    """A shared block's mean gradient, frozen layers, a dropped layer, masked units, factors of low rank; and what lies
+    in the host's memory."""
     for errors in pool(2).run(one_step_of_each):
         for kind, (error, stays) in errors.items():
             assert error < 1e-4, kind

@@ -3,11 +3,13 @@
 from itertools import product
 
 import pytest
+import torch
 
 from model.config import BertConfig
 from model.parallel.layout import ParallelLayout
 from pretrain.optim.muon.homes import Homes
 from pretrain.optim.muon.matrices import Matrix, matrices_of, update_flops
+from pretrain.optim.muon.newton_schulz import orthogonalize
 from pretrain.optim.muon.traffic import division, most_sent
 
 CONFIG = BertConfig(
@@ -80,6 +82,14 @@ def test_the_size_of_matrices():
     assert apart["blocks.0.attention.output.weight"] == (4, 16, 3)
     assert found["blocks.0.feedforward.output.down"] == apart["blocks.0.feedforward.output.down"] == (1, 4, 40)
     assert not any(name.startswith(("embeddings", "mlm", "pooler")) or "norm" in name for name in found)
+
+
+def test_a_tiny_matrix_is_orthogonalized_and_zeros_stay():
+    """Squares of its elements underflow in fp32."""
+    matrix = torch.randn(1, 6, 9, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(orthogonalize(1e-25 * matrix, 5), orthogonalize(matrix, 5))
+    assert not orthogonalize(1e-44 * matrix.sign(), 5).isnan().any()
+    assert not orthogonalize(0 * matrix, 5).any()
 
 
 def test_newton_schulz_at_base_takes_the_flops_of_its_products():
