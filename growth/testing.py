@@ -70,11 +70,14 @@ def assert_records(change: ShapeChange, state: State) -> None:
         is_untouched = not first.any() and not second.any()
         assert record.step == 0 or not is_untouched, f"{name} has no moments but step {record.step}; use Record.fresh"
     one_moment = {
-        name: replace(record, exp_avg_sq=None) if old[name].is_layer_matrix else record for name, record in state.items()
+        name: replace(record, exp_avg_sq=None) if old[name].is_layer_matrix else record
+        for name, record in state.items()
     }
     for name in parameter_table(change.target):
         record = change.record(name, one_moment.__getitem__)
-        assert record.exp_avg.isfinite().all(), f"{name} is not finite where matrices have no second moment, as with Muon"
+        assert record.exp_avg.isfinite().all(), (
+            f"{name} is not finite where matrices have no second moment, as with Muon"
+        )
 
 
 # ---- tiers ----

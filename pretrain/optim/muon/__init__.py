@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from model.parameters import parameter_table
-from pretrain.optim.muon.homes import ROUND_NUMEL
-from pretrain.optim.muon.matrices import Matrix, matrices_of, update_flops
+from pretrain.optim.muon.matrices import ROUND_NUMEL, Matrix, matrices_of, update_flops
 from pretrain.optim.options import OptimizerOptions
 from pretrain.settings.values import Number, Positive, Rate, Section
 

@@ -9,11 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from model.parallel.division import Division
-from pretrain.optim.muon.matrices import Matrix, matrices_of, update_flops
-
-ROUND_NUMEL = 2**22
-"""Elements that a rank orthogonalizes while those of its next round travel: 8 MiB in bf16. A larger matrix is a round
-of its own."""
+from pretrain.optim.muon.matrices import ROUND_NUMEL, Matrix, matrices_of, update_flops
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,10 @@ from math import prod
 from model.lazy import Tensor
 from model.parameter_spec import ParameterSpec
 
+ROUND_NUMEL = 2**22
+"""Elements that a rank orthogonalizes while those of its next round travel: 8 MiB in bf16. A larger matrix is a round
+of its own."""
+
 
 @dataclass(frozen=True)
 class Matrix:
