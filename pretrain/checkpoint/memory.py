@@ -27,7 +27,7 @@ from torch import Tensor
 
 from growth.state import TrainingState
 from pretrain.checkpoint.files import part_name, write_index, write_part
-from pretrain.engine.nodes import node_name
+from pretrain.engine.place import node_name
 
 T = TypeVar("T")
 

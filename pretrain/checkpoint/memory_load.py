@@ -18,7 +18,7 @@ from pretrain.checkpoint.memory import age, is_private, names_in
 from pretrain.checkpoint.store import STEP, newest_name
 from pretrain.engine.agreement import from_rank_0
 from pretrain.engine.distributed import device
-from pretrain.engine.nodes import node_name
+from pretrain.engine.place import node_name
 
 T = TypeVar("T")
 

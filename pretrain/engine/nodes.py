@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pretrain.engine.distributed import computes_on_gpu, device
+from pretrain.engine.place import node_name
 
 SLOW = 0.5
 """A node is slow if it has less than this fraction of the median bandwidth."""
@@ -100,16 +101,6 @@ def show(nodes: Sequence[Node], console: Console | None = None) -> None:
     console.print(table)
     faults = verdict(nodes)
     console.print("verdict: " + ("; ".join(faults) if faults else "all nodes are alike, no faults"))
-
-
-def node_name() -> str:
-    """SLURM's name of this node, else the host's name."""
-    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
-
-
-def is_first_of_node() -> bool:
-    """Whether this rank does for its node what one rank has to do. torchrun says so."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def places_of_ranks() -> list[str]:

@@ -16,7 +16,7 @@ from pretrain.data import Corpus
 from pretrain.data.corpus import CorpusFiles
 from pretrain.data.text.writing import file_sha256
 from pretrain.engine.agreement import is_group, raise_together, read_once
-from pretrain.engine.nodes import is_first_of_node, node_name
+from pretrain.engine.place import is_first_of_node, node_name
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.checks.saved_states import check_saved_states
 from pretrain.recipe.checks.stage_rules import check_lengths

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
-from pretrain.engine.nodes import node_name
+from pretrain.engine.place import node_name
 from pretrain.launch.outcome import ExitCode, leave
 from pretrain.training.events import Activity, Hook, TrainerView
 
