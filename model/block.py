@@ -34,3 +34,9 @@ class Block(nn.Module):
         if self.pre_norm:
             return x + self.dropout(branch(branch.norm(x), *arguments))
         return branch.norm(x + self.dropout(branch(x, *arguments)))
+
+
+def whole_block(layer: Layer) -> Block | None:
+    """The block that a layer runs exactly once, and as a whole: the layer itself, or the one that it names as
+    `whole_block`. None where a variant calls parts of a block, or leaves it out at times."""
+    return layer if isinstance(layer, Block) else getattr(layer, "whole_block", None)

@@ -10,6 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import traceback
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -110,7 +111,7 @@ class ReadingProcess:
         self._asked = None
         try:
             return pickle.load(cast(Any, self._process.stdout))
-        except EOFError:
+        except (EOFError, pickle.UnpicklingError):  # before an answer, or in the middle of one
             raise self._ended() from None
 
     def _ended(self) -> RuntimeError:
@@ -148,6 +149,8 @@ def serve(parent: int) -> None:
             batches = data.next(*question.share)
             found: Any = [Flat.of(batch.tensors()) for batch in batches], data.position
         except Exception as error:
+            if sys.version_info >= (3, 11):
+                error.add_note(traceback.format_exc())
             reading, found = None, error
         pickle.dump(found, answers, protocol=pickle.HIGHEST_PROTOCOL)
         answers.flush()

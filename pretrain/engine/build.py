@@ -11,7 +11,7 @@ from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 from deepspeed.utils import set_z3_leaf_modules
 
 from model.bert import BertForPreTraining
-from model.block import Block
+from model.block import Block, whole_block
 from model.config import BertConfig
 from model.parallel.layout import ModelParallelUnit, ParallelLayout
 from model.parallel.tensor import TensorParallel
@@ -114,7 +114,7 @@ def gather_whole_blocks(model: BertForPreTraining) -> bool:
         config.num_blocks == config.layers
         and not config.frozen_layers
         and not model.recompute
-        and all(isinstance(layer, Block) for layer in model.layers)
+        and all(whole_block(layer) for layer in model.layers)
     )
     if possible:
         set_z3_leaf_modules(model, [Block])

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from model.bert import BertForPreTraining
+from model.block import whole_block
 from model.errors import UserError
 from pretrain.optim.passes import can_compile
 
@@ -57,6 +58,7 @@ def compile_blocks(model: BertForPreTraining) -> None:
     """
     torch.compiler.reset()  # what was compiled for the shape before
     torch._dynamo.config.recompile_limit = GRAPHS_PER_BLOCK * len(model.blocks)
-    whole = [block for block in model.blocks if any(layer is block for layer in model.layers)]
-    for block in whole:
-        block.forward = torch.compile(block.forward)
+    called_whole: set[torch.nn.Module | None] = {whole_block(layer) for layer in model.layers}
+    for block in model.blocks:
+        if block in called_whole:
+            block.forward = torch.compile(block.forward)

@@ -49,13 +49,17 @@ def speed_up_norm(engine: DeepSpeedEngine) -> None:
 
 def copy_norm_before_update(engine: DeepSpeedEngine) -> None:
     """ZeRO leaves the norm on the device. Read after the step, it would come behind the update; so it is copied before,
-    when gradients are clipped."""
+    when the gradients of the first group are clipped."""
     zero = engine.optimizer
     if engine.zero_optimization_stage() > 0 and computes_on_gpu():
         clip = zero.unscale_and_clip_grads
+        copied: Any = None
 
         def copy_and_clip(*arguments: Any) -> Any:
-            zero.copied_norm = Readback(torch.as_tensor(zero._global_grad_norm))
+            nonlocal copied
+            if zero._global_grad_norm is not copied:  # every step has a new one, and calls this for each group
+                copied = zero._global_grad_norm
+                zero.copied_norm = Readback(torch.as_tensor(copied))
             return clip(*arguments)
 
         zero.unscale_and_clip_grads = copy_and_clip

@@ -1,8 +1,10 @@
 """Weights to start a run from, out of other formats: Hugging Face transformers, DeepSpeed's own, or another run's."""
 
+import json
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,6 +13,7 @@ from torch import Tensor
 from growth.state import Record, TrainingState, assign_owners
 from model.config import BertConfig
 from model.errors import UserError
+from model.fields import Flag
 from model.parallel.tensor import unshard
 from model.parameters import parameter_table
 from pretrain.checkpoint.files import INDEX, load_checkpoint, read_index, readable
@@ -20,12 +23,14 @@ from pretrain.interop.deepspeed_import import deepspeed_shapes, is_deepspeed, re
 from pretrain.interop.huggingface_import import import_model, import_weights, possible_shapes
 from pretrain.settings.hub import local_folder
 
-TOLD = (
-    *("layers", "hidden", "heads", "head_dim", "ffn", "norm", "max_positions", "type_vocab", "sentence_head"),
-    *("positions", "gated", "norm_type", "norm_bias", "embedding_norm", "first_norm"),
-    *("attention_bias", "ffn_bias", "head_bias"),
+HOW_TRAINED = (
+    *("hidden_dropout", "attention_dropout", "heads_multiple", "ffn_multiple", "masked"),
+    *("initializer_std", "position_init", "attention_init", "output_init"),
 )
-"""Fields of a shape that a user is told of."""
+"""Fields that say how a model begins or is trained, beside those marked so: a start may have others."""
+SIZES = ("vocab_size", "max_positions", "sentence_head")
+"""Fields that say which weights there are, and nothing else: these are compared themselves."""
+AS_THERE = "give the first stage the shape of the model there"
 
 
 def import_start(path: Path, config: BertConfig, seed: int, trust_pickle: bool = False) -> TrainingState:
@@ -33,13 +38,13 @@ def import_start(path: Path, config: BertConfig, seed: int, trust_pickle: bool =
 
     `path` is a checkpoint or run of Espalier's, a folder that `save_pretrained` wrote, or one that DeepSpeed's
     `save_checkpoint` wrote. What only Espalier's model has (a head the other lacks) is fresh, drawn from `seed`.
-    `trust_pickle`: whether pickled files may run code. Raises UserError when the folder is none of these or its shapes
-    are not those of `config`.
+    `trust_pickle`: whether pickled files may run code. Raises UserError when the folder is none of these, or its
+    model is not one of `config`: other shapes, or another function of the same weights.
     """
     path = local_folder(path)
     _check_kind(path)
-    weights = _read(path, config, seed, trust_pickle)
-    if misfit := _misfit(path, _sizes(weights), config):
+    there, weights = _read(path, config, seed, trust_pickle)
+    if misfit := _misfit(path, _sizes(weights), config, there):
         raise UserError(misfit)
     owners = assign_owners(config, dist.get_world_size())
     mine = [name for name, owner in owners.items() if owner == dist.get_rank()]
@@ -48,8 +53,8 @@ def import_start(path: Path, config: BertConfig, seed: int, trust_pickle: bool =
 
 
 def check_start(path: Path, config: BertConfig, trust_pickle: bool = False) -> None:
-    """Raises UserError if `import_start` cannot read the folder `path` or its shapes are not those of `config`, as far
-    as can be told without reading a weight."""
+    """Raises UserError if `import_start` cannot read the folder `path` or its model is not one of `config`, as far as
+    can be told without reading a weight."""
     path = local_folder(path)
     _check_kind(path)
     known: list[BertConfig] = []
@@ -59,23 +64,36 @@ def check_start(path: Path, config: BertConfig, trust_pickle: bool = False) -> N
     elif (path / "config.json").is_file():
         known = possible_shapes(path, sentence_head=config.sentence_head)
     else:
-        weights = _of_table(deepspeed_shapes(path, trust_pickle), config)
+        weights = deepspeed_shapes(path, trust_pickle)
         # None of the table: transformers' BERT, which is known when it is read.
-        if weights and (misfit := _misfit(path, _sizes(weights), config)):
+        ours = bool(parameter_table(config).keys() & weights.keys())
+        if ours and (misfit := _misfit(path, _sizes(_of_table(weights, config)), config)):
             raise UserError(misfit)
-    faults = [_misfit(path, _shapes(each), config) for each in known]
+    faults = [_misfit(path, _shapes(each), config, each) for each in known]
     if faults and all(faults):
-        raise UserError(f"{faults[0]}: {_in_words(known[-1], config)}")
+        raise UserError(str(faults[0]))
 
 
 def _in_words(there: BertConfig, wanted: BertConfig) -> str:
     """What would make the recipe's model the model that is there."""
-    ours, theirs = (each.model_dump(mode="json") for each in (wanted, there))
-    fields = [f"{name}: {theirs[name]}" for name in TOLD if theirs[name] != ours[name]]
-    told = [f"model: {{{', '.join(fields)}}}"] if fields else []
-    if theirs["vocab_size"] != ours["vocab_size"]:
-        told.append(f"a corpus with its vocabulary of {theirs['vocab_size']:,}, prepared with --vocab")
+    fields = {name: theirs for name, (theirs, _) in _differences(there, wanted).items()}
+    vocab_size = fields.pop("vocab_size", None)
+    told = [f"model: {{{', '.join(f'{name}: {_word(value)}' for name, value in fields.items())}}}"] if fields else []
+    if vocab_size is not None:
+        told.append(f"a corpus with its vocabulary of {vocab_size:,}, prepared with --vocab")
     return " and ".join(told) or "look at its config.json"
+
+
+def _differences(there: BertConfig, wanted: BertConfig) -> dict[str, tuple[Any, Any]]:
+    """{field: its value there and the one wanted} of all that make another model."""
+    theirs, ours = (each.model_dump(mode="json") for each in (there, wanted))
+    may_differ = {*HOW_TRAINED, *BertConfig.fields_with(Flag.NOT_IN_TARGET)}
+    return {name: (theirs[name], ours[name]) for name in ours if name not in may_differ and theirs[name] != ours[name]}
+
+
+def _word(value: Any) -> str:
+    """As a recipe has it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
@@ -86,16 +104,43 @@ def _sizes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(weight.shape) for name, weight in weights.items()}
 
 
-def _misfit(path: Path, shapes: Mapping[str, tuple[int, ...]], config: BertConfig) -> str | None:
-    """What keeps weights of these shapes from being those of `config`, in one line."""
+def _misfit(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], config: BertConfig, there: BertConfig | None = None
+) -> str | None:
+    """What keeps a model with weights of these shapes from being one of `config`, in one line. there: its own shape,
+    where the files tell it."""
+    fault = _other_weights(shapes, config) or (_other_function(there, config) if there else None)
+    fault = fault or _more_weights(shapes, config)
+    words = f": {_in_words(there, config)}" if there else ""
+    return f"start {path}{fault}{words}" if fault else None
+
+
+def _other_weights(shapes: Mapping[str, tuple[int, ...]], config: BertConfig) -> str | None:
     for name, spec in parameter_table(config).items():
         if name not in shapes:
-            return f"start {path} has no {name}; give the first stage the shape of the model there"
+            return f" has no {name}; {AS_THERE}"
         if shapes[name] != spec.shape:
             return (
-                f"start {path}: {name} has shape {list(shapes[name])}, the first stage needs "
-                f"{list(spec.shape)}; give the first stage the shape of the model there, and grow from it"
+                f": {name} has shape {list(shapes[name])}, the first stage needs {list(spec.shape)}; {AS_THERE}, and "
+                "grow from it"
             )
+    return None
+
+
+def _other_function(there: BertConfig, config: BertConfig) -> str | None:
+    """The same weights may compute something else: with other angles, windows, norms, or fewer of the layers."""
+    for name, (theirs, ours) in _differences(there, config).items():
+        if name not in SIZES:
+            return f" has {name} {_word(theirs)}, the first stage {_word(ours)}; {AS_THERE}"
+    return None
+
+
+def _more_weights(shapes: Mapping[str, tuple[int, ...]], config: BertConfig) -> str | None:
+    """A head for sentence pairs may be left out."""
+    table = parameter_table(config)
+    for name in shapes:
+        if name not in table and not name.startswith(("pooler.", "sentence.")):
+            return f" has {name}, for which the first stage has no place; {AS_THERE}"
     return None
 
 
@@ -111,27 +156,28 @@ def _check_kind(path: Path) -> None:
         )
 
 
-def _read(path: Path, config: BertConfig, seed: int, trust_pickle: bool) -> dict[str, Tensor]:
-    """{logical name: weight}, as far as this rank needs them."""
+def _read(path: Path, config: BertConfig, seed: int, trust_pickle: bool) -> tuple[BertConfig | None, dict[str, Tensor]]:
+    """The model's shape, where the files tell it, and {logical name: weight}, as far as this rank needs them."""
     if (find_checkpoint(path) / INDEX).is_file():
         state, _ = load_checkpoint(find_checkpoint(path))
-        return {
+        return state.config, {
             name: torch.empty(spec.shape, device="meta") for name, spec in parameter_table(state.config).items()
         } | {name: record.weight for name, record in state.records.items()}
     if (path / "config.json").is_file():
-        return import_model(path, seed, say_once, sentence_head=config.sentence_head)[1]
+        return import_model(path, seed, say_once, sentence_head=config.sentence_head)
     weights = read_deepspeed(path, trust_pickle, say_once)
     if not parameter_table(config).keys() & weights.keys():
-        return import_weights(config, weights, seed, say_once)
-    return _of_table(weights, config)
+        return None, import_weights(config, weights, seed, say_once)
+    return None, _of_table(weights, config)
 
 
 def _of_table(weights: Mapping[str, Tensor], config: BertConfig) -> dict[str, Tensor]:
     """Those of Espalier's own model. On the devices its vocabulary is padded, and heads and head_dim are one axis."""
-    return {
-        name: unshard(spec, [weights[name].view(spec.padded_shape)])
-        if weights[name].numel() == prod(spec.padded_shape)
-        else weights[name]
-        for name, spec in parameter_table(config).items()
-        if name in weights
-    }
+    table = parameter_table(config)
+
+    def logical(name: str, weight: Tensor) -> Tensor:
+        if name not in table or weight.numel() != prod(table[name].padded_shape):
+            return weight
+        return unshard(table[name], [weight.view(table[name].padded_shape)])
+
+    return {name: logical(name, weight) for name, weight in weights.items()}

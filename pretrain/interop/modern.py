@@ -169,7 +169,10 @@ def _theta(settings: Mapping[str, Any], kind: str) -> float:
     if settings.get("rope_scaling") or rope.get("rope_type", "default") != "default":
         raise UserError("rotary angles that are scaled (rope_type) cannot be imported, only those of rope_type default")
     old_name, default = _OLD_THETAS[kind]
-    return rope.get("rope_theta") or settings.get(old_name) or default
+    theta = rope.get("rope_theta") or settings.get(old_name, default)
+    if theta is None and kind == "sliding_attention":
+        return _theta(settings, "full_attention")  # null there: the same in all layers
+    return theta or default
 
 
 def _local_attention(settings: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from model.attention import Mask, SoftmaxAttention, additive
 from model.attention_kernels import PackedRows
 from model.batch import Batch
-from model.block import Block, Layer
+from model.block import Block, Layer, whole_block
 from model.parallel.tensor import TensorParallel
 from model.rotary import RotaryMask, Rotation
 from model.variants.local_attention import LocalAttention
@@ -76,6 +76,10 @@ class MaskedLayer:
 
     def __init__(self, layer: Layer, is_local: bool):
         self.layer, self.is_local = layer, is_local
+
+    @property
+    def whole_block(self) -> Block | None:
+        return whole_block(self.layer)
 
     def __call__(self, x: Tensor, masks: LayerMasks) -> Tensor:
         return self.layer(x, masks.local if self.is_local else masks.whole)

@@ -1,7 +1,9 @@
 """Rows that another process reads: those of `TrainingData`, whatever a stage, a signal or a mistake does in between."""
 
 import os
+import select
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from model.batch import Batch
 from model.errors import UserError
 from pretrain.data import Corpus, DataPosition, Masking, Sampling
-from pretrain.data.ahead import ReadingProcess, RowsAhead, StageRows
+from pretrain.data.ahead import Asked, ReadingProcess, RowsAhead, Share, StageRows
 
 START = DataPosition()
 
@@ -38,10 +40,27 @@ def test_another_process_reads_the_same_rows(corpus: Corpus, tmp_path: Path) -> 
             position = plain.position
 
         mistaken = RowsAhead(process, StageRows(tmp_path / "none", 5, 32, Masking(), Sampling()), START)
-        with pytest.raises(UserError, match="none does not exist"):
+        with pytest.raises(UserError, match="none does not exist") as mistake:
             mistaken.next(24, 4, 1, 3)
+        if sys.version_info >= (3, 11):
+            assert "in serve\n" in mistake.value.__notes__[0]  # where in the process it was
         process._process.kill()
         with pytest.raises(RuntimeError, match="ended with exit code -9"):
             ahead.next(24, 4, 1, 3)
+    finally:
+        process.close()
+
+
+def test_a_process_killed_in_the_middle_of_an_answer_is_named(corpus: Corpus) -> None:
+    process, share = ReadingProcess(), Share(4096, 64, 0, 1)
+    try:
+        asked = Asked(StageRows(corpus.path, 5, 64, Masking(), Sampling()), START, share)
+        process.ask(asked)
+        pipe = process._process.stdout
+        assert pipe is not None
+        select.select([pipe], [], [])  # it has begun to answer, with more than a pipe holds
+        process._process.kill()
+        with pytest.raises(RuntimeError, match="ended with exit code -9"):
+            process.answer(asked)
     finally:
         process.close()

@@ -48,7 +48,9 @@ def test_true_without_a_compiler_is_one_line(monkeypatch):
 
 
 def test_blocks_that_are_called_in_parts_are_not_compiled():
-    for changes, count in (({}, 2), ({"norm": "pre", "layer_drop": {"keep": 0.5}}, 0), ({"sharing": 1}, 1)):
+    local, dropped = {"local_attention": {"window": 6, "global_every": 2}}, {"norm": "pre", "layer_drop": {"keep": 0.5}}
+    cases = (({}, 2), (local, 2), (dropped, 0), (local | dropped, 0), ({"sharing": 1}, 1))
+    for changes, count in cases:
         model = build(small_config(**changes))
         compile_blocks(model)
         assert sum("forward" in vars(block) for block in model.blocks) == count
@@ -72,6 +74,17 @@ def test_a_compiled_model_is_the_model(device):
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_local_layers_are_compiled_with_windows_by_blocks():
+    config = small_config(local_attention={"window": 6, "global_every": 2}, positions="rotary")
+    plain, compiled = (build(config).train() for _ in range(2))
+    with patch("torch.compile", partial(torch.compile, backend="aot_eager")):
+        compile_blocks(compiled)
+        expected, found = gradients(plain), gradients(compiled)
+    assert len(compiled.blocks) == 2 and all("forward" in vars(block) for block in compiled.blocks)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-12)
 
 
 def test_a_step_taken_again_under_watch_shows_the_parts_of_a_block():

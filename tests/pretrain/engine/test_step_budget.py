@@ -101,3 +101,25 @@ def test_the_page_names_all_that_wait_in_a_step():
         for name in names:
             file, function = name.split()
             assert f"`{file}`" in page and f"`{function}`" in page, name
+
+
+def copies_of_the_norm(stage: int) -> tuple[int, list[int]]:
+    """The parameter groups of an engine as on a GPU, and how often each of three steps copies its norm."""
+    with patch.object(norm, "computes_on_gpu", lambda: True):
+        engine = start(CONFIG, settings(1, stage, "bf16"))
+    num_groups, counts = len(engine.optimizer.param_groups), []
+    for step in range(3):
+        with patch.object(norm, "Readback", wraps=norm.Readback) as copy:
+            train(engine, step, 1)
+        counts.append(copy.call_count)
+        assert gradient_norm_after_step(engine) == float(engine.get_global_grad_norm())
+    destroy(engine)
+    return num_groups, counts
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_step_copies_its_norm_once(stage):
+    """Before the first group is updated: a later copy would come behind that."""
+    ((num_groups, counts),) = pool(1).run(copies_of_the_norm, stage)
+    assert num_groups > 1
+    assert counts == [1, 1, 1]

@@ -21,8 +21,12 @@ def losses_and_num_kept(
     return found, num_kept
 
 
-def test_no_small_parameter_stays_whole():
-    assert [num_kept for _, num_kept in pool(2).run(losses_and_num_kept, {})] == [0, 0]
+LOCAL = CONFIG.replace(local_attention={"window": 4, "global_every": 2})
+
+
+@pytest.mark.parametrize("config", [CONFIG, LOCAL], ids=["plain", "local"])
+def test_no_small_parameter_stays_whole(config):
+    assert [num_kept for _, num_kept in pool(2).run(losses_and_num_kept, {}, config)] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -34,10 +38,11 @@ def test_where_blocks_travel_in_parts_small_parameters_stay(config, recompute):
     assert all(num_kept > 0 for _, num_kept in pool(2).run(losses_and_num_kept, {}, config, recompute))
 
 
-def test_the_users_own_threshold_is_kept_and_changes_nothing():
+@pytest.mark.parametrize("config", [CONFIG, LOCAL], ids=["plain", "local"])
+def test_the_users_own_threshold_is_kept_and_changes_nothing(config):
     for (ours, _), (losses, num_kept) in zip(
-        pool(2).run(losses_and_num_kept, {}),
-        pool(2).run(losses_and_num_kept, {"stage3_param_persistence_threshold": 100_000}),
+        pool(2).run(losses_and_num_kept, {}, config),
+        pool(2).run(losses_and_num_kept, {"stage3_param_persistence_threshold": 100_000}, config),
         strict=True,
     ):
         assert num_kept > 0

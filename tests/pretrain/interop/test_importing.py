@@ -6,6 +6,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
+import yaml
 
 from growth.state import TrainingState, fresh_state
 from model.config import BertConfig
@@ -53,9 +54,9 @@ def test_from_hugging_face(tmp_path):
     check(tmp_path, fresh_weights())
 
 
-def save_a_checkpoint(folder: Path) -> None:
+def save_a_checkpoint(folder: Path, config: BertConfig = CONFIG) -> None:
     checkpoints = CheckpointStore(folder / "checkpoints")
-    checkpoints.save(5, fresh_state(CONFIG, 7, dist.get_rank(), dist.get_world_size()), {})
+    checkpoints.save(5, fresh_state(config, 7, dist.get_rank(), dist.get_world_size()), {})
     checkpoints.flush()
 
 
@@ -130,6 +131,53 @@ def test_shapes_are_compared_before_ranks_start(tmp_path):
             assert message.endswith("the shape of the model there: model: {layers: 2}")
     message = check_error(tmp_path / "model", CONFIG.replace(hidden=64, vocab_size=CONFIG.vocab_size + 9))
     assert f"with its vocabulary of {CONFIG.vocab_size}, prepared with --vocab" in message and "hidden: 32" in message
+
+
+OTHER_FUNCTIONS = {
+    "rotary_theta 160000.0": (dict(positions="rotary", rotary_theta=160_000.0), dict(rotary_theta=10_000.0)),
+    'local_attention {"window": 8': (dict(local_attention={"window": 8}), dict(local_attention=None)),
+    "activation gelu_tanh": (dict(activation="gelu_tanh"), dict(activation="gelu")),
+    "norm_eps 1e-05": (dict(norm_eps=1e-5), dict(norm_eps=1e-12)),
+    'token_dropout {"mask_token": 4': (dict(token_dropout={"mask_token": 4}), dict(token_dropout=None)),
+    "pool_window 2": (dict(pool_window=2), dict(pool_window=1)),
+    "gated true": (dict(gated=True), dict(gated=False)),
+    "layers 3": (dict(layers=3), dict(layers=2)),
+    "layers 4": (dict(layers=4, sharing=1), dict(layers=2)),
+}
+"""{what is told of a start: (its fields, those of a first stage that has all its weights)}."""
+
+
+def test_the_same_weights_in_another_function_are_refused(tmp_path):
+    """Before ranks start and on them, in one line with both values and what to set."""
+    for number, (told, (there, wanted)) in enumerate(OTHER_FUNCTIONS.items()):
+        run, config = tmp_path / str(number), CONFIG.replace(**there)
+        pool(1).run(save_a_checkpoint, run, config)
+        message = check_error(run, config.replace(**wanted))
+        assert f"start {run} has {told}" in message and ", the first stage " in message, message
+        field, value = told.split(maxsplit=1)
+        assert f"give the first stage the shape of the model there: model: {{{field}: {value}" in message
+        assert "\n" not in message
+        assert pool(1).run(import_error, run, config.replace(**wanted)) == [message]
+        as_recipe = yaml.safe_load(message.partition("there: model: ")[2])
+        check_start(run, config.replace(**wanted).replace(**as_recipe))
+
+
+def test_how_a_model_is_trained_may_differ_from_its_start(tmp_path):
+    save = CONFIG.replace(positions="rotary", norm="pre")
+    pool(1).run(save_a_checkpoint, tmp_path, save)
+    ours = save.replace(
+        **dict(hidden_dropout=0.0, attention_dropout=0.2, frozen_layers=1, max_positions=64, output_init="scaled"),
+        **dict(layer_drop={"keep": 0.5}, sentence_head=False),
+    )
+    check_start(tmp_path, ours)
+    pool(1).run(import_here, tmp_path, ours)
+
+
+def test_deepspeeds_weights_that_the_first_stage_lacks_are_named(tmp_path):
+    pool(2).run(save_with_deepspeed, tmp_path, 2)
+    shallow = CONFIG.replace(layers=1)
+    for message in (check_error(tmp_path, shallow), *pool(1).run(import_error, tmp_path, shallow)):
+        assert "has blocks.1." in message and "for which the first stage has no place" in message
 
 
 class Marked:

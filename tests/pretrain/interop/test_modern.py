@@ -28,7 +28,7 @@ from pretrain.interop.huggingface import (
     merged_shape,
 )
 from pretrain.interop.huggingface_import import import_model
-from pretrain.interop.modern import modern_family
+from pretrain.interop.modern import modern_family, modernbert
 from tests.support.running import build, random_batch, random_weight, run, small_config
 
 SMALL = dict(positions="rotary", norm="pre", type_vocab=0, sentence_head=False, norm_eps=1e-5)
@@ -230,3 +230,12 @@ def test_a_model_of_theirs_that_computes_something_else_is_refused(config, chang
     (tmp_path / "config.json").write_text(json.dumps({**settings, **changes}))
     with pytest.raises(UserError, match=message):
         import_model(tmp_path)
+
+
+@pytest.mark.parametrize(("named", "theta"), [({}, 10_000.0), ({"local_rope_theta": None}, None)])
+def test_no_angles_of_its_own_in_a_local_layer_are_those_of_global_ones(named, theta):
+    """In the words of earlier versions of transformers."""
+    words = {"num_hidden_layers": 4, "global_rope_theta": 80_000.0, "vocab_size": 50, **named}
+    fields = modernbert(words, {}).fields
+    assert fields["rotary_theta"] == 80_000.0
+    assert fields["local_attention"].get("theta") == theta
