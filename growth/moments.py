@@ -58,8 +58,8 @@ def of_unit_model_gradients(change: ShapeChange, fetch: Fetch) -> ShapeChange:
 def as_kept(change: ShapeChange, moments_of: Callable[[ParameterSpec], tuple[str, ...]]) -> ShapeChange:
     """The change for an optimizer that keeps these moments of each parameter: Muon keeps exp_avg alone of its matrices.
 
-    A second moment that it does not keep is dropped. One that it needs, where there is none, cannot be made up: both
-    moments start anew, and so does their step.
+    A second moment that it does not keep is dropped. Where it needs one and there is none, both moments are reset to
+    zero, and so is their step count.
     """
 
     def rule(spec: ParameterSpec, fetch: Fetch) -> Record:

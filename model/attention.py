@@ -36,7 +36,7 @@ class Attention(nn.Module):
         self.key = make_linear(config.hidden, width, rank("attention.key"), tp, bias)
         self.value = make_linear(config.hidden, width, rank("attention.value"), tp, bias)
         self.output = make_row_parallel_linear(width, config.hidden, rank("attention.output"), tp, bias)
-        self.norm = make_norm(config, config.hidden)  # applied by the block, before or after this branch
+        self.norm: nn.Module = make_norm(config, config.hidden)  # applied by the block, before or after this branch
 
     def forward(self, x: Tensor, mask: Mask) -> Tensor:
         query, key, value = map(self.heads, self.tp.enter_through(x, self.query, self.key, self.value))

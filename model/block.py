@@ -22,7 +22,7 @@ class Block(nn.Module):
         self.pre_norm = config.norm == "pre"
         self.attention = attention
         if not config.normalises_attention(block):
-            attention.norm = nn.Identity()  # type: ignore[assignment]
+            attention.norm = nn.Identity()
         self.feedforward = FeedForward(config, config.block_ffn(block), tp)
         self.dropout = Dropout(config.hidden_dropout)
 

@@ -33,7 +33,7 @@ class ModernFamily:
     """Fields beyond a plain BERT for which its config.json has words."""
     names: Names
     settings: Callable[[BertConfig, str], dict[str, Any]]
-    """What config.json says beside the type, given the activation's name there."""
+    """The keys of config.json apart from the model type, given the name that the activation has there."""
 
     def plain(self, config: BertConfig) -> BertConfig:
         """The shape of this family that computes the same. Raises UserError, with the reason, if there is none."""

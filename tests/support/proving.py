@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from growth.operators.base import Inputs
 from growth.state import Record
 from model.bert import BertForPreTraining
 from model.config import BertConfig
+from model.errors import UserError
 from model.parameters import parameter_table
 from tests.support.running import random_batch, random_weight
 
@@ -53,6 +55,13 @@ def change_of(
     operators = [make_operator(name, options) for name, options in grow.items()]
     fetch = {"fetch": state.__getitem__} if state is not None else {}
     return shape_change(source, operators, wanted, Inputs(**fetch, **inputs))
+
+
+def assert_refused(source: BertConfig, grow: Mapping[str, dict], wanted: dict, message: str) -> None:
+    """In one line that matches `message`."""
+    with pytest.raises(UserError, match=message) as caught:
+        change_of(source, grow, wanted)
+    assert "\n" not in str(caught.value)
 
 
 def grown(change: ShapeChange, state: Mapping[str, Record]) -> State:

@@ -24,8 +24,9 @@ class KernelAttention(Attention):
         super().__init__(config, num_heads, tp)
         self.kernel = config.attention
         if self.kernel == "favor":
+            like_parameters = torch.empty(0)  # the current default device and type
             directions = random_directions(config.num_kernel_features, config.head_dim)
-            self.register_buffer("directions", directions.to(self.norm.weight), persistent=False)  # [m, d]
+            self.register_buffer("directions", directions.to(like_parameters), persistent=False)  # [m, d]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         query, key = self.features(query, each=-1), self.features(key, each=(-2, -1))  # [B, n, S, m]

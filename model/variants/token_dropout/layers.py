@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from model.batch import Batch
+from model.embeddings import Embeddings
 from model.parallel.tensor import TensorParallel
 from model.variants.parts import Parts
 
@@ -11,7 +12,8 @@ from model.variants.parts import Parts
 class TokenDropoutParts(Parts):
     def extend(self, model: nn.Module, tp: TensorParallel) -> None:
         embeddings = model.get_submodule("embeddings")
-        embeddings.word_factors = self.word_factors  # type: ignore[assignment]  # no module or tensor
+        assert isinstance(embeddings, Embeddings)
+        embeddings.word_factors = self.word_factors
 
     def word_factors(self, batch: Batch) -> Tensor:
         """[B, S, 1]: 0 for [MASK], and for the other tokens of a segment what makes up for its [MASK]."""

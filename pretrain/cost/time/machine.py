@@ -24,8 +24,9 @@ OWN = Path("machines")
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Sum, Collection, Scatter = "all-reduce", "all-gather", "reduce-scatter"
-KINDS = (Sum, Collection, Scatter)
+Kind = Literal["all-reduce", "all-gather", "reduce-scatter"]
+"""Of a message among ranks."""
+KINDS: tuple[Kind, Kind, Kind] = ("all-reduce", "all-gather", "reduce-scatter")
 
 
 class Part(BaseModel):
@@ -70,7 +71,7 @@ class Link(Part):
 
     latency_us: NotNegative
     gb_per_second: Positive
-    of: Mapping[Literal["all-reduce", "all-gather", "reduce-scatter"], Positive] = {}
+    of: Mapping[Kind, Positive] = {}
     """GB/s of a kind of message that differs."""
 
 
@@ -82,7 +83,7 @@ class Alone(Part):
 
 
 class Host(Part):
-    """What a step takes that is no work on tensors."""
+    """The part of a step that is spent outside work on tensors."""
 
     launch_us: NotNegative
     """An operator: on a CPU added to its work, on a GPU hidden behind that of the one before."""

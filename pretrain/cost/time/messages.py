@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from model.parameters import ParameterSpec, parameter_table
 from pretrain.cost.memory import FP32_BYTES, numel_on_rank
-from pretrain.cost.time.machine import KINDS
+from pretrain.cost.time.machine import KINDS, Kind
 from pretrain.engine.config_file import DEFAULT_BUCKET, overlaps_messages
 from pretrain.recipe import ResolvedStage
 
@@ -40,7 +40,7 @@ Over = Literal["data", "tensor", "all"]
 
 
 class Message(NamedTuple):
-    kind: str
+    kind: Kind
     over: Over
     num_bytes: int
     """Of the whole tensor that is summed, put together or divided."""

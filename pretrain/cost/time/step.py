@@ -169,7 +169,7 @@ class Step:
                 f"machine {machine.name} is one node of {machine.ranks} ranks, and {self.num_ranks} are planned: "
                 "add `between` to its file, or plan for fewer"
             )
-        rate = 1e9 * link.of.get(message.kind, link.gb_per_second)  # type: ignore[call-overload]
+        rate = 1e9 * link.of.get(message.kind, link.gb_per_second)
         if crosses and message.over == "data":
             rate /= stage.tensor_parallel  # as many groups share the network
         rounds = (2 if message.kind == KINDS[0] else 1) * (size - 1) / size

@@ -40,8 +40,8 @@ def read_sweep(text: str) -> list[int] | None:
 def over_nodes(
     resolved: Callable[[int], Run], machine: Machine, ranks: int, numbers: list[int], segment: float | None
 ) -> tuple[list[Choice], list[str]]:
-    """The fastest first, and a line for each number that the recipe does not allow. `resolved`: the run on so many
-    ranks; `ranks`: of a node."""
+    """The choices, fastest first, and a line for each number of nodes that the recipe does not allow. `resolved` gives
+    the run for a number of ranks; `ranks` is how many a node has."""
     found, left_out = [], []
     for number in numbers:
         name = f"{number} node{'s' * (number > 1)}"

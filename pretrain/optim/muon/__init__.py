@@ -8,7 +8,7 @@ For every matrix W of a layer, with gradient G:
     W = W - lr (scale X + decay W)
 
 Jordan's code began with M = mu M + G; both agree, because X does not depend on the size of U. As a mean of gradients
-M is Adam's exp_avg, so a change of shape maps it as it maps gradients. There is no second moment.
+M is stored as exp_avg, like Adam's first moment, so a change of shape treats it as a gradient. There is no second one.
 
     scale    spectral   sqrt(rows / columns)             Bernstein (2025): the update has the operator norm of a step
              jordan     sqrt(max(1, rows / columns))     Jordan's
@@ -40,7 +40,7 @@ Scale = Literal["spectral", "jordan", "moonshot"]
 
 
 class Fallback(Section):
-    """AdamW's settings for what is no matrix of a layer; `betas` and `eps` of the optimizer are AdamW's as well."""
+    """AdamW's settings, for everything except the matrices of layers; it also takes the optimizer's `betas`, `eps`."""
 
     lr_factor: Annotated[Number, Field(ge=0)] = 1.0
     """Muon: learning rate of AdamW, as a fraction of `optimizer.lr`."""
@@ -52,14 +52,14 @@ class MuonOptions(OptimizerOptions):
     name: ClassVar[str] = "muon"
 
     momentum: Rate = 0.95
-    """Muon: decay rate of the momentum, per step. `betas` and `eps` are those of AdamW, which takes all that is no
-    matrix of a layer."""
+    """Muon: decay rate of the momentum, per step. `betas` and `eps` are those of AdamW, which updates everything
+    except the matrices of layers."""
     nesterov: bool = True
     """Muon: look one step ahead, at the mean of momentum and gradient."""
     steps: Positive = 5
     """Muon: steps of the Newton-Schulz iteration."""
     scale: Scale = "spectral"
-    """Muon: factor of the update. `spectral` is sqrt(rows / columns), which widening leaves exact; `jordan`
+    """Muon: factor of the update. `spectral` is sqrt(rows / columns), which even widening leaves exact; `jordan`
     sqrt(max(1, rows / columns)); `moonshot` 0.2 sqrt(max(rows, columns)), to which AdamW's learning rate fits."""
     heads: Literal["together", "apart"] = "together"
     """Muon: orthogonalize the matrices of attention as a whole, or head by head. Only `together` stays exact when heads

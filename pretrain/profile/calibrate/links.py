@@ -1,11 +1,12 @@
 """How long ranks take to sum, gather and scatter, by NCCL's or gloo's own collectives."""
 
+from collections.abc import Callable
 from math import ceil, log2
 
 import torch
 import torch.distributed as dist
 
-from pretrain.cost.time.machine import KINDS
+from pretrain.cost.time.machine import KINDS, Kind
 from pretrain.engine.distributed import device
 from pretrain.profile.calibrate.rates import fastest
 
@@ -23,22 +24,22 @@ def measured_link() -> dict[str, object]:
     return {"latency_us": latency, "gb_per_second": rates[KINDS[0]], "of": rates}
 
 
-def _bandwidth(kind: str, size: int) -> float:
+def _bandwidth(kind: Kind, size: int) -> float:
     rounds = (2 if kind == KINDS[0] else 1) * (size - 1) / size
     return 1e-9 * rounds * 4 * NUM_ELEMENTS / _agreed(_of_calls(kind, NUM_ELEMENTS))
 
 
-def _of_calls(kind: str, numel: int) -> float:
+def _of_calls(kind: Kind, numel: int) -> float:
     """Seconds of the fastest of some; as many on every rank."""
     size = dist.get_world_size()
     whole = torch.ones(numel, device=device())
     part = torch.ones(numel // size, device=device())
-    call = {
+    calls: dict[Kind, Callable[[], object]] = {
         KINDS[0]: lambda: dist.all_reduce(whole),
         KINDS[1]: lambda: dist.all_gather_into_tensor(whole, part),
         KINDS[2]: lambda: dist.reduce_scatter_tensor(part, whole),
-    }[kind]
-    return min(fastest(call, seconds=0) for _ in range(5))
+    }
+    return min(fastest(calls[kind], seconds=0) for _ in range(5))
 
 
 def _agreed(seconds: float) -> float:

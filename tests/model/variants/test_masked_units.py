@@ -84,7 +84,7 @@ def test_the_plain_model_knows_no_masks():
 def test_masked_layer_norm_is_the_papers():
     mask = UnitMask(3, 5, TensorParallel())
     mask.set(0.4)
-    norm = MaskedLayerNorm(5, 1e-12, mask)
+    norm = MaskedLayerNorm(5, 1e-12, True, mask)
     weight, bias = torch.randn(2, 5)
     norm.load_state_dict({"weight": weight, "bias": bias})
     x = torch.randn(2, 5)

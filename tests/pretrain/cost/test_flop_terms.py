@@ -69,7 +69,12 @@ def test_every_term_of_the_forward_pass(changes):
     counts = counted(config, backward=False)
     found = {term: counts[term].total() for term in expected if term != MIXING}
     products = counts["whole"] - sum((counts[term] for term in found), Counter())
-    assert found | {MIXING: products.total()} == expected
+    seen = expected.pop(MIXING)
+    assert found == expected
+    if config.local_attention:  # computed by whole blocks; tests/model/variants/test_local_attention.py counts what is seen
+        assert seen < products.total()
+    else:
+        assert seen == products.total()
     assert products.keys() <= {"aten.bmm"} | ({"aten.mm"} if config.attention == "favor" else set())
 
 

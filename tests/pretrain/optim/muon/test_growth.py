@@ -113,7 +113,7 @@ def test_every_kind_of_operator_leaves_matrices_one_moment(source, grow, wanted)
 
 
 def test_what_carries_over_from_another_optimizer_and_back():
-    """To Muon the mean gradient. Back, a second moment cannot be made up: both start anew."""
+    """Muon takes over the mean gradient. On the way back there is no second moment, so both moments are reset."""
     state, config = random_state(tiny()), tiny()
     change = change_of(config, {"stack": {}}, {"layers": 4}, state)
     there = as_kept(change, RULES.moments_of)
