@@ -71,7 +71,7 @@ def test_every_term_of_the_forward_pass(changes):
     products = counts["whole"] - sum((counts[term] for term in found), Counter())
     seen = expected.pop(MIXING)
     assert found == expected
-    if config.local_attention:  # computed by whole blocks; tests/model/variants/test_local_attention.py counts what is seen
+    if config.local_attention:  # computed by whole blocks; test_local_attention.py counts what is seen
         assert seen < products.total()
     else:
         assert seen == products.total()
