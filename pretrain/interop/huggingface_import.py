@@ -146,6 +146,9 @@ def import_config(settings: dict, **overrides) -> BertConfig:
             f"position_embedding_type {settings['position_embedding_type']!r} cannot be imported, only 'absolute'"
         )
     fields = {ours: settings[theirs] for ours, theirs in FIELDS.items() if theirs in settings}
+    for ours, theirs in FIELDS.items():
+        if ours not in fields and BertConfig.model_fields[ours].is_required():
+            raise UserError(f"config.json has no {theirs}, and nothing else says it; save the model again")
     fields |= dict(norm=norms[settings["model_type"]], activation=ACTIVATION_OF[settings.get("hidden_act", "gelu")])
     config = BertConfig(**fields)
     std = settings.get("initializer_range", config.std)

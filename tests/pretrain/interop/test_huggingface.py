@@ -223,8 +223,10 @@ def test_foreign_models_are_refused(tmp_path):
         import_model(tmp_path)
     with pytest.raises(UserError, match="model_type 'roberta' cannot be imported; choose one of bert, megatron-bert"):
         import_config({"model_type": "roberta"})
-    with pytest.raises(UserError, match="hidden_act 'silu'"):
-        import_config({"model_type": "bert", "hidden_act": "silu"})
+    with pytest.raises(UserError, match="hidden_act 'mish'"):
+        import_config({"model_type": "bert", "hidden_act": "mish"})
+    with pytest.raises(UserError, match="config.json has no hidden_size"):
+        import_config({"model_type": "bert", "num_hidden_layers": 2})
     config = small_config()
     state = export_weights(config, logical_weights(config))
     with pytest.raises(UserError, match=r"word_embeddings.weight has shape \(131, 24\)"):
