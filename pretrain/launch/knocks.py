@@ -17,6 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 AT_ONCE = 32
 UNREACHABLE = (errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ETIMEDOUT)
 
+FEWEST = 2
+"""Knocks without an answer that make a silence: one may be lost on its way."""
+
 
 class Knocks:
     """At the ports of several nodes' slurmd, by the nodes' names."""
@@ -24,23 +27,25 @@ class Knocks:
     def __init__(self, places: Callable[[], Mapping[str, tuple[str, int]]]):
         self._find, self._places = places, dict[str, tuple[str, int]]()
         self._answered: set[str] = set()
-        self._silent_since: dict[str, float] = {}
+        self._unanswered: dict[str, list[tuple[float, float]]] = {}  # since the last answer: when each began and ended
 
     def round(self, names: Collection[str], patience: float) -> dict[str, float]:
-        """Knocks once at each, and waits `patience` seconds. Of those that had answered before and do so no longer:
-        since when, by the monotonic clock."""
+        """Knocks once at each, and waits `patience` seconds for each step. Of those that had answered before and are
+        silent: for how many seconds, from the start of the first knock that each let go to the end of its last."""
         self._places = self._places or dict(self._find())
         known = [name for name in names if name in self._places]
-        began = time.monotonic()
         with ThreadPoolExecutor(AT_ONCE) as threads:
-            answers = list(threads.map(lambda name: answers_at(*self._places[name], patience), known))
-        for name, answer in zip(known, answers, strict=True):
-            if answer:
-                self._answered.add(name)
-                self._silent_since.pop(name, None)
-            elif name in self._answered:
-                self._silent_since.setdefault(name, began)
-        return {name: self._silent_since[name] for name in known if name in self._silent_since}
+            list(threads.map(lambda name: self._knock(name, patience), known))
+        silences = {name: knocks for name in known if len(knocks := self._unanswered.get(name, [])) >= FEWEST}
+        return {name: knocks[-1][1] - knocks[0][0] for name, knocks in silences.items()}
+
+    def _knock(self, name: str, patience: float) -> None:
+        began = time.monotonic()
+        if answers_at(*self._places[name], patience):
+            self._answered.add(name)
+            self._unanswered.pop(name, None)
+        elif name in self._answered:
+            self._unanswered.setdefault(name, []).append((began, time.monotonic()))
 
 
 def answers_at(address: str, port: int, patience: float) -> bool:

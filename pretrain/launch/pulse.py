@@ -68,7 +68,7 @@ class FirstNode(Pulse):
         super().__init__(limit)
         self.join_seconds, self._knocks = join_seconds, knocks
         self._missing = set(others)  # until they have said a word
-        self._gone: dict[str, float] = {}  # of these, and since when
+        self._gone: dict[str, float] = {}  # of these, and for how many seconds they let knocks go
         self._peers: dict[socket.socket, _Peer] = {}
         self._is_over = threading.Event()
 
@@ -138,27 +138,31 @@ class FirstNode(Pulse):
                 self._lose_with({peer.name: "its connection closed"})
 
     def _miss(self, now: float, age: float) -> None:
-        silent = {peer.name: now - peer.heard for peer in self._peers.values() if peer.name}
-        if any(seconds > self.limit for seconds in silent.values()):
+        if any(seconds > self.limit for seconds, _ in self._silences(now).values()):
             self._lose_with({})
-        elif gone := {name: now - since for name, since in self._gone.items() if name in self._missing}:
-            if max(gone.values()) > self.limit:
-                self._lose_with({name: f"it was on, and is silent for {gone[name]:.0f} s" for name in gone})
-        elif self._missing and age > self.join_seconds:
+        elif self._missing and not self._gone and age > self.join_seconds:
             self._lose_with(dict.fromkeys(self._missing, f"it has not come within {self.join_seconds:.0f} s"))
 
+    def _silences(self, now: float) -> dict[str, tuple[float, str]]:
+        """Nodes, the seconds for which they are silent, and the same in words."""
+        heard = {peer.name: now - peer.heard for peer in self._peers.values() if peer.name}
+        gone = {name: seconds for name, seconds in self._gone.items() if name in self._missing}
+        return {name: (seconds, f"silent for {seconds:.0f} s") for name, seconds in heard.items()} | {
+            name: (seconds, f"it was on, and is silent for {seconds:.0f} s") for name, seconds in gone.items()
+        }
+
     def _knock(self) -> None:
-        """At nodes that have not come, for as long as there are any."""
+        """At nodes that have not come, for as long as there are any. Rounds are so short that a node which answered in
+        one more than another is nearly given up with it."""
         while self._knocks and self._missing and not (self.has_stopped or self._is_over.is_set()):
-            self._gone = self._knocks.round(list(self._missing), self.limit / 3)
+            self._gone = self._knocks.round(list(self._missing), self.limit / 4)
             self._is_over.wait(self.interval)
 
     def _lose_with(self, names: dict[str, str]) -> None:
         """And with them those that are nearly given up: they went at the same moment."""
-        now = time.monotonic()
         nearly = self.limit - 3 * self.interval
-        silent = {peer.name: now - peer.heard for peer in self._peers.values() if peer.name}
-        self.lose(names | {name: f"silent for {seconds:.0f} s" for name, seconds in silent.items() if seconds > nearly})
+        silences = self._silences(time.monotonic()).items()
+        self.lose(names | {name: reason for name, (seconds, reason) in silences if seconds > nearly})
 
     @property
     def _leave(self) -> str:

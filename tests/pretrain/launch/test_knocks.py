@@ -43,8 +43,29 @@ def test_a_fault_of_this_machine_says_nothing_of_another(monkeypatch, error, exp
 
 
 def test_one_answer_ends_a_silence_and_an_unknown_address_counts_for_nothing(monkeypatch):
-    answers = iter([True, False, True, False])
+    answers = iter([True, False, True, False, False])
     monkeypatch.setattr(knocks, "answers_at", lambda *_: next(answers))
     rounds = Knocks(lambda: {"node2": ("10.0.0.2", 6818)})
-    silent = [list(rounds.round(["node2", "node3"], 1)) for _ in range(4)]
-    assert silent == [[], ["node2"], [], ["node2"]]
+    silent = [list(rounds.round(["node2", "node3"], 1)) for _ in range(5)]
+    assert silent == [[], [], [], [], ["node2"]]
+
+
+def test_a_silence_is_two_knocks_and_its_own_however_long_a_round_takes(monkeypatch):
+    """As when more nodes are silent than are called at once, on a clock of the test's own."""
+    now, silent = 0.0, set()
+
+    def wait_for_answer(name: str, *_: object) -> bool:
+        nonlocal now
+        now += 20 if name in silent else 0
+        return name not in silent
+
+    monkeypatch.setattr(knocks, "answers_at", wait_for_answer)
+    monkeypatch.setattr(knocks.time, "monotonic", lambda: now)
+    monkeypatch.setattr(knocks, "AT_ONCE", 1)
+    names = ["node2", "node3", "node4"]
+    calls = Knocks(lambda: {name: (name, 6818) for name in names})
+    assert calls.round(names, 10) == {}
+    silent |= {"node2", "node3"}
+    assert calls.round(names, 10) == {}  # 40 s on
+    silent |= {"node4"}
+    assert calls.round(names, 10) == {"node2": 60, "node3": 60}

@@ -128,6 +128,13 @@ def test_a_node_that_is_lost_before_it_comes_is_missed_as_soon_as_any_other(monk
     assert capfd.readouterr().err.startswith("espalier: node node2 is lost: it was on, and is silent for ")
 
 
+def test_who_has_let_few_knocks_go_is_not_lost_with_who_is_given_up():
+    first = FirstNode(["node2", "node3", "node4", "node5"], limit=30, join_seconds=300)
+    first._gone = {"node2": 31, "node3": 13, "node4": 27}
+    first._miss(now=0, age=40)
+    assert first.lost == {name: f"it was on, and is silent for {first._gone[name]} s" for name in ("node2", "node4")}
+
+
 @pytest.mark.parametrize("how", ["silent", "closed"])
 def test_the_others_miss_the_first_node(how):
     two = other_node("node2")
