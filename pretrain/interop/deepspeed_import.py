@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from model.errors import UserError
+from pretrain.engine.agreement import read_once
 
 MODEL_FILES, OPTIMIZER_FILES = "*_model_states.pt", "*_optim_states.pt"
 MAX_REASON = 160
@@ -28,11 +29,11 @@ def is_deepspeed(path: Path) -> bool:
 def read_deepspeed(path: Path, trust_pickle: bool, note: Callable[[str], None]) -> dict[str, Tensor]:
     """The fp32 masters of the newest checkpoint in `path`, or of the checkpoint `path`, by their names there.
 
-    The model may be Espalier's or BERT of transformers. Raises UserError if it cannot be read.
+    The model may be Espalier's or BERT of transformers. Collective. Raises UserError if it cannot be read.
     """
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    folder = _checkpoint(path)
+    folder = read_once(lambda: _checkpoint(path))
     if trust_pickle:
         note(f"{folder} is pickled, and --trust-pickle was given: reading it may run what its author put there")
     with _reading(folder, trust_pickle):

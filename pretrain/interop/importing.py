@@ -18,7 +18,7 @@ from model.parallel.tensor import unshard
 from model.parameters import parameter_table
 from pretrain.checkpoint.files import INDEX, load_checkpoint, read_index, readable
 from pretrain.checkpoint.store import find_checkpoint
-from pretrain.engine.agreement import say_once
+from pretrain.engine.agreement import read_once, say_once
 from pretrain.interop.deepspeed_import import deepspeed_shapes, is_deepspeed, read_deepspeed
 from pretrain.interop.huggingface_import import import_model, import_weights, possible_shapes
 from pretrain.settings.hub import local_folder
@@ -42,7 +42,6 @@ def import_start(path: Path, config: BertConfig, seed: int, trust_pickle: bool =
     model is not one of `config`: other shapes, or another function of the same weights.
     """
     path = local_folder(path)
-    _check_kind(path)
     there, weights = _read(path, config, seed, trust_pickle)
     if misfit := _misfit(path, _sizes(weights), config, there):
         raise UserError(misfit)
@@ -56,11 +55,10 @@ def check_start(path: Path, config: BertConfig, trust_pickle: bool = False) -> N
     """Raises UserError if `import_start` cannot read the folder `path` or its model is not one of `config`, as far as
     can be told without reading a weight."""
     path = local_folder(path)
-    _check_kind(path)
-    known: list[BertConfig] = []
-    if (find_checkpoint(path) / INDEX).is_file():
-        with readable(find_checkpoint(path)):
-            known = [BertConfig(**read_index(find_checkpoint(path))["config"])]
+    checkpoint, known = _own_checkpoint(path), list[BertConfig]()
+    if checkpoint is not None:
+        with readable(checkpoint):
+            known = [BertConfig(**read_index(checkpoint)["config"])]
     elif (path / "config.json").is_file():
         known = possible_shapes(path, sentence_head=config.sentence_head)
     else:
@@ -144,22 +142,30 @@ def _more_weights(shapes: Mapping[str, tuple[int, ...]], config: BertConfig) -> 
     return None
 
 
-def _check_kind(path: Path) -> None:
-    """Raises UserError if the folder `path` holds no checkpoint of any kind."""
+def _own_checkpoint(path: Path) -> Path | None:
+    """Espalier's checkpoint that the folder `path` is or holds, the latest; None if one of another kind is there.
+
+    Raises UserError if there is none of any kind.
+    """
     if not path.is_dir():
         raise UserError(f"start {path} does not exist; name a folder with a checkpoint")
-    holds_one = (find_checkpoint(path) / INDEX, path / "config.json")
-    if not any(file.is_file() for file in holds_one) and not is_deepspeed(path):
+    checkpoint = find_checkpoint(path)
+    if (checkpoint / INDEX).is_file():
+        return checkpoint
+    if not (path / "config.json").is_file() and not is_deepspeed(path):
         raise UserError(
             f"start {path} is not a checkpoint: it has neither {INDEX} (Espalier), config.json (Hugging Face) nor "
             "*_model_states.pt (DeepSpeed)"
         )
+    return None
 
 
 def _read(path: Path, config: BertConfig, seed: int, trust_pickle: bool) -> tuple[BertConfig | None, dict[str, Tensor]]:
-    """The model's shape, where the files tell it, and {logical name: weight}, as far as this rank needs them."""
-    if (find_checkpoint(path) / INDEX).is_file():
-        state, _ = load_checkpoint(find_checkpoint(path))
+    """The model's shape, where the files tell it, and {logical name: weight}, as far as this rank needs them.
+    Collective."""
+    checkpoint = read_once(lambda: _own_checkpoint(path))  # a run that still trains may move its latest at any moment
+    if checkpoint is not None:
+        state, _ = load_checkpoint(checkpoint)
         return state.config, {
             name: torch.empty(spec.shape, device="meta") for name, spec in parameter_table(state.config).items()
         } | {name: record.weight for name, record in state.records.items()}

@@ -13,9 +13,10 @@ from model.config import BertConfig
 from model.errors import UserError
 from model.parallel.layout import ParallelLayout
 from pretrain.checkpoint import CheckpointStore
+from pretrain.checkpoint.store import find_checkpoint
 from pretrain.engine.build import EngineSettings
 from pretrain.engine.move import start_engine
-from pretrain.interop import huggingface_import
+from pretrain.interop import huggingface_import, importing
 from pretrain.interop.huggingface import export_model
 from pretrain.interop.importing import check_start, import_start
 from pretrain.optim.adamw import adamw
@@ -63,6 +64,19 @@ def save_a_checkpoint(folder: Path, config: BertConfig = CONFIG) -> None:
 def test_from_another_run(tmp_path):
     pool(2).run(save_a_checkpoint, tmp_path)
     check(tmp_path, fresh_weights())
+
+
+def import_counting(path: Path) -> int:
+    """How often this rank looks for the run's latest checkpoint."""
+    with patch(f"{importing.__name__}.find_checkpoint", wraps=find_checkpoint) as find:
+        import_start(path, CONFIG, seed=0)
+    return find.call_count
+
+
+def test_the_latest_of_a_run_that_still_trains_is_looked_up_once(tmp_path):
+    """It may move at any moment."""
+    pool(2).run(save_a_checkpoint, tmp_path)
+    assert pool(2).run(import_counting, tmp_path) == [1, 0]
 
 
 def save_with_deepspeed(folder: Path, zero: int) -> None:
