@@ -43,9 +43,9 @@ class Node:
     free_gb: float
     """On the disk of the run's folder."""
     within_gb_per_second: float | None
-    """All-reduce over the ranks of the node; None for a single rank. All bandwidths are bus bandwidths."""
+    """From rank to rank in a ring of the node's, the slowest; None for a single rank."""
     across_gb_per_second: float | None
-    """All-reduce with a neighbouring node, the better of two neighbours; None for a single node."""
+    """With a neighbouring node, the better of two neighbours; None for a single node."""
 
 
 def survey(folder: Path) -> list[Node]:
@@ -129,21 +129,31 @@ def _hardware(ranks_here: int, folder: Path) -> dict[str, Any]:
 
 
 def _bandwidth(ranks: Sequence[int]) -> float | None:
-    """Bus bandwidth of an all-reduce over some ranks, in GB/s; each of them must call this. None for a single rank."""
+    """At which this rank sends to the next of a ring and takes from the one before, at once, in GB/s. Each rank of the
+    ring must call this. None for a single rank.
+
+    In the group of all ranks. One for each ring would have to be made by all ranks, in the same order, where NCCL splits
+    it off; and torch names the next group of the same ranks as it named that one, so that they could meet at an address
+    that is gone.
+    """
     if len(ranks) < 2:
         return None
-    group = dist.new_group(ranks, use_local_synchronization=True)
+    place = ranks.index(dist.get_rank())
     numel = (256 if computes_on_gpu() else 8) * 2**20 // 4
-    tensor = torch.ones(numel, device=device())
+    outgoing, incoming = torch.ones(numel, device=device()), torch.empty(numel, device=device())
     seconds = []
     for _ in range(4):  # the first one sets up connections
         start = time.perf_counter()
-        dist.all_reduce(tensor, group=group)
+        messages = [
+            dist.P2POp(dist.isend, outgoing, ranks[(place + 1) % len(ranks)]),
+            dist.P2POp(dist.irecv, incoming, ranks[place - 1]),
+        ]
+        for request in dist.batch_isend_irecv(messages):
+            request.wait()
         if computes_on_gpu():
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    dist.destroy_process_group(group)
-    return 2 * (len(ranks) - 1) / len(ranks) * tensor.nbytes / 1e9 / min(seconds[1:])
+    return outgoing.nbytes / 1e9 / min(seconds[1:])
 
 
 def _node(
@@ -156,6 +166,7 @@ def _node(
     """`speeds`: of the links between nodes, in GB/s."""
     ranks = ranks_of[name]
     found = gathered[ranks[0]]
+    speeds_within = [gathered[rank]["within"] for rank in ranks]
     links = [speed for link, speed in speeds.items() if name in link]
     return Node(
         name=name,
@@ -165,7 +176,7 @@ def _node(
         gpu_gib=min(gathered[rank]["gpu_gib"] for rank in ranks),
         clock_seconds=found["clock"] - gathered[ranks_of[nodes[0]][0]]["clock"],
         free_gb=found["free_gb"],
-        within_gb_per_second=found["within"],
+        within_gb_per_second=min(speeds_within) if len(ranks) > 1 else None,
         across_gb_per_second=max(links) if links else None,
     )
 
@@ -185,7 +196,7 @@ def _slow_ones(nodes: Sequence[Node], where: str, speed: Callable[[Node], float 
     known = [value for value in speeds.values() if value is not None]
     median = statistics.median(known) if known else 0.0
     return [
-        f"{name} reduces at {value:.2f} GB/s {where}, the median is {median:.2f}: exclude it"
+        f"{name} sends at {value:.2f} GB/s {where}, the median is {median:.2f}: exclude it"
         for name, value in speeds.items()
         if value is not None and value < SLOW * median
     ]
