@@ -132,9 +132,8 @@ def _bandwidth(ranks: Sequence[int]) -> float | None:
     """At which this rank sends to the next of a ring and takes from the one before, at once, in GB/s. Each rank of the
     ring must call this. None for a single rank.
 
-    In the group of all ranks. One for each ring would have to be made by all ranks, in the same order, where NCCL splits
-    it off; and torch names the next group of the same ranks as it named that one, so that they could meet at an address
-    that is gone.
+    In the group of all ranks. NCCL splits a group for each ring off that one, for which all ranks must call in the same
+    order; and torch names the next group of the same ranks alike, so that they could meet at an address that is gone.
     """
     if len(ranks) < 2:
         return None
