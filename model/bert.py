@@ -19,7 +19,7 @@ from model.heads import MaskedWordHead, Pooler
 from model.linear import Linear
 from model.loss import vocab_parallel_cross_entropy
 from model.norm import make_norm
-from model.parallel.tensor import TensorParallel, local_shape
+from model.parallel.tensor import TensorParallel
 from model.parameters import parameter_table
 from model.rotary import RotaryMask, Rotation
 from model.variants.parts import only_one, parts_of
@@ -153,7 +153,7 @@ class BertForPreTraining(nn.Module):
         parameters = dict(self.named_parameters())
         assert parameters.keys() == table.keys(), parameters.keys() ^ table.keys()
         for name, parameter in parameters.items():
-            expected = torch.Size(local_shape(table[name], self.tp.size)).numel()
+            expected = torch.Size(table[name].local_shape(self.tp.size)).numel()
             assert parameter.numel() == expected, f"{name}: {parameter.numel()} elements, {expected} in the table"
             parameter.requires_grad_(table[name].trainable)
             parameter.tensor_model_parallel = table[name].tensor_parallel_axis is not None  # type: ignore[attr-defined]

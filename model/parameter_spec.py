@@ -49,6 +49,13 @@ class ParameterSpec:
         multiple = {"vocabulary": VOCABULARY_MULTIPLE}
         return tuple(-(-axis.size // (m := multiple.get(axis.name, 1))) * m for axis in self.axes)
 
+    def local_shape(self, tensor_parallel: int) -> tuple[int, ...]:
+        """Shape of one tensor-parallel rank's part, one dimension for each axis."""
+        shape = list(self.padded_shape)
+        if self.tensor_parallel_axis is not None:
+            shape[self.tensor_parallel_axis] //= tensor_parallel
+        return tuple(shape)
+
     @property
     def is_product(self) -> bool:
         """Whether tokens are multiplied by it: a matrix that sums over some axes and puts out others."""

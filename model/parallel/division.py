@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from math import prod
 
 from model.parallel.layout import ParallelLayout
-from model.parallel.tensor import local_shape
 from model.parameter_spec import ParameterSpec
 
 
@@ -38,7 +37,7 @@ class Division:
 
     def held(self, name: str, rank: int) -> tuple[int, int]:
         """First element and number of elements, in the rank's flattened tensor-parallel shard."""
-        numel = prod(local_shape(self.table[name], self.layout.tensor_parallel))
+        numel = prod(self.table[name].local_shape(self.layout.tensor_parallel))
         return self.cuts[name].span(self.layout.data_parallel_rank(rank), numel)
 
     def span(self, name: str, rank: int) -> tuple[int, int]:
@@ -51,5 +50,5 @@ class Division:
     def shard_shapes(self, name: str) -> list[tuple[int, ...]]:
         """One for each tensor-parallel rank; of a parameter that is not split, one."""
         is_split = self.table[name].tensor_parallel_axis is not None
-        shape = local_shape(self.table[name], self.layout.tensor_parallel)
+        shape = self.table[name].local_shape(self.layout.tensor_parallel)
         return [shape] * (self.layout.tensor_parallel if is_split else 1)

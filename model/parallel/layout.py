@@ -4,11 +4,15 @@ We make only the two kinds of groups that are used: megatron-core's `initialize_
 each gloo group is a thread that wakes a hundred times a second. megatron-core's mappings take ours.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch.distributed as dist
+from model.lazy import dist
 
-from model.parallel.tensor import TensorParallel
+if TYPE_CHECKING:
+    from model.parallel.tensor import TensorParallel
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class ParallelLayout:
         return rank // self.tensor_parallel
 
     @staticmethod
-    def current() -> "ParallelLayout":
+    def current() -> ParallelLayout:
         return _current().layout
 
 
@@ -42,8 +46,10 @@ class _Place:
     data_parallel_group: dist.ProcessGroup
 
     @classmethod
-    def of(cls, layout: ParallelLayout) -> "_Place":
+    def of(cls, layout: ParallelLayout) -> _Place:
         """Makes this rank's own groups alone: a call for each of all ranks' would take minutes for a thousand."""
+        from model.parallel.tensor import TensorParallel
+
         size, rank = layout.tensor_parallel, dist.get_rank()
         first = rank - rank % size
         tensor_group = dist.new_group(range(first, first + size), use_local_synchronization=True)

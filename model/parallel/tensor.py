@@ -120,14 +120,6 @@ def shard(spec: ParameterSpec, tensor: Tensor, rank: int, size: int) -> Tensor:
     return tensor if axis is None or size == 1 else tensor.chunk(size, dim=axis)[rank]
 
 
-def local_shape(spec: ParameterSpec, size: int) -> tuple[int, ...]:
-    """Shape of one rank's part, one dimension for each axis."""
-    shape = list(spec.padded_shape)
-    if spec.tensor_parallel_axis is not None:
-        shape[spec.tensor_parallel_axis] //= size
-    return tuple(shape)
-
-
 def unshard(spec: ParameterSpec, shards: list[Tensor]) -> Tensor:
     """The logical tensor from the parts of all tensor-parallel ranks (one part where the parameter is not cut)."""
     axis = spec.tensor_parallel_axis

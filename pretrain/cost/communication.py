@@ -20,7 +20,7 @@ FEWEST_RANKS = 8
 
 @dataclass(frozen=True)
 class Balance:
-    """Seconds of one optimizer step on one rank."""
+    """Seconds of one optimizer step on one rank, for gradients and weights."""
 
     work: float
     messages: float
@@ -30,14 +30,16 @@ def balance(stage: ResolvedStage, mask_rate: float) -> Balance:
     """At the rates above. Gradients are summed and weights gathered over the data-parallel ranks.
 
     A sum is a reduce-scatter and an all-gather: each moves all bytes once. ZeRO 2 reduces after each micro-batch,
-    ZeRO 3 also gathers the weights for each of its passes.
+    ZeRO 3 also gathers the weights for each of its passes. What the optimizer itself computes and sends (Muon) counts
+    on neither side: it does not depend on the rows.
     """
-    flops = stage_flops(stage, mask_rate) / (stage.data_parallel * stage.tensor_parallel)
+    flops = stage_flops(stage, mask_rate) - stage.optimizer.chosen.step_flops(stage.config)
     element = FP32_BYTES if stage.precision == "fp32" else 2
     size = element * parameters_per_tensor_rank(stage.config, stage.tensor_parallel, trained_only=True)
     rounds = {0: 2, 1: 2, 2: stage.accumulation + 1, 3: 3 * stage.accumulation}[stage.zero_stage]
     sent = rounds * size * (stage.data_parallel - 1) / stage.data_parallel
-    return Balance(flops / FLOPS_PER_SECOND, sent / BYTES_PER_SECOND)
+    num_ranks = stage.data_parallel * stage.tensor_parallel
+    return Balance(flops / num_ranks / FLOPS_PER_SECOND, sent / BYTES_PER_SECOND)
 
 
 def outweighed(run: Run, on_cpu: bool) -> Iterator[str]:

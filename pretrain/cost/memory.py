@@ -141,7 +141,6 @@ def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[S
     config, tensor_parallel, data_parallel = stage.config, stage.tensor_parallel, stage.data_parallel
     zero = stage.deepspeed["zero_optimization"]
     offloads = offloads_optimizer(stage.deepspeed)
-    optimizer = stage.optimizer.chosen
     held = state_bytes(
         config,
         stage.zero_stage,
@@ -149,7 +148,7 @@ def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[S
         tensor_parallel,
         data_parallel,
         offloads,
-        optimizer.group_rules.moments_of,
+        stage.optimizer.chosen.group_rules.moments_of,
     )
     tokens = stage.micro_batch * stage.sequence
     predictions = round(tokens * mask_rate)
@@ -178,9 +177,15 @@ def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[S
             overlaps,
         ),
         fp32_gradient_bytes(config, stage.zero_stage, stage.precision, tensor_parallel)
-        + optimizer.scratch_numel(config) * (FP32_BYTES if on_cpu else 2),
+        + stage.optimizer_work.scratch_numel * matrix_bytes(on_cpu),
         on_cpu * (PROCESS_BYTES + GLOO_BYTES * (tensor_parallel * data_parallel > 1)),
     )
+
+
+def matrix_bytes(on_cpu: bool) -> int:
+    """Of an element of the matrices that an optimizer multiplies: they travel, and are computed with, in bf16 on a GPU
+    and in fp32 on a CPU."""
+    return FP32_BYTES if on_cpu else 2
 
 
 def activation_bytes(

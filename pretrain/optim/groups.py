@@ -45,6 +45,11 @@ class GroupRules:
         is_other = self.orthogonalizes and not spec.is_layer_matrix
         return self.other_decay if is_other and self.other_decay is not None else self.weight_decay
 
+    def group_of(self, config: BertConfig, spec: ParameterSpec) -> tuple[bool, float, bool]:
+        """What the parameters of a group have in common, besides the steps that they have taken: whether they decay,
+        their part of the learning rate, whether they are orthogonalized."""
+        return spec.decay, self.lr_scale(config, spec), self.orthogonalizes and spec.is_layer_matrix
+
 
 def parameter_groups(model: nn.Module, steps: Mapping[str, int], rules: GroupRules) -> list[dict[str, Any]]:
     """Trained parameters grouped by (decay, steps taken, part of the learning rate, moments kept), in model order.
@@ -59,12 +64,11 @@ def parameter_groups(model: nn.Module, steps: Mapping[str, int], rules: GroupRul
         if not parameter.requires_grad:
             continue
         spec, step = table[name], steps[name]
-        lr_scale, moments = rules.lr_scale(config, spec), rules.moments_of(spec)
-        orthogonalize = rules.orthogonalizes and spec.is_layer_matrix
+        key = decay, lr_scale, orthogonalize = rules.group_of(config, spec)
         group = groups.setdefault(
-            (spec.decay, step, lr_scale, orthogonalize),
+            (*key, step),
             {
-                "name": f"{'decay' if spec.decay else 'no_decay'}@{step}"
+                "name": f"{'decay' if decay else 'no_decay'}@{step}"
                 + (f"x{lr_scale:.4g}" if lr_scale != 1 else "")
                 + ("-orthogonalized" if orthogonalize else ""),
                 "params": [],
@@ -73,8 +77,8 @@ def parameter_groups(model: nn.Module, steps: Mapping[str, int], rules: GroupRul
                 "lr": 0.0,  # set before every step; DeepSpeed may step once while it builds
                 "lr_scale": lr_scale,
                 "weight_decay": rules.decay_of(spec),
-                "adapt": spec.decay or rules.adapt_all,
-                "moments": moments,
+                "adapt": decay or rules.adapt_all,
+                "moments": rules.moments_of(spec),
                 "orthogonalize": orthogonalize,
             },
         )

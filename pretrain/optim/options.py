@@ -6,7 +6,7 @@ Every optimizer is one subclass, in its own file or folder, listed in `pretrain/
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer as TorchOptimizer
 
     from growth.moments import MomentRule
+    from model.config import BertConfig
     from model.shape import Shape
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], "TorchOptimizer"]
@@ -27,6 +28,18 @@ MakeOptimizer = Callable[[list[dict[str, Any]]], "TorchOptimizer"]
 Its state must be Adam's, `exp_avg`, `exp_avg_sq` and `step`: this is what checkpoints keep and growth transforms. Of
 the moments a group names those that it keeps.
 """
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """What the matrix products of an optimizer's step ask of a rank."""
+
+    products: tuple[tuple[int, int, int, int], ...] = ()
+    """[m, k, n, times] of the rank that computes most: products [m, k] x [k, n]."""
+    exchanged: tuple[int, ...] = ()
+    """Elements of each all-to-all over all ranks: what the rank that has most of them sends, or receives."""
+    scratch_numel: int = 0
+    """Elements that a rank needs during a step only: the rank that needs most."""
 
 
 class OptimizerOptions(Section):
@@ -75,9 +88,9 @@ class OptimizerOptions(Section):
         """Of the matrix products in one step, over all ranks. Nothing else counts, as in `pretrain/cost/flops.py`."""
         return 0
 
-    def scratch_numel(self, shape: Shape) -> int:
-        """Elements that one rank needs during a step only."""
-        return 0
+    def step_work(self, config: BertConfig, tensor_parallel: int, data_parallel: int, zero_stage: int) -> StepWork:
+        """The same of one rank, and what these products need there."""
+        return StepWork()
 
     def notes(self) -> list[str]:
         """What a user should know about this optimizer on this machine, for `plan`."""

@@ -23,7 +23,7 @@ from pretrain.profile.hook import Profiler
 from pretrain.profile.measurement import Measurement
 from pretrain.profile.memory_limit import out_of_memory_is_told
 from pretrain.profile.peak_memory import peak_bytes, reset_peak, resident_bytes
-from pretrain.recipe import Run, load_recipe, resolve
+from pretrain.recipe import ResolvedStage, Run, load_recipe, resolve
 from pretrain.recipe.schedule import LearningRate, Phase
 from pretrain.training.events import Hook, StepResult, TrainerView
 from pretrain.training.trainer import Trainer
@@ -93,7 +93,6 @@ def _summarize(
     before, timed = results[warmup - 1], results[warmup : warmup + steps]
     ends = [before, *timed]
     tokens = (timed[-1].tokens - before.tokens) / steps
-    fill = tokens / (stage.global_batch * stage.sequence)
     executed = (timed[-1].flops - before.flops) / steps
     return Measurement(
         ranks=run.num_ranks,
@@ -107,11 +106,18 @@ def _summarize(
         shape=stage.config.summary(),
         step_seconds=[after.seconds - start.seconds for start, after in pairwise(ends)],
         tokens_per_step=tokens,
-        useful_flops_per_step=executed * fill,
+        useful_flops_per_step=useful_flops(stage, executed, tokens),
         peak_bytes=peak_bytes,
         predicted_bytes=predicted_peak(*stage_bytes(stage, mask_rate, on_cpu), on_cpu),
         breakdown=breakdown,
     )
+
+
+def useful_flops(stage: ResolvedStage, executed: float, tokens: float) -> float:
+    """Of a step's FLOPs those of real tokens, and the optimizer's own, which no padding adds to."""
+    of_optimizer = stage.optimizer.chosen.step_flops(stage.config)
+    fill = tokens / (stage.global_batch * stage.sequence)
+    return (executed - of_optimizer) * fill + of_optimizer
 
 
 if __name__ == "__main__":

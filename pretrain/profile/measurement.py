@@ -29,7 +29,7 @@ class Measurement:
     tokens_per_step: float
     """Padding excluded."""
     useful_flops_per_step: float
-    """FLOPs of real tokens, by pretrain/cost/flops.py."""
+    """FLOPs of real tokens, by pretrain/cost/flops.py, and those of the optimizer itself."""
     peak_bytes: int
     """Most memory of a rank in a step: allocated on a GPU, resident (beyond the imported libraries) on a CPU."""
     predicted_bytes: int

@@ -8,6 +8,7 @@ from growth.operators.base import Operator
 from growth.operators.saved_state import INITIAL
 from growth.partial_shape import PartialShape
 from model.config import BertConfig
+from pretrain.optim.options import StepWork
 from pretrain.optim.section import Optimizer
 from pretrain.recipe.schedule import LearningRate
 from pretrain.recipe.schema import Precision, Recipe, Restart
@@ -68,6 +69,11 @@ class ResolvedStage:
     def length(self) -> float:
         """Ticks."""
         return self.end - self.start
+
+    @property
+    def optimizer_work(self) -> StepWork:
+        """Of a step, on one rank."""
+        return self.optimizer.chosen.step_work(self.config, self.tensor_parallel, self.data_parallel, self.zero_stage)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@ import torch
 
 from model.bert import BertForPreTraining
 from model.config import BertConfig
-from model.parallel.tensor import local_shape
 from model.parameter_spec import ParameterSpec
 from model.parameters import parameter_table
 from tests.support.running import small_config
@@ -33,7 +32,7 @@ def test_the_table_is_the_model(changes):
         model = BertForPreTraining(config)
     assert [name for name, _ in model.named_parameters()] == list(table)
     for name, parameter in model.named_parameters():
-        assert parameter.numel() == torch.Size(local_shape(table[name], 1)).numel(), name
+        assert parameter.numel() == torch.Size(table[name].local_shape(1)).numel(), name
         assert parameter.tensor_model_parallel == (table[name].tensor_parallel_axis is not None)
 
 

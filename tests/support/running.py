@@ -12,7 +12,7 @@ from model.bert import BertForPreTraining
 from model.config import BertConfig
 from model.initialize import initial_weight
 from model.parallel.layout import ParallelLayout
-from model.parallel.tensor import TensorParallel, local_shape, unshard
+from model.parallel.tensor import TensorParallel, unshard
 from model.parameters import parameter_table
 from tests.support.workers import pool
 
@@ -124,7 +124,7 @@ def run_rank(
     output.loss.backward()
     table = parameter_table(config)
     gradients = {
-        name: parameter.grad.double().reshape(local_shape(table[name], tp.size)).numpy()
+        name: parameter.grad.double().reshape(table[name].local_shape(tp.size)).numpy()
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }

@@ -7,7 +7,7 @@ multiplies its activation. Both are the input of the branch's output layer.
 import torch
 from torch import Tensor, nn
 
-from model.parallel.tensor import TensorParallel, local_shape
+from model.parallel.tensor import TensorParallel
 from model.parameters import parameter_table
 from model.variants.parts import Parts
 
@@ -19,7 +19,7 @@ class SlimmingParts(Parts):
             branch_name, _, kind = name.rpartition(".")
             if kind == "coefficients":
                 branch = model.get_submodule(branch_name)
-                branch.coefficients = nn.Parameter(torch.empty(local_shape(spec, tp.size)))
+                branch.coefficients = nn.Parameter(torch.empty(spec.local_shape(tp.size)))
                 branch.get_submodule("output").register_forward_pre_hook(
                     lambda module, inputs, branch=branch: _scaled(inputs[0], branch.coefficients)
                 )

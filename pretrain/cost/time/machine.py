@@ -24,9 +24,9 @@ OWN = Path("machines")
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Kind = Literal["all-reduce", "all-gather", "reduce-scatter"]
+Kind = Literal["all-reduce", "all-gather", "reduce-scatter", "all-to-all"]
 """Of a message among ranks."""
-KINDS: tuple[Kind, Kind, Kind] = ("all-reduce", "all-gather", "reduce-scatter")
+KINDS: tuple[Kind, Kind, Kind, Kind] = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all")
 
 
 class Part(BaseModel):

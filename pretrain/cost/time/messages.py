@@ -4,6 +4,7 @@
     ZeRO 1      gradients summed once a step, bucket by bucket; weights gathered, a message for each parameter group
     ZeRO 2      the same, the gradients after every micro-batch
     ZeRO 3      weights gathered for every micro-batch, a prefetch bucket at a time; gradients scattered, by buckets
+    Muon        parts of matrices to their homes and back, in rounds (pretrain/optim/muon/homes.py)
     TP          hidden states summed four times a layer; the embeddings; scores over the vocabulary
 
 `tests/pretrain/cost/time/test_messages.py` compares this with what two ranks send.
@@ -14,12 +15,12 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from model.parameters import ParameterSpec, parameter_table
-from pretrain.cost.memory import FP32_BYTES, numel_on_rank
+from pretrain.cost.memory import FP32_BYTES, matrix_bytes, numel_on_rank
 from pretrain.cost.time.machine import KINDS, Kind
 from pretrain.engine.config_file import DEFAULT_BUCKET, overlaps_messages
 from pretrain.recipe import ResolvedStage
 
-ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER = KINDS
+ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, ALL_TO_ALL = KINDS
 PREFETCH, LIVE = 50_000_000, 1_000_000_000
 """DeepSpeed's defaults for `stage3_prefetch_bucket_size`, and for what may stay gathered between two uses."""
 PERSISTENT = 100_000
@@ -30,9 +31,9 @@ LAYERWISE = {"lamb": 2, "lans": 3}
 TRAINER_BYTES = 32
 """The sums of losses and of correct predictions that are logged."""
 
-When = Literal["forward", "backward", "reduction", "gathering", "update"]
-"""`reduction` of gradients may overlap with the backward pass, `gathering` of weights for ZeRO 3 with the forward pass.
-The others are waited for."""
+When = Literal["forward", "backward", "reduction", "gathering", "rounds", "update"]
+"""`reduction` of gradients may overlap with the backward pass, `gathering` of weights for ZeRO 3 with the forward pass,
+`rounds` with the products of the optimizer. The others are waited for."""
 
 
 Over = Literal["data", "tensor", "all"]
@@ -43,20 +44,23 @@ class Message(NamedTuple):
     kind: Kind
     over: Over
     num_bytes: int
-    """Of the whole tensor that is summed, put together or divided."""
+    """Of the whole tensor that is summed, put together or divided. Of an all-to-all: what a rank sends, or receives if
+    that is more."""
     when: When
     times: float = 1
     """In a step."""
 
 
-def messages(stage: ResolvedStage, mask_rate: float, optimizer: str, on_cpu: bool) -> Iterator[Message]:
-    """All messages of a step. `optimizer`: its name in a recipe."""
+def messages(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> Iterator[Message]:
+    """All messages of a step."""
     if stage.data_parallel > 1:
         yield from _of_gradients_and_weights(stage, overlaps_messages(stage.deepspeed, not on_cpu, stage.data_parallel))
     if stage.tensor_parallel > 1:
         yield from _of_hidden_states(stage, mask_rate)
     yield from _of_norms(stage)
-    yield from _of_layerwise_norms(stage, optimizer)
+    yield from _of_layerwise_norms(stage)
+    for numel in stage.optimizer_work.exchanged:
+        yield Message(ALL_TO_ALL, "all", matrix_bytes(on_cpu) * numel, "rounds")
     if stage.data_parallel > 1:
         yield Message(ALL_REDUCE, "data", TRAINER_BYTES, "update")
 
@@ -135,8 +139,9 @@ def _of_norms(stage: ResolvedStage) -> Iterator[Message]:
             yield Message(ALL_REDUCE, over, num_bytes, "update", times)
 
 
-def _of_layerwise_norms(stage: ResolvedStage, optimizer: str) -> Iterator[Message]:
+def _of_layerwise_norms(stage: ResolvedStage) -> Iterator[Message]:
     """LAMB and LANS: of every parameter, in float64, among the ranks that share one copy of the optimizer's state."""
+    optimizer = stage.optimizer.chosen.name
     shares = stage.tensor_parallel * (stage.data_parallel if stage.zero_stage else 1)
     if optimizer in LAYERWISE and shares > 1:
         num_bytes = 2 * FP32_BYTES * LAYERWISE[optimizer] * len(parameter_table(stage.config))
@@ -155,11 +160,18 @@ def gathers_whole_blocks(stage: ResolvedStage) -> bool:
 
 
 def _groups(stage: ResolvedStage, align: int = 1) -> list[int]:
-    """Elements of the parameter groups: what decays, and what does not."""
-    sums: dict[bool, int] = {}
+    """Elements of the parameter groups, where all parameters have taken equally many steps."""
+    sums: dict[tuple, int] = {}
     for spec in _trained(stage):
-        sums[spec.decay] = sums.get(spec.decay, 0) + numel_on_rank(spec, stage.tensor_parallel)
+        group = stage.optimizer.chosen.group_rules.group_of(stage.config, spec)
+        sums[group] = sums.get(group, 0) + numel_on_rank(spec, stage.tensor_parallel)
     return [-(-numel // align) * align for numel in sums.values()]
+
+
+def _by_group(stage: ResolvedStage, specs: list[ParameterSpec]) -> list[ParameterSpec]:
+    rules = stage.optimizer.chosen.group_rules
+    groups = list(dict.fromkeys(rules.group_of(stage.config, spec) for spec in _trained(stage)))
+    return sorted(specs, key=lambda spec: groups.index(rules.group_of(stage.config, spec)))
 
 
 def _buckets(sizes: Iterable[int], limit: int) -> list[int]:
@@ -184,19 +196,19 @@ def _pieces(sizes: Iterable[int], limit: int) -> list[int]:
 
 def _as_reduced(stage: ResolvedStage, overlaps: bool) -> list[ParameterSpec]:
     """Trained parameters in the order of their gradients' reduction: from the top down as they are computed. Within
-    whole blocks, and everywhere if nothing overlaps, what decays comes before what does not."""
+    whole blocks, and everywhere if nothing overlaps, parameter group by parameter group."""
     specs = _trained(stage)
     if stage.zero_stage == 0:
         return specs
     if stage.zero_stage == 1 and not overlaps:
-        return sorted(specs, key=lambda spec: not spec.decay)
+        return _by_group(stage, specs)
     if stage.zero_stage < 3 or not gathers_whole_blocks(stage):
         return specs[::-1]
     ordered: list[ParameterSpec] = []
     for block, group in groupby(specs[::-1], key=lambda spec: spec.block):
         backwards = list(group)
         forwards = backwards[::-1]
-        ordered += backwards if block is None else sorted(forwards, key=lambda spec: not spec.decay)
+        ordered += backwards if block is None else _by_group(stage, forwards)
     return ordered
 
 

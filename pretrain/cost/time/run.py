@@ -3,14 +3,12 @@
 from dataclasses import dataclass, replace
 from math import ceil, inf
 
-from pretrain.cost.memory import num_parameters
+from model.parameters import parameter_table
+from pretrain.cost.memory import FP32_BYTES
 from pretrain.cost.savings import target_config
 from pretrain.cost.time.machine import Machine
 from pretrain.cost.time.step import Step, StepTime, step_time
 from pretrain.recipe import ResolvedStage, Run
-
-STATE_BYTES = 12
-"""Of a parameter: its weight and two moments in fp32, in memory and in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +129,9 @@ def _engine(stage: ResolvedStage) -> tuple:
 
 
 def state_bytes(stage: ResolvedStage) -> int:
-    """Of the whole training state."""
-    return STATE_BYTES * num_parameters(stage.config)
+    """Of the whole training state, in memory and in a checkpoint: weights and the moments that are kept, in fp32."""
+    moments_of = stage.optimizer.chosen.group_rules.moments_of
+    return FP32_BYTES * sum(spec.numel * (1 + len(moments_of(spec))) for spec in parameter_table(stage.config).values())
 
 
 def copy_seconds(machine: Machine, size: int, num_ranks: int) -> float:

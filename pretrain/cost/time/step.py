@@ -9,7 +9,7 @@ from model.errors import UserError
 from model.parameters import parameter_table
 from pretrain.cost.savings import stage_flops
 from pretrain.cost.time.machine import KINDS, Machine
-from pretrain.cost.time.messages import Message, messages
+from pretrain.cost.time.messages import ALL_TO_ALL, Message, messages
 from pretrain.cost.time.passes import Bytes, pass_bytes
 from pretrain.cost.time.products import Mixing, Product, backward_products, forward_products, mixing
 from pretrain.engine.config_file import overlaps_messages
@@ -40,7 +40,7 @@ class StepTime:
     rest: float
     """Launches that nothing hides, DeepSpeed's hooks, reading and masking, the trainer."""
     flops: float
-    """Of all ranks, by the formula of pretrain/cost/flops.py."""
+    """Of all ranks, by the formula of pretrain/cost/flops.py, and the optimizer's own."""
     tokens: int
     """Of all ranks, padding included."""
     num_ranks: int
@@ -89,7 +89,8 @@ class Step:
         launches = self._launches()
         if not self.machine.on_cpu:
             launches = max(0.0, launches - forward - backward)  # the device works on while the host is ahead
-        exposed, hidden = self._sent(forward, backward)
+        orthogonalizing = self._multiplied()
+        exposed, hidden = self._sent(forward, backward, orthogonalizing)
         tokens = stage.global_batch * stage.sequence
         reading = 1e-9 * host.token_ns * tokens * self.machine.on_cpu  # a GPU computes meanwhile
         return StepTime(
@@ -97,7 +98,7 @@ class Step:
             backward=stage.accumulation * backward + rounds * reducing,
             communication=exposed,
             hidden=hidden,
-            optimizer=self._moved(moved.update) + self._update_launches(),
+            optimizer=self._moved(moved.update) + self._update_launches() + orthogonalizing,
             rest=stage.accumulation * launches + 1e-3 * host.step_ms + reading,
             flops=stage_flops(stage, self.mask_rate),
             tokens=tokens,
@@ -118,6 +119,16 @@ class Step:
         seconds = sum(count / arithmetic.product_rate(*shape) for shape, count in flops.items() if count)
         seconds += sum(each.flops / arithmetic.attention_rate(each.length, width) for each in looked)
         return self.compute_share * seconds + self._moved(moved)
+
+    def _multiplied(self) -> float:
+        """Seconds in which the rank that computes most of the optimizer's own products does; the others wait."""
+        machine, element = self.machine, "fp32" if self.machine.on_cpu else "bf16"
+        known = next((each for name, each in machine.arithmetic.items() if name == element), None)
+        arithmetic = known or machine.of(self.stage.precision)
+        products = (Product(*each) for each in self.stage.optimizer_work.products)
+        return self.compute_share * sum(
+            each.flops / arithmetic.product_rate(each.m, each.k, each.n) for each in products
+        )
 
     def _moved(self, moved: Bytes) -> float:
         return self.memory_share * sum(count / self.machine.rate_of(kind) for kind, count in moved.items())
@@ -140,21 +151,25 @@ class Step:
             in_all += each * len(parameter_table(self.stage.config))
         return 1e-6 * self.machine.host.launch_us * in_all
 
-    def _sent(self, forward: float, backward: float) -> tuple[float, float]:
+    def _sent(self, forward: float, backward: float, orthogonalizing: float) -> tuple[float, float]:
         """Exposed and hidden seconds of a step's messages. What the first forward pass, and the optimizer, need is
-        waited for; so is the last bucket of gradients."""
+        waited for; so are the last bucket of gradients and the first matrices that come to their homes."""
         stage = self.stage
         seconds: dict[str, list[float]] = {}
-        rounds = {"gathering": stage.accumulation, "reduction": 1 if stage.zero_stage == 1 else stage.accumulation}
-        for message in messages(stage, self.mask_rate, self.optimizer, self.machine.on_cpu):
+        behind = {  # for each kind that may overlap: computation, and which message is waited for
+            "gathering": (stage.accumulation * forward, 0),
+            "reduction": ((1 if stage.zero_stage == 1 else stage.accumulation) * backward, -1),
+            "rounds": (orthogonalizing, 0),
+        }
+        for message in messages(stage, self.mask_rate, self.machine.on_cpu):
             seconds.setdefault(message.when, []).append(message.times * self.seconds_of(message))
         total = sum(map(sum, seconds.values()))
         if self.machine.on_cpu or not overlaps_messages(stage.deepspeed, True, stage.data_parallel):
             return total, 0.0
         hidden = 0.0
-        for when, behind, waited in (("gathering", forward, 0), ("reduction", backward, -1)):
+        for when, (computing, waited) in behind.items():
             if times := seconds.get(when):
-                hidden += min(sum(times) - times[waited], rounds[when] * behind)
+                hidden += min(sum(times) - times[waited], computing)
         return total - hidden, hidden
 
     def seconds_of(self, message: Message) -> float:
@@ -172,6 +187,8 @@ class Step:
         rate = 1e9 * link.of.get(message.kind, link.gb_per_second)
         if crosses and message.over == "data":
             rate /= stage.tensor_parallel  # as many groups share the network
+        if message.kind == ALL_TO_ALL:  # a rank's own bytes; through the network those of all ranks of its node
+            return 1e-6 * link.latency_us + message.num_bytes * (machine.ranks if crosses else 1) / rate
         rounds = (2 if message.kind == KINDS[0] else 1) * (size - 1) / size
         latency = link.latency_us * ceil(log2(num_nodes if crosses else size))
         return 1e-6 * latency + rounds * message.num_bytes / rate

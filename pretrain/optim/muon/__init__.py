@@ -27,11 +27,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from model.parameters import parameter_table
-from pretrain.optim.muon.matrices import ROUND_NUMEL, Matrix, matrices_of, update_flops
-from pretrain.optim.options import OptimizerOptions
+from pretrain.optim.muon.matrices import matrices_of, update_flops
+from pretrain.optim.options import OptimizerOptions, StepWork
 from pretrain.settings.values import Number, Positive, Rate, Section
 
 if TYPE_CHECKING:
+    from model.config import BertConfig
     from model.shape import Shape
     from pretrain.optim.groups import GroupRules
     from pretrain.optim.muon.step import Muon
@@ -90,13 +91,12 @@ class MuonOptions(OptimizerOptions):
         )
 
     def step_flops(self, shape: Shape) -> int:
-        return sum(update_flops(matrix.size, self.steps) for matrix in self._matrices(shape))
-
-    def scratch_numel(self, shape: Shape) -> int:
-        """Of a round: its matrices, two products and their sum, and what comes in and goes back meanwhile."""
-        numels = [matrix.numel for matrix in self._matrices(shape)]
-        return 8 * min(max(ROUND_NUMEL, *numels), sum(numels)) if numels else 0
-
-    def _matrices(self, shape: Shape) -> list[Matrix]:
         trained = (spec for spec in parameter_table(shape).values() if spec.trainable)
-        return list(matrices_of(trained, self.heads == "apart"))
+        return sum(update_flops(matrix.size, self.steps) for matrix in matrices_of(trained, self.heads == "apart"))
+
+    def step_work(self, config: BertConfig, tensor_parallel: int, data_parallel: int, zero_stage: int) -> StepWork:
+        from model.parallel.layout import ParallelLayout
+        from pretrain.optim.muon.work import work_of
+
+        layout = ParallelLayout(tensor_parallel, data_parallel)
+        return work_of(config, layout, zero_stage, self.group_rules, self.heads == "apart", self.steps)

@@ -78,11 +78,18 @@ def matrices_of(
             yield Matrix(replace(spec, axes=tuple(axes), tensor_parallel_axis=None), heads_apart, shard)
 
 
-def update_flops(size: tuple[int, int, int], steps: int) -> int:
-    """Of the Newton-Schulz iteration: each step makes X X^T, its square, and the product with X."""
+def update_products(size: tuple[int, int, int], steps: int) -> Iterator[tuple[int, int, int, int]]:
+    """Of the Newton-Schulz iteration, as [m, k, n, times]: each step makes X X^T, its square, and the product with
+    X."""
     count, rows, columns = size
     short, long = sorted((rows, columns))
-    return count * steps * (4 * short * short * long + 2 * short**3)
+    yield short, long, short, count * steps
+    yield short, short, short, count * steps
+    yield short, short, long, count * steps
+
+
+def update_flops(size: tuple[int, int, int], steps: int) -> int:
+    return sum(2 * m * k * n * times for m, k, n, times in update_products(size, steps))
 
 
 def _heads_axis(spec: ParameterSpec) -> int | None:

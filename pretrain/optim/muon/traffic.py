@@ -3,6 +3,7 @@
 python -m pretrain.optim.muon.traffic --preset large --tensor-parallel 2
 """
 
+from collections import defaultdict
 from math import prod
 
 import tyro
@@ -10,12 +11,13 @@ import tyro
 from model.config import BertConfig
 from model.parallel.division import Cut, Division
 from model.parallel.layout import ParallelLayout
-from model.parallel.tensor import local_shape
 from model.parameters import parameter_table
+from pretrain.optim.groups import GroupRules
 from pretrain.optim.muon.homes import Homes
 
 BYTES = 2
 """Of an element that travels: bf16, as on GPUs."""
+RULES = GroupRules(orthogonalizes=True)
 
 
 def table(preset: str = "base", ranks: tuple[int, ...] = (8, 64, 512), tensor_parallel: int = 1) -> None:
@@ -40,23 +42,25 @@ def table(preset: str = "base", ranks: tuple[int, ...] = (8, 64, 512), tensor_pa
             )
 
 
-def division(config: BertConfig, layout: ParallelLayout, stage: int) -> Division:
-    """As DeepSpeed cuts: at stage 0 not at all; at 1 and 2 one flat tensor of the layers' matrices and one of the rest;
-    at 3 each parameter by itself."""
+def division(config: BertConfig, layout: ParallelLayout, stage: int, rules: GroupRules = RULES) -> Division:
+    """As DeepSpeed cuts what is trained: at stage 0 not at all; at 1 and 2 one flat tensor for each parameter group,
+    with as many pairs of elements on every rank; at 3 each parameter by itself."""
     specs = parameter_table(config)
-    numel = {name: prod(local_shape(spec, layout.tensor_parallel)) for name, spec in specs.items()}
+    numel = {name: prod(spec.local_shape(layout.tensor_parallel)) for name, spec in specs.items() if spec.trainable}
     if stage == 0:
-        return Division(specs, layout, {name: Cut(0, numel[name], copied=True) for name in specs})
+        return Division(specs, layout, {name: Cut(0, numel[name], copied=True) for name in numel})
     if stage == 3:
-        return Division(specs, layout, {name: Cut(0, -(-numel[name] // layout.data_parallel)) for name in specs})
+        return Division(specs, layout, {name: Cut(0, -(-numel[name] // layout.data_parallel)) for name in numel})
+    groups: dict[tuple, list[str]] = defaultdict(list)
+    for name in numel:
+        groups[rules.group_of(config, specs[name])].append(name)
     found: dict[str, Cut] = {}
-    for is_matrix in (True, False):
-        group = [name for name, spec in specs.items() if spec.is_layer_matrix == is_matrix]
-        run, offset = -(-sum(numel[name] for name in group) // layout.data_parallel), 0
+    for group in groups.values():
+        run, offset = 2 * -(-sum(numel[name] for name in group) // (2 * layout.data_parallel)), 0
         for name in group:
             found[name] = Cut(offset, run)
             offset += numel[name]
-    return Division(specs, layout, {name: found[name] for name in specs})
+    return Division(specs, layout, {name: found[name] for name in numel})
 
 
 def most_sent(homes: Homes) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""How long ranks take to sum, gather and scatter, by NCCL's or gloo's own collectives."""
+"""How long ranks take to sum, gather, scatter and exchange, by NCCL's or gloo's own collectives."""
 
 from collections.abc import Callable
 from math import ceil, log2
@@ -34,10 +34,12 @@ def _of_calls(kind: Kind, numel: int) -> float:
     size = dist.get_world_size()
     whole = torch.ones(numel, device=device())
     part = torch.ones(numel // size, device=device())
+    inbox = torch.ones_like(whole)
     calls: dict[Kind, Callable[[], object]] = {
         KINDS[0]: lambda: dist.all_reduce(whole),
         KINDS[1]: lambda: dist.all_gather_into_tensor(whole, part),
         KINDS[2]: lambda: dist.reduce_scatter_tensor(part, whole),
+        KINDS[3]: lambda: dist.all_to_all_single(inbox, whole),
     }
     return min(fastest(calls[kind], seconds=0) for _ in range(5))
 

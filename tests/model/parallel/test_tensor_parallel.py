@@ -7,7 +7,7 @@ import torch
 from model.bert import BertForPreTraining
 from model.errors import UserError
 from model.initialize import initial_weight
-from model.parallel.tensor import local_shape, shard, unshard
+from model.parallel.tensor import shard, unshard
 from model.parameters import parameter_table
 from tests.support.running import assert_close, layout_of, random_batch, run, small_config
 from tests.support.workers import pool
@@ -43,7 +43,7 @@ def fresh_shards(config, size):
     model.load_weights(lambda name: initial_weight(config, name, seed=7))
     table = parameter_table(config)
     return {
-        name: parameter.detach().reshape(local_shape(table[name], size)).numpy()
+        name: parameter.detach().reshape(table[name].local_shape(size)).numpy()
         for name, parameter in model.named_parameters()
     }
 
@@ -62,7 +62,7 @@ def test_shards_join_to_the_logical_tensor():
         tensor = torch.randn(spec.shape)
         for size in (1, 2, 4):
             parts = [shard(spec, tensor, rank, size) for rank in range(size)]
-            assert all(tuple(part.shape) == local_shape(spec, size) for part in parts), name
+            assert all(tuple(part.shape) == spec.local_shape(size) for part in parts), name
             assert torch.equal(unshard(spec, parts), tensor), name
 
 

@@ -41,3 +41,8 @@ def test_the_parts_of_the_model_compute_what_a_step_does():
     forward = sum(part.flops for part in parts.values())
     assert 3 * forward * stage.data_parallel == pytest.approx(stage_flops(stage, 0.15), rel=1e-3)
     assert all(part.bytes > 0 for part in parts.values())
+
+
+def test_what_the_optimizer_multiplies_counts_on_neither_side():
+    adamw, muon = (planned("base", 8, f"optimizer.name={name}").stages[0] for name in ("adamw", "muon"))
+    assert balance(muon, 0.15) == balance(adamw, 0.15)

@@ -16,7 +16,7 @@ from model.config import BertConfig
 from model.parallel import layout as layouts
 from model.parallel.division import Cut, Division
 from model.parallel.layout import ParallelLayout
-from model.parallel.tensor import local_shape, shard
+from model.parallel.tensor import shard
 from model.parameters import parameter_table
 from pretrain.engine import gather as gathering
 from pretrain.engine.gather import batches, gather
@@ -49,7 +49,7 @@ def collected(layout: ParallelLayout, batch: int) -> dict[str, bool]:
     table = parameter_table(CONFIG)
     cuts = {}
     for number, name in enumerate(table):
-        numel = torch.Size(local_shape(table[name], layout.tensor_parallel)).numel()
+        numel = torch.Size(table[name].local_shape(layout.tensor_parallel)).numel()
         cuts[name] = Cut(offset=number, run=-(-(numel + number) // layout.data_parallel))
     division = Division(table, layout, cuts)
     rank = dist.get_rank()

@@ -9,8 +9,8 @@ from pretrain.cli.arguments import read_span
 from pretrain.data import Corpus
 from pretrain.engine.compilation import compile_blocks
 from pretrain.profile.hook import Profiler, parts
-from pretrain.profile.measure import single_stage
-from pretrain.recipe import resolve
+from pretrain.profile.measure import single_stage, useful_flops
+from pretrain.recipe import load_recipe, resolve
 from pretrain.training.trainer import Trainer
 from tests.support.running import build, small_config
 from tests.support.tiny import tiny_recipe
@@ -59,3 +59,11 @@ def test_a_span_of_steps():
     for wrong in ("100", "5:5", "a:b", "0:3"):
         with pytest.raises(UserError, match="--profile-steps"):
             read_span("--profile-steps", wrong)
+
+
+def test_padding_makes_gradients_useless_and_not_the_optimizer_s_products():
+    stage = resolve(load_recipe("muon-mini"), None, 1).stages[0]
+    of_optimizer = stage.optimizer.chosen.step_flops(stage.config)
+    half = stage.global_batch * stage.sequence / 2
+    assert of_optimizer > 0
+    assert useful_flops(stage, 3 * of_optimizer, half) == 2 * of_optimizer

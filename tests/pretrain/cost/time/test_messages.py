@@ -8,9 +8,10 @@ import pytest
 from pretrain.cost.time.messages import TRAINER_BYTES, messages
 from pretrain.engine.zero import destroy
 from pretrain.recipe import ResolvedStage, resolve
-from tests.support.harness import CONFIG, GLOBAL_ROWS, LENGTH, MASKED_PER_ROW, settings, start, train
+from tests.support.harness import CONFIG, GLOBAL_ROWS, LENGTH, MASKED_PER_ROW, start, train
 from tests.support.made_up import made_up_recipe
 from tests.support.messages import recorded
+from tests.support.sharded import OPTIONS, optimizer_settings
 from tests.support.workers import pool
 
 TINY_BUCKETS = {"reduce_bucket_size": 5_000, "stage3_prefetch_bucket_size": 6_000}
@@ -18,9 +19,9 @@ HARNESS = ("all-reduce", 8)
 """The harness sums the loss after a step."""
 
 
-def sent(tp: int, zero: int, precision: str, accumulation: int, options: dict[str, int]) -> Counter:
+def sent(optimizer: str, tp: int, zero: int, precision: str, accumulation: int, options: dict[str, int]) -> Counter:
     """What this rank sends in the third step: how often each kind and size."""
-    engine = start(CONFIG, settings(tp, zero, precision, accumulation, **options))
+    engine = start(CONFIG, optimizer_settings(optimizer, tp, zero, precision, accumulation=accumulation, **options))
     train(engine, 0, 2)
     with recorded() as messages_sent:
         train(engine, 2, 1)
@@ -28,8 +29,10 @@ def sent(tp: int, zero: int, precision: str, accumulation: int, options: dict[st
     return Counter((kind, num_bytes) for kind, _, num_bytes in messages_sent) - Counter([HARNESS])
 
 
-def planned(tp: int, zero: int, precision: str, accumulation: int, options: dict[str, int]) -> ResolvedStage:
-    recipe = made_up_recipe("planned", 4, batch={"global": GLOBAL_ROWS}, sequence=LENGTH)
+def planned(
+    optimizer: str, tp: int, zero: int, precision: str, accumulation: int, options: dict[str, int]
+) -> ResolvedStage:
+    recipe = made_up_recipe("planned", 4, batch={"global": GLOBAL_ROWS}, sequence=LENGTH, optimizer=OPTIONS[optimizer])
     return replace(
         resolve(recipe, CONFIG.vocab_size, 2).stages[0],
         config=CONFIG,
@@ -44,21 +47,25 @@ def planned(tp: int, zero: int, precision: str, accumulation: int, options: dict
 
 
 @pytest.mark.parametrize(
-    ("tp", "zero", "precision", "accumulation", "options"),
+    ("optimizer", "tp", "zero", "precision", "accumulation", "options"),
     [
-        (1, 0, "fp32", 2, {}),
-        (1, 1, "bf16", 2, TINY_BUCKETS),
-        (1, 2, "fp32", 2, TINY_BUCKETS),
-        (1, 3, "fp32", 2, {}),
-        (1, 3, "bf16", 2, TINY_BUCKETS),
-        (2, 0, "bf16", 2, {}),
-        (2, 2, "fp32", 1, {}),
+        ("adamw", 1, 0, "fp32", 2, {}),
+        ("adamw", 1, 1, "bf16", 2, TINY_BUCKETS),
+        ("adamw", 1, 2, "fp32", 2, TINY_BUCKETS),
+        ("adamw", 1, 3, "fp32", 2, {}),
+        ("adamw", 1, 3, "bf16", 2, TINY_BUCKETS),
+        ("adamw", 2, 0, "bf16", 2, {}),
+        ("adamw", 2, 2, "fp32", 1, {}),
+        ("muon", 1, 0, "fp32", 1, {}),
+        ("muon", 1, 1, "bf16", 2, TINY_BUCKETS),
+        ("muon", 1, 3, "fp32", 2, TINY_BUCKETS),
+        ("muon", 2, 2, "fp32", 1, {}),
     ],
 )
-def test_they_are_those_that_two_ranks_send(tp, zero, precision, accumulation, options):
-    case = (tp, zero, precision, accumulation, options)
+def test_they_are_those_that_two_ranks_send(optimizer, tp, zero, precision, accumulation, options):
+    case = (optimizer, tp, zero, precision, accumulation, options)
     counted: Counter = Counter()
-    for message in messages(planned(*case), MASKED_PER_ROW / LENGTH, "adamw", on_cpu=True):
+    for message in messages(planned(*case), MASKED_PER_ROW / LENGTH, on_cpu=True):
         counted[message.kind, message.num_bytes] += message.times
     counted -= Counter([("all-reduce", TRAINER_BYTES)] * (tp == 1))
     for rank in pool(2).run(sent, *case):

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from model.parameters import parameter_table
+from pretrain.cost.memory import num_parameters
 from pretrain.cost.savings import stage_flops
 from pretrain.cost.time.machine import Arithmetic, Host, Link, Machine, load_machine
 from pretrain.cost.time.messages import Message
 from pretrain.cost.time.products import backward_products, forward_products, mixing
 from pretrain.cost.time.rates import interpolated
-from pretrain.cost.time.run import run_time
+from pretrain.cost.time.run import run_time, state_bytes
 from pretrain.cost.time.step import Step, step_time
 from pretrain.recipe import Run, load_recipe, resolve
 
@@ -45,8 +47,9 @@ def test_products_are_those_of_the_flop_formula(recipe):
         assert whole == pytest.approx(stage_flops(stage, 0.15), rel=2e-3)
 
 
-def test_at_one_tflop_a_second_a_step_takes_its_tflops():
-    run = planned("base", 1, "batch.micro=32")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_at_one_tflop_a_second_a_step_takes_its_tflops(optimizer):
+    run = planned("base", 1, "batch.micro=32", f"optimizer.name={optimizer}")
     step = step_time(run, run.stages[0], ROUND)
     assert step.seconds == pytest.approx(step.flops / 1e12, rel=5e-3)
     assert step.share_of(ROUND.of("bf16").peak) == pytest.approx(1, rel=5e-3)
@@ -62,7 +65,9 @@ def test_tensor_parallel_ranks_divide_the_work_and_the_segments_attention():
     assert segment.flops == pytest.approx(row.flops / 4) and segment.length == 32
 
 
-@pytest.mark.parametrize(("kind", "rounds"), [("all-reduce", 14 / 8), ("all-gather", 7 / 8), ("reduce-scatter", 7 / 8)])
+@pytest.mark.parametrize(
+    ("kind", "rounds"), [("all-reduce", 14 / 8), ("all-gather", 7 / 8), ("reduce-scatter", 7 / 8), ("all-to-all", 1)]
+)
 def test_a_message_takes_its_bytes_over_the_bus_bandwidth(kind, rounds):
     run = planned("base", 8)
     step = Step(run, run.stages[0], ROUND, None)
@@ -117,3 +122,23 @@ def test_a_run_takes_its_steps_and_what_lies_between_them():
     assert time.rank_hours == pytest.approx(8 * time.seconds / 3600)
     assert time.price is None
     assert run_time(run, load_machine("h100").model_copy(update={"price": 2.0})).price == 2 * time.rank_hours
+
+
+def test_a_step_of_muon_takes_longer_than_adamw_s_by_what_the_busiest_rank_multiplies():
+    """And by what travels, which at one byte a nanosecond and one TFLOP a second hides behind it but for the ends."""
+    given = ("batch.micro=32", "deepspeed=ds_configs/zero3.json")
+    times = {name: planned("base", 8, *given, f"optimizer.name={name}") for name in ("adamw", "muon")}
+    adamw, muon = (step_time(run, run.stages[0], ROUND) for run in times.values())
+    stage = times["muon"].stages[0]
+    of_muon = stage.optimizer.chosen.step_flops(stage.config)
+    assert muon.optimizer - adamw.optimizer == pytest.approx(of_muon / 8 / 1e12, rel=0.05)
+    travelling = (muon.communication + muon.hidden) - (adamw.communication + adamw.hidden)
+    assert travelling == pytest.approx(2 * sum(stage.optimizer_work.exchanged) / 1e9, rel=1e-4)
+    assert adamw.hidden < muon.hidden
+
+
+def test_a_checkpoint_of_muon_holds_one_moment_of_matrices():
+    adamw, muon = (planned("base", 1, f"optimizer.name={name}").stages[0] for name in ("adamw", "muon"))
+    matrices = sum(spec.numel for spec in parameter_table(muon.config).values() if spec.is_layer_matrix)
+    assert state_bytes(adamw) == 12 * num_parameters(adamw.config)
+    assert state_bytes(muon) == state_bytes(adamw) - 4 * matrices

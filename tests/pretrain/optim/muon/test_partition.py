@@ -18,7 +18,7 @@ from torch import Tensor
 from model.config import BertConfig
 from model.parallel.division import Cut, Division
 from model.parallel.layout import ParallelLayout
-from model.parallel.tensor import local_shape, shard
+from model.parallel.tensor import shard
 from model.parameter_spec import ParameterSpec
 from model.parameters import parameter_table
 from pretrain.optim.adamw_step import AdamW
@@ -59,7 +59,7 @@ def expected(options: tuple) -> dict[str, np.ndarray]:
 
 def cuts(stage: int, layout: ParallelLayout, groups: list[list[str]]) -> dict[str, Cut]:
     """As DeepSpeed's stages cut: not at all; a flat tensor for each group; each parameter by itself."""
-    numel = {name: int(np.prod(local_shape(spec, layout.tensor_parallel))) for name, spec in TABLE.items()}
+    numel = {name: int(np.prod(spec.local_shape(layout.tensor_parallel))) for name, spec in TABLE.items()}
     if stage == 0:
         return {name: Cut(0, numel[name], copied=True) for name in TABLE}
     if stage == 3:
@@ -170,7 +170,7 @@ def each_shard_by_itself(tp: int) -> float:
     local = {
         name: replace(
             spec,
-            axes=tuple(replace(axis, size=size) for axis, size in zip(spec.axes, local_shape(spec, tp), strict=True)),
+            axes=tuple(replace(axis, size=size) for axis, size in zip(spec.axes, spec.local_shape(tp), strict=True)),
             tensor_parallel_axis=None,
         )
         for name, spec in TABLE.items()
