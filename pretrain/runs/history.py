@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -15,14 +16,18 @@ from pretrain.runs.folder import RunFolder
 
 Line = dict[str, Any]
 
-STEP = "step"
-TEXTS = {STEP: ("stage",), "stage": ("stage", "shape"), "growth": ("operator",)}
+STEP, EXPECTED_STEP = "step", "expected_step"
+TEXTS = {STEP: ("stage",), "stage": ("stage", "shape"), "growth": ("operator",), EXPECTED_STEP: ("stage",)}
 NUMBERS = {
     STEP: ("loss", "mlm_loss", "mlm_accuracy", "lr", "grad_norm"),
     "validation": ("valid_loss", "valid_accuracy"),
     "growth": ("loss_before", "loss_after"),
 }
-FINITE_NUMBERS = {STEP: ("tokens", "flops", "seconds", "tokens_per_second"), "validation": ("tokens",)}
+FINITE_NUMBERS = {
+    STEP: ("tokens", "flops", "seconds", "tokens_per_second"),
+    "validation": ("tokens",),
+    EXPECTED_STEP: ("seconds",),
+}
 """What the lines of steps and of some events have at least."""
 
 LASTING_EVENTS = ("rollback",)
@@ -63,6 +68,11 @@ class History:
     def steps_of(self, stage: str) -> list[Line]:
         return [line for line in self.steps if line["stage"] == stage]
 
+    @property
+    def expected_step_seconds(self) -> dict[str, float]:
+        """By stage, as the last start expected it; of the stages that ran on a machine that was calibrated."""
+        return {line["stage"]: line["seconds"] for line in self.events(EXPECTED_STEP)}
+
 
 def final_loss(steps: Sequence[Line]) -> float:
     """Mean loss of the last steps, in nats, without those that diverged. NaN if there are no others."""
@@ -73,6 +83,12 @@ def final_loss(steps: Sequence[Line]) -> float:
 def usual_speed(steps: Sequence[Line]) -> float:
     """Median tokens per second; NaN without steps."""
     return median(line["tokens_per_second"] for line in steps) if steps else math.nan
+
+
+def usual_step_seconds(steps: Sequence[Line]) -> float | None:
+    """Median seconds of a step of a stage, without its first one, which may compile. None if there are no others."""
+    ends = [line["seconds"] for line in steps]
+    return median(after - before for before, after in pairwise(ends)) if len(ends) > 1 else None
 
 
 def read_lines(metrics: Path, *, is_finished: bool = False) -> list[Line]:

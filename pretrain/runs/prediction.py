@@ -1,4 +1,4 @@
-"""What the cost model says of a run on a machine, for `plan`, `train` and `report`. No torch."""
+"""What the cost model says of a run on a machine, for `plan`. No torch."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from rich.console import Console
 
 from model.errors import UserError
 from pretrain.cost.time.machine import Machine
-from pretrain.cost.time.run import RunTime, run_time
+from pretrain.cost.time.run import run_time
 from pretrain.cost.time.sweep import over_layouts, over_nodes, read_sweep, sweep_table
 from pretrain.cost.time.tables import expected_error, print_times, time_lines
 from pretrain.data import Corpus
@@ -15,14 +15,10 @@ from pretrain.runs.forecast import Speed
 from pretrain.runs.submissions import read_limit, submission_lines
 
 
-def predicted(run: Run, machine: Machine, corpus: Corpus | None) -> RunTime:
-    return run_time(run, machine, segment_length(run.recipe, corpus))
-
-
 def print_prediction(run: Run, machine: Machine, corpus: Corpus | None, limit: str) -> Speed:
     """`limit`: the time limit of a job, as SLURM writes it; or nothing. Returns the speed that it predicts."""
     seconds = read_limit(limit) if limit else None
-    time = predicted(run, machine, corpus)
+    time = run_time(run, machine, segment_length(run.recipe, corpus))
     print_times(time)
     size = None
     if corpus:

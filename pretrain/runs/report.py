@@ -15,7 +15,7 @@ from typing import Any
 from model.errors import UserError
 from pretrain.checkpoint.tensors import replace_text
 from pretrain.runs.folder import RunFolder
-from pretrain.runs.history import History, Line, final_loss, is_finite_number, usual_speed
+from pretrain.runs.history import History, Line, final_loss, is_finite_number, usual_speed, usual_step_seconds
 from pretrain.runs.html import TEMPLATES, style
 
 PARTS = {"style": "report.css", "script": "report.js"}
@@ -166,13 +166,19 @@ def _series(source: str, key: str, lines: Sequence[Line], where: Places) -> dict
 
 
 def _stage_table(history: History) -> dict[str, Any]:
-    rows = []
+    columns = ["stage", "from step", "steps", "shape", "loss at its end", "tokens/s"]
+    rows: list[list[Any]] = []
     for stage in history.stages:
         taken = history.steps_of(stage["stage"])
         loss, speed = final_loss(taken), usual_speed(taken)
         numbers = ("" if math.isnan(loss) else loss, round(speed) if taken else "")
         rows.append([stage["stage"], stage["step"], len(taken), stage["shape"], *numbers])
-    return {"columns": ["stage", "from step", "steps", "shape", "loss at its end", "tokens/s"], "rows": rows}
+    if expected := history.expected_step_seconds:
+        columns += ["ms a step", "expected ms"]
+        for row in rows:
+            seconds = usual_step_seconds(history.steps_of(row[0])), expected.get(row[0])
+            row += [_cell(each and 1e3 * each) for each in seconds]
+    return {"columns": columns, "rows": rows}
 
 
 def _change_table(history: History) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [
         {key: value for key, value in line.items() if key not in CLOCKED}
         for line in lines
-        if line.get("event") not in ("checkpoint", "memory", "start_up")
+        if line.get("event") not in ("checkpoint", "memory", "start_up", "expected_step")
     ]
 
 

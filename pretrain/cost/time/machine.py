@@ -117,7 +117,7 @@ class Machine(Part):
     error_source: str
     """Where that is known from."""
     host_name: str = ""
-    """Of the machine that was measured: `train` predicts by itself there."""
+    """Of the machine that was measured: there `train` says what it expects."""
     device: Literal["cpu", "gpu"]
     ranks: Annotated[int, Field(gt=0)]
     """On a node: one for each GPU, or as many as were measured together."""
@@ -182,14 +182,14 @@ def machine_names() -> list[str]:
     return [file.stem for folder in (OWN, SHIPPED) for file in sorted(folder.glob("*.yaml"))]
 
 
-def machine_here(host_name: str) -> Machine | None:
-    """The one of machines/ that was measured on this host, the newest of several. Files that cannot be read do not
-    matter."""
+def machine_here(host_name: str, on_cpu: bool) -> Machine | None:
+    """The one of machines/ whose CPU, or GPUs, were measured on this host, the newest of several. Files that cannot be
+    read do not matter."""
     for file in sorted(OWN.glob("*.yaml"), key=lambda file: file.stat().st_mtime, reverse=True):
         try:
             machine = load_machine(str(file))
         except UserError:
             continue
-        if machine.host_name and machine.host_name == host_name:
+        if machine.host_name == host_name and machine.on_cpu == on_cpu:
             return machine
     return None

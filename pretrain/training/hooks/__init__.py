@@ -14,6 +14,7 @@ from pretrain.training.hooks.checkpoints import Checkpoints
 from pretrain.training.hooks.coefficients import Coefficients
 from pretrain.training.hooks.console import ConsoleDisplay
 from pretrain.training.hooks.equal_units import EqualUnits
+from pretrain.training.hooks.expected_step import ExpectedStep
 from pretrain.training.hooks.farewell import Farewell
 from pretrain.training.hooks.journal import Journal
 from pretrain.training.hooks.lead_time import LeadTime
@@ -66,6 +67,7 @@ def make_hooks(recipe: Recipe, folder: RunFolder, rollbacks: Rollbacks, extra: S
         *(Tracker(name, folder) for name in recipe.trackers),  # before Metrics, which write their events
         Metrics(folder),
         ConsoleDisplay(),
+        ExpectedStep(folder),  # after Metrics and ConsoleDisplay, which name the stage
         LossPicture(folder),  # after Metrics, whose file it draws
         Report(folder),  # after Metrics, whose file it reads
         Farewell(folder),  # after Report, which it names
