@@ -22,7 +22,7 @@ NAME_SEED_AND_BUDGET = (
     *(("name",), ("seed",), ("steps",), ("hours",)),
     *(("stages", "name"), ("stages", "steps"), ("stages", "hours")),
 )
-RATES = (("optimizer", "lr"), ("schedule",), ("stages", "schedule"))
+RATES = (("optimizer", "lr"), ("schedule",), ("stages", "optimizer", "lr"), ("stages", "schedule"))
 """Settings that each size tunes for itself."""
 
 

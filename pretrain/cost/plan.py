@@ -13,6 +13,7 @@ from pretrain.cost.attention import masked_attention
 from pretrain.cost.communication import outweighed
 from pretrain.cost.copies import equal_copies
 from pretrain.cost.memory import held_bytes, num_parameters, peak_bytes, stage_bytes
+from pretrain.cost.optimizer_changes import optimizer_changes
 from pretrain.cost.optimizer_step import step_shares
 from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config
 from pretrain.recipe import Run
@@ -33,7 +34,12 @@ def plan_tables(run: Run, on_cpu: bool = True) -> RenderableType:
         [_savings_table(run), *_savings_notes(run)] if run.unit == "steps" and changes_shape(run) else []
     )
     tables: tuple[RenderableType, ...] = (*saved, _memory_table(run, on_cpu), _schedule_table(run))
-    return Group(_stages_table(run), *_rules(run, on_cpu), *tables, *run.recipe.optimizer.chosen.notes())
+    return Group(_stages_table(run), *_rules(run, on_cpu), *tables, *_notes(run))
+
+
+def _notes(run: Run) -> list[str]:
+    """Of the optimizers, each once."""
+    return list(dict.fromkeys(note for stage in run.stages for note in stage.optimizer.chosen.notes()))
 
 
 def _stages_table(run: Run) -> Table:
@@ -84,6 +90,7 @@ def _rules(run: Run, on_cpu: bool) -> Iterator[Text]:
         lines.append("The last stage takes over the steps they leave; the figures here are for full lengths.")
     lines += _changing_nodes(run)
     lines += equal_copies(run)
+    lines += optimizer_changes(run)
     lines += step_shares(run)
     lines += outweighed(run, on_cpu)
     lines += masked_attention(run, on_cpu)

@@ -18,8 +18,10 @@ from pretrain.settings.values import Number, Rate, Section
 if TYPE_CHECKING:
     from torch.optim import Optimizer as TorchOptimizer
 
+    from growth.carry import Averages
     from growth.moments import MomentRule
     from model.config import BertConfig
+    from model.parameter_spec import ParameterSpec
     from model.shape import Shape
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], "TorchOptimizer"]
@@ -83,6 +85,17 @@ class OptimizerOptions(Section):
         from growth.moments import of_gradients
 
         return of_gradients
+
+    def decay_rates(self, spec: ParameterSpec) -> tuple[float, ...]:
+        """Per step, of each moment that it keeps of a parameter, exp_avg first."""
+        return self.betas
+
+    @property
+    def averages(self) -> Averages:
+        """What its moments are means of: decides what carries over to another optimizer."""
+        from growth.carry import Averages
+
+        return Averages(self.moment_rule, self.decay_rates)
 
     def step_flops(self, shape: Shape) -> int:
         """Of the matrix products in one step, over all ranks. Nothing else counts, as in `pretrain/cost/flops.py`."""

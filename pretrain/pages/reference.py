@@ -21,6 +21,7 @@ from pydantic_core import PydanticUndefined
 from growth.operators import OPERATORS
 from growth.operators.base import Operator
 from model.config import PRESETS, BertConfig
+from pretrain.optim.section import Optimizer
 from pretrain.recipe.load import model_in
 from pretrain.recipe.schema import Recipe, Stage
 from pretrain.recipe.shape_request import ShapeRequest
@@ -34,7 +35,7 @@ INTRODUCTION = """\
 Every key of a recipe, every field of the model and every operator. [recipes.md](recipes.md) explains how they work
 together. This page is written by `python -m pretrain.pages.reference` from the code."""
 
-APART: dict[type[BaseModel], str] = {Until: "rules", ShapeRequest: "fields of the model"}
+APART: dict[type[BaseModel], str] = {Optimizer: "settings", Until: "rules", ShapeRequest: "fields of the model"}
 """Sections that have their own table, and the word for them in other tables."""
 
 SHAPE = """\
@@ -44,6 +45,10 @@ size."""
 MODERN = """\
 Those of ModernBERT and ESM-2 also set what makes them different from BERT: rotary positions, and the norms, biases,
 gates and dropout of the published models."""
+
+OPTIMIZER = """\
+The settings of `optimizer`, for the run or from a stage on: a stage gives all of them. [optimizers.md](optimizers.md)
+says what carries over."""
 
 UNTIL = """\
 The rules that a stage's `until` takes. With several, the first that holds ends the stage. A name alone gives a rule its
@@ -74,6 +79,9 @@ def reference() -> str:
         "## A stage",
         "A key that a stage omits keeps its value from the stage before.",
         table(Stage),
+        "## The optimizer",
+        OPTIMIZER,
+        table(Optimizer, prefix="optimizer."),
         "## The end of a stage",
         UNTIL,
         table(Until),
@@ -87,8 +95,8 @@ def reference() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def table(schema: type[BaseModel], without: tuple[str, ...] = ()) -> str:
-    rows = [(key, field, text) for key, field, text in keys(schema) if key not in without]
+def table(schema: type[BaseModel], without: tuple[str, ...] = (), prefix: str = "") -> str:
+    rows = [(key, field, text) for key, field, text in keys(schema, prefix) if key not in without]
     lines = ["| key | value | default | |", "|---|---|---|---|"]
     for key, field, text in rows:
         lines.append(f"| `{key}` | {kind(field.annotation)} | {default(field)} | {text} |")

@@ -82,7 +82,7 @@ def single_stage(run: Run, index: int, steps: int) -> Run:
     stage = replace(
         run.stages[index], index=0, start=0, end=steps, grow=(), shape=PartialShape(), until=None, split=None
     )
-    constant = Phase(0, steps, run.recipe.optimizer.lr, shape="constant")
+    constant = Phase(0, steps, stage.optimizer.lr, shape="constant")
     return replace(run, unit="steps", stages=(stage,), learning_rate=LearningRate((constant,)))
 
 

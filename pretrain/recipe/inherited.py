@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from pretrain.optim.section import Optimizer
 from pretrain.recipe.schema import Batch, Layout, Recipe, Stage
 from pretrain.recipe.shares import row_length
 
@@ -14,10 +15,11 @@ class Inherited:
     layout: Layout
     engine_file: str
     """Path of the DeepSpeed JSON file."""
+    optimizer: Optimizer
 
     @classmethod
     def of_run(cls, recipe: Recipe) -> "Inherited":
-        return cls(recipe.sequence, recipe.batch, recipe.layout, recipe.deepspeed)
+        return cls(recipe.sequence, recipe.batch, recipe.layout, recipe.deepspeed, recipe.optimizer)
 
     def for_stage(self, stage: Stage, recipe: Recipe) -> "Inherited":
         return replace(
@@ -26,4 +28,5 @@ class Inherited:
             batch=self.batch.model_copy(update=stage.batch.model_dump(exclude_none=True)),
             layout=self.layout.model_copy(update=stage.layout.model_dump(exclude_none=True)),
             engine_file=stage.deepspeed or self.engine_file,
+            optimizer=stage.optimizer or self.optimizer,
         )

@@ -10,20 +10,29 @@ from pretrain.recipe.timeline import in_ticks
 
 
 def learning_rate(recipe: Recipe, stages: Sequence[ResolvedStage], unit: Unit) -> LearningRate:
-    """One phase from the start of the run or from each restart to the next; shares in a schedule are of its phase."""
+    """One phase from the start of the run or from each restart to the next; shares in a schedule are of its phase.
+
+    Its peak is that of its first stage's optimizer. A later stage with another one has the rate in proportion.
+    """
     restarts = [
         (stage.start, stage.restart, f"stage {stage.name}: schedule.restart") for stage in stages if stage.restart
     ]
     starts = [(0, recipe.schedule, "schedule"), *restarts] if not restarts or restarts[0][0] else restarts
     ends = [start for start, *_ in starts[1:]] + [stages[-1].end]
+    first_of = [next(stage for stage in stages if stage.start == start) for start, *_ in starts]
     phases = []
-    for (start, schedule, key), end in zip(starts, ends, strict=True):
+    for (start, schedule, key), end, first in zip(starts, ends, first_of, strict=True):
         length = end - start
         warmup = in_ticks(schedule.warmup, length, unit, f"{key}.warmup")
         hold = _hold(schedule, length, warmup, unit, key)
-        peak = (isinstance(schedule, Restart) and schedule.lr) or recipe.optimizer.lr
+        peak = (isinstance(schedule, Restart) and schedule.lr) or first.optimizer.lr
         phases.append(Phase(start, length, peak, warmup, hold, schedule.shape, schedule.end, schedule.power))
-    return LearningRate(tuple(phases), tuple(StageRate(stage.start, stage.rewarm, stage.lr_scale) for stage in stages))
+
+    def rate(stage: ResolvedStage) -> StageRate:
+        first = next(first for first in reversed(first_of) if first.start <= stage.start)
+        return StageRate(stage.start, stage.rewarm, stage.lr_scale * (stage.optimizer.lr / first.optimizer.lr))
+
+    return LearningRate(tuple(phases), tuple(map(rate, stages)))
 
 
 def _hold(schedule: Schedule, length: float, warmup: float, unit: Unit, key: str) -> float:

@@ -92,7 +92,7 @@ def _resolve_stage(
         deepspeed=deepspeed,
         zero_stage=deepspeed["zero_optimization"]["stage"],
         precision=_chosen(recipe),
-        optimizer=recipe.optimizer,
+        optimizer=inherited.optimizer,
         recompute=recipe.recompute,
         rewarm=clock.ticks(stage.schedule.rewarm, "schedule.rewarm"),
         lr_scale=stage.schedule.lr_scale,

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from model.errors import UserError
 from model.registry import takes
@@ -190,6 +190,10 @@ class Stage(Section):
     deepspeed: str | None = None
     """DeepSpeed JSON file from this stage on. Defaults to that of the stage before. Change it if a larger shape needs
     another ZeRO stage."""
+    optimizer: Annotated[Optimizer | None, AfterValidator(lambda value: _with_name(value))] = None
+    """Another optimizer from this stage on: its name and all of its settings, of which none comes from the stage
+    before. The schedule goes on, with this `lr` for its peak. Moments carry over where they can
+    ([optimizers.md](optimizers.md#when-the-optimizer-changes))."""
     schedule: StageSchedule = StageSchedule()
     until: Until | None = None
     """Rules that end the stage early (below). Its length is then an upper limit."""
@@ -201,6 +205,13 @@ class Stage(Section):
     (SWE-M)."""
     keep: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")] | None = None
     """Save the last state of the stage under this name, for `interpolate` and `rewind` in later stages."""
+
+
+def _with_name(optimizer: Optimizer | None) -> Optimizer | None:
+    """A stage that gives a rate alone would change to the default optimizer."""
+    if optimizer is not None and "name" not in optimizer.model_fields_set:
+        raise UserError("has no name; write all settings of the optimizer, for example {name: muon, lr: 0.02}")
+    return optimizer
 
 
 def _parse_grow(value: Any) -> Any:
@@ -257,6 +268,7 @@ class Recipe(Section):
     """The model: `preset` and any field of the shape (below). The corpus sets the vocabulary size."""
     data: Data
     optimizer: Optimizer
+    """The optimizer and its settings (below)."""
     schedule: Schedule = Schedule()
     precision: PrecisionOrAuto = "fp32"
     """Precision of weights and activations. `bf16` and `fp16` keep fp32 master weights and moments. Use `bf16` on

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 
+from growth.carry import carried_over
 from growth.change import ShapeChange
 from growth.operators import shape_change
 from growth.operators.base import Correlation
@@ -56,7 +57,7 @@ def move_on(trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | N
     begin_step(trainer)
     after = evaluate(trainer.engine, trainer.probe(stage, previous.sequence))
     event = GrowthEvent(
-        operator="+".join(operator.name for operator in stage.grow) or "identity",
+        operator="+".join(_names(previous, stage)) or "identity",
         step=progress.step,
         stage=stage.name,
         loss_before=before.loss,
@@ -68,9 +69,17 @@ def move_on(trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | N
     trainer.call("on_growth", event)
 
 
+def _names(previous: ResolvedStage, stage: ResolvedStage) -> list[str]:
+    """Of the operators, and of a change of optimizer: `adamw_to_muon`."""
+    names = [operator.name for operator in stage.grow]
+    if previous.optimizer != stage.optimizer:
+        names.append(f"{previous.optimizer.name}_to_{stage.optimizer.name}")
+    return names
+
+
 def needs_move(previous: ResolvedStage, stage: ResolvedStage) -> bool:
     """Whether a stage differs in something that its engine is built for, unlike row length and learning rate."""
-    fields = ("config", "tensor_parallel", "sequence_parallel", "micro_batch", "accumulation", "deepspeed")
+    fields = ("config", "tensor_parallel", "sequence_parallel", "micro_batch", "accumulation", "deepspeed", "optimizer")
     return bool(stage.grow) or any(getattr(previous, field) != getattr(stage, field) for field in fields)
 
 
@@ -96,9 +105,9 @@ def engine_settings(recipe: Recipe, stage: ResolvedStage) -> EngineSettings:
         micro_batch=stage.micro_batch,
         accumulation=stage.accumulation,
         precision=stage.precision,
-        make_optimizer=recipe.optimizer.chosen.make,
-        groups=recipe.optimizer.chosen.group_rules,
-        grad_clip=recipe.optimizer.grad_clip,
+        make_optimizer=stage.optimizer.chosen.make,
+        groups=stage.optimizer.chosen.group_rules,
+        grad_clip=stage.optimizer.grad_clip,
         recompute=recipe.recompute,
         compile=compiles(recipe.compile, device()),
         deepspeed=stage.deepspeed,
@@ -120,8 +129,9 @@ def release_engine(trainer: TrainerView) -> DeepSpeedEngine:
 def _make_change(
     trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | None, state: TrainingState
 ) -> ShapeChange:
-    """The operators of the trainer's stage, as one change of `state`."""
+    """The operators of the trainer's stage, as one change of `state`; then its optimizer, if that is another."""
     stage, run = trainer.stage, trainer.run
+    before, after = previous.optimizer.chosen, stage.optimizer.chosen
 
     def open_probe() -> Probe:
         return Probe(trainer.probe(stage), layout_of(stage), PRECISIONS[stage.precision])
@@ -134,8 +144,9 @@ def _make_change(
         event = {"event": "gradient_correlation", "step": trainer.progress.step, "stage": stage.name}
         trainer.call("on_event", {**event, "values": correlation})
 
-    inputs = growth_inputs(state, run.recipe.optimizer.chosen.moment_rule, open_probe, open_saved, report)
-    return shape_change(previous.config, stage.grow, stage.shape, inputs)
+    inputs = growth_inputs(state, before.moment_rule, open_probe, open_saved, report)
+    change = shape_change(previous.config, stage.grow, stage.shape, inputs)
+    return change if before == after else carried_over(change, before.averages, after.averages)
 
 
 def _settle(trainer: TrainerView, reached: BertConfig) -> None:

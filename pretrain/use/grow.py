@@ -112,8 +112,11 @@ def open_probe(run: dict[str, Any], path: Path) -> Probe:
 
 
 def _moment_rule(run: dict[str, Any]) -> MomentRule:
-    """That of the run's optimizer. Imported weights have no moments, so any rule does."""
-    return Optimizer.model_validate(run["recipe"]["optimizer"]).chosen.moment_rule if "recipe" in run else of_gradients
+    """That of the optimizer of the checkpoint's stage. Imported weights have no moments, so any rule does."""
+    if "recipe" not in run:
+        return of_gradients
+    section = run.get("optimizer", run["recipe"]["optimizer"])  # absent where stages could not change it
+    return Optimizer.model_validate(section).chosen.moment_rule
 
 
 def changed_state(state: TrainingState, change: ShapeChange) -> TrainingState:

@@ -33,6 +33,7 @@ from pretrain.settings.values import Number, Positive, Rate, Section
 
 if TYPE_CHECKING:
     from model.config import BertConfig
+    from model.parameter_spec import ParameterSpec
     from model.shape import Shape
     from pretrain.optim.groups import GroupRules
     from pretrain.optim.muon.step import Muon
@@ -89,6 +90,9 @@ class MuonOptions(OptimizerOptions):
             other_lr=self.fallback.lr_factor,
             other_decay=self.fallback.weight_decay,
         )
+
+    def decay_rates(self, spec: ParameterSpec) -> tuple[float, ...]:
+        return (self.momentum,) if spec.is_layer_matrix else self.betas
 
     def step_flops(self, shape: Shape) -> int:
         trained = (spec for spec in parameter_table(shape).values() if spec.trainable)

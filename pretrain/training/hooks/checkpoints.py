@@ -114,6 +114,7 @@ def _run_state(trainer: TrainerView) -> dict[str, Any]:
         "schedule": {"unit": run.unit, "now": trainer.now, "learning_rate": run.learning_rate(trainer.now)},
         "randomness": {"seed": run.recipe.seed, "streams": RANDOMNESS},
         "sequence": stage.sequence,
+        "optimizer": stage.optimizer.model_dump(),
         "corpus": str(trainer.corpus.path.resolve()),
         "tokenizer": trainer.corpus.tokenizer_hash,
         "recipe": recipe,

@@ -104,6 +104,22 @@ def test_restart_begins_a_second_phase_with_its_own_peak(recipe_file):
     assert rate(69) == rate(70) == pytest.approx(4e-4)
 
 
+def test_a_stage_brings_its_own_optimizer_and_the_schedule_goes_on(recipe_file):
+    own = "optimizer: {name: muon, lr: 2e-2}"
+    run = resolve(load_recipe(recipe_file("deepspeed: ds_configs/zero3.json", own)), 1000, 4)
+    assert [stage.optimizer.chosen.name for stage in run.stages] == ["adamw", "adamw", "muon"]
+    assert run.learning_rate(59) == pytest.approx(1e-3 * 41 / 90 * 0.5)
+    assert run.learning_rate(60) == pytest.approx(2e-2 * 40 / 90)
+    (rules,) = (part.plain for part in plan_tables(run).renderables if "adamw -> muon" in getattr(part, "plain", ""))
+    assert "deep: adamw -> muon: both moments of" in rules
+    anew = f"{own}, schedule: {{restart: {{warmup: 25%}}}}"
+    restarted = resolve(load_recipe(recipe_file("deepspeed: ds_configs/zero3.json", anew)), 1000, 4)
+    assert restarted.learning_rate(69) == restarted.learning_rate(70) == pytest.approx(2e-2)
+    last = resolve(load_recipe(recipe_file("steps: 30%", f"steps: 30%, {own}")), 1000, 4)
+    assert {stage.optimizer.chosen.name for stage in last.stages} == {"muon"}, "stages inherit it"
+    assert last.learning_rate(9) == pytest.approx(2e-2)
+
+
 def test_overrides_by_index_and_by_name(recipe_file):
     recipe = load_recipe(recipe_file(), ["stages.1.steps=20", "stages.deep.shape.ffn=1024", "model.norm=pre", "seed=7"])
     assert recipe.stages[1].steps == 20
@@ -186,6 +202,13 @@ def test_numbers_are_numbers_and_words_are_words(text, value):
         ("lr: 1e-3", "lr: fast", "optimizer.lr is 'fast': input should be a valid number"),
         ("lr: 1e-3", "lr: -1", "optimizer.lr is -1: input should be greater than 0"),
         ("lr: 1e-3", "name: adamw", "optimizer.lr is missing"),
+        ("layout: {tensor", "optimizer: {lr: 1e-2}, layout: {tensor", "stages.2.optimizer: has no name; write all"),
+        ("layout: {tensor", "optimizer: {name: muon}, layout: {tensor", "stages.2.optimizer.lr is missing"),
+        (
+            "layout: {tensor",
+            "optimizer: {name: lamb, lr: 1e-3, momentum: 0.9}, layout: {tensor",
+            "stages.2.optimizer: momentum is for muon, not for lamb; remove it",
+        ),
         (
             "warmup: 10%",
             "warmup: often",

@@ -29,10 +29,14 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from pretrain.engine.distributed import process_group
 from pretrain.recipe import Recipe
 from pretrain.training.train import train
+from tests.support import tiny
 from tests.support.launching import children, kill
 from tests.support.tiny import metrics, same_bits, tiny_corpus, tiny_recipe
 
 NUM_RANKS = 2
+MUON = {"name": "muon", "lr": 1e-2, "betas": [0.9, 0.98], "fallback": {"lr_factor": 0.3}}
+STAGES = [*tiny.STAGES[:2], {**tiny.STAGES[2], "optimizer": MUON}]
+"""With the last change of shape, the optimizer changes."""
 MOMENTS = {
     "inside a move, before the new engine": "pretrain.engine.move.build_engine",
     "inside a move, before the state is written into it": "pretrain.engine.move.write_state",
@@ -82,7 +86,7 @@ class Attempt:
 def campaign(num_kills: int, seed: int, scratch: Path, say: Callable[[str], None] = print) -> Counter[str]:
     """Kills until there were `num_kills`; how many of each kind. AssertionError when a run ends otherwise."""
     draw = random.Random(seed)
-    recipe = tiny_recipe(tiny_corpus(scratch).directory)
+    recipe = tiny_recipe(tiny_corpus(scratch).directory, stages=STAGES)
     reference = scratch / "reference"
     assert Attempt(recipe, reference).wait()
     expected = metrics(reference)
