@@ -16,6 +16,7 @@ from growth.state import Record
 from model.batch import Batch
 from model.bert import BertForPreTraining
 from model.config import BertConfig
+from model.errors import UserError
 from model.initialize import initial_weight
 from model.parameters import parameter_table
 
@@ -69,6 +70,25 @@ def assert_records(change: ShapeChange, state: State) -> None:
         assert 0 <= record.step <= last, f"{name} is at step {record.step}, after {last}"
         is_untouched = not first.any() and not second.any()
         assert record.step == 0 or not is_untouched, f"{name} has no moments but step {record.step}; use Record.fresh"
+
+
+def assert_one_moment_suffices(change: ShapeChange, state: State) -> None:
+    """`state`: as in a run with Muon, which keeps the first moment alone of the layers' matrices."""
+    for name in parameter_table(change.target):
+        try:
+            record = change.record(name, state.__getitem__)
+        except UserError as fault:
+            raise AssertionError(str(fault)) from fault
+        for tensor in record.tensors():
+            assert tensor.isfinite().all(), f"{name} is not finite where matrices have one moment, as with muon"
+
+
+def with_one_moment(config: BertConfig, state: State) -> dict[str, Record]:
+    """A state of this shape as Muon would keep it."""
+    return {
+        name: replace(state[name], exp_avg_sq=None) if spec.is_layer_matrix else state[name]
+        for name, spec in parameter_table(config).items()
+    }
 
 
 # ---- tiers ----

@@ -13,6 +13,7 @@ from growth.state import Fetch, Record
 from model.config import BertConfig
 from model.errors import UserError
 from model.lazy import Tensor
+from model.parameter_spec import ParameterSpec
 
 Correlation = Mapping[str, float]
 """For each parameter of a shared block, the mean correlation between the gradients of its uses."""
@@ -115,10 +116,37 @@ class Operator(BaseModel):
 
     def change(self, source: BertConfig, target: BertConfig, inputs: Inputs = Inputs()) -> ShapeChange:
         """The change from `source` to a shape that `target()` returned, with this operator's moment policy."""
-        change = self.rule(source, target, inputs)
+        change = _naming(self.name, self.rule(source, target, inputs))
         if self.moments == "reset":
             return change.with_moments_reset()
         return inputs.moments(change, inputs.fetch) if self.moments == "transform" else change
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         raise NotImplementedError
+
+
+def _naming(operator: str, change: ShapeChange) -> ShapeChange:
+    """The change. Where it stumbles over a second moment that Muon does not keep, a UserError says so."""
+
+    def rule(spec: ParameterSpec, fetch: Fetch) -> Record:
+        single: list[str] = []
+
+        def noted(name: str) -> Record:
+            record = fetch(name)
+            if record.exp_avg_sq is None:
+                single.append(name)
+            return record
+
+        try:
+            return change.record(spec.name, noted)
+        except UserError:
+            raise
+        except (AttributeError, TypeError, ValueError, IndexError) as fault:
+            if not single:
+                raise
+            raise UserError(
+                f"grow {operator} cannot make {spec.name}: {single[0]} has no second moment in a run with muon, its "
+                f"exp_avg_sq is None ({fault}); let the operator do without it, or grow before the stage with muon"
+            ) from fault
+
+    return ShapeChange(change.source, change.target, rule)

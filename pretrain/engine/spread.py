@@ -14,8 +14,10 @@ from torch import Tensor
 
 from growth.change import ShapeChange
 from growth.state import Fetch, Record, TrainingState, assign_owners, kinds_of
+from model.errors import UserError
 from model.parameters import parameter_table
 from pretrain.engine.distributed import device
+from pretrain.engine.exits import Stop
 
 Source = tuple[int, str]
 """A record: the number of its state in a plan, and its name."""
@@ -68,7 +70,7 @@ class Plan:
 
     @classmethod
     def of(cls, change: ShapeChange, state: TrainingState) -> "Plan":
-        """Touches no tensor's data."""
+        """Touches no tensor's data. Raises Stop on all ranks where an operator gives up."""
         plan = cls(change, [state], assign_owners(change.target, dist.get_world_size()))
         for name in parameter_table(change.target):
             asked: list[Source] = []
@@ -78,7 +80,10 @@ class Plan:
                 empty = torch.empty(parameter_table(of.config)[source].shape, device="meta")
                 return Record.of([empty for _ in of.kinds(source)], of.steps[source])
 
-            outline = plan._run(name, note)
+            try:
+                outline = plan._run(name, note)
+            except UserError as fault:
+                raise Stop(str(fault)) from fault  # every rank makes the same plan
             plan.steps[name] = outline.step
             if outline.exp_avg_sq is None:
                 plan.with_one_moment.add(name)

@@ -26,6 +26,7 @@ from growth.testing import (
     Gradients,
     Tier,
     assert_in_size,
+    assert_one_moment_suffices,
     assert_records,
     assert_tier,
     batch_of,
@@ -33,6 +34,7 @@ from growth.testing import (
     mapped,
     ratios,
     trained,
+    with_one_moment,
 )
 from model.bert import BertForPreTraining
 from model.config import BertConfig
@@ -68,6 +70,8 @@ def check_operator(
     assert_records(change, state)
     assert_tier(change, tier)
     assert_updates_keep_their_size(operator, source, wanted)
+    as_with_muon = with_one_moment(source, state)
+    assert_one_moment_suffices(_change(operator, source, wanted, as_with_muon.__getitem__), as_with_muon)
     for config in (source, change.target):
         assert_flops_are_counted(config)
     if in_engine:

@@ -7,14 +7,18 @@ import pytest
 import torch
 
 from growth.change import ShapeChange
-from growth.operators import make_operator
+from growth.operators import make_operator, shape_change
 from growth.operators.append_top import AppendTop
 from growth.operators.base import Inputs
 from growth.state import Record
 from model.config import BertConfig
 from model.parameters import ParameterSpec
+from pretrain.engine.exits import Stop
+from pretrain.engine.move import move
 from pretrain.use.check_operator import SMALL, check_operator
+from tests.support.harness import start
 from tests.support.page_code import blocks
+from tests.support.sharded import optimizer_settings
 from tests.support.workers import pool
 
 
@@ -72,11 +76,32 @@ def broken(change_record: Callable[[ParameterSpec, Record], Record]) -> AppendTo
             "updates of .* grow to 2.97 times their size",
         ),
         (lambda spec, record: record, 1, "tier 1, but the loss goes from"),
+        (
+            lambda spec, record: replace(record, exp_avg_sq=record.exp_avg_sq.clone()),
+            3,
+            "grow broken cannot make blocks.2.attention.query.weight: .* has no second moment in a run with muon",
+        ),
     ],
 )
 def test_what_an_operator_does_wrong_is_said(change_record, tier, message):
     with pytest.raises(AssertionError, match=message):
         check_operator(broken(change_record), {"layers": 3}, SMALL, tier, in_engine=False)
+
+
+def move_with_muon() -> str:
+    """What a run with Muon stops with, at an operator that reads what Muon does not keep."""
+    engine = start(SMALL, optimizer_settings("muon", 1, 1))
+    operator = broken(lambda spec, record: replace(record, exp_avg_sq=record.exp_avg_sq.clone()))
+    change = shape_change(SMALL, [operator], {"layers": 3})
+    with pytest.raises(Stop) as stopped:
+        move(engine, optimizer_settings("muon", 1, 1), lambda state: change)
+    return str(stopped.value)
+
+
+def test_a_run_with_muon_stops_in_one_line():
+    for line in pool(2).run(move_with_muon):
+        assert line.startswith("grow broken cannot make blocks.2.attention.query.weight: blocks.1.")
+        assert "\n" not in line and "let the operator do without it" in line
 
 
 def test_a_wrong_prediction_of_gradients_is_not_tier_2():
