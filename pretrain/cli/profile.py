@@ -59,6 +59,9 @@ def profile(
 
     check_counts(steps=[steps], rounds=[rounds], nproc=[nproc])
     check_folder("--out", out)
+    _check_together(sweep=sweep, scaling=scaling, against=against != "nothing", calibrate=calibrate)
+    if json_file and against == "nothing":
+        raise UserError(f"--json is the file of --against huggingface; all else is in {out / 'profile.json'}")
     check_file("--json", json_file, "rows.json")
     if calibrate:
         from pretrain.profile.calibrate.verb import calibrate as measure_machine
@@ -85,6 +88,10 @@ def profile(
     if line:
         print(line, flush=True)
     job = replace(job, overrides=given)
+    print(
+        f"measuring stage {stage} of {recipe}: {steps} steps after a warmup, then {job.profiled} under the profiler",
+        flush=True,
+    )
     if axes:
         found = Sweep(job, axes).run()
     elif scaling:
@@ -95,6 +102,13 @@ def profile(
     limit = matmul_limit(next(iter(found.values())).precision) if measure_peak else None
     print_table(measurement_table(found, limit))
     save(found, out, f"{recipe}, stage {stage}")
+
+
+def _check_together(**given: object) -> None:
+    """Raises UserError for two options that each say what to measure."""
+    chosen = [f"--{option}" for option, value in given.items() if value]
+    if len(chosen) > 1:
+        raise UserError(f"{' and '.join(chosen)} do not go together; measure one after the other")
 
 
 def read_counts(option: str, text: str, what: str = "numbers of processes", example: str = "1,2,4") -> list[int]:

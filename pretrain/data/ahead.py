@@ -2,6 +2,7 @@
 
 To find and to deal a global batch of 65,536 rows takes a core tenths of a second, on however many ranks, and to make
 this rank's rows more. They are a function of their position: the process is told one, and answers with the rows.
+What one rank has read for all to open the corpus, it is told as well.
 """
 
 import atexit
@@ -11,15 +12,14 @@ import signal
 import subprocess
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from model.batch import Batch
 from model.flat import Flat
 from pretrain.data.batches import TrainingData
-from pretrain.data.corpus import Corpus
+from pretrain.data.corpus import Corpus, CorpusFiles
 from pretrain.data.index import DataPosition
 from pretrain.data.masking import Masking
 from pretrain.data.sampling import Sampling
@@ -31,21 +31,15 @@ _OF_THE_RANK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, si
 
 @dataclass(frozen=True)
 class StageRows:
-    """What the rows of a stage depend on, apart from their position."""
+    """What the rows of a stage depend on, apart from the corpus and their position."""
 
-    corpus: Path
     seed: int
     sequence_length: int
     masking: Masking
     sampling: Sampling
 
-    def open(self, start: DataPosition, corpus: Corpus | None = None) -> TrainingData:
-        """`corpus`, if it is open."""
-        corpus = corpus or _opened(self.corpus)
+    def open(self, corpus: Corpus, start: DataPosition) -> TrainingData:
         return TrainingData(corpus, "train", self.seed, self.sequence_length, self.masking, start, self.sampling)
-
-
-_opened = lru_cache(maxsize=1)(Corpus.open)
 
 
 class Share(NamedTuple):
@@ -66,7 +60,7 @@ class Asked(NamedTuple):
 class ReadingProcess:
     """Answers one question at a time, in order. It ends when this process does, or on `close`."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: CorpusFiles) -> None:
         command = [sys.executable, "-c", f"from {__name__} import serve; serve({os.getpid()})"]
         path = os.pathsep.join(path or os.getcwd() for path in sys.path)
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -75,6 +69,7 @@ class ReadingProcess:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        self._untold: CorpusFiles | None = files
         self._asked: Asked | None = None
         atexit.register(self.close)
 
@@ -82,6 +77,9 @@ class ReadingProcess:
         if self._asked is not None:  # for rows that nobody came for: their stage has ended
             self._receive()
         try:
+            if self._untold is not None:  # not before: a pipe holds less, and the process is still starting
+                pickle.dump(self._untold, self._questions)
+                self._untold = None
             pickle.dump(question, self._questions)
             self._questions.flush()
         except BrokenPipeError:
@@ -136,21 +134,20 @@ def serve(parent: int) -> None:
     die_with_parent(parent)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    reading: tuple[StageRows, TrainingData] | None = None
-    while True:
-        try:
+    with suppress(EOFError):  # the rank has ended
+        corpus = Corpus.of(pickle.load(sys.stdin.buffer))
+        reading: tuple[StageRows, TrainingData] | None = None
+        while True:
             question: Asked = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        try:
-            if reading is None or (reading[0], reading[1].position) != (question.rows, question.position):
-                reading = question.rows, question.rows.open(question.position)
-            data = reading[1]
-            batches = data.next(*question.share)
-            found: Any = [Flat.of(batch.tensors()) for batch in batches], data.position
-        except Exception as error:
-            if sys.version_info >= (3, 11):
-                error.add_note(traceback.format_exc())
-            reading, found = None, error
-        pickle.dump(found, answers, protocol=pickle.HIGHEST_PROTOCOL)
-        answers.flush()
+            try:
+                if reading is None or (reading[0], reading[1].position) != (question.rows, question.position):
+                    reading = question.rows, question.rows.open(corpus, question.position)
+                data = reading[1]
+                batches = data.next(*question.share)
+                found: Any = [Flat.of(batch.tensors()) for batch in batches], data.position
+            except Exception as error:
+                if sys.version_info >= (3, 11):
+                    error.add_note(traceback.format_exc())
+                reading, found = None, error
+            pickle.dump(found, answers, protocol=pickle.HIGHEST_PROTOCOL)
+            answers.flush()

@@ -24,7 +24,9 @@ class CorpusFiles:
     """What is read to open a corpus. One rank reads it for all."""
 
     path: Path
+    """The prepared directory, or the file of a mixture."""
     weights: dict[Path, float]
+    """The prepared directories, and how many times an epoch reads each: 0.5 is every second document."""
     manifests: list[dict]
     tokenizer_path: Path
     tokenizer: bytes
@@ -56,11 +58,7 @@ class CorpusFiles:
 class Corpus(Vocabulary):
     """Create it with `Corpus.open`, which memory-maps the files and reads no tokens."""
 
-    path: Path
-    """The prepared directory, or the file of a mixture."""
-    weights: dict[Path, float]
-    """The prepared directories, and how many times an epoch reads each: 0.5 is every second document."""
-    manifests: list[dict]
+    files: CorpusFiles
 
     @classmethod
     def open(cls, path: Path | str) -> "Corpus":
@@ -73,8 +71,19 @@ class Corpus(Vocabulary):
     @classmethod
     def of(cls, files: CorpusFiles) -> "Corpus":
         """Raises UserError if the tokenizer is broken."""
-        tokenizer = tokenizer_in(files.tokenizer_path, files.tokenizer)
-        return cls(tokenizer, files.path, files.weights, files.manifests)
+        return cls(tokenizer_in(files.tokenizer_path, files.tokenizer), files)
+
+    @property
+    def path(self) -> Path:
+        return self.files.path
+
+    @property
+    def weights(self) -> dict[Path, float]:
+        return self.files.weights
+
+    @property
+    def manifests(self) -> list[dict]:
+        return self.files.manifests
 
     @property
     def directory(self) -> Path:
@@ -88,8 +97,7 @@ class Corpus(Vocabulary):
 
     @property
     def vocab_size(self) -> int:
-        """As the manifest has it: earlier versions counted a vocabulary with holes in another way."""
-        return self.manifest["tokenizer"]["vocab_size"]
+        return self.files.vocab_size
 
     @property
     def note(self) -> str | None:

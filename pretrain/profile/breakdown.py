@@ -1,5 +1,6 @@
 """From a profiler's events to a table of where a step goes."""
 
+import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,9 @@ FUNCTIONS = {"_VocabParallelCrossEntropy": "loss"}
 """Parts of the model that are no modules."""
 NODE = "autograd::engine::evaluate_function: "
 """What the backward pass calls each operator's gradient; it has the operator's sequence number."""
+NOISE = re.compile(r"^void |^autograd::engine::evaluate_function: |at::native::|\(anonymous namespace\)::")
+LONGEST_NAME = 36
+"""Of an operator in a table, and on the page: GPU kernels have names of hundreds of letters."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Breakdown:
             "backward by module": whole(self.backward, backward) if self.backward else {},
             "communication": self.communication,
             "collectives": self.collectives,
-            "operators by themselves": self.kernels,
+            "operators by themselves": _by_short_name(self.kernels),
         }
 
     def rates(self, section: str, name: str) -> tuple[float, float] | None:
@@ -67,6 +71,15 @@ class Breakdown:
             return None
         passes = BACKWARD if section.startswith("backward") else 1
         return 1e3 * passes * work["flops"] / milliseconds, 1e3 * passes * work["bytes"] / milliseconds
+
+
+def _by_short_name(operators: dict[str, float]) -> dict[str, float]:
+    """The longest first; variants of a kernel whose names differ only beyond what is shown are one."""
+    sums: dict[str, float] = defaultdict(float)
+    for name, milliseconds in operators.items():
+        short = NOISE.sub("", name)
+        sums[short if len(short) <= LONGEST_NAME else short[: LONGEST_NAME - 3] + "..."] += milliseconds
+    return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
 
 def break_down(

@@ -6,7 +6,7 @@ from pathlib import Path
 from model.errors import UserError
 from pretrain.data import Corpus
 from pretrain.profile.synthetic import synthetic_corpus
-from pretrain.recipe import load_recipe, resolve
+from pretrain.recipe import Run, load_recipe, resolve
 
 
 def with_rows(
@@ -22,8 +22,7 @@ def with_rows(
     if exists and not lengths:
         return overrides, None
     run = resolve(loaded, Corpus.open(data.corpus).vocab_size if exists else None, num_ranks)
-    if not 0 <= stage < len(run.stages):
-        raise UserError(f"--stage {stage}: {recipe} has stages 0 to {len(run.stages) - 1}")
+    check_stage(run, stage)
     longest, shortest = run.stages[stage].sequence, data.sampling.shortest_row
     for length in lengths:
         if not shortest <= length <= longest:
@@ -35,3 +34,9 @@ def with_rows(
     line = f"rows of {', '.join(map(str, lengths or [longest]))} made-up tokens: {why}"
     made_up = (f"data.corpus={corpus}", f"data.sentence_pairs={pairs}", "data.short_probability=0")
     return (*overrides, *made_up), line
+
+
+def check_stage(run: Run, stage: int) -> None:
+    """Raises UserError for the index of a stage that the run does not have."""
+    if not 0 <= stage < len(run.stages):
+        raise UserError(f"--stage {stage}: {run.recipe.name} has stages 0 to {len(run.stages) - 1}")

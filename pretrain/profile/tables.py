@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 
 from rich.console import Console
+from rich.markup import escape
 
 from model.errors import UserError
 from pretrain.profile.measurement import Measurement
@@ -33,27 +34,20 @@ def print_table(table: WholeTable) -> None:
 def measurement_table(found: dict[str, Measurement], limit: float | None) -> WholeTable:
     """Configurations side by side. `limit`: measured matmul FLOP/s of one rank's device, or None."""
     table = WholeTable(title="one optimizer step")
-    for heading in (
-        "configuration",
-        "ms",
-        "spread",
-        "tokens/s",
-        "useful TFLOP/s",
-        "of the limit",
-        "peak MiB a rank",
-        "predicted",
-    ):
-        table.add_column(heading, justify="left" if heading == "configuration" else "right")
+    table.add_column("configuration")
+    of_the_limit = ["of the limit"] if limit else []
+    for heading in ("ms", "spread", "tokens/s", "useful TFLOP/s", *of_the_limit, "peak MiB a rank", "predicted"):
+        table.add_column(heading, justify="right")
     for label, result in found.items():
         spread = f"{min(result.step_seconds) * 1e3:.0f}..{max(result.step_seconds) * 1e3:.0f}"
-        share = result.useful_flops_per_second / (limit * result.ranks) if limit else None
+        shares = [f"{result.useful_flops_per_second / (limit * result.ranks):.0%}"] if limit else []
         table.add_row(
             label,
             f"{result.seconds * 1e3:.1f}",
             spread,
             f"{result.tokens_per_second:,.0f}",
             f"{result.useful_flops_per_second / 1e12:.3f}",
-            f"{share:.0%}" if share else "-",
+            *shares,
             f"{result.peak_bytes / 2**20:,.0f}",
             f"{result.predicted_bytes / 2**20:,.0f}",
         )
@@ -77,7 +71,7 @@ def breakdown_table(result: Measurement) -> WholeTable:
         for (name, milliseconds), share in zip(parts.items(), shares, strict=True):
             rates = breakdown.rates(heading, name)
             shown = [f"{rate / 1e9:,.1f}" for rate in rates] if rates else ["", ""]
-            table.add_row(f"  {name}", f"{milliseconds:.2f}", f"{share:.1f}%", *shown)
+            table.add_row(f"  {escape(name)}", f"{milliseconds:.2f}", f"{share:.1f}%", *shown)
         if heading == "phases":
             table.add_row("  step", f"{breakdown.step:.2f}", "100.0%", "", "")
     return table

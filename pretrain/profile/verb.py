@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from model.errors import UserError
 from pretrain.data import Corpus
 from pretrain.launch.local import run_here
@@ -17,6 +19,8 @@ from pretrain.launch.tolerance import Tolerance
 from pretrain.profile.measurement import OUT_OF_MEMORY, Measurement
 from pretrain.profile.memory_limit import OutOfMemory, check_memory
 from pretrain.profile.page import write_page
+from pretrain.profile.rows import check_stage
+from pretrain.profile.tables import say_measured
 from pretrain.recipe import Run, load_recipe, resolve
 
 
@@ -62,7 +66,9 @@ class Profile:
 
     def resolved(self, overrides: Sequence[str] = (), nproc: int | None = None) -> Run:
         """The recipe with these overrides alone, checked."""
-        return resolve(load_recipe(self.recipe, overrides), self.vocab_size(overrides), self.ranks(nproc))
+        run = resolve(load_recipe(self.recipe, overrides), self.vocab_size(overrides), self.ranks(nproc))
+        check_stage(run, self.stage)
+        return run
 
     def ranks(self, nproc: int | None = None) -> int:
         """On all nodes."""
@@ -77,7 +83,7 @@ class Profile:
         """The exit code. In a SLURM job the ranks of all its nodes print where the job does."""
         if job := Job.from_environment():
             return run_job(job, command, nproc or self.nproc, Tolerance())
-        with log.open("wb") as output:
+        with log.open("wb") as output, Console(stderr=True).status(f"measuring {log.stem}; its ranks write to {log}"):
             return run_here(command, nproc or self.nproc or 1, output=output)
 
     def scaling(self, counts: Sequence[int]) -> dict[str, Measurement]:
@@ -85,9 +91,11 @@ class Profile:
         rows = self.resolved(self.overrides).stages[self.stage].global_batch
         found = {}
         for count in counts:
-            found[f"strong, {count} ranks"] = self.run(f"strong-{count}", nproc=count)
             weak = f"stages.{self.stage}.batch.global={rows * count // counts[0]}"
-            found[f"weak, {count} ranks"] = self.run(f"weak-{count}", [weak], nproc=count)
+            for kind, overrides in (("strong", []), ("weak", [weak])):
+                label = f"{kind}, {count} ranks"
+                found[label] = self.run(f"{kind}-{count}", overrides, nproc=count)
+                say_measured(label, found[label])
         return found
 
 

@@ -27,11 +27,11 @@ def plot_loss(history: History, picture: Path, unigram_loss: float | None = None
         _draw_validation(axes, history.events("validation"))
         if unigram_loss is not None:
             axes.axhline(unigram_loss, color=GUIDE, linestyle=":", label=f"unigram predictor ({unigram_loss:.2f})")
-        _draw_stages(axes, history)
+        widest_end = _draw_stages(axes, history)
         axes.set(xlabel="tokens", ylabel="masked-token loss (nats)")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(facecolor="white", edgecolor="none", framealpha=0.9, loc="upper right", bbox_to_anchor=(1, 0.98))
+        axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(widest_end, 0.98))
         figure.savefig(picture)
     finally:
         plt.close(figure)
@@ -66,12 +66,16 @@ def _draw_validation(axes: Axes, validations: list[Line]) -> None:
     axes.plot(tokens, losses, "o", color=VALIDATION, markersize=4.5, label="validation", clip_on=False, zorder=3)
 
 
-def _draw_stages(axes: Axes, history: History) -> None:
-    """Shades each stage under its name and shape, and marks each change of shape by a line with its operator."""
+def _draw_stages(axes: Axes, history: History) -> float:
+    """Shades each stage under its name and shape, and marks each change of shape by a line with its operator.
+
+    Returns where the widest stage ends, as a share of the axis: it has room for the legend.
+    """
     shapes = {line["stage"]: line["shape"] for line in history.stages}
     operators = {line["stage"]: line["operator"] for line in history.events("growth")}
     last_tokens = {step["stage"]: step["tokens"] for step in history.steps}
     begin, whole = 0, history.steps[-1]["tokens"]
+    widths = {}
     for index, (stage, end) in enumerate(last_tokens.items()):
         axes.axvspan(begin, end, color=STAGE_SHADES[index % 2], zorder=0)
         if stage in operators:
@@ -93,4 +97,6 @@ def _draw_stages(axes: Axes, history: History) -> None:
             va="bottom",
             fontsize=8.5,
         )
+        widths[end] = end - begin
         begin = end
+    return max(widths, key=widths.__getitem__) / whole

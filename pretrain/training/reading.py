@@ -52,8 +52,8 @@ class Reader:
     ) -> None:
         """`process`: reads them ahead; None: they are read here. Collective."""
         data = recipe.data
-        rows = StageRows(corpus.path, recipe.seed, stage.sequence, data.masking, data.sampling)
-        self.data = rows.open(start, corpus) if process is None else RowsAhead(process, rows, start)
+        rows = StageRows(recipe.seed, stage.sequence, data.masking, data.sampling)
+        self.data = rows.open(corpus, start) if process is None else RowsAhead(process, rows, start)
         self.stage, self.arrange = stage, arrange_for(stage.config)
         self.group = host_group(data_parallel_group())
         self.ahead: StepRows | None = None

@@ -61,7 +61,7 @@ class Trainer:
         self.stage = run.stages[self.progress.stage]
         self.engine = None
         self.activity = Activity(0, "start", time.monotonic())
-        self._reading = ReadingProcess() if computes_on_gpu() else None  # it starts while the engine is built
+        self._reading = ReadingProcess(corpus.files) if computes_on_gpu() else None  # starts while the engine is built
         self._start_state: TrainingState | None = state or fresh_state(
             run.stages[0].config, run.recipe.seed, dist.get_rank(), dist.get_world_size()
         )

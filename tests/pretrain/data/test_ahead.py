@@ -2,6 +2,7 @@
 
 import os
 import select
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -26,21 +27,24 @@ def same(ours: list[Batch], theirs: list[Batch]) -> bool:
 
 
 def test_another_process_reads_the_same_rows(corpus: Corpus, tmp_path: Path) -> None:
-    process = ReadingProcess()
+    corpus = Corpus.open(shutil.copytree(corpus.directory, tmp_path / "corpus"))
+    for file in (corpus.directory / "manifest.json", corpus.files.tokenizer_path):
+        file.unlink()  # nobody reads them again
+    process = ReadingProcess(corpus.files)
     os.kill(process._process.pid, signal.SIGTERM)  # for the rank: it arrives before the process has begun
     try:
         position = START
         for length in (32, 64):  # the second stage begins while a batch of the first is still read
             sampling = Sampling(pack=True, sentence_pairs="nsp")
-            rows = StageRows(corpus.path, 5, length, Masking(whole_word=True), sampling)
-            plain, ahead = rows.open(position), RowsAhead(process, rows, position)
+            rows = StageRows(5, length, Masking(whole_word=True), sampling)
+            plain, ahead = rows.open(corpus, position), RowsAhead(process, rows, position)
             for _ in range(10):
                 assert same(ahead.next(24, 4, 1, 3), plain.next(24, 4, 1, 3))
                 assert ahead.position == plain.position
             position = plain.position
 
-        mistaken = RowsAhead(process, StageRows(tmp_path / "none", 5, 32, Masking(), Sampling()), START)
-        with pytest.raises(UserError, match="none does not exist") as mistake:
+        mistaken = RowsAhead(process, StageRows(5, 2, Masking(), Sampling()), START)
+        with pytest.raises(UserError, match="sequence") as mistake:
             mistaken.next(24, 4, 1, 3)
         if sys.version_info >= (3, 11):
             assert "in serve\n" in mistake.value.__notes__[0]  # where in the process it was
@@ -52,9 +56,9 @@ def test_another_process_reads_the_same_rows(corpus: Corpus, tmp_path: Path) -> 
 
 
 def test_a_process_killed_in_the_middle_of_an_answer_is_named(corpus: Corpus) -> None:
-    process, share = ReadingProcess(), Share(4096, 64, 0, 1)
+    process, share = ReadingProcess(corpus.files), Share(4096, 64, 0, 1)
     try:
-        asked = Asked(StageRows(corpus.path, 5, 64, Masking(), Sampling()), START, share)
+        asked = Asked(StageRows(5, 64, Masking(), Sampling()), START, share)
         process.ask(asked)
         pipe = process._process.stdout
         assert pipe is not None

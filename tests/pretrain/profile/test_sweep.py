@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from model.errors import UserError
+from pretrain.cli.profile import profile as cli_profile
 from pretrain.data import Corpus
 from pretrain.data.batches import TrainingData
 from pretrain.profile import memory_limit, verb
@@ -116,6 +117,23 @@ def test_a_zero_sweep_keeps_the_rest_of_the_deepspeed_file(tmp_path, monkeypatch
         "zero_optimization": {"stage": 2, "reduce_bucket_size": 1000},
         "wall_clock_breakdown": True,
     }
+
+
+def test_scaling_says_each_result_as_it_comes(tmp_path, monkeypatch, capsys, without_corpus):
+    monkeypatch.setattr(Profile, "run", Mock(return_value=STEP))
+    found = profile(tmp_path).scaling([1, 2])
+    assert list(found) == ["strong, 1 ranks", "weak, 1 ranks", "strong, 2 ranks", "weak, 2 ranks"]
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in said] == list(found)
+
+
+def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path, without_corpus):
+    with pytest.raises(UserError, match="--stage 1: mini has stages 0 to 0"):
+        profile(tmp_path, stage=1).run("stage 1")
+    with pytest.raises(UserError, match="--sweep and --scaling do not go together"):
+        cli_profile("mini", sweep="zero", scaling="1,2", out=tmp_path)
+    with pytest.raises(UserError, match="--json is the file of --against"):
+        cli_profile("mini", json_file=tmp_path / "rows.json", out=tmp_path)
 
 
 def test_what_a_sweep_changes():

@@ -1,6 +1,7 @@
 """What `profile` prints fits a console of 80 columns and of 120, with every number whole."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -53,3 +54,18 @@ def test_no_number_is_shortened(table: WholeTable, numbers: list[str], width: in
     shown = out.getvalue()
     assert "…" not in shown and max(map(len, shown.splitlines())) <= width
     assert all(number in shown for number in numbers), shown
+
+
+def test_a_limit_that_was_not_measured_has_no_column():
+    assert "of the limit" not in [column.header for column in measurement_table({"zero=1": MEASURED}, None).columns]
+
+
+def test_long_names_of_kernels_leave_room_for_the_numbers():
+    kernels = {f"void at::native::vectorized_elementwise_kernel<4, at::native::{of}<float>>(int)": 2.0 for of in "ab"}
+    kernels |= {"Memcpy [HtoD]": 3.0}
+    measured = replace(MEASURED, breakdown=replace(BREAKDOWN, kernels=kernels))
+    out = io.StringIO()
+    Console(file=out, width=80).print(breakdown_table(measured))
+    (merged,) = (line for line in out.getvalue().splitlines() if "vectorized" in line)
+    assert "  vectorized_elementwise_kernel<4, ... " in merged and " 4.00 " in merged
+    assert "  Memcpy [HtoD] " in out.getvalue()

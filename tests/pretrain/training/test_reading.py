@@ -4,6 +4,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from pretrain.data.ahead import ReadingProcess
+from pretrain.data.corpus import CorpusFiles
 from pretrain.recipe import Recipe
 from pretrain.training import trainer
 from pretrain.training.reading import Reader
@@ -30,8 +31,8 @@ def read_ahead(recipe: Recipe, folder: Path) -> list[str]:
             happened.append("step")
         ends(self, place, *arguments)
 
-    def starting() -> ReadingProcess:
-        started.append(ReadingProcess())
+    def starting(files: CorpusFiles) -> ReadingProcess:
+        started.append(ReadingProcess(files))
         return started[-1]
 
     with (
