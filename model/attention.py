@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention_kernels import PackedRows, fused_attention
+from model.batch import Batch
 from model.config import BertConfig
 from model.dropout import dropout
 from model.linear import make_linear, make_row_parallel_linear
@@ -96,11 +97,17 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.logical_not(mask, out=mask.new_empty(mask.shape, dtype=dtype)).mul_(torch.finfo(dtype).min)
 
 
-def attention_mask(segments: Tensor | None) -> Tensor | None:
-    """Which keys each query may see: those of its own segment. segments [B, S] -> bool [B, 1, S, S]; None: all.
+def attention_mask(batch: Batch) -> Tensor | None:
+    """Which keys each query may see: those of its own segment, in causal rows up to itself. bool [B, 1, S, S], or
+    [1, 1, S, S] where all rows have the same; None: all.
 
     Padding (segment 0) sees only padding: no row of the softmax is empty, and no real token sees padding.
     """
-    if segments is None:
-        return None
-    return segments[:, None, :, None] == segments[:, None, None, :]
+    mask, segments = None, batch.segments
+    if segments is not None:
+        mask = segments[:, None, :, None] == segments[:, None, None, :]
+    if batch.causal:
+        length = batch.ids.shape[1]
+        before = torch.ones(1, 1, length, length, dtype=torch.bool, device=batch.ids.device).tril()
+        mask = before if mask is None else mask & before
+    return mask

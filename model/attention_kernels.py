@@ -13,7 +13,7 @@ Both packages' kernels are operators to torch.compile: it compiles a block aroun
 and lengths of runs.
 
 The kernels for runs of tokens compute only what a segment may see of itself (Dao et al. 2022, arXiv 2205.14135), or a
-window around each token.
+window around each token. Causal rows are runs to them even without packing or padding: their window ends at the token.
 """
 
 from collections.abc import Callable
@@ -31,8 +31,12 @@ try:
 except Exception:  # a package built for another torch fails in its own way
     flash_attn_varlen_func = None
 
-Kernel = Callable[[Tensor, Tensor, Tensor, Runs, float, int], Tensor]
-"""query, key, value [T, n, d], the runs of the T tokens, probability of dropout, tokens seen on each side (-1: all)
+Sight = tuple[int, int]
+"""How many tokens before it and after it a token sees; -1: all of its run."""
+WHOLE_RUN: Sight = (-1, -1)
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Runs, float, Sight], Tensor]
+"""query, key, value [T, n, d], the runs of the T tokens, probability of dropout, what a token sees
 -> context [T, n, d]."""
 
 LARGEST_HEAD, HEAD_MULTIPLE = 256, 8
@@ -47,8 +51,7 @@ class PackedRows:
 
     runs: Runs
     kernel: Kernel
-    reach: int = -1
-    """Tokens that each token sees on each side; -1: all of its run."""
+    sight: Sight = WHOLE_RUN
 
 
 def packed_rows(batch: Batch, dtype: torch.dtype, head_dim: int, dropout: float) -> PackedRows | None:
@@ -56,7 +59,7 @@ def packed_rows(batch: Batch, dtype: torch.dtype, head_dim: int, dropout: float)
     if batch.runs is None:
         return None
     kernel = kernel_for_runs(batch.ids.device, dtype, head_dim, dropout)
-    return None if kernel is None else PackedRows(batch.runs, kernel)
+    return None if kernel is None else PackedRows(batch.runs, kernel, (-1, 0) if batch.causal else WHOLE_RUN)
 
 
 def kernel_for_runs(device: torch.device, dtype: torch.dtype, head_dim: int, dropout: float) -> Kernel | None:
@@ -75,22 +78,26 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
-def flash_attn(query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float, reach: int = -1) -> Tensor:
+def flash_attn(
+    query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float, sight: Sight = WHOLE_RUN
+) -> Tensor:
     """Its backward pass sums in any order unless told otherwise."""
-    starts, longest, window = runs.starts, runs.longest, (reach, reach)
+    starts, longest = runs.starts, runs.longest
     fixed = torch.are_deterministic_algorithms_enabled()
     return flash_attn_varlen_func(
         query, key, value, starts, starts, longest, longest,
-        dropout_p=dropout, window_size=window, deterministic=fixed,
+        dropout_p=dropout, window_size=sight, deterministic=fixed,
     )  # fmt: skip
 
 
-def torch_varlen(query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float, reach: int = -1) -> Tensor:
+def torch_varlen(
+    query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float, sight: Sight = WHOLE_RUN
+) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn  # which loads torch's compiler
 
     assert not dropout
-    starts, longest, window = runs.starts, runs.longest, (reach, reach)
-    context = varlen_attn(query, key, value, starts, starts, longest, longest, window_size=window)
+    starts, longest = runs.starts, runs.longest
+    context = varlen_attn(query, key, value, starts, starts, longest, longest, window_size=sight)
     assert isinstance(context, Tensor)  # a tuple only if asked for more
     return context
 
@@ -108,5 +115,5 @@ def _over_runs(query: Tensor, key: Tensor, value: Tensor, packed: PackedRows, dr
     def tokens(x: Tensor) -> Tensor:  # [B, n, S, d] -> [B * S, n, d], no copies
         return x.transpose(1, 2).flatten(0, 1)
 
-    context = packed.kernel(tokens(query), tokens(key), tokens(value), packed.runs, dropout, packed.reach)
+    context = packed.kernel(tokens(query), tokens(key), tokens(value), packed.runs, dropout, packed.sight)
     return context.unflatten(0, (len(query), -1)).transpose(1, 2)

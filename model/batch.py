@@ -29,7 +29,11 @@ class Runs:
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of S tokens, M of them masked. A row holds one sequence, or several *segments* blind to each other."""
+    """B rows of S tokens, M of them masked. A row holds one sequence, or several *segments* blind to each other.
+
+    In *causal* rows nothing is masked: the M positions are those that another token of their segment follows, and their
+    true ids are those of the following tokens.
+    """
 
     ids: Tensor  # [B, S] int64, with masks applied
     masked_positions: Tensor  # [M] int64, flat indices into B * S
@@ -40,6 +44,7 @@ class Batch:
     runs: Runs | None = None  # of the segments, on a GPU, for `model.attention_kernels`
     sentence_positions: Tensor | None = None  # [N] int64, flat index of each segment's [CLS]
     sentence_labels: Tensor | None = None  # [N] int64, 0: the second sentence really follows the first
+    causal: bool = False  # each token sees itself and those before it
 
     # Of pooled input only, see `model.variants.pooled_input.slots`:
     slots: Tensor | None = None  # [B, S] int64, the slot of its row that each token is pooled into
@@ -52,19 +57,22 @@ class Batch:
 
     def tensors(self) -> dict[str, Any]:
         """Those that there are, by field; not the runs."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "runs"}
-        return {name: value for name, value in values.items() if value is not None}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def to(self, device: torch.device | str) -> "Batch":
-        """On the way to a GPU, in one copy, the runs of packed rows are found, while no device has to be waited for."""
+        """On the way to a GPU, in one copy, the runs of packed rows are found, while no device has to be waited for. So
+        are those of causal rows: kernels for runs compute half the map."""
         device = torch.device(device)
         if device.type == self.ids.device.type:
             return self
         if device.type != "cuda":
-            return Batch(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
-        runs = None if self.segments is None else Runs.of(self.segments)
+            return Batch(**{name: tensor.to(device) for name, tensor in self.tensors().items()}, causal=self.causal)
+        runs = None
+        if self.segments is not None or self.causal:
+            runs = Runs.of(torch.ones_like(self.ids) if self.segments is None else self.segments)
         starts = {} if runs is None else {"runs": runs.starts}
         moved: dict[str, Any] = {**Flat.of(self.tensors() | starts).to_gpu(device).tensors()}
         if runs is not None:
             moved["runs"] = Runs(moved["runs"], runs.longest)
-        return Batch(**moved)
+        return Batch(**moved, causal=self.causal)

@@ -29,14 +29,10 @@ class PretrainingOutput(NamedTuple):
     """Sums over this micro-batch, so that the caller can divide by the counts of the whole global batch."""
 
     loss: Tensor  # scalar: mlm_scale * mlm_loss + sentence_scale * sentence_loss (+ what variants add)
-    mlm_loss: Tensor  # scalar, summed over masked tokens
+    mlm_loss: Tensor  # scalar, summed over masked tokens, or over those that follow others in causal rows
     mlm_correct: Tensor  # scalar int64
     sentence_loss: Tensor  # scalar, summed over segments
     sentence_correct: Tensor  # scalar int64
-
-
-def plain_mask(batch: Batch) -> Tensor | None:
-    return attention_mask(batch.segments)
 
 
 class BertForPreTraining(nn.Module):
@@ -57,7 +53,7 @@ class BertForPreTraining(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.layers = self._layers([blocks[config.block_of(layer)] for layer in range(config.layers)])
         """What the encoder runs, from the bottom up. A plain list: `blocks` already holds each parameter, once."""
-        self.make_mask: Callable[[Batch], Mask] = only_one(part.make_mask() for part in self.parts) or plain_mask
+        self.make_mask: Callable[[Batch], Mask] = only_one(part.make_mask() for part in self.parts) or attention_mask
         self.recompute = False
         """Keep only the inputs of the layers, and compute them again in the backward pass."""
         self.final_norm = make_norm(config, config.hidden) if config.norm == "pre" else nn.Identity()

@@ -236,8 +236,8 @@ class Shape(PlainBert):
         yield from ()
 
     def refused_with(self) -> Mapping[str, str]:
-        """Settings of a stage (`recompute`, `sequence_parallel`) that this shape cannot train with, each with the line
-        that says so to the user."""
+        """Settings of a stage (`recompute`, `sequence_parallel`, `causal`) that this shape cannot train with, each with
+        the line that says so to the user."""
         return {}
 
     # --- parameters ---------------------------------------------------------------------------------------------------

@@ -106,9 +106,10 @@ def _is_plain(run: FinishedRun) -> bool:
     return len(recipe.stages) == 1 and recipe.stages[0].split is None and recipe.start is None
 
 
-def _end(run: FinishedRun) -> tuple[str, int]:
-    """The shape and the tokens in a row that a run ends with."""
-    return run.shape, _row_lengths(run)[-1]
+def _end(run: FinishedRun) -> tuple[str, int, str]:
+    """The shape, the tokens in a row and the objective that a run ends with."""
+    asked = [stage.objective for stage in run.recipe.stages if stage.objective]
+    return run.shape, _row_lengths(run)[-1], (asked or ["mlm"])[-1]
 
 
 def _row_lengths(run: FinishedRun) -> list[int]:
@@ -136,8 +137,9 @@ def _recipe_at_any_budget(run: FinishedRun) -> str:
     return json.dumps(without(lasting(run.recipe), NAME_SEED_AND_BUDGET), sort_keys=True)
 
 
-def _in_words(end: tuple[str, int]) -> str:
-    return f"{end[0]}, rows of {end[1]}"
+def _in_words(end: tuple[str, int, str]) -> str:
+    shape, tokens, objective = end
+    return f"{shape}, rows of {tokens}" + (f", objective {objective}" if objective != "mlm" else "")
 
 
 def _listed(words: Any) -> str:

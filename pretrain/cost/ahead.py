@@ -8,8 +8,7 @@ from pretrain.recipe import Run
 
 def stages_ahead(run: Run, first: int) -> list[dict[str, Any]]:
     """The stages from number `first` on: name, last tick (`end`), and the FLOPs of a step. The journal keeps them."""
-    rate = run.recipe.data.mask_rate
-    return [{"name": stage.name, "end": stage.end, "flops": stage_flops(stage, rate)} for stage in run.stages[first:]]
+    return [{"name": stage.name, "end": stage.end, "flops": stage_flops(stage)} for stage in run.stages[first:]]
 
 
 def flops_left(ahead: list[dict[str, Any]], now: float) -> float:

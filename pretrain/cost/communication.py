@@ -26,14 +26,14 @@ class Balance:
     messages: float
 
 
-def balance(stage: ResolvedStage, mask_rate: float) -> Balance:
+def balance(stage: ResolvedStage) -> Balance:
     """At the rates above. Gradients are summed and weights gathered over the data-parallel ranks.
 
     A sum is a reduce-scatter and an all-gather: each moves all bytes once. ZeRO 2 reduces after each micro-batch,
     ZeRO 3 also gathers the weights for each of its passes. What the optimizer itself computes and sends (Muon) counts
     on neither side: it does not depend on the rows.
     """
-    flops = stage_flops(stage, mask_rate) - stage.optimizer.chosen.step_flops(stage.config)
+    flops = stage_flops(stage) - stage.optimizer.chosen.step_flops(stage.config)
     element = FP32_BYTES if stage.precision == "fp32" else 2
     size = element * parameters_per_tensor_rank(stage.config, stage.tensor_parallel, trained_only=True)
     rounds = {0: 2, 1: 2, 2: stage.accumulation + 1, 3: 3 * stage.accumulation}[stage.zero_stage]
@@ -48,7 +48,7 @@ def outweighed(run: Run, on_cpu: bool) -> Iterator[str]:
     if run.num_ranks < FEWEST_RANKS or (on_cpu and run.num_ranks <= (os.cpu_count() or 1)):
         return
     for stage in run.stages:
-        found = balance(stage, run.recipe.data.mask_rate)
+        found = balance(stage)
         if found.messages > found.work:
             rows = stage.global_batch / stage.data_parallel
             yield (

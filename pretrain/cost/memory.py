@@ -136,7 +136,7 @@ def held_bytes(peak: int, num_ranks: int) -> int:
     return round((1 + ALLOCATOR_SHARE) * peak) + CUDA_BYTES + NCCL_BYTES * (num_ranks > 1)
 
 
-def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[StateBytes, StepBytes]:
+def stage_bytes(stage: ResolvedStage, on_cpu: bool) -> tuple[StateBytes, StepBytes]:
     """The training state of a stage on one rank, and what a step adds."""
     config, tensor_parallel, data_parallel = stage.config, stage.tensor_parallel, stage.data_parallel
     zero = stage.deepspeed["zero_optimization"]
@@ -151,7 +151,7 @@ def stage_bytes(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> tuple[S
         stage.optimizer.chosen.group_rules.moments_of,
     )
     tokens = stage.micro_batch * stage.sequence
-    predictions = round(tokens * mask_rate)
+    predictions = round(tokens * stage.most_predicted)
     bucket = zero.get("reduce_bucket_size", DEFAULT_BUCKET)
     overlaps = overlaps_messages(stage.deepspeed, not on_cpu, data_parallel)
     return held, StepBytes(

@@ -28,11 +28,11 @@ class Work:
     """The least: weights read once a micro-batch, and each tensor that the backward pass needs written once."""
 
 
-def module_work(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> dict[str, Work]:
+def module_work(stage: ResolvedStage, on_cpu: bool) -> dict[str, Work]:
     """By the last part of a module's name: embeddings, attention, feedforward, the block of both, mlm and pooler."""
     shape, length = stage.config, stage.sequence
     rows = stage.global_batch / stage.data_parallel
-    predictions = length * mask_rate
+    predictions = length * stage.predicted_share
     flops: dict[str, float] = defaultdict(float)
     kept: dict[str, float] = defaultdict(float)  # elements
     for layer in range(shape.layers):

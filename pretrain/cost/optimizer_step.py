@@ -16,7 +16,7 @@ def step_shares(run: Run) -> Iterator[str]:
         optimizer = stage.optimizer.chosen
         of_step = optimizer.step_flops(stage.config)
         if of_step:
-            total = stage_flops(stage, run.recipe.data.mask_rate)
+            total = stage_flops(stage)
             of_row = (total - of_step) / stage.global_batch
             enough = math.floor(of_step * (1 / SMALL - 1) / of_row) + 1
             yield (

@@ -15,7 +15,7 @@ from pretrain.cost.copies import equal_copies
 from pretrain.cost.memory import held_bytes, num_parameters, peak_bytes, stage_bytes
 from pretrain.cost.optimizer_changes import optimizer_changes
 from pretrain.cost.optimizer_step import step_shares
-from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config
+from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config, target_flops
 from pretrain.recipe import Run
 from pretrain.settings.tables import WholeTable
 from pretrain.stage_rules.until import length_in_words
@@ -51,7 +51,7 @@ def _stages_table(run: Run) -> Table:
         table.add_column(heading, justify="right")
     total = 0.0
     for stage in run.stages:
-        flops = stage_flops(stage, run.recipe.data.mask_rate)
+        flops = stage_flops(stage)
         total += flops * stage.length
         table.add_row(
             stage.name,
@@ -113,13 +113,13 @@ def _changing_nodes(run: Run) -> Iterator[str]:
 
 
 def _savings_table(run: Run) -> Table:
-    target, mask_rate = target_config(run), run.recipe.data.mask_rate
+    target = target_config(run)
     table = WholeTable(title=f"FLOPs compared with the target from scratch ({target.summary()})", **_STYLE)
     table.add_column("stage")
     for heading in ("length", "step of the target", "step here", "share"):
         table.add_column(heading, justify="right")
     for stage in run.stages:
-        of_target, of_run = stage_flops(stage, mask_rate, target), stage_flops(stage, mask_rate)
+        of_target, of_run = target_flops(run, stage, target), stage_flops(stage)
         table.add_row(
             stage.name, run.moment(stage.length), f"{of_target:.3g}", f"{of_run:.3g}", f"{of_run / of_target:.1%}"
         )
@@ -149,15 +149,12 @@ def _savings_notes(run: Run) -> Iterator[Text]:
             figures.append(f"{paper.wall_speedup:+.1%} in time")
         figures += [paper.claim] if paper.claim else []
         yield Text(f"paper: {'; '.join(figures)} [{paper.source}]")
-    predictions = (f"{each * run.recipe.data.mask_rate:.4g} in {each}" for each in _lengths(run))
+    rows = dict.fromkeys((stage.sequence, stage.predicted_share) for stage in run.stages)
+    predictions = (f"{length * share:.4g} in {length}" for length, share in rows)
     yield Text(
         "formula: F = 6 N s + 12 L h s^2 + 6 P (h^2 + V h) for a row of s tokens with P predictions "
         f"({', '.join(predictions)}), the backward pass counted as twice the forward\n"
     )
-
-
-def _lengths(run: Run) -> list[int]:
-    return list(dict.fromkeys(stage.sequence for stage in run.stages))
 
 
 def _memory_table(run: Run, on_cpu: bool) -> Table:
@@ -170,7 +167,7 @@ def _memory_table(run: Run, on_cpu: bool) -> Table:
     for heading in ("weights", "gradients", "optimizer", "activations", "buffers", "peak", *of_gpu, "host memory"):
         table.add_column(heading, justify="right")
     for stage in run.stages:
-        held, step = stage_bytes(stage, run.recipe.data.mask_rate, on_cpu)
+        held, step = stage_bytes(stage, on_cpu)
         peak = peak_bytes(held, step, on_cpu)
         parts = [held.weights, held.gradients, held.optimizer, step.activations, step.buffers, peak]
         if not on_cpu:

@@ -4,7 +4,7 @@ The usual measure (Gu et al. 2021): speedup = cost of the target from scratch / 
 of steps. Whether both reach the same loss is a separate question, which `compare` answers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from model.config import BertConfig
 from model.fields import Flag
@@ -34,21 +34,22 @@ class CostComparison:
 def compare_costs(run: Run) -> CostComparison:
     """Counts stages that a rule may end early at full length. The run must be measured in steps."""
     assert run.unit == "steps"
-    rate, last = run.recipe.data.mask_rate, run.stages[-1]
-
-    def cost(config: BertConfig | None = None, sequence: int | None = None) -> float:
-        return sum(stage_flops(stage, rate, config, sequence) * stage.length for stage in run.stages)
-
     target = target_config(run)
-    return CostComparison(cost(), cost(target), cost(target, last.sequence))
+
+    def cost_of_target(sequence: int | None = None) -> float:
+        return sum(target_flops(run, stage, target, sequence) * stage.length for stage in run.stages)
+
+    cost = sum(stage_flops(stage) * stage.length for stage in run.stages)
+    return CostComparison(cost, cost_of_target(), cost_of_target(run.stages[-1].sequence))
 
 
 def target_config(run: Run) -> BertConfig:
     """The most expensive shape of the run (the last if several are), with nothing frozen, skipped or to be pruned."""
     configs = dict.fromkeys(stage.config for stage in reversed(run.stages))  # each once: the cost takes a while
     whole = [config.without(Flag.NOT_IN_TARGET) for config in configs]
-    sequence, rate = run.stages[-1].sequence, run.recipe.data.mask_rate
-    return max(whole, key=lambda config: training_flops(config, 1, sequence, round(sequence * rate)))
+    last = run.stages[-1]
+    predicted = round(last.sequence * last.predicted_share)
+    return max(whole, key=lambda config: training_flops(config, 1, last.sequence, predicted))
 
 
 def changes_shape(run: Run) -> bool:
@@ -57,12 +58,16 @@ def changes_shape(run: Run) -> bool:
     return any(stage.config != target for stage in run.stages)
 
 
-def stage_flops(
-    stage: ResolvedStage, mask_rate: float, config: BertConfig | None = None, sequence: int | None = None
-) -> int:
-    """FLOPs of one step over all ranks: gradients, and what the optimizer does with them. `config` and `sequence`
-    replace the stage's shape and row length."""
-    config, sequence = config or stage.config, sequence or stage.sequence
-    predictions = round(stage.global_batch * sequence * mask_rate)
+def target_flops(run: Run, stage: ResolvedStage, target: BertConfig, sequence: int | None = None) -> int:
+    """FLOPs of one step of the target from scratch, on the rows of a stage: it has the last stage's objective."""
+    last = run.stages[-1]
+    as_last = replace(stage, config=target, objective=last.objective, mask_rate=last.mask_rate)
+    return stage_flops(replace(as_last, sequence=sequence or stage.sequence))
+
+
+def stage_flops(stage: ResolvedStage) -> int:
+    """FLOPs of one step over all ranks: gradients, and what the optimizer does with them."""
+    config, sequence = stage.config, stage.sequence
+    predictions = round(stage.global_batch * sequence * stage.predicted_share)
     of_gradients = training_flops(config, stage.global_batch, sequence, predictions)
     return of_gradients + stage.optimizer.chosen.step_flops(config)

@@ -22,6 +22,7 @@ from pretrain.data.batches import TrainingData
 from pretrain.data.corpus import Corpus, CorpusFiles
 from pretrain.data.index import DataPosition
 from pretrain.data.masking import Masking
+from pretrain.data.objective import Objective
 from pretrain.data.sampling import Sampling
 from pretrain.launch.leash import die_with_parent
 
@@ -37,18 +38,21 @@ class StageRows:
     sequence_length: int
     masking: Masking
     sampling: Sampling
+    objective: Objective = "mlm"
 
     def open(self, corpus: Corpus, start: DataPosition) -> TrainingData:
-        return TrainingData(corpus, "train", self.seed, self.sequence_length, self.masking, start, self.sampling)
+        how = self.masking, start, self.sampling
+        return TrainingData(corpus, "train", self.seed, self.sequence_length, *how, objective=self.objective)
 
 
 class Share(NamedTuple):
-    """Of each global batch, what this rank takes: the arguments of `TrainingData.next`."""
+    """Of a global batch, what this rank takes: the arguments of `TrainingData.next`."""
 
     num_rows: int
     micro_batch: int
     rank: int
     num_ranks: int
+    mask_rate: float | None = None
 
 
 class Asked(NamedTuple):
@@ -94,7 +98,8 @@ class ReadingProcess:
         if isinstance(found, Exception):
             raise found
         batches, position = found
-        return [Batch(**flat.tensors()) for flat in batches], position
+        causal = question.rows.objective == "clm"
+        return [Batch(**flat.tensors(), causal=causal) for flat in batches], position
 
     def close(self) -> None:
         atexit.unregister(self.close)
@@ -117,16 +122,24 @@ class ReadingProcess:
 
 
 class RowsAhead:
-    """A stage's rows, as `TrainingData` gives them: while one global batch is used, the process reads the next."""
+    """A stage's rows, as `TrainingData` gives them: while one global batch is used, the process reads the next.
+
+    `ask` tells it to.
+    """
 
     def __init__(self, process: ReadingProcess, rows: StageRows, start: DataPosition) -> None:
         self._process, self._rows, self.position = process, rows, start
 
-    def next(self, num_rows: int, micro_batch: int, rank: int, num_ranks: int) -> list[Batch]:
-        share = Share(num_rows, micro_batch, rank, num_ranks)
+    def next(
+        self, num_rows: int, micro_batch: int, rank: int, num_ranks: int, mask_rate: float | None = None
+    ) -> list[Batch]:
+        share = Share(num_rows, micro_batch, rank, num_ranks, mask_rate)
         batches, self.position = self._process.answer(Asked(self._rows, self.position, share))
-        self._process.ask(Asked(self._rows, self.position, share))
         return batches
+
+    def ask(self, share: Share) -> None:
+        """For the rows that come next."""
+        self._process.ask(Asked(self._rows, self.position, share))
 
 
 def serve(parent: int) -> None:

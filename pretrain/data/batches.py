@@ -12,6 +12,7 @@ from pretrain.data.corpus import Corpus
 from pretrain.data.hashing import hash_of
 from pretrain.data.index import DataPosition, RowIndex, Rows
 from pretrain.data.masking import Masking, mask_tokens
+from pretrain.data.objective import Objective, next_tokens
 from pretrain.data.packing import deal
 from pretrain.data.pieces import Pieces
 from pretrain.data.sampling import Sampling
@@ -40,10 +41,13 @@ class TrainingData:
         start: DataPosition = START,
         sampling: Sampling = PLAIN,
         arrange: Callable[[Batch], Batch] = lambda batch: batch,
+        objective: Objective = "mlm",
     ) -> None:
         """`arrange`: brings each batch into the form that the model reads (`model.variants.parts.arrange_for`)."""
+        assert objective == "mlm" or sampling.sentence_pairs == "none", "pairs do not follow one another"
         self._corpus, self._seed, self._sequence_length = corpus, seed, sequence_length
         self._masking, self._sampling, self._arrange = masking, sampling, arrange
+        self._objective = objective
         self._split = corpus.split(split)
         self._index = RowIndex(self._split, sampling, seed, sequence_length, start)
 
@@ -53,40 +57,51 @@ class TrainingData:
         return self._index.position
 
     def next(
-        self, num_rows: int, micro_batch: int, rank: int, num_ranks: int, num_counted: int | None = None
+        self,
+        num_rows: int,
+        micro_batch: int,
+        rank: int,
+        num_ranks: int,
+        mask_rate: float | None = None,
+        num_counted: int | None = None,
     ) -> list[Batch]:
         """Advances by a global batch of `num_rows` rows; returns this data-parallel rank's micro-batches of it.
 
         Rows are distributed so that all ranks, and all micro-batches of a rank, hold nearly the same number of tokens.
-        Of those after the first `num_counted` nothing is predicted: they only fill up. None: all count.
+        `mask_rate` takes the place of the masking's. Of the rows after the first `num_counted` nothing is predicted:
+        they only fill up. None: all count.
         """
         assert num_rows % (micro_batch * num_ranks) == 0, (num_rows, micro_batch, num_ranks)
         rows = self._index.take(num_rows)
         tokens = np.bincount(rows.row, rows.pieces.num_tokens + self._sampling.num_special).astype(np.int64)
         mine = deal(tokens, num_ranks)[rank]
         hands = deal(tokens[mine], len(mine) // micro_batch)
-        batches = [self._arrange(self._batch(rows.select(mine[hand]))) for hand in hands]
+        masking = self._masking
+        if mask_rate is not None:
+            masking = masking.model_copy(update={"mask_rate": mask_rate})
+        batches = [self._arrange(self._batch(rows.select(mine[hand]), masking)) for hand in hands]
         if num_counted is None:
             return batches
         return [with_targets_in(batch, mine[hand] < num_counted) for batch, hand in zip(batches, hands, strict=True)]
 
-    def _batch(self, rows: Rows) -> Batch:
+    def _batch(self, rows: Rows, masking: Masking) -> Batch:
         """One micro-batch: [CLS] first [SEP], or [CLS] first [SEP] second [SEP], one or several times in every row."""
         pieces, row, special = rows.pieces, rows.row, self._corpus.special
         has_pairs = self._sampling.sentence_pairs != "none"
         lengths = np.stack([pieces.first_tokens, pieces.second_tokens], axis=1)[:, : 1 + has_pairs]  # [P, sentences]
         spans = self._spans(pieces)
         tokens = np.concatenate([shard.tokens[start:stop] for shard, start, stop in spans]).astype(np.int64)  # [T]
-        keys = hash_of(self._seed, pieces.epoch, pieces.document, pieces.offset)
-        masked_tokens, chosen = mask_tokens(
-            tokens,
-            lengths,
-            keys,
-            self._sampling.num_special,
-            self._masking,
-            self._corpus,
-            self._opens_word(spans, tokens),
-        )
+        masked_tokens, chosen = tokens, np.zeros(0, np.int64)
+        if self._objective == "mlm":
+            masked_tokens, chosen = mask_tokens(
+                tokens,
+                lengths,
+                hash_of(self._seed, pieces.epoch, pieces.document, pieces.offset),
+                self._sampling.num_special,
+                masking,
+                self._corpus,
+                self._opens_word(spans, tokens),
+            )
 
         # All places below are flat, in B * S.
         size = lengths.sum(1) + self._sampling.num_special
@@ -120,15 +135,19 @@ class TrainingData:
             second = sentence_start[:, 1]
             types[place[np.repeat(np.tile([False, True], len(row)), flat_lengths)]] = 1
             types[second + lengths[:, 1]] = 1
+        predicted, targets = place[chosen], tokens[chosen]
+        if self._objective == "clm":
+            predicted, targets = next_tokens(inside, size, ids)
         return Batch(
             ids=torch.from_numpy(ids).view(shape),
-            masked_positions=torch.from_numpy(place[chosen]),
-            masked_ids=torch.from_numpy(tokens[chosen]),
+            masked_positions=torch.from_numpy(predicted),
+            masked_ids=torch.from_numpy(targets),
             types=torch.from_numpy(types).view(shape) if has_pairs else None,
             positions=spread(np.arange(len(inside)) - np.repeat(before, size)) if several else None,
             segments=spread(np.repeat(number_in_row + 1, size)) if several or len(inside) < num_places else None,
             sentence_positions=torch.from_numpy(cls) if has_pairs else None,
             sentence_labels=torch.from_numpy(pieces.label) if has_pairs else None,
+            causal=self._objective == "clm",
         )
 
     def _spans(self, pieces: Pieces) -> list[tuple[IndexedReader, int, int]]:
@@ -179,6 +198,7 @@ def validation_batches(
     num_ranks: int,
     sampling: Sampling = PLAIN,
     draw: int = START.draw,
+    objective: Objective = "mlm",
 ) -> list[Batch]:
     """This rank's share of the same `num_rows` rows with the same masks, whatever the run's seed and the ranks.
 
@@ -193,7 +213,9 @@ def validation_batches(
         micro = -(-per_rank // -(-per_rank // micro_batch))
     num_read = -(-per_rank // micro) * micro * num_ranks
     start = DataPosition(draw=draw)
-    data = TrainingData(corpus, "valid", _VALIDATION_SEED, sequence_length, masking, start, sampling)
+    data = TrainingData(
+        corpus, "valid", _VALIDATION_SEED, sequence_length, masking, start, sampling, objective=objective
+    )
     return data.next(num_read, micro, rank, num_ranks, num_counted=num_rows)
 
 
@@ -204,9 +226,10 @@ def unigram_baseline(
     num_rows: int,
     sampling: Sampling = PLAIN,
     draw: int = START.draw,
+    objective: Objective = "mlm",
 ) -> tuple[float, float]:
     """Loss (nats) and accuracy, on the same validation targets, of a model that knows only token frequencies; NaN
-    where no token is masked.
+    where no token is predicted.
 
     Frequencies are those of the training split (its first 100 million tokens), each token counted once more.
     """
@@ -215,7 +238,8 @@ def unigram_baseline(
     for shard in corpus.split("train").shards:
         counts += np.bincount(shard.tokens[:left], minlength=corpus.vocab_size)
         left = max(0, left - len(shard.tokens))
-    (batch,) = validation_batches(corpus, sequence_length, masking, num_rows, num_rows, 0, 1, sampling, draw)
+    how = masking, num_rows, num_rows, 0, 1, sampling, draw, objective
+    (batch,) = validation_batches(corpus, sequence_length, *how)
     targets = batch.masked_ids.numpy()
     if not len(targets):
         return math.nan, math.nan

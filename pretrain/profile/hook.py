@@ -42,7 +42,7 @@ class Profiler(Hook):
             return
         self.spans = [span for module in parts(trainer.engine.module) for span in _record_forward(*module)]
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * computes_on_gpu()
-        self.work = module_work(trainer.stage, trainer.run.recipe.data.mask_rate, not computes_on_gpu())
+        self.work = module_work(trainer.stage, not computes_on_gpu())
         self.recorder = profile(activities=activities)
         self.recorder.start()
 

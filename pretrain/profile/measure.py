@@ -89,7 +89,7 @@ def single_stage(run: Run, index: int, steps: int) -> Run:
 def _summarize(
     run: Run, results: list[StepResult], warmup: int, steps: int, peak_bytes: int, breakdown: Breakdown | None
 ) -> Measurement:
-    stage, mask_rate, on_cpu = run.stages[0], run.recipe.data.mask_rate, device().type == "cpu"
+    stage, on_cpu = run.stages[0], device().type == "cpu"
     before, timed = results[warmup - 1], results[warmup : warmup + steps]
     ends = [before, *timed]
     tokens = (timed[-1].tokens - before.tokens) / steps
@@ -108,7 +108,7 @@ def _summarize(
         tokens_per_step=tokens,
         useful_flops_per_step=useful_flops(stage, executed, tokens),
         peak_bytes=peak_bytes,
-        predicted_bytes=predicted_peak(*stage_bytes(stage, mask_rate, on_cpu), on_cpu),
+        predicted_bytes=predicted_peak(*stage_bytes(stage, on_cpu), on_cpu),
         breakdown=breakdown,
     )
 

@@ -28,7 +28,7 @@ class OutOfMemory(UserError):
     """A configuration that memory does not hold."""
 
 
-def check_memory(stage: ResolvedStage, mask_rate: float, ranks_here: int, limit_gib: float | None) -> None:
+def check_memory(stage: ResolvedStage, ranks_here: int, limit_gib: float | None) -> None:
     """Raises OutOfMemory where the ranks of this node would need more than `limit_gib`, as `plan` predicts it.
 
     None: what is free on a CPU machine; on GPUs nothing is known to be too much.
@@ -36,7 +36,7 @@ def check_memory(stage: ResolvedStage, mask_rate: float, ranks_here: int, limit_
     on_cpu = count_gpus() == 0
     if limit_gib is None and not on_cpu:
         return
-    of_a_rank = peak_bytes(*stage_bytes(stage, mask_rate, on_cpu), on_cpu) + LIBRARY_BYTES * on_cpu
+    of_a_rank = peak_bytes(*stage_bytes(stage, on_cpu), on_cpu) + LIBRARY_BYTES * on_cpu
     needed, limit = ranks_here * of_a_rank / GIB, free_bytes() / GIB if limit_gib is None else limit_gib
     if needed > limit:
         held = "that are free; --memory-gib raises the limit" if limit_gib is None else "of --memory-gib"

@@ -46,7 +46,7 @@ class Profile:
         run = self.resolved(overrides, nproc)
         job = Job.from_environment()
         num_nodes = job.num_nodes if job else 1
-        check_memory(run.stages[self.stage], run.recipe.data.mask_rate, run.num_ranks // num_nodes, self.memory_gib)
+        check_memory(run.stages[self.stage], run.num_ranks // num_nodes, self.memory_gib)
         file = self.out / f"{label}.json"
         command = ["pretrain.profile.measure", self.recipe, "--out", str(file), "--stage", str(self.stage)]
         command += ["--steps", str(self.steps), "--profiled", str(self.profiled), "--overrides", *overrides]

@@ -10,6 +10,7 @@ from model.errors import UserError
 from pretrain.engine.config_file import load_engine_file
 from pretrain.recipe.checks.exactness import check_exactness
 from pretrain.recipe.checks.layout import check_layout
+from pretrain.recipe.checks.objective import check_objective
 from pretrain.recipe.checks.rows import check_rows
 from pretrain.recipe.checks.saved_states import check_shapes_of_saved_states
 from pretrain.recipe.checks.schedule import check_schedule
@@ -42,6 +43,7 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
             inherited = inherited.for_stage(stage, recipe)
             before = stages[-1] if stages else None
             resolved = _resolve_stage(recipe, index, inherited, before, clock, corpus_vocab_size, num_ranks)
+            check_objective(stage, resolved, recipe.data, clock.unit)
             _check_stage(resolved, before, inherited.engine_file, recipe.data)
             stages.append(resolved)
     run = Run(recipe, num_ranks, clock.unit, tuple(stages), learning_rate(recipe, stages, clock.unit))
@@ -80,6 +82,9 @@ def _resolve_stage(
         start=start,
         end=end,
         config=config,
+        objective=inherited.objective,
+        mask_rate=inherited.mask_rate,
+        sentence_objective=inherited.sentence_objective,
         sequence=inherited.sequence,
         global_batch=batch.rows,
         micro_batch=micro_batch,

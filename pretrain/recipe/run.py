@@ -8,6 +8,7 @@ from growth.operators.base import Operator
 from growth.operators.saved_state import INITIAL
 from growth.partial_shape import PartialShape
 from model.config import BertConfig
+from pretrain.data.objective import MaskRate, Objective
 from pretrain.optim.options import StepWork
 from pretrain.optim.section import Optimizer
 from pretrain.recipe.schedule import LearningRate
@@ -27,6 +28,10 @@ class ResolvedStage:
     """First tick of the stage: it lasts while start <= now < end."""
     end: float
     config: BertConfig
+    objective: Objective
+    mask_rate: MaskRate
+    sentence_objective: bool
+    """Whether sentence pairs, where there are any, are trained."""
     sequence: int
     """Tokens per row."""
     global_batch: int
@@ -69,6 +74,24 @@ class ResolvedStage:
     def length(self) -> float:
         """Ticks."""
         return self.end - self.start
+
+    @property
+    def causal(self) -> bool:
+        return self.objective == "clm"
+
+    @property
+    def predicted_share(self) -> float:
+        """Of the tokens of its rows, those that are predicted, in the mean of its steps."""
+        return 1.0 if self.causal else self.mask_rate.mean
+
+    @property
+    def most_predicted(self) -> float:
+        """The same in the step that predicts most."""
+        return 1.0 if self.causal else max(self.mask_rate.first, self.mask_rate.last)
+
+    def mask_rate_at(self, now: float) -> float:
+        """Of the step that is taken at tick `now`."""
+        return self.mask_rate.at(now, self.start, self.end)
 
     @property
     def optimizer_work(self) -> StepWork:

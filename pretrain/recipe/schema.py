@@ -8,6 +8,7 @@ from model.errors import UserError
 from model.registry import takes
 from model.shape import Shape as ShapeOfModel
 from pretrain.data import Masking, Sampling
+from pretrain.data.objective import Objective
 from pretrain.optim.options import OptimizerOptions
 from pretrain.optim.section import Optimizer
 from pretrain.recipe.schedule import Shape
@@ -109,6 +110,14 @@ class StageLayout(Section):
     """Sequence parallelism from this stage on. Defaults to that of the stage before."""
 
 
+class StageMasking(Section):
+    rate: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    """Fraction of the tokens to predict from this stage on. Defaults to the rate that the stage before ended with, at
+    first to `data.mask_rate`. Validation masks `data.mask_rate` in every stage."""
+    end: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    """Let the rate go evenly to this fraction over the steps of the stage: `{rate: 0.3, end: 0.15}`."""
+
+
 class Validation(Section):
     every: Annotated[int, Field(ge=0)] = 0
     """Validate every N steps. 0 validates only at the start, around each growth step and at the end."""
@@ -182,6 +191,14 @@ class Stage(Section):
     """Fields of the model that change in this stage, as values or as shares of the run's model (`layers: 25%`)."""
     grow: Annotated[list[dict[str, dict[str, Any]]], BeforeValidator(lambda value: _parse_grow(value))] = Field([])
     """Operators that lead from the shape of the stage before to this one, in order; `auto` chooses them. See below."""
+    objective: Objective | None = None
+    """What to predict from this stage on: masked tokens (`mlm`), or each token from those before it, under causal
+    attention (`clm`). Defaults to that of the stage before, at first to `mlm`. `clm` first and then `mlm` can beat
+    `mlm` alone."""
+    masking: StageMasking = StageMasking()
+    sentence_objective: bool | None = None
+    """Train the sentence objective of `data.sentence_pairs` from this stage on. Its rows stay the same without it.
+    Defaults to that of the stage before, at first to true."""
     sequence: PositiveAmount | None = None
     """Tokens per row from this stage on, as a count or as a share of the run's `sequence`. Defaults to that of the
     stage before. Short rows first save time."""

@@ -63,13 +63,13 @@ def steps_of(run: Run, flops_per_second: float | None) -> dict[int, float]:
         return {stage.index: stage.length for stage in run.stages}
     if flops_per_second is None:
         return {}
-    per_step = {stage.index: stage_flops(stage, run.recipe.data.mask_rate) for stage in run.stages}
+    per_step = {stage.index: stage_flops(stage) for stage in run.stages}
     return {stage.index: stage.length * flops_per_second / per_step[stage.index] for stage in run.stages}
 
 
 def run_flops(run: Run) -> float:
     """Of a run of steps."""
-    return sum(stage.length * stage_flops(stage, run.recipe.data.mask_rate) for stage in run.stages)
+    return sum(stage.length * stage_flops(stage) for stage in run.stages)
 
 
 def tokens_read(run: Run, num_steps: dict[int, float]) -> float:

@@ -113,8 +113,20 @@ def _data(corpus: Corpus, recipe: dict[str, Any]) -> str:
             ("licence", manifest["source"]["licence"] or "not stated"),
             *((f"{split} tokens", f"{held['num_tokens']:,}") for split, held in manifest["splits"].items()),
         ]
-    rows.append(("masked", f"{recipe['data']['mask_rate']:.0%} of the tokens"))
+    rows.append(("masked", _masked(recipe)))
     return "## Data\n\n" + _table(("", ""), rows)
+
+
+def _masked(recipe: dict[str, Any]) -> str:
+    """Stage by stage, as far as they differ."""
+    objective, rate, told = "mlm", recipe["data"]["mask_rate"], []
+    for stage in recipe["stages"]:
+        masking = stage.get("masking", {})
+        objective, first = stage.get("objective") or objective, masking.get("rate") or rate
+        rate = masking.get("end") or first
+        share = f"{first:.0%}" if first == rate else f"{first:.0%} to {rate:.0%}"
+        told.append("none (clm)" if objective == "clm" else f"{share} of the tokens")
+    return ", then ".join(dict.fromkeys(told))
 
 
 def _losses(history: History) -> str:

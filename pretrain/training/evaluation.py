@@ -9,6 +9,7 @@ from torch import nn
 
 from model.batch import Batch
 from pretrain.data import Corpus, validation_batches
+from pretrain.data.objective import Objective
 from pretrain.engine.distributed import data_parallel_sum, device
 from pretrain.recipe.schema import Data
 from pretrain.training.events import Evaluation
@@ -38,8 +39,16 @@ def mean(total: float, number: float) -> float:
 
 
 def validation_rows(
-    corpus: Corpus, sequence: int, data: Data, num_rows: int, micro_batch: int, rank: int, num_ranks: int, draw: int
+    corpus: Corpus,
+    sequence: int,
+    data: Data,
+    num_rows: int,
+    micro_batch: int,
+    rank: int,
+    num_ranks: int,
+    draw: int,
+    objective: Objective = "mlm",
 ) -> list[Batch]:
     """This rank's part of the validation rows. Each counts once, on any number of ranks. `draw`: the run's."""
-    how = data.masking, num_rows, micro_batch, rank, num_ranks, data.sampling, draw
+    how = data.masking, num_rows, micro_batch, rank, num_ranks, data.sampling, draw, objective
     return validation_batches(corpus, sequence, *how)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pretrain.checkpoint.progress import Decision, Progress
 from pretrain.data import Corpus
+from pretrain.data.objective import Objective
 from pretrain.recipe import ResolvedStage, Run
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Evaluation(NamedTuple):
     """Loss and accuracy on the validation rows."""
 
     loss: float
-    """Mean negative log-likelihood of a masked token, in nats."""
+    """Mean negative log-likelihood of a masked token, or of a next one in a stage of `clm`, in nats."""
     accuracy: float
 
 
@@ -101,8 +102,10 @@ class TrainerView(Protocol):
     def start_activity(self, name: str) -> None:
         """Tells the watchdog what this rank does from now on."""
 
-    def probe(self, stage: ResolvedStage, sequence: int | None = None) -> "list[Batch]":
-        """This rank's part of a few validation rows."""
+    def probe(
+        self, stage: ResolvedStage, sequence: int | None = None, objective: Objective | None = None
+    ) -> "list[Batch]":
+        """This rank's part of a few validation rows; of the stage's length and objective by default."""
 
     def flops_per_token(self, stage: ResolvedStage) -> float:
         """Training FLOPs of a stage per token of its rows."""

@@ -4,7 +4,7 @@ Between the backward pass and the update, while the device still computes, a ste
 the next one, and begins to sum what all ranks must know of it. On a CPU both need the same cores.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,8 @@ from model.batch import Batch
 from model.parallel.layout import data_parallel_group
 from model.variants.parts import arrange_for
 from pretrain.data import Corpus
-from pretrain.data.ahead import ReadingProcess, RowsAhead, StageRows
+from pretrain.data.ahead import ReadingProcess, RowsAhead, Share, StageRows
+from pretrain.data.batches import TrainingData
 from pretrain.data.index import DataPosition
 from pretrain.engine.distributed import host_group
 from pretrain.recipe import Recipe, ResolvedStage
@@ -26,6 +27,8 @@ class StepRows:
     """This rank's micro-batches of a global batch, and what all ranks know of it."""
 
     batches: list[Batch]
+    mask_rate: float
+    start: DataPosition
     position: DataPosition
     """Where the next step's rows start."""
     counts: Tensor  # [3] int64 on the CPU: this rank's, the sum once `summed` is done
@@ -52,8 +55,9 @@ class Reader:
     ) -> None:
         """`process`: reads them ahead; None: they are read here. Collective."""
         data = recipe.data
-        rows = StageRows(recipe.seed, stage.sequence, data.masking, data.sampling)
-        self.data = rows.open(corpus, start) if process is None else RowsAhead(process, rows, start)
+        self.rows = StageRows(recipe.seed, stage.sequence, data.masking, data.sampling, stage.objective)
+        self.corpus, self.process = corpus, process
+        self.data = self._open(start)
         self.stage, self.arrange = stage, arrange_for(stage.config)
         self.group = host_group(data_parallel_group())
         self.ahead: StepRows | None = None
@@ -63,24 +67,44 @@ class Reader:
         """Where the rows start that have not been read yet."""
         return self.data.position
 
-    def read(self) -> StepRows:
-        """The rows of the step at hand, from ahead if they are there. Starts a collective that `totals` waits for."""
-        rows, self.ahead = self.ahead or self._read(), None
-        return rows
+    def read(self, now: float) -> StepRows:
+        """The rows of the step at tick `now`, from ahead if they are there. Starts a collective that `totals` waits
+        for."""
+        rows, self.ahead = self.ahead, None
+        if rows is not None and rows.mask_rate != self.stage.mask_rate_at(now):  # the step before was skipped
+            self.data, rows = self._open(rows.start), None
+        return rows or self._read(now)
 
-    def read_ahead(self) -> None:
-        """Those of the next step. All ranks have to call it in the same steps."""
-        self.ahead = self._read()
+    def read_ahead(self, now: float) -> None:
+        """Those of a later step. All ranks have to call it in the same steps."""
+        self.ahead = self._read(now)
 
-    def _read(self) -> StepRows:
-        stage = self.stage
-        share = stage.global_batch, stage.micro_batch, data_parallel_rank(stage), stage.data_parallel
-        batches = [self.arrange(batch) for batch in self.data.next(*share)]
+    def _open(self, start: DataPosition) -> TrainingData | RowsAhead:
+        if self.process is None:
+            return self.rows.open(self.corpus, start)
+        return RowsAhead(self.process, self.rows, start)
+
+    def _read(self, now: float) -> StepRows:
+        start, share = self.data.position, self._share(now)
+        batches = [self._as_asked(batch) for batch in self.data.next(*share)]
+        if isinstance(self.data, RowsAhead):
+            self.data.ask(self._share(now + 1))
         counts = count(batches)
         summed = None
         if dist.get_world_size(self.group) > 1:
             summed = dist.all_reduce(counts, group=self.group, async_op=True)
-        return StepRows(batches, self.data.position, counts, summed)
+        return StepRows(batches, self.stage.mask_rate_at(now), start, self.data.position, counts, summed)
+
+    def _share(self, now: float) -> Share:
+        stage = self.stage
+        rank, mask_rate = data_parallel_rank(stage), stage.mask_rate_at(now)
+        return Share(stage.global_batch, stage.micro_batch, rank, stage.data_parallel, mask_rate)
+
+    def _as_asked(self, batch: Batch) -> Batch:
+        """In the form that the model reads, and without the sentence objective where the stage does without it."""
+        if not self.stage.sentence_objective:
+            batch = replace(batch, sentence_positions=None, sentence_labels=None)
+        return self.arrange(batch)
 
 
 def count(batches: list[Batch]) -> Tensor:

@@ -26,6 +26,7 @@ from pretrain.recipe import Recipe, ResolvedStage
 from pretrain.training.evaluation import evaluate
 from pretrain.training.events import GrowthEvent, TrainerView
 from pretrain.training.growth_inputs import Probe, growth_inputs
+from pretrain.training.objectives import losses, report_change
 
 
 def start(trainer: TrainerView, state: TrainingState) -> None:
@@ -36,12 +37,19 @@ def start(trainer: TrainerView, state: TrainingState) -> None:
 
 
 def move_on(trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | None) -> None:
-    """Moves the engine from the stage `previous` to the trainer's, where they need different ones. Collective.
+    """From the stage `previous` to the trainer's: moves the engine, where they need different ones. Collective.
 
     `checkpoints` is the folder of the states that this run has saved under a name.
     """
-    if not needs_move(previous, trainer.stage):
-        return
+    other_objective = previous.objective != trainer.stage.objective
+    before = losses(trainer, previous, previous.sequence) if other_objective else {}
+    if needs_move(previous, trainer.stage):
+        _move(trainer, previous, checkpoints)
+    if other_objective:
+        report_change(trainer, previous, before, losses(trainer, trainer.stage, previous.sequence))
+
+
+def _move(trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | None) -> None:
     before = evaluate(trainer.engine, trainer.probe(previous))
     started = time.perf_counter()
     trainer.engine, times = move(
@@ -55,7 +63,7 @@ def move_on(trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | N
     if stage.config.restarts_fading(previous.config):
         progress.masked_since = progress.step
     begin_step(trainer)
-    after = evaluate(trainer.engine, trainer.probe(stage, previous.sequence))
+    after = evaluate(trainer.engine, trainer.probe(stage, previous.sequence, previous.objective))
     event = GrowthEvent(
         operator="+".join(_names(previous, stage)) or "identity",
         step=progress.step,

@@ -17,6 +17,7 @@ from pretrain.cost.flops import training_flops
 from pretrain.cost.savings import stage_flops
 from pretrain.data import Corpus
 from pretrain.data.ahead import ReadingProcess
+from pretrain.data.objective import Objective
 from pretrain.engine.deterministic import deterministic
 from pretrain.engine.distributed import computes_on_gpu, device_clock, host_group
 from pretrain.engine.fast_fp32 import fast_fp32
@@ -147,7 +148,7 @@ class Trainer:
         stage, engine, progress = self.stage, self.engine, self.progress
         with record_function("data"):
             self.start_activity(f"reading the rows of step {progress.step + 1}")
-            rows = self.reader.read()
+            rows = self.reader.read(self.now)
             self.start_activity(f"step {progress.step + 1}")
             num_masked, num_sentences, num_tokens = rows.totals()
         # DeepSpeed averages over ranks and accumulation steps; the scales undo that.
@@ -203,7 +204,7 @@ class Trainer:
             return
         with record_function("data"):
             self.start_activity(f"reading the rows of step {step + 1}")
-            self.reader.read_ahead()
+            self.reader.read_ahead(self.now + 1)
             self.start_activity(f"step {step}")
 
     def _agreed(self, seconds: float) -> float:
@@ -218,23 +219,24 @@ class Trainer:
 
     def validate(self) -> None:
         self.start_activity(f"validation at step {self.progress.step}")
-        rows = self._validation_rows(self.stage, self.stage.sequence, self.run.recipe.validation.rows)
+        stage, num_rows = self.stage, self.run.recipe.validation.rows
+        rows = self._validation_rows(stage, stage.sequence, num_rows, stage.objective)
         self.call("on_validation", evaluate(self.engine, rows))
 
-    def probe(self, stage: ResolvedStage, sequence: int | None = None) -> list[Batch]:
+    def probe(
+        self, stage: ResolvedStage, sequence: int | None = None, objective: Objective | None = None
+    ) -> list[Batch]:
         """This rank's part of a few validation rows, which are the same before and after a change, in any layout."""
         num_rows = min(self.run.recipe.validation.rows, PROBE_ROWS)
-        return self._validation_rows(stage, sequence or stage.sequence, num_rows)
+        return self._validation_rows(stage, sequence or stage.sequence, num_rows, objective or stage.objective)
 
     def flops_per_token(self, stage: ResolvedStage) -> float:
         """Training FLOPs of a stage per token of its rows."""
-        flops = stage_flops(stage, self.run.recipe.data.mask_rate)
-        return flops / (stage.global_batch * stage.sequence)
+        return stage_flops(stage) / (stage.global_batch * stage.sequence)
 
-    def _validation_rows(self, stage: ResolvedStage, sequence: int, num_rows: int) -> list[Batch]:
-        data, rank, num_ranks = self.run.recipe.data, data_parallel_rank(stage), stage.data_parallel
-        draw = self.progress.position.draw
-        return validation_rows(self.corpus, sequence, data, num_rows, stage.micro_batch, rank, num_ranks, draw)
+    def _validation_rows(self, stage: ResolvedStage, sequence: int, num_rows: int, objective: Objective) -> list[Batch]:
+        how = num_rows, stage.micro_batch, data_parallel_rank(stage), stage.data_parallel, self.progress.position.draw
+        return validation_rows(self.corpus, sequence, self.run.recipe.data, *how, objective)
 
 
 def _nothing_masked(result: StepResult) -> dict[str, Any]:

@@ -64,8 +64,8 @@ def saved_rows(run: dict[str, Any], corpus: Corpus, num_rows: int) -> list[Batch
     """This rank's part of the validation rows of a checkpoint's run; every rank reads for itself."""
     data = Data.model_validate(run["recipe"]["data"]) if "recipe" in run else Data(corpus=str(corpus.path))
     progress = Progress.from_json(run["progress"]) if "progress" in run else Progress()
-    layout = dist.get_rank(), dist.get_world_size()
-    return validation_rows(corpus, run["sequence"], data, num_rows, 64, *layout, progress.position.draw)
+    how = num_rows, 64, dist.get_rank(), dist.get_world_size(), progress.position.draw
+    return validation_rows(corpus, run["sequence"], data, *how, run.get("objective", "mlm"))
 
 
 def _model(state: TrainingState) -> BertForPreTraining:

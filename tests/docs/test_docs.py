@@ -48,7 +48,7 @@ def test_the_recipe_of_the_readme_is_the_one_that_ships(tmp_path):
 def test_the_recipes_of_the_page_on_recipes_are_valid(tmp_path):
     page = (HOME / "docs" / "recipes.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    mine, stages, grow, ends, cycle, ticket, schedules, timed = blocks
+    mine, stages, grow, objectives, ends, cycle, ticket, schedules, timed = blocks
     base = load_recipe("base").model_dump(by_alias=True) | {"optimizer": {"lr": 1e-4}}
 
     def run(**values):
@@ -59,6 +59,10 @@ def test_the_recipes_of_the_page_on_recipes_are_valid(tmp_path):
     assert [stage.length for stage in run(schedule={}, **parse(stages, "page")).stages] == [1000, 2000, 3000, 4000]
     for line in (grow + ends).splitlines():
         Stage.model_validate({"name": "grown"} | parse(line, "page"))
+    words = base["data"] | {"sentence_pairs": "none"}
+    assert [stage.predicted_share for stage in run(data=words, **parse(objectives, "page")).stages] == pytest.approx(
+        [1, 0.225]
+    )
     assert run(**parse(cycle, "page")).saved_states == ["large"]
     assert run(schedule={}, **parse(ticket, "page")).saved_states == ["initial"]
     *known, two_phase = re.split(r"\n(?=schedule:)", schedules)

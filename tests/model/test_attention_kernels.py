@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model import attention_kernels
-from model.attention_kernels import flash_attn, kernel_for_runs, torch_varlen
+from model.attention_kernels import Sight, flash_attn, kernel_for_runs, torch_varlen
 from model.batch import Batch, Runs
 from model.config import BertConfig
 from tests.support.running import build, random_batch, small_config
@@ -44,7 +44,7 @@ def test_runs_are_the_segments_and_the_padding_of_each_row():
     assert runs.longest == 6
 
 
-def one_by_one(query, key, value, runs: Runs, dropout: float, reach: int) -> torch.Tensor:
+def one_by_one(query, key, value, runs: Runs, dropout: float, sight: Sight) -> torch.Tensor:
     """What such a kernel computes, run after run. [T, n, d]"""
     assert dropout == 0
     assert runs.longest == max(runs.starts.diff().tolist())
@@ -52,7 +52,9 @@ def one_by_one(query, key, value, runs: Runs, dropout: float, reach: int) -> tor
     for start, end in zip(runs.starts[:-1].tolist(), runs.starts[1:].tolist(), strict=True):
         q, k, v = (x[start:end].transpose(0, 1) for x in (query, key, value))  # [n, t, d]
         place = torch.arange(end - start)
-        is_far = (place - place.unsqueeze(1)).abs() > (reach if reach >= 0 else len(place))
+        before, after = (length if length >= 0 else len(place) for length in sight)
+        distance = place - place.unsqueeze(1)
+        is_far = (distance < -before) | (distance > after)
         scores = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).masked_fill(is_far, -torch.inf)
         probabilities = scores.softmax(-1)
         context.append((probabilities @ v).transpose(0, 1))
@@ -73,8 +75,24 @@ CASES = {"plain": {}, "pre": {"norm": "pre"}, **VARIANTS}
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_runs_give_what_a_mask_gives(monkeypatch, changes, layout):
+    check_runs(monkeypatch, small_config(**changes), random_batch(small_config(**changes), layout))
+
+
+CAUSAL = {
+    "plain": {},
+    "rotary": {"positions": "rotary"},
+    "local": {"local_attention": {"window": 4, "global_every": 2}},
+}
+
+
+@pytest.mark.parametrize("layout", ["packed", "full"])
+@pytest.mark.parametrize("changes", CAUSAL.values(), ids=CAUSAL)
+def test_runs_of_causal_rows_give_what_a_mask_gives(monkeypatch, changes, layout):
     config = small_config(**changes)
-    batch = random_batch(config, layout)
+    check_runs(monkeypatch, config, replace(random_batch(config, layout), causal=True))
+
+
+def check_runs(monkeypatch, config: BertConfig, batch: Batch) -> None:
     expected = loss_and_gradients(config, batch)
     calls = []
 
@@ -83,7 +101,8 @@ def test_runs_give_what_a_mask_gives(monkeypatch, changes, layout):
         return one_by_one(*arguments)
 
     monkeypatch.setattr(attention_kernels, "kernel_for_runs", lambda *arguments: kernel)
-    found = loss_and_gradients(config, replace(batch, runs=Runs.of(batch.segments)))
+    segments = torch.ones_like(batch.ids) if batch.segments is None else batch.segments
+    found = loss_and_gradients(config, replace(batch, runs=Runs.of(segments)))
     assert len(calls) == (config.layers if config.attends_over_runs else 0)
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-9)
@@ -99,13 +118,14 @@ def test_only_what_needs_a_map_or_divides_rows_keeps_the_mask():
 @pytest.mark.parametrize("kernel", [torch_varlen, flash_attn])
 @pytest.mark.parametrize("layout", ["packed", "padded", "full"])
 @pytest.mark.parametrize("local", [None, {"window": 4, "global_every": 2}], ids=["global", "local"])
-def test_on_a_gpu(monkeypatch, kernel, layout, local):
+@pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
+def test_on_a_gpu(monkeypatch, kernel, layout, local, causal):
     """In bf16, compared with the mask in fp32, up to bf16 rounding."""
     if kernel is flash_attn and attention_kernels.flash_attn_varlen_func is None:
         pytest.skip("flash-attn is not installed")
     config = small_config(hidden=64, heads=4, ffn=128, local_attention=local)
-    batch = random_batch(config, layout).to("cuda")
-    assert (batch.runs is None) == (layout == "full")
+    batch = replace(random_batch(config, layout), causal=causal).to("cuda")
+    assert (batch.runs is None) == (layout == "full" and not causal)
     expected = build(config, dtype=torch.float32).to("cuda")(batch).loss
     monkeypatch.setattr(attention_kernels, "kernel_for_runs", lambda *arguments: kernel)
     loss = build(config, dtype=torch.bfloat16).to("cuda").train()(batch).loss

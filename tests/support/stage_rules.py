@@ -11,7 +11,7 @@ def make_believe(run: Run, index: int = 0) -> SimpleNamespace:
     """What a rule sees at the beginning of a stage."""
 
     def flops_per_token(stage) -> float:
-        return stage_flops(stage, run.recipe.data.mask_rate) / (stage.global_batch * stage.sequence)
+        return stage_flops(stage) / (stage.global_batch * stage.sequence)
 
     return SimpleNamespace(
         run=run, stage=run.stages[index], progress=Progress(), now=0, flops_per_token=flops_per_token

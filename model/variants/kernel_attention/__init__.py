@@ -5,7 +5,7 @@ and FAVOR+, whose positive random features approximate the softmax). Attention d
 probabilities to drop.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Literal
 
@@ -53,6 +53,11 @@ class WithKernelAttention(Shape):
             "pool_window": "a kernel needs as many queries as keys, and the first layer pools its queries",
         }
         yield from self.clashes("attention", reasons)
+
+    def refused_with(self) -> Mapping[str, str]:
+        reason = f"objective clm needs attention softmax: attention {self.attention} sums over the whole row"
+        own = {"causal": f"{reason}; leave one of them out"}
+        return {**super().refused_with(), **(own if self.has_kernel else {})}
 
     def mixing_flops(self, block: int, queries: float, keys: float) -> float:
         """Keys into the memory, queries out of it, the queries' normalisers, and the random projections of both."""

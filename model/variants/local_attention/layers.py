@@ -20,20 +20,22 @@ from model.variants.parts import Parts
 
 @dataclass(frozen=True)
 class Window:
-    """Which keys each query sees, by blocks of b queries: those of its own segment that are within reach."""
+    """Which keys each query sees, by blocks of b queries: those of its own segment that are within reach, in causal
+    rows up to itself."""
 
     seen: Tensor  # bool [B or 1, 1, S / b, b, 3b], over the keys of the block before, its own and the next
 
     @classmethod
-    def of(cls, segments: Tensor, settings: LocalAttention) -> "Window":
+    def of(cls, segments: Tensor, settings: LocalAttention, causal: bool = False) -> "Window":
         """segments [B or 1, S], as in `Batch`."""
         size, length = settings.block_size, segments.shape[1]
         queries = F.pad(segments, (0, -length % size), value=-1).unflatten(1, (-1, size))  # [B, S / b, b]
         keys = around(F.pad(segments, (0, -length % size), value=-1).unsqueeze(-1), size, value=-1).squeeze(-1)
         place = torch.arange(3 * size, device=segments.device)
         distance = place - (place[:size] + size).unsqueeze(1)  # [b, 3b]
+        near = (distance >= -settings.reach) & (distance <= (0 if causal else settings.reach))
         same = queries.unsqueeze(-1) == keys.unsqueeze(-2)
-        return cls(((distance.abs() <= settings.reach) & same).unsqueeze(1))
+        return cls((near & same).unsqueeze(1))
 
     def __getitem__(self, rows: slice) -> "Window":
         return Window(self.seen[rows])
@@ -107,10 +109,10 @@ class LocalAttentionParts(Parts):
         settings, length = self.config.local_attention, batch.ids.shape[1]
         assert settings is not None
         if isinstance(mask, PackedRows):
-            return replace(mask, reach=settings.reach)
+            return replace(mask, sight=(settings.reach, 0 if batch.causal else settings.reach))
         if length <= 3 * settings.block_size:
             place = torch.arange(length, device=batch.ids.device)
             near = (place - place.unsqueeze(1)).abs() <= settings.reach  # [S, S]
             return near[None, None] if mask is None else mask & near
         segments = torch.ones_like(batch.ids[:1]) if batch.segments is None else batch.segments
-        return Window.of(segments, settings)
+        return Window.of(segments, settings, batch.causal)

@@ -39,7 +39,8 @@ class WithPooledInput(Shape):
             f"layout.sequence_parallel needs rows of a known length, but with pool_window {self.pool_window} "
             "the number of slots differs from batch to batch; leave one of them out"
         )
-        own = {"sequence_parallel": reason}
+        causal = f"objective clm predicts each token, and pool_window {self.pool_window} pools them"
+        own = {"sequence_parallel": reason, "causal": f"{causal}; leave one of them out"}
         return {**super().refused_with(), **(own if self.pool_window > 1 else {})}
 
     def num_tokens(self, layer: int, sequence: int, num_predictions: float) -> tuple[float, float]:

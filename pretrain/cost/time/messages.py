@@ -51,12 +51,12 @@ class Message(NamedTuple):
     """In a step."""
 
 
-def messages(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> Iterator[Message]:
+def messages(stage: ResolvedStage, on_cpu: bool) -> Iterator[Message]:
     """All messages of a step."""
     if stage.data_parallel > 1:
         yield from _of_gradients_and_weights(stage, overlaps_messages(stage.deepspeed, not on_cpu, stage.data_parallel))
     if stage.tensor_parallel > 1:
-        yield from _of_hidden_states(stage, mask_rate)
+        yield from _of_hidden_states(stage)
     yield from _of_norms(stage)
     yield from _of_layerwise_norms(stage)
     for numel in stage.optimizer_work.exchanged:
@@ -103,11 +103,12 @@ def _of_gathered_weights(stage: ResolvedStage) -> Iterator[Message]:
             yield Message(ALL_GATHER, "data", element * size, "update")
 
 
-def _of_hidden_states(stage: ResolvedStage, mask_rate: float) -> Iterator[Message]:
+def _of_hidden_states(stage: ResolvedStage) -> Iterator[Message]:
     """Among tensor-parallel ranks, after each branch forward and before each backward. Sequence parallelism scatters
     and gathers instead of summing, and gathers once more for the backward pass."""
     config, element = stage.config, _element(stage)
-    tokens, predictions = stage.micro_batch * stage.sequence, round(stage.micro_batch * stage.sequence * mask_rate)
+    tokens = stage.micro_batch * stage.sequence
+    predictions = round(tokens * stage.predicted_share)
     hidden, width = element * tokens * config.hidden, element * config.embedding_width
     branches = 2 * sum(config.run_share(layer) for layer in range(config.layers))
     halves = (REDUCE_SCATTER, ALL_GATHER) if stage.sequence_parallel else (ALL_REDUCE,)

@@ -43,9 +43,9 @@ class PassBytes(NamedTuple):
     """Of a step."""
 
 
-def pass_bytes(stage: ResolvedStage, mask_rate: float, optimizer: str, on_cpu: bool, fused: bool) -> PassBytes:
+def pass_bytes(stage: ResolvedStage, optimizer: str, on_cpu: bool, fused: bool) -> PassBytes:
     """`fused`: blocks are compiled. `on_cpu`: attention computes its map as a whole, and dropout with it."""
-    elements = _elements(stage, mask_rate, on_cpu)
+    elements = _elements(stage, on_cpu)
     size = FP32_BYTES if stage.precision == "fp32" else 2
     forward, backward = (
         {
@@ -70,15 +70,15 @@ _INSIDE = ("norm", "activation", "residual", "dropout")
 """What recomputation does again."""
 
 
-def _elements(stage: ResolvedStage, mask_rate: float, on_cpu: bool) -> dict[str, float]:
+def _elements(stage: ResolvedStage, on_cpu: bool) -> dict[str, float]:
     """Of one micro-batch, by kind of pass."""
     config, rows, length, tp = stage.config, stage.micro_batch, stage.sequence, stage.tensor_parallel
-    predictions = rows * length * mask_rate
+    predictions = rows * length * stage.predicted_share
     between = tp if stage.sequence_parallel else 1
     found: dict[str, float] = defaultdict(float)
     for layer in range(config.layers):
         block, share = config.block_of(layer), config.run_share(layer)
-        queries, keys = config.num_tokens(layer, length, length * mask_rate)
+        queries, keys = config.num_tokens(layer, length, length * stage.predicted_share)
         hidden = share * rows * queries * config.hidden / between
         inner = share * rows * queries * config.block_ffn(block) / tp
         found["norm"] += 2 * hidden

@@ -33,17 +33,17 @@ class Mixing(NamedTuple):
     flops: float
 
 
-def forward_products(stage: ResolvedStage, mask_rate: float) -> Iterator[Product]:
+def forward_products(stage: ResolvedStage) -> Iterator[Product]:
     """Those of one micro-batch's forward pass."""
-    for specs, tokens, times, _ in _linears(stage, mask_rate):
+    for specs, tokens, times, _ in _linears(stage):
         for spec in specs:
             inputs, outputs = sides(spec, stage.tensor_parallel)
             yield Product(tokens, inputs, outputs, times)
 
 
-def backward_products(stage: ResolvedStage, mask_rate: float) -> Iterator[Product]:
+def backward_products(stage: ResolvedStage) -> Iterator[Product]:
     """Those of its backward pass; with recomputation the layers' forward pass again."""
-    for specs, tokens, times, trained in _linears(stage, mask_rate):
+    for specs, tokens, times, trained in _linears(stage):
         for spec in specs:
             inputs, outputs = sides(spec, stage.tensor_parallel)
             yield Product(tokens, outputs, inputs, times * trained)
@@ -53,13 +53,13 @@ def backward_products(stage: ResolvedStage, mask_rate: float) -> Iterator[Produc
                 yield Product(tokens, inputs, outputs, times)
 
 
-def mixing(stage: ResolvedStage, mask_rate: float, segment: float | None = None) -> tuple[list[Mixing], list[Mixing]]:
+def mixing(stage: ResolvedStage, segment: float | None = None) -> tuple[list[Mixing], list[Mixing]]:
     """Of one micro-batch, forward and backward. `segment`: tokens in a segment, where a kernel computes nothing between
     segments; None: whole rows."""
     config, forward, backward = stage.config, [], []
     length = min(segment or stage.sequence, stage.sequence) if config.attends_over_runs else stage.sequence
     for layer in range(config.layers):
-        terms = layer_terms(config, layer, stage.sequence, stage.sequence * mask_rate)
+        terms = layer_terms(config, layer, stage.sequence, stage.sequence * stage.predicted_share)
         of_a_row = terms[MIXING] * config.run_share(layer) * length / stage.sequence
         flops = stage.micro_batch * of_a_row / stage.tensor_parallel
         forward.append(Mixing(length, flops))
@@ -77,13 +77,13 @@ def sides(spec: ParameterSpec, tensor_parallel: int) -> tuple[int, int]:
     return inputs, prod(sizes) // inputs
 
 
-def _linears(stage: ResolvedStage, mask_rate: float) -> Iterator[tuple[list[ParameterSpec], float, float, float]]:
+def _linears(stage: ResolvedStage) -> Iterator[tuple[list[ParameterSpec], float, float, float]]:
     """Matrices, tokens, how often they are used, and the share of the uses that has a backward pass.
 
     Below the lowest layer that trains, nothing needs a gradient.
     """
     config, rows = stage.config, stage.micro_batch
-    predictions = stage.sequence * mask_rate
+    predictions = stage.sequence * stage.predicted_share
     outside = linears_of(config, None)
     below_trains = decoder(config).trainable
     yield outside.get("embeddings.projection", []), rows * stage.sequence, 1, below_trains

@@ -70,7 +70,7 @@ class Step:
     def __init__(self, run: Run, stage: ResolvedStage, machine: Machine, segment: float | None):
         self.stage, self.machine, self.segment = stage, machine, segment
         self.num_ranks = stage.data_parallel * stage.tensor_parallel
-        self.mask_rate, self.optimizer = run.recipe.data.mask_rate, run.recipe.optimizer.chosen.name
+        self.optimizer = run.recipe.optimizer.chosen.name
         choice = run.recipe.compile
         self.fused = not machine.on_cpu if choice == "auto" else choice
         others = min(self.num_ranks, machine.ranks) - 1
@@ -80,10 +80,10 @@ class Step:
 
     def time(self) -> StepTime:
         stage, host = self.stage, self.machine.host
-        moved = pass_bytes(stage, self.mask_rate, self.optimizer, self.machine.on_cpu, self.fused)
-        looked, looked_back = mixing(stage, self.mask_rate, self.segment)
-        forward = self._computed(forward_products(stage, self.mask_rate), looked, moved.forward)
-        backward = self._computed(backward_products(stage, self.mask_rate), looked_back, moved.backward)
+        moved = pass_bytes(stage, self.optimizer, self.machine.on_cpu, self.fused)
+        looked, looked_back = mixing(stage, self.segment)
+        forward = self._computed(forward_products(stage), looked, moved.forward)
+        backward = self._computed(backward_products(stage), looked_back, moved.backward)
         reducing = self._moved(moved.reducing)
         rounds = {0: 0, 1: 1}.get(stage.zero_stage, stage.accumulation)
         launches = self._launches()
@@ -100,16 +100,16 @@ class Step:
             hidden=hidden,
             optimizer=self._moved(moved.update) + self._update_launches() + orthogonalizing,
             rest=stage.accumulation * launches + 1e-3 * host.step_ms + reading,
-            flops=stage_flops(stage, self.mask_rate),
+            flops=stage_flops(stage),
             tokens=tokens,
             num_ranks=self.num_ranks,
         )
 
     def forward_seconds(self) -> float:
         """Of one micro-batch without gradients, as in validation."""
-        moved = pass_bytes(self.stage, self.mask_rate, self.optimizer, self.machine.on_cpu, self.fused)
-        looked, _ = mixing(self.stage, self.mask_rate, self.segment)
-        return self._computed(forward_products(self.stage, self.mask_rate), looked, moved.forward)
+        moved = pass_bytes(self.stage, self.optimizer, self.machine.on_cpu, self.fused)
+        looked, _ = mixing(self.stage, self.segment)
+        return self._computed(forward_products(self.stage), looked, moved.forward)
 
     def _computed(self, products: Iterable[Product], looked: Iterable[Mixing], moved: Bytes) -> float:
         arithmetic, width = self.machine.of(self.stage.precision), self.stage.config.head_dim
@@ -161,7 +161,7 @@ class Step:
             "reduction": ((1 if stage.zero_stage == 1 else stage.accumulation) * backward, -1),
             "rounds": (orthogonalizing, 0),
         }
-        for message in messages(stage, self.mask_rate, self.machine.on_cpu):
+        for message in messages(stage, self.machine.on_cpu):
             seconds.setdefault(message.when, []).append(message.times * self.seconds_of(message))
         total = sum(map(sum, seconds.values()))
         if self.machine.on_cpu or not overlaps_messages(stage.deepspeed, True, stage.data_parallel):

@@ -89,7 +89,7 @@ def too_large(time: RunTime) -> Iterator[str]:
 
 def gib_of_a_rank(time: RunTime, stage: ResolvedStage) -> float:
     on_cpu = time.machine.on_cpu
-    peak = peak_bytes(*stage_bytes(stage, time.run.recipe.data.mask_rate, on_cpu), on_cpu)
+    peak = peak_bytes(*stage_bytes(stage, on_cpu), on_cpu)
     return (peak if on_cpu else held_bytes(peak, time.run.num_ranks)) / GIB
 
 

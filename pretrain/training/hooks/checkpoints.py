@@ -113,6 +113,7 @@ def _run_state(trainer: TrainerView) -> dict[str, Any]:
         "stage": {"index": stage.index, "name": stage.name},
         "schedule": {"unit": run.unit, "now": trainer.now, "learning_rate": run.learning_rate(trainer.now)},
         "randomness": {"seed": run.recipe.seed, "streams": RANDOMNESS},
+        "objective": stage.objective,
         "sequence": stage.sequence,
         "optimizer": stage.optimizer.model_dump(),
         "corpus": str(trainer.corpus.path.resolve()),

@@ -61,7 +61,9 @@ class Metrics(Hook):
     def on_validation(self, trainer: TrainerView, evaluation: Evaluation) -> None:
         step, tokens = trainer.progress.step, trainer.progress.num_tokens
         values = {"valid_loss": evaluation.loss, "valid_accuracy": evaluation.accuracy}
-        self._write({"event": "validation", "step": step, "stage": trainer.stage.name, "tokens": tokens, **values})
+        stage = trainer.stage
+        told = {"objective": stage.objective} if stage.objective != "mlm" else {}
+        self._write({"event": "validation", "step": step, "stage": stage.name, "tokens": tokens, **told, **values})
         self._draw(values, step)
 
     def on_step(self, trainer: TrainerView, result: StepResult) -> None:

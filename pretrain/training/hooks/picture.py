@@ -19,7 +19,7 @@ class LossPicture(Hook):
 
         recipe = trainer.run.recipe
         how = recipe.data.masking, recipe.validation.rows, recipe.data.sampling, trainer.progress.position.draw
-        unigram_loss, _ = unigram_baseline(trainer.corpus, trainer.stage.sequence, *how)
+        unigram_loss, _ = unigram_baseline(trainer.corpus, trainer.stage.sequence, *how, trainer.stage.objective)
         try:
             plot_loss(History.read(self.folder.path), self.folder.plot, unigram_loss)
         except OSError as fault:

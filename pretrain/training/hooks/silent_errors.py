@@ -71,8 +71,8 @@ def _different_weights(trainer: TrainerView) -> Difference | None:
 def _different_gradients(trainer: TrainerView) -> Difference | None:
     """On one micro-batch of validation rows, which are the same on every rank, with the same dropout."""
     stage, data, draw = trainer.stage, trainer.run.recipe.data, trainer.progress.position.draw
-    rows = stage.micro_batch
-    (batch,) = validation_rows(trainer.corpus, stage.sequence, data, rows, rows, rank=0, num_ranks=1, draw=draw)
+    how = data, stage.micro_batch, stage.micro_batch, 0, 1, draw, stage.objective
+    (batch,) = validation_rows(trainer.corpus, stage.sequence, *how)
     return wrong_arithmetic(trainer.engine, batch, seed=trainer.progress.step)
 
 

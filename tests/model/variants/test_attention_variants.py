@@ -95,7 +95,7 @@ def test_a_light_layer_uses_the_map_of_the_layer_below(norm):
     lowest = model.blocks[0].attention
     seen = lowest.norm(x) if norm == "pre" else x
     query, key = (lowest.heads(projection(seen)) for projection in (lowest.query, lowest.key))
-    probabilities = attention_map(query, key, attention_mask(batch.segments))
+    probabilities = attention_map(query, key, attention_mask(batch))
     for block in model.blocks:
         attention = block.attention
         seen = attention.norm(x) if norm == "pre" else x

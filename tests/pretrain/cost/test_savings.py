@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pretrain.cost.flops import training_flops
 from pretrain.cost.plan import print_plan
-from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config
+from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config, target_flops
 from pretrain.recipe import load_recipe, resolve
 
 
@@ -35,8 +35,8 @@ def test_compound_growth_saves_what_the_paper_says_within_a_few_points(name, for
 
 def parts(run):
     """A step of each stage as a part of the target's."""
-    target, rate = target_config(run), run.recipe.data.mask_rate
-    return [stage_flops(stage, rate) / stage_flops(stage, rate, target) for stage in run.stages]
+    target = target_config(run)
+    return [stage_flops(stage) / target_flops(run, stage, target) for stage in run.stages]
 
 
 def test_frozen_layers_cost_no_backward_pass():

@@ -40,6 +40,7 @@ def test_another_process_reads_the_same_rows(corpus: Corpus, tmp_path: Path) -> 
             plain, ahead = rows.open(corpus, position), RowsAhead(process, rows, position)
             for _ in range(10):
                 assert same(ahead.next(24, 4, 1, 3), plain.next(24, 4, 1, 3))
+                ahead.ask(Share(24, 4, 1, 3))
                 assert ahead.position == plain.position
             position = plain.position
 

@@ -34,7 +34,7 @@ def test_a_run_of_steps_reads_a_known_number_of_tokens():
 
 def test_its_hours_follow_from_a_known_speed():
     _, run = lines()
-    flops = 100 * stage_flops(run.stages[0], run.recipe.data.mask_rate)
+    flops = 100 * stage_flops(run.stages[0])
     said, _ = lines(Speed(flops / 9000, Path("runs/other")))
     assert said[1].startswith("about 2.5 hours of training at the speed of runs/other (")
 
@@ -44,7 +44,7 @@ def test_what_a_run_of_hours_reads_follows_from_a_known_speed():
     said, run = lines(**hours)
     assert said[0] == "corpus corpora/mine: 6.2 k tokens to train on"
     assert said[1].startswith("how much it reads is not known here yet")
-    flops = stage_flops(run.stages[0], run.recipe.data.mask_rate)
+    flops = stage_flops(run.stages[0])
     (line,) = lines(Speed(flops, Path("runs/mine")), **hours)[0]  # a step a second
     assert "the run reads at most 922 k, 150 epochs at the speed of runs/mine" in line
     assert line.endswith("That is much for this text: watch the validation loss, or set fewer hours")

@@ -21,7 +21,7 @@ STAGES = [
 @pytest.fixture
 def run(monkeypatch) -> Run:
     """A step of the second stage costs three times as many FLOPs as one of the first."""
-    monkeypatch.setattr(ahead, "stage_flops", lambda stage, rate: 3e9 if stage.index else 1e9)
+    monkeypatch.setattr(ahead, "stage_flops", lambda stage: 3e9 if stage.index else 1e9)
     return resolve(made_up_recipe("made-up", 200, stages=STAGES), None, 2)
 
 

@@ -22,9 +22,9 @@ def read_ahead(recipe: Recipe, folder: Path) -> list[str]:
     """Trains; gives the order in which this rank takes its rows and ends its steps."""
     happened, read, ends, started = [], Reader._read, trainer.Trainer.call, []
 
-    def reading(self: Reader):
+    def reading(self: Reader, now: float):
         happened.append("read")
-        return read(self)
+        return read(self, now)
 
     def calling(self: trainer.Trainer, place: str, *arguments):
         if place == "on_step":

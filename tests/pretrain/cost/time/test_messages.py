@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pretrain.cost.time.messages import TRAINER_BYTES, messages
+from pretrain.data.objective import MaskRate
 from pretrain.engine.zero import destroy
 from pretrain.recipe import ResolvedStage, resolve
 from tests.support.harness import CONFIG, GLOBAL_ROWS, LENGTH, MASKED_PER_ROW, start, train
@@ -36,6 +37,7 @@ def planned(
     return replace(
         resolve(recipe, CONFIG.vocab_size, 2).stages[0],
         config=CONFIG,
+        mask_rate=MaskRate(MASKED_PER_ROW / LENGTH, MASKED_PER_ROW / LENGTH),
         tensor_parallel=tp,
         data_parallel=2 // tp,
         zero_stage=zero,
@@ -65,7 +67,7 @@ def planned(
 def test_they_are_those_that_two_ranks_send(optimizer, tp, zero, precision, accumulation, options):
     case = (optimizer, tp, zero, precision, accumulation, options)
     counted: Counter = Counter()
-    for message in messages(planned(*case), MASKED_PER_ROW / LENGTH, on_cpu=True):
+    for message in messages(planned(*case), on_cpu=True):
         counted[message.kind, message.num_bytes] += message.times
     counted -= Counter([("all-reduce", TRAINER_BYTES)] * (tp == 1))
     for rank in pool(2).run(sent, *case):

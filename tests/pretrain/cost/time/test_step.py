@@ -40,11 +40,11 @@ def planned(recipe: str, num_ranks: int, *overrides: str) -> Run:
 def test_products_are_those_of_the_flop_formula(recipe):
     """Padding of the vocabulary aside, which is computed and does not count there."""
     for stage in planned(recipe, 2, "batch.micro=32").stages:
-        forward, backward = mixing(stage, 0.15)
-        products = sum(each.flops for each in (*forward_products(stage, 0.15), *backward_products(stage, 0.15)))
+        forward, backward = mixing(stage)
+        products = sum(each.flops for each in (*forward_products(stage), *backward_products(stage)))
         mixed = sum(each.flops for each in (*forward, *backward))
         whole = stage.accumulation * stage.data_parallel * (products + mixed)
-        assert whole == pytest.approx(stage_flops(stage, 0.15), rel=2e-3)
+        assert whole == pytest.approx(stage_flops(stage), rel=2e-3)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -60,8 +60,8 @@ def test_tensor_parallel_ranks_divide_the_work_and_the_segments_attention():
     run = planned("base", 2, "batch.micro=32", "layout.tensor_parallel=2")
     whole, halves = step_time(planned("base", 1), planned("base", 1).stages[0], ROUND), run.stages[0]
     assert step_time(run, halves, ROUND).forward == pytest.approx(whole.forward / 2, rel=0.01)
-    (row, *_), _ = mixing(halves, 0.15)
-    (segment, *_), _ = mixing(halves, 0.15, segment=32)
+    (row, *_), _ = mixing(halves)
+    (segment, *_), _ = mixing(halves, segment=32)
     assert segment.flops == pytest.approx(row.flops / 4) and segment.length == 32
 
 
