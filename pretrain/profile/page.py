@@ -21,7 +21,8 @@ def write_page(found: dict[str, Measurement], file: Path, title: str) -> None:
     for label, result in found.items():
         parts.append(
             f"<h2>{escape(label)}</h2><p>{escape(result.shape)}, {result.precision}, ZeRO {result.zero_stage}, "
-            f"TP {result.tensor_parallel} on {result.ranks} ranks: {result.seconds * 1e3:.1f} ms a step, "
+            f"TP {result.tensor_parallel} on {result.ranks} rank{'s' * (result.ranks > 1)}: "
+            f"{result.seconds * 1e3:.1f} ms a step, "
             f"{result.useful_flops_per_second / 1e12:.3f} useful TFLOP/s, "
             f"{result.peak_bytes / 2**20:,.0f} MiB a rank at most ({result.predicted_bytes / 2**20:,.0f} predicted)</p>"
         )

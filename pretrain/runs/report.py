@@ -192,14 +192,16 @@ def _change_table(history: History) -> dict[str, Any]:
     return {"columns": [_words(column) for column in columns], "rows": cells}
 
 
-def _update_sizes(history: History, step: int) -> dict[str, float]:
+def _update_sizes(history: History, step: int) -> dict[str, float | None]:
     """The median over tensors of RMS(update) / lr, in the last step before a change and the first one after."""
     events = history.events("update_size")
     sizes = {
         "update_size_before": next((line["rms"] for line in reversed(events) if line["step"] <= step), None),
         "update_size_after": next((line["rms"] for line in events if line["step"] > step), None),
     }
-    return {name: median(held.values()) for name, held in sizes.items() if held}
+    if not any(sizes.values()):
+        return {}
+    return {name: median(held.values()) if held else None for name, held in sizes.items()}
 
 
 def _maps(history: History) -> Iterator[dict[str, Any]]:

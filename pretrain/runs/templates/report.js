@@ -166,8 +166,9 @@ function heatMap({ title, rows, columns, values }) {
   const cell = { width: Math.min(40, 900 / columns.length), height: Math.max(3, Math.min(16, 480 / rows.length)) };
   const flat = values.flat(), low = Math.min(0, ...flat), high = Math.max(...flat);
   const every = Math.ceil(10 / cell.height), left = 12 + 6.3 * Math.max(...rows.map((row) => row.length));
-  const plot = svg("svg", { viewBox: `0 -5 ${left + cell.width * columns.length + 4} ${cell.height * rows.length + 27}` });
-  plot.style.width = `${left + cell.width * columns.length + 4}px`;
+  const width = left + Math.max(cell.width * columns.length, 80) + 4; // the step below has room
+  const plot = svg("svg", { viewBox: `0 -5 ${width} ${cell.height * rows.length + 27}` });
+  plot.style.width = `${width}px`;
   values.forEach((row, i) => {
     if (i % every === 0) plot.append(svg("text", { x: left - 6, y: (i + 0.5) * cell.height + 4, "text-anchor": "end" }, rows[i]));
     row.forEach((value, j) => {

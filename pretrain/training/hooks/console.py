@@ -4,15 +4,16 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from pretrain.recipe import ResolvedStage
 from pretrain.stage_rules.until import length_in_words
 from pretrain.training.events import Evaluation, GrowthEvent, Hook, StepResult, TrainerView
-from pretrain.training.hooks.live_line import LiveLine
+from pretrain.training.hooks.live_line import LiveLine, how_far, in_lines
 
 LOG_SECONDS = 10.0
+BAR_WIDTH = 10
 
 
 class ConsoleDisplay(Hook):
@@ -22,9 +23,9 @@ class ConsoleDisplay(Hook):
         self.live = LiveLine()
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=10),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}", table_column=Column(ratio=1)),  # on two lines where there is no room
+            BarColumn(bar_width=BAR_WIDTH),
+            TextColumn("{task.fields[place]}"),
+            TextColumn("{task.fields[numbers]}", table_column=Column(ratio=1)),
             console=self.console,
             expand=True,
             disable=not self.console.is_terminal,
@@ -32,7 +33,7 @@ class ConsoleDisplay(Hook):
 
     def on_start(self, trainer: TrainerView) -> None:
         self.bar.start()
-        self.task = self.bar.add_task("", total=trainer.run.end, numbers="")
+        self.task = self.bar.add_task("", total=trainer.run.end, place=how_far(trainer), numbers="")
         self.bar.update(self.task, completed=trainer.now)
         if trainer.progress.step:
             self.console.print(f"resumed at step {trainer.progress.step:,}")
@@ -61,7 +62,9 @@ class ConsoleDisplay(Hook):
 
     def on_step(self, trainer: TrainerView, result: StepResult) -> None:
         self.live.on_step(trainer, result)
-        self.bar.update(self.task, completed=trainer.now, numbers=self.live.text)
+        place = how_far(trainer)
+        room = self.console.width - len(f"{result.stage} {place} ") - BAR_WIDTH - 2
+        self.bar.update(self.task, completed=trainer.now, place=place, numbers=in_lines(self.live.text, room))
         if not self.console.is_terminal and time.monotonic() - self.last_line > LOG_SECONDS:
             self.last_line = time.monotonic()
             end = trainer.run.moment(trainer.run.end)

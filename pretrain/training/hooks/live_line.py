@@ -1,5 +1,7 @@
 """The numbers of a step that a user watches, in one line, with the time that is left."""
 
+import re
+import textwrap
 from collections import deque
 from typing import Any
 
@@ -61,6 +63,18 @@ class LiveLine:
         if trainer.run.unit == "seconds":
             return max(0.0, trainer.run.end - trainer.now)
         return flops_left(self.ahead, trainer.now) / speed if speed else None
+
+
+def how_far(trainer: TrainerView) -> str:
+    """Of the run: `1,200/2,000` steps, or `0:01:10/3:00:00`."""
+    form = "{:,.0f}".format if trainer.run.unit == "steps" else clock
+    return f"{form(trainer.now)}/{form(trainer.run.end)}"
+
+
+def in_lines(text: str, width: int) -> str:
+    """A line whose parts two blanks divide, on several lines where it is longer than `width`: no part is divided."""
+    whole_parts = re.sub("(?<! ) (?! )", "\N{NO-BREAK SPACE}", text)
+    return textwrap.fill(whole_parts, max(1, width), break_long_words=False).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def clock(seconds: float) -> str:

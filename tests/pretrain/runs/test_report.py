@@ -139,6 +139,16 @@ def test_the_page_of_a_run_that_diverged_is_json(diverged):
     assert totals["steps"] == 40
 
 
+def test_a_change_right_after_the_start_keeps_the_order_of_the_columns(run):
+    """No update size was measured before it."""
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(line for line in lines if '"update_size", "step": 20' not in line))
+    table = report_data(History.read(run))["change_table"]
+    assert table["columns"][-2:] == ["update size before", "update size after"]
+    assert table["rows"][0][-2:] == ["", 0.4]
+
+
 @needs_browser
 def test_a_browser_draws_a_run_that_diverged(diverged, tmp_path):
     assert "<dt>validation loss</dt><dd>nan</dd>" in drawn_by_browser(write_report(diverged), tmp_path / "profile")

@@ -9,7 +9,7 @@ from pretrain.cost import ahead
 from pretrain.cost.peak import peak_flops_per_second
 from pretrain.recipe import Run, resolve
 from pretrain.training.events import StepResult
-from pretrain.training.hooks.live_line import LiveLine, clock
+from pretrain.training.hooks.live_line import LiveLine, clock, how_far, in_lines
 from tests.support.made_up import made_up_recipe
 
 STAGES = [
@@ -54,6 +54,20 @@ def test_what_is_left_counts_by_the_flops_of_each_stage(run):
 def test_a_run_by_the_clock_knows_what_is_left(run):
     by_the_clock: Any = SimpleNamespace(**vars(run) | {"unit": "seconds"}, end=4000.0)
     assert line(by_the_clock, range(1, 2), now=277.0).endswith("1:02:03 left")
+
+
+def test_a_narrow_terminal_divides_the_line_between_its_parts():
+    text = "loss 5.000  lr 2.00e-03  gradient 0.50  1,234 tokens/s  1.2 GiB  0:03:00 left"
+    two = "loss 5.000  lr 2.00e-03  gradient 0.50  1,234 tokens/s\n1.2 GiB  0:03:00 left"
+    assert in_lines(text, len(text)) == text
+    assert in_lines(text, len(text) - 1).endswith("1.2 GiB\n0:03:00 left")
+    assert in_lines(text, 59) == two
+
+
+def test_how_far_a_run_is(run):
+    steps: Any = SimpleNamespace(run=run, now=1_200)
+    by_the_clock: Any = SimpleNamespace(run=SimpleNamespace(unit="seconds", end=10_800.0), now=70.2)
+    assert (how_far(steps), how_far(by_the_clock)) == ("1,200/200", "0:01:10/3:00:00")
 
 
 def test_time_and_peak():
