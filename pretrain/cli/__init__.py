@@ -19,6 +19,7 @@ VERBS = {
     "train": "Train a recipe, or resume it from the latest checkpoint in its folder.",
     "evaluate": "Print validation loss and accuracy of a checkpoint.",
     "fill": "Print the model's most likely words for [MASK] in a sentence.",
+    "embed": "Write a vector for each line of a text file.",
     "profile": "Measure where the time of a training step goes.",
     "compare": "Compare finished runs: the cost of each method to reach a loss.",
     "grow": "Change the shape of a checkpoint offline.",

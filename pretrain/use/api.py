@@ -46,14 +46,18 @@ class Model(nn.Module):
     def forward(self, ids: Tensor, attention_mask: Tensor | None = None, types: Tensor | None = None) -> Output:
         """ids [B, S] int64; attention_mask [B, S], 0 for padding (None: there is none); types [B, S] int64, the token
         types (None: all 0)."""
+        hidden = self.states(ids, attention_mask, types)
+        logits = self.bert.mlm(hidden.flatten(0, 1), self.bert.embeddings.word.weight)
+        return Output(hidden, logits[:, : self.config.vocab_size].unflatten(0, ids.shape))
+
+    def states(self, ids: Tensor, attention_mask: Tensor | None = None, types: Tensor | None = None) -> Tensor:
+        """The hidden states of the last layer [B, S, H], of what `forward` takes."""
         segments = None if attention_mask is None else attention_mask.long()
         masked = torch.empty(0, dtype=torch.int64, device=ids.device)
         batch = Batch(ids, masked, masked, types=types, segments=segments)
         for part in self.bert.parts:
             batch = part.arrange(batch)
-        hidden = self.bert.encode(batch)
-        logits = self.bert.mlm(hidden.flatten(0, 1), self.bert.embeddings.word.weight)
-        return Output(hidden, logits[:, : self.config.vocab_size].unflatten(0, ids.shape))
+        return self.bert.encode(batch)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids [B, S] of each text, between [CLS] and [SEP], and the mask of attention; texts may hold [MASK].
