@@ -121,7 +121,10 @@ def make_place(folder: Path, commands: list[Command]) -> None:
     columns = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
     write_tsv(folder / "glue" / "MRPC", train=columns + "1\t1\t2\tA cat.\tThe cat.\n0\t1\t2\tA cat.\tA dog.\n" * 12)
     reviews = "".join(f"A {word} film {n}.,{word}\n" for n in range(12) for word in ("good", "bad"))
+    (folder / "reviews.txt").write_text("A good film.\nA bad film, near the old river.\n")
     (folder / "reviews.csv").write_text("review,sentiment\n" + reviews)
+    sequences = ("M" + "LAGVSERTIDPKQNFYMHWC"[number % 20 :] + "K" * (number // 20) for number in range(400))
+    (folder / "proteins.fasta").write_text("".join(f">{each}\n{each}\n" for each in sequences))
     write_squad(folder / "squad", "v2.0", unanswerable=True)
 
 

@@ -24,13 +24,13 @@ class PrepareOptions:
     """What to prepare, and how."""
 
     sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE ...", help_behavior_hint="")] = ()
-    """Files (.txt, .jsonl, .parquet, also as .gz, .bz2, .xz, .zst; .idx of Megatron's, with --vocab), directories of
-    them, Hugging Face datasets, or "sotu", built in."""
+    """Files (.txt, .jsonl, .parquet, .fasta or .fa of proteins, also as .gz, .bz2, .xz, .zst; .idx of Megatron's, with
+    --vocab), directories of them, Hugging Face datasets, or "sotu", built in."""
     output: OptionalPath = None
     """The directory to write the corpus into; must be given."""
-    tokenizer: Literal["wordpiece", "characters", "unigram", "bpe"] = "wordpiece"
+    tokenizer: Literal["wordpiece", "characters", "unigram", "bpe", "byte-bpe", "residues"] = "wordpiece"
     """The kind of vocabulary to train. Characters suit models that must learn something within minutes; unigram and bpe
-    are SentencePiece's."""
+    are SentencePiece's, byte-bpe is that of GPT-2 and ModernBERT. Residues are the alphabet of ESM-2, for proteins."""
     vocab: OptionalPath = None
     """A given vocabulary instead: vocab.txt of WordPiece tokens, tokenizer.json, a SentencePiece .model, or a model of
     transformers: its folder, or hub:OWNER/NAME."""

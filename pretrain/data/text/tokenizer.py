@@ -11,9 +11,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from model.errors import UserError
+from pretrain.data.text.byte_bpe import train_byte_bpe
 from pretrain.data.text.characters import train_characters
 from pretrain.data.text.json_tokenizer import BLANK, JsonTokenizer
 from pretrain.data.text.output import replace
+from pretrain.data.text.residues import residues
 from pretrain.data.text.sentencepiece import SentencePieceTokenizer, train_sentencepiece
 from pretrain.data.text.special import SPECIAL_TOKENS, SpecialIds
 from pretrain.data.text.wordpiece import read_vocab_txt, renormalise, train_wordpiece, transformers_settings
@@ -67,7 +69,7 @@ class Vocabulary:
 
 def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool) -> TextTokenizer:
     """A new vocabulary of at most `vocab_size` tokens from `texts`; kind is "wordpiece", "characters",
-    "unigram" or "bpe" (SentencePiece's).
+    "unigram" or "bpe" (SentencePiece's), "byte-bpe", or "residues", which is the same for all texts.
 
     Raises UserError when the vocabulary has no room for anything but the special tokens.
     """
@@ -75,7 +77,9 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase:
         raise UserError(f"vocab_size {vocab_size} is too small; {len(SPECIAL_TOKENS)} of its tokens are special ones")
     if kind in ("unigram", "bpe"):
         return train_sentencepiece(kind, texts, vocab_size, lowercase)
-    train = {"wordpiece": train_wordpiece, "characters": train_characters}[kind]
+    if kind == "residues":
+        return JsonTokenizer.of(residues(vocab_size))
+    train = {"wordpiece": train_wordpiece, "characters": train_characters, "byte-bpe": train_byte_bpe}[kind]
     return JsonTokenizer.of(train(texts, vocab_size, lowercase))
 
 

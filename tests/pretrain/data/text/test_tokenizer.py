@@ -38,6 +38,21 @@ def test_trained_tokenizer_survives_saving_and_decodes_its_own_ids(kind: str, tm
     assert loaded.decode(ids).strip() == sentence.lower()
 
 
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_byte_level_bpe_has_tokens_for_any_text(tmp_path: Path, lowercase: bool) -> None:
+    tokenizer, again = (train_tokenizer("byte-bpe", TEXTS, 400, lowercase) for _ in range(2))
+    assert again.content == tokenizer.content
+    assert len(tokenizer.tokens) == 400
+    assert len(tokenizer.encode(TEXTS[0])) < len(TEXTS[0]) / 2
+    save_tokenizer(tokenizer, tmp_path)
+    text = "Çà \u2603 \U0001f600 [MASK]\tend"
+    ids = load_tokenizer(tmp_path / "tokenizer.json").encode(text)
+    assert tokenizer.special.unk not in ids and tokenizer.special.mask not in ids
+    assert tokenizer.decode(ids) == ("ca \u2603 \U0001f600 [mask]\tend" if lowercase else text)
+    with pytest.raises(UserError, match="vocab_size 260 is too small for tokenizer byte-bpe: 261 tokens are its bytes"):
+        train_tokenizer("byte-bpe", TEXTS, 260, lowercase)
+
+
 def test_vocab_txt_gives_the_same_wordpiece(tmp_path: Path) -> None:
     tokenizer = train_tokenizer("wordpiece", TEXTS, 150, lowercase=True)
     save_tokenizer(tokenizer, tmp_path)
