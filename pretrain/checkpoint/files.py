@@ -14,39 +14,50 @@ from safetensors import SafetensorError, safe_open
 from growth.state import MOMENTS, Record, TrainingState, assign_owners, kinds_of
 from model.config import BertConfig
 from model.errors import UserError
-from model.lazy import dist
+from model.lazy import dist, torch
 from model.parameters import parameter_table
+from pretrain.checkpoint.parts import Parts
 from pretrain.checkpoint.tensors import write_tensors, write_text
 from pretrain.engine.agreement import read_once
 from pretrain.settings.plugins import PluginError, load_plugins
 
 INDEX, CHECKSUMS = "index.json", "SHA256SUMS"
-FORMAT = 2
+FORMAT, IN_PIECES = 2, 3
+"""IN_PIECES: the format of an index in which a parameter is in several files."""
 MISFITS = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, OSError, SafetensorError)
 """What reading raises when a file holds something else than it should."""
 
 
-def write_part(folder: Path, rank: int, state: TrainingState) -> str | None:
-    """Writes the records that this rank owns. Returns the file's sha256, or None where the rank owns nothing."""
+def write_part(folder: Path, rank: int, parts: Parts) -> str | None:
+    """Writes what this rank has to. Returns the file's sha256, or None where that is nothing."""
     tensors = {
-        f"{name}/{kind}": tensor
-        for name, record in state.records.items()
-        for kind, tensor in zip(state.kinds(name), record.tensors(), strict=True)
+        f"{piece.name}/{kind}": tensor
+        for piece, own in parts.tensors.items()
+        for kind, tensor in zip(parts.kinds(piece.name), own, strict=True)
     }
     return write_tensors(folder / part_name(rank), tensors) if tensors else None
 
 
-def write_index(folder: Path, state: TrainingState, run: dict[str, Any], part_sums: dict[int, str]) -> None:
+def write_index(folder: Path, parts: Parts, run: dict[str, Any], part_sums: dict[int, str]) -> None:
     """Writes the index of the parts. `run` is JSON with everything but the tensors; `part_sums` is {rank: sha256}."""
-    parameters: dict[str, dict[str, Any]] = {
-        name: {"file": part_name(owner), "step": state.steps[name]} for name, owner in state.owners.items()
-    }
-    for name in state.with_one_moment:
+    files: dict[str, list[str]] = {}
+    for piece, writer in parts.writers.items():
+        files.setdefault(piece.name, []).append(part_name(writer))
+    parameters: dict[str, dict[str, Any]] = {}
+    for name, those in files.items():
+        parameters[name] = ({"file": those[0]} if len(those) == 1 else {"files": those}) | {"step": parts.steps[name]}
+    for name in parts.with_one_moment:
         parameters[name]["moments"] = list(MOMENTS[:1])
-    index = {"format": FORMAT, "config": state.config.model_dump(), "run": run, "parameters": parameters}
+    number = FORMAT if all(len(those) == 1 for those in files.values()) else IN_PIECES
+    index = {"format": number, "config": parts.config.model_dump(), "run": run, "parameters": parameters}
     sums = {part_name(rank): checksum for rank, checksum in part_sums.items()}
     sums[INDEX] = write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
     write_text(folder / CHECKSUMS, "".join(f"{checksum}  {name}\n" for name, checksum in sorted(sums.items())))
+
+
+def files_of(entry: Mapping[str, Any]) -> list[str]:
+    """The files that hold a parameter, given its entry in an index: of several each has some rows, in this order."""
+    return entry["files"] if "files" in entry else [entry["file"]]
 
 
 def load_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
@@ -70,14 +81,15 @@ def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
     rank, num_ranks = _rank_and_size()
     steps = {name: parameters[name]["step"] for name in parameter_table(config)}
     state = TrainingState(config, assign_owners(config, num_ranks), steps, with_one_moment=with_one_moment(parameters))
-    files: dict[str, Any] = {}
+    opened: dict[str, Any] = {}
     for name, spec in parameter_table(config).items():
         if state.owners[name] == rank:
-            file = parameters[name]["file"]
-            if file not in files:
-                files[file] = safe_open(path / file, framework="pt")
-            tensors = (files[file].get_tensor(f"{name}/{kind}").view(spec.shape) for kind in state.kinds(name))
-            state.records[name] = Record.of(tensors, steps[name])
+            files = files_of(parameters[name])
+            for file in files:
+                opened[file] = opened.get(file) or safe_open(path / file, framework="pt")
+            rows = ([opened[file].get_tensor(f"{name}/{kind}") for file in files] for kind in state.kinds(name))
+            tensors = (each[0] if len(each) == 1 else torch.cat(each) for each in rows)
+            state.records[name] = Record.of((tensor.view(spec.shape) for tensor in tensors), steps[name])
     return state, index["run"]
 
 
@@ -85,8 +97,10 @@ def read_index(path: Path) -> dict[str, Any]:
     _check_is_checkpoint(path)
     with readable(path):
         index = json.loads((path / INDEX).read_text("utf-8"))
-        if index["format"] != FORMAT:
-            raise UserError(f"checkpoint {path} has format {index['format']}, this version reads {FORMAT}")
+        if index["format"] not in (FORMAT, IN_PIECES):
+            raise UserError(
+                f"checkpoint {path} has format {index['format']}, this version reads {FORMAT} and {IN_PIECES}"
+            )
         _load_variants(index)
     return index
 
@@ -136,20 +150,22 @@ def _contradiction(path: Path, files: Set[str]) -> str | None:
     of them and made its checksum fit, or has cut the list of checksums. `files`: those with a checksum."""
     try:
         index = json.loads((path / INDEX).read_text("utf-8"))
-        if index["format"] != FORMAT:
+        if index["format"] not in (FORMAT, IN_PIECES):
             return None  # reading says so
         _load_variants(index)
         sizes: dict[str, dict[str, int]] = {}
         single = with_one_moment(index["parameters"])
         for name, spec in parameter_table(BertConfig(**index["config"])).items():
-            file, step = index["parameters"][name]["file"], index["parameters"][name]["step"]
-            if file not in files:
-                return f"{CHECKSUMS} does not list {file}"
+            holders, step = files_of(index["parameters"][name]), index["parameters"][name]["step"]
+            for file in holders:
+                if file not in files:
+                    return f"{CHECKSUMS} does not list {file}"
+                sizes[file] = sizes.get(file) or _sizes(path / file)
             if not isinstance(step, int):
                 return f"{INDEX} has step {step!r} for {name}"
-            sizes[file] = sizes.get(file) or _sizes(path / file)
-            if any(sizes[file].get(f"{name}/{kind}") != math.prod(spec.shape) for kind in kinds_of(name, single)):
-                return f"{file} has no {name} of shape {'x'.join(map(str, spec.shape))}"
+            for kind in kinds_of(name, single):
+                if sum(sizes[file].get(f"{name}/{kind}", 0) for file in holders) != spec.numel:
+                    return f"{', '.join(holders)} has no {name} of shape {'x'.join(map(str, spec.shape))}"
         if not isinstance(index["run"], dict):
             return f"{INDEX} says nothing of the run"
     except PluginError:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from growth.state import TrainingState
 from pretrain.checkpoint.files import part_name, write_index, write_part
+from pretrain.checkpoint.parts import Parts
 from pretrain.engine.place import node_name
 
 T = TypeVar("T")
@@ -132,7 +133,7 @@ class MemoryStore:
         try:
             sizes = self._gather(state.nbytes())
             self._together(lambda: self._prepare(partial, sizes))
-            sums = self._together(lambda: write_part(partial, dist.get_rank(), state))
+            sums = self._together(lambda: write_part(partial, dist.get_rank(), Parts.of(state)))
             self._exchange(partial, [rank for rank, checksum in enumerate(sums) if checksum])
             message = [run]
             dist.broadcast_object_list(message, 0, self._group)
@@ -184,7 +185,7 @@ class MemoryStore:
     def _complete(self, name: str, state: TrainingState, run: dict[str, Any], sums: dict[int, str]) -> None:
         if self._is_leader:
             partial = self.home / (name + PARTIAL)
-            write_index(partial, state, run, sums)
+            write_index(partial, Parts.of(state), run, sums)
             shutil.rmtree(self.home / name, ignore_errors=True)  # before a rollback
             partial.rename(self.home / name)
 

@@ -101,7 +101,7 @@ def _read(path: Path, index: dict[str, Any], holders: Mapping[str, list[int]]) -
     state = TrainingState(config, owners, steps, with_one_moment=with_one_moment(parameters))
     opened: dict[str, Any] = {}
     for number, (name, spec) in enumerate(table.items()):
-        file, owner = parameters[name]["file"], state.owners[name]
+        file, owner = parameters[name]["file"], state.owners[name]  # whole: each owner wrote its records
         readers = holders[file]
         reader = owner if owner in readers else readers[number % len(readers)]
         tensors = torch.empty(0)

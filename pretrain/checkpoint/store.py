@@ -15,6 +15,7 @@ from model.errors import UserError
 from model.lazy import dist
 from pretrain.checkpoint.files import find_damage, read_checkpoint, write_index, write_part
 from pretrain.checkpoint.lineage import overtaken_by, start_of
+from pretrain.checkpoint.parts import Parts
 from pretrain.checkpoint.tensors import NOBODYS, replace_text, sync_folder
 from pretrain.engine.agreement import agreed, from_rank_0, raise_together, read_once
 from pretrain.lease import PARTIAL, Start
@@ -57,8 +58,8 @@ class CheckpointStore:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._num_saved = 0
-        store: Any = dist.distributed_c10d._get_default_store()
-        self._messages = store.clone()  # a separate connection, because the thread waits on it
+        self._messages: Any = None
+        """A connection of its own, because the thread waits on it; None on ranks that write nothing."""
 
     def save(self, step: int, state: TrainingState, run: dict[str, Any], name: str = "") -> None:
         """Returns once the thread has the state, which must not change afterwards. Collective.
@@ -66,14 +67,20 @@ class CheckpointStore:
         With a `name` the checkpoint is kept permanently, next to those of the steps. Raises Stop on all ranks when the
         previous one could not be written or there is no room for this one.
         """
+        from pretrain.checkpoint.even import evenly
+
         path = self.folder / (name or STEP.format(step))
         num_bytes = sum(agreed(self._finished(), state.nbytes()))
         raise_together(self._prepare(path, num_bytes) if dist.get_rank() == 0 else None)
         self._num_saved += 1
         self.written = None
         run = {**run, "start": self.start.number}
+        parts = evenly(state)
+        if self._messages is None and (parts.tensors or dist.get_rank() == 0):
+            store: Any = dist.distributed_c10d._get_default_store()
+            self._messages = store.clone()
         self._thread = threading.Thread(
-            target=self._write, args=(path, state, run, num_bytes), name="checkpoint", daemon=True
+            target=self._write, args=(path, parts, run, num_bytes), name="checkpoint", daemon=True
         )
         self._thread.start()
         if not self.in_background:
@@ -106,32 +113,34 @@ class CheckpointStore:
             )
         return None
 
-    def _write(self, path: Path, state: TrainingState, run: dict[str, Any], num_bytes: int) -> None:
+    def _write(self, path: Path, parts: Parts, run: dict[str, Any], num_bytes: int) -> None:
         began = time.perf_counter()
         partial = self.start.partial(path)
         rank, key = dist.get_rank(), f"checkpoint/{self._num_saved}"
         try:
-            checksum = write_part(partial, rank, state)
-            self._messages.set(f"{key}/{rank}", checksum or "nothing")
+            checksum = write_part(partial, rank, parts)
+            if checksum is not None:
+                self._messages.set(f"{key}/{rank}", checksum)
             if rank == 0:
-                sums = self._await_parts(key)
-                write_index(partial, state, run, sums)
+                sums = self._await_parts(key, sorted(set(parts.writers.values())))
+                write_index(partial, parts, run, sums)
                 _complete(path, self.start)
                 _drop_old(self.folder, self.keep_last, self.keep_every, self.start)
                 self.written = Written(path, num_bytes, time.perf_counter() - began)
         except Exception as error:
             self._error = _explained(path, error)
-            self._messages.set(f"{key}/{rank}", "failed")
+            if self._messages is not None:
+                self._messages.set(f"{key}/{rank}", "failed")
 
-    def _await_parts(self, key: str) -> dict[int, str]:
-        """{rank: checksum} once every rank has written its part."""
-        keys = [f"{key}/{rank}" for rank in range(dist.get_world_size())]
+    def _await_parts(self, key: str, writers: list[int]) -> dict[int, str]:
+        """{rank: checksum} once every rank that has a part has written it."""
+        keys = [f"{key}/{rank}" for rank in writers]
         messages = [message.decode() for message in self._messages.multi_get(keys)]  # waits
         for each in keys:
             self._messages.delete_key(each)
         if "failed" in messages:
-            raise OSError(f"rank {messages.index('failed')} could not write its part")
-        return {rank: message for rank, message in enumerate(messages) if message != "nothing"}
+            raise OSError(f"rank {writers[messages.index('failed')]} could not write its part")
+        return dict(zip(writers, messages, strict=True))
 
 
 def load_newest(

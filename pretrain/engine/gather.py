@@ -4,6 +4,7 @@ Who holds what follows from the layout. So nobody asks: every rank knows what it
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,8 @@ from torch import Tensor
 from model.parallel.division import Division
 from model.parallel.tensor import unshard
 from pretrain.engine.distributed import device
+
+Name = TypeVar("Name")
 
 BATCH = 2**25
 """Elements that travel at once, of all ranks together: 128 MiB in fp32."""
@@ -28,9 +31,9 @@ def gather(
         yield from _gather_batch(batch, division, owners, parts)
 
 
-def batches(names: Iterable[str], numels: Mapping[str, int], limit: int) -> Iterator[list[str]]:
+def batches(names: Iterable[Name], numels: Mapping[Name, int], limit: int) -> Iterator[list[Name]]:
     """Of `limit` elements at most, or of one parameter."""
-    batch: list[str] = []
+    batch: list[Name] = []
     numel = 0
     for name in names:
         if batch and numel + numels[name] > limit:

@@ -20,6 +20,7 @@ from model.errors import UserError
 from model.parallel.layout import ParallelLayout
 from model.parameters import parameter_table
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
+from pretrain.checkpoint.even import evenly
 from pretrain.checkpoint.files import write_index, write_part
 from pretrain.data.text.tokenizer import (
     TextTokenizer,
@@ -137,11 +138,12 @@ def save_state(state: TrainingState, run: dict[str, Any], out: Path, tokenizer: 
         partial.mkdir(parents=True)
     dist.barrier()
     sums: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(sums, write_part(partial, dist.get_rank(), state))
+    parts = evenly(state)
+    dist.all_gather_object(sums, write_part(partial, dist.get_rank(), parts))
     if dist.get_rank() == 0:
         if tokenizer is not None:
             run = {**run, "tokenizer": save_tokenizer(tokenizer, partial)}
-        write_index(partial, state, run, {rank: checksum for rank, checksum in enumerate(sums) if checksum})
+        write_index(partial, parts, run, {rank: checksum for rank, checksum in enumerate(sums) if checksum})
     raise_together(_put(partial, out) if dist.get_rank() == 0 else None)
 
 

@@ -13,6 +13,7 @@ from model.config import BertConfig
 from model.initialize import initial_weight
 from model.parameters import parameter_table
 from pretrain.checkpoint.files import write_index, write_part
+from pretrain.checkpoint.parts import Parts
 from pretrain.checkpoint.progress import Progress
 from pretrain.data import Corpus, prepare
 from pretrain.data.text.prepare import PrepareOptions
@@ -75,7 +76,8 @@ def make_run(folder: Path, corpus: Corpus, **shape) -> BertConfig:
     }
     checkpoint = folder / "checkpoints" / "step-00000040"
     checkpoint.mkdir(parents=True)
-    write_index(checkpoint, state, run, {0: write_part(checkpoint, 0, state)})
+    parts = Parts.of(state)
+    write_index(checkpoint, parts, run, {0: write_part(checkpoint, 0, parts)})
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe_json, sort_keys=False))
     (folder / "checkpoints" / "latest").write_text("step-00000040\n")
     lines = "".join(json.dumps(line) + "\n" for line in history_lines())

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.checkpoint.files import write_index, write_part
+from pretrain.checkpoint.parts import Parts
 from pretrain.recipe import load_recipe
 from pretrain.training.train import train
 from tests.support.tiny import final_state, losses
@@ -78,7 +79,8 @@ def rewrite(folder: Path) -> None:
     state, run = load_checkpoint(folder)
     shutil.rmtree(folder)
     folder.mkdir()
-    write_index(folder, state, run, {0: write_part(folder, 0, state)})
+    parts = Parts.of(state)
+    write_index(folder, parts, run, {0: write_part(folder, 0, parts)})
 
 
 def test_the_recipe_that_it_saved_is_read_as_it_was_meant(place):

@@ -13,6 +13,7 @@ from model.config import BertConfig
 from model.errors import UserError
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.checkpoint.files import write_index, write_part
+from pretrain.checkpoint.parts import Parts
 from pretrain.checkpoint.tensors import write_text
 
 CONFIG = BertConfig(layers=1, hidden=8, heads=2, ffn=8, vocab_size=30, max_positions=8)
@@ -23,7 +24,8 @@ def checkpoint(tmp_path) -> Path:
     folder = tmp_path / "checkpoints" / "step-00000003"
     folder.mkdir(parents=True)
     state = fresh_state(CONFIG, 0, 0, 1)
-    write_index(folder, state, {"progress": {}}, {0: write_part(folder, 0, state)})
+    parts = Parts.of(state)
+    write_index(folder, parts, {"progress": {}}, {0: write_part(folder, 0, parts)})
     (folder.parent / "latest").write_text("step-00000003\n")
     return folder
 
