@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,9 @@ from model.config import BertConfig
 from model.errors import UserError
 from model.parameters import parameter_table
 from pretrain.data import Vocabulary
+from pretrain.launch.gpus import count_gpus
 from pretrain.recipe.operators import AUTO, read_operators
 from pretrain.use.fill import encode
-from pretrain.use.trained import open_trained
 
 
 class Output(NamedTuple):
@@ -98,5 +99,9 @@ def open_model(path: str | Path, corpus: str | None = None) -> Model:
     `corpus`: one with its vocabulary; left out, the one that it was trained on. Raises UserError where there is no such
     checkpoint or corpus.
     """
+    if count_gpus() == 0:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, imported below, would warn that there is no GPU
+    from pretrain.use.trained import open_trained
+
     trained = open_trained(Path(path), corpus)
     return Model(trained.model.config, lambda name: trained.records[name].weight, trained.vocabulary)

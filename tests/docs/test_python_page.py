@@ -2,6 +2,9 @@
 
 import contextlib
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -46,3 +49,16 @@ def test_padding_changes_nothing_and_long_texts_are_refused(tmp_path):
     assert alone.logits.shape[-1] == model.config.vocab_size
     with pytest.raises(UserError, match="this model reads 62 at most"):
         model.tokenize([long * 10])
+
+
+def test_a_notebook_is_not_told_that_there_is_no_gpu(tmp_path):
+    """DeepSpeed logs that to the standard output as it is imported."""
+    make_run(tmp_path / "run", make_corpus(tmp_path / "corpus"))
+    code = "import sys; from pretrain.use.api import open_model; open_model(sys.argv[1])"
+    environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run")], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "WARNING" not in done.stderr
