@@ -49,14 +49,14 @@ def carried_over(change: ShapeChange, before: Averages, after: Averages) -> Shap
         if not number or len(moments) < number:  # a saved state may be another optimizer's
             return Record.fresh(record.weight)
         rates = zip(moments, before.decay_rates(spec), after.decay_rates(spec), strict=False)
-        factors = [(moment, _short_by(new, record.step) / _short_by(old, record.step)) for moment, old, new in rates]
+        factors = [(moment, reached(new, record.step) / reached(old, record.step)) for moment, old, new in rates]
         scaled = (moment if factor == 1 else moment * factor for moment, factor in factors)
         return Record.of((record.weight, *scaled), record.step)
 
     return ShapeChange(change.source, change.target, rule)
 
 
-def _short_by(decay_rate: float, step: int) -> float:
+def reached(decay_rate: float, step: int) -> float:
     """The part of the mean that a moment has reached after some steps; 1 before the first, where it is zero anyway."""
     return 1 - decay_rate**step if step else 1.0
 

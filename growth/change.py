@@ -9,9 +9,9 @@ from model.config import BertConfig
 from model.lazy import Tensor, torch
 from model.parameters import ParameterSpec, parameter_table
 
-MomentPolicy = Literal["transform", "copy", "reset"]
+MomentPolicy = Literal["transform", "copy", "reset", "new_units"]
 """`transform`: by the algebra or the operator's estimate; `copy`: mapped without rescaling; `reset`: zeros, with
-the step counted from 0 again."""
+the step counted from 0 again; `new_units`: zeros for new units alone (new_units.py)."""
 
 Rule = Callable[[ParameterSpec, Fetch], Record]
 """The record of one parameter of the new model, from records of the old."""

@@ -135,6 +135,10 @@ def expand(
             of_first = of_second = pair.produce.along
         exp_avg = of_first(position, exp_avg)
         exp_avg_sq = None if exp_avg_sq is None else of_second(position, exp_avg_sq)
+        if moments == "new_units":
+            for moment in (exp_avg, exp_avg_sq):
+                if moment is not None:  # a tensor that the map has just made
+                    moment.narrow(position, pair.old_size, axis.size - pair.old_size).zero_()
     return Record(weight, exp_avg, exp_avg_sq, record.step)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from growth.change import MomentPolicy, ShapeChange
 from growth.moments import MomentRule, of_gradients
@@ -64,7 +64,16 @@ class Operator(BaseModel):
     copies_units: ClassVar[bool] = False
     """Whether some of its new units start as copies of old ones."""
 
+    adds_units: ClassVar[bool] = False
+    """Whether it adds units to axes and leaves the old ones where they are: it then takes `moments: new_units`."""
+
     moments: MomentPolicy = "transform"
+
+    @model_validator(mode="after")
+    def _takes_its_policy(self) -> "Operator":
+        if self.moments == "new_units" and not self.adds_units:
+            raise UserError("moments new_units is for widen and tile_ffn; choose transform, copy or reset")
+        return self
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         """The shape that the operator leads to, with the wanted values of the fields it changes.

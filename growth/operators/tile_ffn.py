@@ -27,6 +27,7 @@ class TileFfn(Operator):
     name: ClassVar[str] = "tile_ffn"
     changes: ClassVar[tuple[str, ...]] = ("ffn",)
     copies_units: ClassVar[bool] = True
+    adds_units: ClassVar[bool] = True
 
     noise: Annotated[float, Field(ge=0)] = 0.0
     """Strength of the noise that breaks the symmetry between copies, relative to fresh weights. It cancels out, so the

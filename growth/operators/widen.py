@@ -49,6 +49,7 @@ class Widen(Operator):
     name: ClassVar[str] = "widen"
     changes: ClassVar[tuple[str, ...]] = tuple(FIELDS.values())
     copies_units: ClassVar[bool] = True
+    adds_units: ClassVar[bool] = True
 
     axis: Axis | tuple[Axis, ...] | None = None
     """What to widen. Defaults to every axis that the shape widens. Name axes to leave the others to another

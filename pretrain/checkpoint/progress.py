@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from growth.new_units import NewUnits
 from growth.partial_shape import PartialShape
 from pretrain.data import DataPosition
 from pretrain.data.negatives import ANYWHERE
@@ -52,18 +53,23 @@ class Progress:
     """Index of the stage whose shape the state has: at a change of shape, that of the stage before it."""
     masked_since: int = 0
     """The step at which the shape's new units, if some fade in, came into the model."""
+    new_units: NewUnits | None = None
+    """The stage's new units that have begun without state, and when."""
     decisions: list[Decision] = field(default_factory=list)
     """What the run has decided about its stages."""
     loss_scaler: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "decisions": [decision.to_json() for decision in self.decisions]}
+        new = {} if self.new_units is None else {"new_units": self.new_units.to_json()}
+        values = {name: value for name, value in asdict(self).items() if name != "new_units"}
+        return {**values, **new, "decisions": [decision.to_json() for decision in self.decisions]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Progress":
         decisions = [Decision.from_json(decision) for decision in values.get("decisions", [])]
         position = DataPosition(**{"draw": ANYWHERE, **values["position"]})  # absent: begun by an earlier version
-        return cls(**{**values, "position": position, "decisions": decisions})
+        new = {"new_units": NewUnits.from_json(values["new_units"])} if "new_units" in values else {}
+        return cls(**{**values, **new, "position": position, "decisions": decisions})
 
 
 def _in_words(value: Any) -> str:

@@ -16,7 +16,7 @@ from pretrain.cost.memory import held_bytes, num_parameters, peak_bytes, stage_b
 from pretrain.cost.optimizer_changes import optimizer_changes
 from pretrain.cost.optimizer_step import step_shares
 from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config, target_flops
-from pretrain.recipe import Run
+from pretrain.recipe import ResolvedStage, Run
 from pretrain.settings.tables import WholeTable
 from pretrain.stage_rules.until import length_in_words
 
@@ -77,6 +77,8 @@ def _rules(run: Run, on_cpu: bool) -> Iterator[Text]:
     for stage in run.stages:
         if stage.until:
             lines.append(f"{stage.name}: {length_in_words(run.moment(stage.length), stage.until)}")
+        if stage.starts_new_units:
+            lines.append(f"{stage.name}: {_new_units(stage)}")
         if stage.split:
             lines.append(f"{stage.name}: {stage.split.words()}")
         if stage.zero_stage == 0 and stage.precision != "fp32":
@@ -96,6 +98,12 @@ def _rules(run: Run, on_cpu: bool) -> Iterator[Text]:
     lines += masked_attention(run, on_cpu)
     if lines:
         yield Text("\n".join(lines) + "\n")
+
+
+def _new_units(stage: ResolvedStage) -> str:
+    rate = stage.new_unit_rate
+    faster = f", at {rate.lr_scale:g} times the learning rate, falling to 1 in {rate.steps:,} steps" * bool(rate.steps)
+    return f"new units begin without state and count their own steps{faster}; old ones keep theirs"
 
 
 def _changing_nodes(run: Run) -> Iterator[str]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 class AdamWOptions(OptimizerOptions):
     name: ClassVar[str] = "adamw"
+    steps_elementwise: ClassVar[bool] = True
 
     def make(self, groups: list[dict[str, Any]]) -> TorchOptimizer:
         return adamw(self.betas, self.eps)(groups)

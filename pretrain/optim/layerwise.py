@@ -7,7 +7,7 @@ are written. Where the engine has already passed a weight on, it is asked to do 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from growth.state import MOMENTS
 from model.parallel.division import Division
+from pretrain.optim.new_units import NewEntries
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Part:
     exp_avg: Tensor
     exp_avg_sq: Tensor | None = None
     """None where the group keeps one moment."""
+    new: Tensor | None = None
+    """Which elements are those of new units that have begun without state; None: none."""
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         assert self.exp_avg_sq is not None
@@ -96,6 +99,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, adapt=adapt, bias_correction=bias_correction),
         )
         self.compiled = compiled
+        self.new_entries: NewEntries | None = None
         self._partition: Partition | None = None
         self._arrived: list[tuple[Tensor, Tensor, dict[str, Any]]] = []  # weight, gradient, group
         self._num_calls = 0
@@ -133,9 +137,11 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             state.update({moment: torch.zeros_like(tensor) for moment in moments})
         state["step"] += 1
         step = int(state["step"].item())
+        new = self.new_entries.of(tensor) if self.new_entries else None
         flat = [t.detach().reshape(-1) for t in (gradient, tensor, *(state[moment] for moment in moments))]
         for segment in partition.segments[tensor]:
-            yield Part(segment, group, step, *(t.narrow(0, segment.start, segment.numel) for t in flat))
+            part = Part(segment, group, step, *(t.narrow(0, segment.start, segment.numel) for t in flat))
+            yield part if new is None else replace(part, new=new.narrow(0, segment.start, segment.numel))
 
 
 def whole_norms(partition: Partition, parts: list[Part], squares: Tensor) -> list[list[float]]:

@@ -50,6 +50,9 @@ class OptimizerOptions(Section):
     name: ClassVar[str]
     """Name of the optimizer."""
 
+    steps_elementwise: ClassVar[bool] = False
+    """Whether some elements of a tensor may have a step count and a learning rate of their own (new_units.py)."""
+
     lr: Annotated[Number, Field(gt=0)]
     """Peak learning rate."""
     betas: tuple[Rate, Rate] = (0.9, 0.999)

@@ -14,6 +14,7 @@ from pretrain.checkpoint.progress import Decision
 from pretrain.recipe.learning_rate import learning_rate
 from pretrain.recipe.run import ResolvedStage, Run
 from pretrain.recipe.schedule import LearningRate
+from pretrain.recipe.schema import NewUnitRate
 
 
 def decided(run: Run, decisions: Sequence[Decision]) -> Run:
@@ -49,6 +50,7 @@ def _divided(stage: ResolvedStage, tick: float, shape: PartialShape) -> tuple[Re
         grow=tuple(default_operators(stage.config, shape)),
         shape=shape,
         rewarm=0,
+        new_unit_rate=NewUnitRate(),
         restart=None,
     )
     return replace(stage, end=tick, keep=None), rest

@@ -10,6 +10,7 @@ from model.errors import UserError
 from pretrain.engine.config_file import load_engine_file
 from pretrain.recipe.checks.exactness import check_exactness
 from pretrain.recipe.checks.layout import check_layout
+from pretrain.recipe.checks.new_units import check_new_units
 from pretrain.recipe.checks.objective import check_objective
 from pretrain.recipe.checks.rows import check_rows
 from pretrain.recipe.checks.saved_states import check_shapes_of_saved_states
@@ -20,11 +21,12 @@ from pretrain.recipe.layout import data_parallel_size, micro_batches
 from pretrain.recipe.learning_rate import learning_rate
 from pretrain.recipe.precision import with_precision
 from pretrain.recipe.run import ResolvedStage, Run
-from pretrain.recipe.schema import Data, Precision, Recipe, Stage
+from pretrain.recipe.schema import Data, NewUnitRate, Precision, Recipe, Stage
 from pretrain.recipe.shapes import first_shape, next_shape
 from pretrain.recipe.shares import counted_steps, whole_model
 from pretrain.recipe.timeline import Timeline, timeline
 from pretrain.recipe.until import until_in_steps
+from pretrain.settings.values import Share
 
 
 def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Run:
@@ -101,11 +103,20 @@ def _resolve_stage(
         recompute=recipe.recompute,
         rewarm=clock.ticks(stage.schedule.rewarm, "schedule.rewarm"),
         lr_scale=stage.schedule.lr_scale,
+        new_unit_rate=_in_steps(stage.schedule.new_units, clock),
         restart=stage.schedule.restart,
         until=until_in_steps(recipe.stages, index, partial(clock.steps, key="until")),
         split=stage.split and stage.split.in_steps(partial(clock.steps, key="split")),
         keep=stage.keep,
     )
+
+
+def _in_steps(rate: NewUnitRate, clock: Timeline) -> NewUnitRate:
+    if isinstance(rate.steps, Share) and clock.unit == "seconds":
+        raise UserError(
+            f"schedule.new_units.steps: {rate.steps} of a run measured in hours is no number of steps; give a count"
+        )
+    return rate.model_copy(update={"steps": clock.steps(rate.steps, "schedule.new_units.steps")})
 
 
 def _chosen(recipe: Recipe) -> Precision:
@@ -122,6 +133,7 @@ def _check_stage(stage: ResolvedStage, before: ResolvedStage | None, engine_file
             "lower it or raise max_positions"
         )
     check_layout(stage, before)
+    check_new_units(stage)
     check_exactness(stage.deepspeed, stage.precision, engine_file)
     for setting, reason in config.refused_with().items():
         if getattr(stage, setting):

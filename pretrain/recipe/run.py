@@ -12,7 +12,7 @@ from pretrain.data.objective import MaskRate, Objective
 from pretrain.optim.options import StepWork
 from pretrain.optim.section import Optimizer
 from pretrain.recipe.schedule import LearningRate
-from pretrain.recipe.schema import Precision, Recipe, Restart
+from pretrain.recipe.schema import NewUnitRate, Precision, Recipe, Restart
 from pretrain.stage_rules.split import Split
 from pretrain.stage_rules.until import Until
 
@@ -56,6 +56,8 @@ class ResolvedStage:
     rewarm: float
     """Ticks."""
     lr_scale: float
+    new_unit_rate: NewUnitRate
+    """Its steps are a count."""
     restart: Restart | None
     """The schedule that begins with this stage."""
     until: Until | None
@@ -69,6 +71,11 @@ class ResolvedStage:
     def name(self) -> str:
         """`tied`, and `tied/2` for the second part of a divided stage."""
         return self.name_in_recipe if self.part == 1 else f"{self.name_in_recipe}/{self.part}"
+
+    @property
+    def starts_new_units(self) -> bool:
+        """Whether units that its operators add begin without state."""
+        return any(operator.moments == "new_units" for operator in self.grow)
 
     @property
     def length(self) -> float:

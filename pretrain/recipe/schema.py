@@ -69,12 +69,28 @@ class Restart(Schedule):
     """Peak learning rate of the new schedule. Defaults to `optimizer.lr`."""
 
 
+class NewUnitRate(Section):
+    """The learning rate of units that begin without state (`moments: new_units` of an operator)."""
+
+    lr_scale: Annotated[Number, Field(gt=0)] = 1.0
+    """Learning rate of new units just after the change, as a multiple of that of the others, to which it then falls in
+    a line. SPARKLING takes 1.3 (2602.02472)."""
+    steps: Amount = 0
+    """Steps until they have the learning rate of the others."""
+
+    def at(self, taken: int) -> float:
+        """The multiple, after some steps."""
+        assert isinstance(self.steps, int), "a share of the run"
+        return 1 + (self.lr_scale - 1) * (1 - taken / self.steps) if taken < self.steps else 1.0
+
+
 class StageSchedule(Section):
     rewarm: Amount = 0
     """Steps to climb back to the schedule after this stage begins; the first of N has 1/N of it. Use it if the loss
     jumps after growing, or if the operators reset the optimizer."""
     lr_scale: Annotated[Number, Field(gt=0)] = 1.0
     """Multiply the learning rate by this factor during the stage."""
+    new_units: NewUnitRate = NewUnitRate()
     restart: Restart | None = None
 
 

@@ -8,8 +8,10 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 
 from growth.carry import carried_over
 from growth.change import ShapeChange
+from growth.new_units import NewUnits
 from growth.operators import shape_change
 from growth.operators.base import Correlation
+from growth.operators.width import changed_widths
 from growth.partial_shape import PartialShape
 from growth.state import TrainingState
 from model.config import BertConfig
@@ -21,6 +23,7 @@ from pretrain.engine.build import PRECISIONS, EngineSettings
 from pretrain.engine.compilation import compiles
 from pretrain.engine.distributed import device
 from pretrain.engine.move import move, restore_loss_scaler, start_engine
+from pretrain.engine.new_units import mark_new_units, train_new_units
 from pretrain.engine.zero import destroy
 from pretrain.recipe import Recipe, ResolvedStage
 from pretrain.training.evaluation import evaluate
@@ -33,6 +36,7 @@ def start(trainer: TrainerView, state: TrainingState) -> None:
     """Builds the first engine of this process, for the trainer's stage. Collective."""
     trainer.engine = start_engine(state, engine_settings(trainer.run.recipe, trainer.stage))
     restore_loss_scaler(trainer.engine, trainer.progress.loss_scaler)
+    _mark_new_units(trainer)
     begin_step(trainer)
 
 
@@ -62,6 +66,10 @@ def _move(trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | Non
     stage, progress = trainer.stage, trainer.progress
     if stage.config.restarts_fading(previous.config):
         progress.masked_since = progress.step
+    progress.new_units = None
+    if stage.starts_new_units:
+        progress.new_units = NewUnits.between(changed_widths(previous.config, stage.config), progress.step)
+    _mark_new_units(trainer)
     begin_step(trainer)
     after = evaluate(trainer.engine, trainer.probe(stage, previous.sequence, previous.objective))
     event = GrowthEvent(
@@ -92,9 +100,17 @@ def needs_move(previous: ResolvedStage, stage: ResolvedStage) -> bool:
 
 
 def begin_step(trainer: TrainerView) -> None:
-    """Tells the parts of the model that change with progress where it is: layer dropping, units that fade in."""
-    step = trainer.progress.step
+    """Tells what changes with progress where it is: layer dropping, units that fade in, units that began without
+    state."""
+    step, new = trainer.progress.step, trainer.progress.new_units
+    if new is not None:
+        train_new_units(trainer.engine, step - new.since, trainer.stage.new_unit_rate.at(step - new.since))
     trainer.engine.module.begin_step(step, step - trainer.progress.masked_since, trainer.run.recipe.seed)
+
+
+def _mark_new_units(trainer: TrainerView) -> None:
+    if trainer.progress.new_units is not None:
+        mark_new_units(trainer.engine, trainer.progress.new_units)
 
 
 def layout_of(stage: ResolvedStage) -> ParallelLayout:
@@ -138,7 +154,7 @@ def _make_change(
     trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | None, state: TrainingState
 ) -> ShapeChange:
     """The operators of the trainer's stage, as one change of `state`; then its optimizer, if that is another."""
-    stage, run = trainer.stage, trainer.run
+    stage, run, progress = trainer.stage, trainer.run, trainer.progress
     before, after = previous.optimizer.chosen, stage.optimizer.chosen
 
     def open_probe() -> Probe:
@@ -154,6 +170,8 @@ def _make_change(
 
     inputs = growth_inputs(state, before.moment_rule, open_probe, open_saved, report)
     change = shape_change(previous.config, stage.grow, stage.shape, inputs)
+    if progress.new_units is not None:
+        change = progress.new_units.settled(previous.config, progress.step, before.decay_rates).then(change)
     return change if before == after else carried_over(change, before.averages, after.averages)
 
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 
-from growth.change import ShapeChange
+from growth.change import ShapeChange, identity
 from growth.moments import MomentRule, of_gradients
 from growth.operators import shape_change
 from growth.partial_shape import PartialShape
@@ -22,6 +22,7 @@ from model.parameters import parameter_table
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.checkpoint.even import evenly
 from pretrain.checkpoint.files import write_index, write_part
+from pretrain.checkpoint.progress import Progress
 from pretrain.data.text.tokenizer import (
     TextTokenizer,
     read_tokenizer,
@@ -33,6 +34,7 @@ from pretrain.engine.agreement import from_rank_0, raise_together, say_once
 from pretrain.engine.gather import BATCH, batches
 from pretrain.engine.spread import Plan
 from pretrain.interop.huggingface_import import import_model
+from pretrain.optim.options import OptimizerOptions
 from pretrain.optim.section import Optimizer
 from pretrain.recipe.operators import AUTO, read_operators
 from pretrain.runs.outputs import check_folder
@@ -66,8 +68,10 @@ def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> 
         open_saved=lambda other: open_state(Path(other))[0],
         report=lambda correlation: grown.update(correlation=correlation),
     )
-    change = shape_change(state.config, chosen, wanted, inputs)
-    save_state(changed_state(state, change), {**run, "grown": grown}, out, tokenizer)
+    change = _settled(state.config, run).then(shape_change(state.config, chosen, wanted, inputs))
+    changed = changed_state(state, change)
+    run.get("progress", {}).pop("new_units", None)
+    save_state(changed, {**run, "grown": grown}, out, tokenizer)
     return state.config, change.target
 
 
@@ -113,11 +117,22 @@ def open_probe(run: dict[str, Any], path: Path) -> Probe:
 
 
 def _moment_rule(run: dict[str, Any]) -> MomentRule:
-    """That of the optimizer of the checkpoint's stage. Imported weights have no moments, so any rule does."""
-    if "recipe" not in run:
-        return of_gradients
+    """Imported weights have no moments, so any rule does."""
+    return _optimizer(run).moment_rule if "recipe" in run else of_gradients
+
+
+def _settled(config: BertConfig, run: dict[str, Any]) -> ShapeChange:
+    """No units but with the step count of their tensors."""
+    progress = Progress.from_json(run["progress"]) if "progress" in run else Progress()
+    if progress.new_units is None:
+        return identity(config)
+    return progress.new_units.settled(config, progress.step, _optimizer(run).decay_rates)
+
+
+def _optimizer(run: dict[str, Any]) -> OptimizerOptions:
+    """That of the checkpoint's stage."""
     section = run.get("optimizer", run["recipe"]["optimizer"])  # absent where stages could not change it
-    return Optimizer.model_validate(section).chosen.moment_rule
+    return Optimizer.model_validate(section).chosen
 
 
 def changed_state(state: TrainingState, change: ShapeChange) -> TrainingState:

@@ -52,6 +52,7 @@ class Fallback(Section):
 
 class MuonOptions(OptimizerOptions):
     name: ClassVar[str] = "muon"
+    steps_elementwise: ClassVar[bool] = True
 
     momentum: Rate = 0.95
     """Muon: decay rate of the momentum, per step. `betas` and `eps` are those of AdamW, which updates everything

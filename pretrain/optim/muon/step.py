@@ -16,6 +16,7 @@ from pretrain.optim.muon.homes import Homes, Round, Span
 from pretrain.optim.muon.matrices import Matrix
 from pretrain.optim.muon.newton_schulz import orthogonalize, scale_of
 from pretrain.optim.muon.travel import Arriving, put_together, send, taken_apart
+from pretrain.optim.new_units import NewEntries, adamw_apart, fused_adamw
 
 
 class Muon(LayerwiseOptimizer):
@@ -50,7 +51,7 @@ class Muon(LayerwiseOptimizer):
         if division is None:  # DeepSpeed may step once while it builds an engine, without gradients
             assert not any(part.group["lr"] for part in parts), "attach says how matrices are divided"
             return
-        _adamw([part for part in parts if not part.group["orthogonalize"]])
+        _adamw([part for part in parts if not part.group["orthogonalize"]], self.new_entries)
         names = list(division.table)
         matrices = {names[part.segment.parameter]: part for part in parts if part.group["orthogonalize"]}
         if matrices:
@@ -118,8 +119,20 @@ class _Step:
             part = self.parts[span.matrix.name]
             _, rows, columns = span.matrix.size
             lr = part.group["lr"]
-            part.weight.mul_(1 - lr * part.group["weight_decay"])
-            part.weight.add_(update.to(part.weight), alpha=-lr * scale_of(self.muon.scale, rows, columns))
+            scale, decay = scale_of(self.muon.scale, rows, columns), part.group["weight_decay"]
+            factor = self._factor(part)
+            if factor is None:
+                part.weight.mul_(1 - lr * decay)
+                part.weight.add_(update.to(part.weight), alpha=-lr * scale)
+            else:
+                part.weight.sub_(factor * lr * (scale * update.to(part.weight) + decay * part.weight))
+
+    def _factor(self, part: Part) -> Tensor | None:
+        """Of each element's learning rate, [numel]; None: all have the same."""
+        entries = self.muon.new_entries
+        if part.new is None or entries is None or entries.lr_factor == 1:
+            return None
+        return torch.where(part.new, entries.lr_factor, 1.0).to(part.weight)
 
 
 def _orthogonal(matrices: list[Tensor], steps: int) -> list[Tensor]:
@@ -137,26 +150,20 @@ def _orthogonal(matrices: list[Tensor], steps: int) -> list[Tensor]:
     return [results[index] for index in range(len(matrices))]
 
 
-def _adamw(parts: list[Part]) -> None:
+def _adamw(parts: list[Part], entries: NewEntries | None) -> None:
     """torch's fused kernel, which AdamW is everywhere else; it takes several parameters with the same settings."""
+    apart = [(part, _new_weights(part, part.new, entries)) for part in parts if entries and part.new is not None]
     alike: dict[tuple[int, int], list[Part]] = defaultdict(list)
     for part in parts:
         alike[id(part.group), part.step].append(part)
     for (_, step), some in alike.items():
-        group = some[0].group
         gradients, weights, exp_avgs, exp_avg_sqs = map(list, zip(*(part.tensors() for part in some), strict=True))
-        torch._fused_adamw_(
-            weights,
-            gradients,
-            exp_avgs,
-            exp_avg_sqs,
-            [],
-            [torch.tensor(float(step), device=weights[0].device)] * len(some),
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=False,
-        )
+        fused_adamw(weights, gradients, exp_avgs, exp_avg_sqs, some[0].group, step)
+    for part, values in apart:
+        assert part.new is not None
+        part.weight.masked_scatter_(part.new, values)
+
+
+def _new_weights(part: Part, new: Tensor, entries: NewEntries) -> Tensor:
+    gradient, weight, exp_avg, exp_avg_sq = part.tensors()
+    return adamw_apart(new, entries.taken, entries.lr_factor, part.group, (weight, gradient, exp_avg, exp_avg_sq))
