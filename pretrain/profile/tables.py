@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 
@@ -33,11 +34,11 @@ def print_table(table: WholeTable) -> None:
 
 def measurement_table(found: dict[str, Measurement], limit: float | None) -> WholeTable:
     """Configurations side by side. `limit`: measured matmul FLOP/s of one rank's device, or None."""
-    table = WholeTable(title="one optimizer step")
+    table = WholeTable(title="one optimizer step", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("configuration")
-    of_the_limit = ["of the limit"] if limit else []
-    for heading in ("ms", "spread", "tokens/s", "useful TFLOP/s", *of_the_limit, "peak MiB a rank", "predicted"):
-        table.add_column(heading, justify="right")
+    of_the_limit = ["of the\nlimit"] if limit else []
+    for heading in ("ms", "spread", "tokens/s", "useful\nTFLOP/s", *of_the_limit, "peak MiB\na rank", "predicted"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for label, result in found.items():
         spread = f"{min(result.step_seconds) * 1e3:.0f}..{max(result.step_seconds) * 1e3:.0f}"
         shares = [f"{result.useful_flops_per_second / (limit * result.ranks):.0%}"] if limit else []

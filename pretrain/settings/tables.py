@@ -20,7 +20,7 @@ class WholeTable(Table):
             block = Table.grid(padding=(0, 2))
             for column, cell in zip(self.columns, cells, strict=True):
                 if cell != "":
-                    block.add_row(f"  {column.header}", cell)
+                    block.add_row(f"  {column.header}".replace("\n", " "), cell)
             yield Text()
             yield block
         yield Text()

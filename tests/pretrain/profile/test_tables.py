@@ -57,7 +57,17 @@ def test_no_number_is_shortened(table: WholeTable, numbers: list[str], width: in
 
 
 def test_a_limit_that_was_not_measured_has_no_column():
-    assert "of the limit" not in [column.header for column in measurement_table({"zero=1": MEASURED}, None).columns]
+    assert "of the\nlimit" not in [column.header for column in measurement_table({"zero=1": MEASURED}, None).columns]
+
+
+def test_configurations_stand_below_each_other_on_a_narrow_console():
+    out = io.StringIO()
+    measured = replace(MEASURED, step_seconds=[1.5851, 1.585, 1.67], tokens_per_step=1_677_721)
+    rows = {f"micro_batch {rows}": measured for rows in (256, 512)}
+    Console(file=out, width=80).print(measurement_table(rows, None))
+    lines = [line for line in out.getvalue().splitlines() if "1,058,432" in line]
+    assert [line.split()[:2] for line in lines] == [["micro_batch", "256"], ["micro_batch", "512"]]
+    assert all("79,872" in line and "78,848" in line for line in lines)
 
 
 def test_long_names_of_kernels_leave_room_for_the_numbers():
