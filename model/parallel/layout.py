@@ -68,6 +68,13 @@ def _current() -> _Place:
     return _installed
 
 
+def forget() -> None:
+    """Before the process group ends, to which all groups here belong."""
+    global _installed
+    _places.clear()
+    _installed = None
+
+
 def data_parallel_group() -> dist.ProcessGroup:
     """The ranks that hold the same part of the model and read different rows."""
     return _current().data_parallel_group

@@ -6,7 +6,7 @@ from typing import Literal
 
 from model.errors import UserError
 from pretrain.cli.arguments import OptionalRecipe, Overrides, check_counts
-from pretrain.settings.options import OptionalFloat, OptionalInt, OptionalText
+from pretrain.settings.options import OptionalFloat, OptionalInt, OptionalPath, OptionalText
 
 TRIAL_STEPS = 4
 
@@ -23,6 +23,7 @@ def plan(
     nodes: OptionalInt = None,
     time: OptionalText = "",
     sweep: OptionalText = "",
+    plot: OptionalPath = None,
     trust_pickle: bool = False,
 ) -> None:
     """Print what a recipe will do and what it costs. Trains nothing.
@@ -45,6 +46,7 @@ def plan(
         time: The time limit of a job, such as 24:00:00, for the number of submissions.
         sweep: Instead of one plan, compare: nodes=1,2,4,8 those numbers of nodes, layout every ZeRO stage, tensor
             parallelism and micro-batch that fits. The fastest comes first.
+        plot: With --sweep nodes=..., draw the scaling into this file: .png, .svg or .pdf.
         trust_pickle: Read pickled weights to start from (DeepSpeed's) even if that may run code: trust their author.
     """
     check_counts(nproc=[nproc], nodes=[nodes])
@@ -53,6 +55,8 @@ def plan(
         return
     if not recipe:
         raise UserError("plan needs a recipe, or --suggest; for example: ./launch.sh plan --suggest 50MB --hours 3")
+    if plot and not sweep:
+        raise UserError(f"--plot {plot} needs --sweep: the numbers of nodes, for example --sweep nodes=1,2,4,8")
     if not on and (nodes or time or sweep):
         option = "nodes" if nodes else "time" if time else "sweep"
         raise UserError(f"--{option} needs --on: the machine, for example --on h100")
@@ -73,7 +77,7 @@ def plan(
     machine = load_machine(on) if on else None
     loaded = load_recipe(recipe, overrides)
     if machine and sweep:
-        print_sweep(loaded, machine, sweep, nodes or 1, nproc or machine.ranks)
+        print_sweep(loaded, machine, sweep, nodes or 1, nproc or machine.ranks, plot)
         return
     if machine:
         loaded, nproc = with_precision_of(machine, loaded), (nodes or 1) * (nproc or machine.ranks)

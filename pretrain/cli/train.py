@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.errors import UserError
-from pretrain.cli.arguments import Overrides, RecipeName, read_nodes, read_span
+from pretrain.cli.arguments import Overrides, RecipeName, check_counts, read_nodes, read_span
 from pretrain.launch import start_up
 from pretrain.launch.check import run_check
 from pretrain.launch.hosts import Hosts
@@ -41,6 +41,8 @@ def train(
     stage_environment: OptionalText = "",
     trust_pickle: bool = False,
     dry_run: bool = False,
+    simulate_ranks: OptionalInt = None,
+    rank: OptionalInt = None,
 ) -> int:
     """Train a recipe, or resume it from the latest checkpoint in its folder.
 
@@ -60,7 +62,12 @@ def train(
             a SLURM job start: hundreds of ranks that import from a shared disk wait for it.
         trust_pickle: Read pickled weights to start from (DeepSpeed's) even if that may run code: trust their author.
         dry_run: Check everything, start nothing.
+        simulate_ranks: Start nothing, but build here what one of this many ranks would build, and count what it would
+            send. Needs neither the ranks nor a GPU.
+        rank: With --simulate-ranks, the rank to simulate. Defaults to the first, the middle and the last.
     """
+    if simulate_ranks is not None or rank is not None:
+        return simulate_one(recipe, overrides, simulate_ranks, rank)
     span = read_span("--profile-steps", profile_steps)
     fewest, most = read_nodes(nodes)
     if fewest is not None:
@@ -104,6 +111,17 @@ def train(
             end_launch(Path(tolerance.folder), tolerance.notify, code, is_requeued)
 
     return start_ranks(["pretrain", *arguments], nproc, tell, tolerance, hosts, stage_in)
+
+
+def simulate_one(recipe: str, overrides: tuple[str, ...], num_ranks: int | None, rank: int | None) -> int:
+    """`train --simulate-ranks`."""
+    if num_ranks is None:
+        raise UserError(f"--rank {rank} needs --simulate-ranks: how many there are")
+    check_counts(simulate_ranks=[num_ranks])
+    from pretrain.simulation.verb import simulate
+
+    simulate(recipe, overrides, num_ranks, rank)
+    return 0
 
 
 def tell_mistake(recipe: str, overrides: tuple[str, ...], name: str | None, runs: Path, code: int) -> None:

@@ -33,7 +33,7 @@ def start_process_group() -> None:
     os.environ.setdefault("MASTER_PORT", "29500" if int(os.environ["WORLD_SIZE"]) > 1 else "0")
     if computes_on_gpu():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    _skip_shared_memory_kernel()
+    skip_shared_memory_kernel()
     # Called every step, by DeepSpeed 0.19.8 and for sequence parallelism; torch 2.13 renames them.
     for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
         warnings.filterwarnings("ignore", message=f".*{name}.*", category=FutureWarning)
@@ -132,7 +132,7 @@ def host_group(group: dist.ProcessGroup | None = None) -> dist.ProcessGroup | No
     return _host_groups[group]
 
 
-def _skip_shared_memory_kernel() -> None:
+def skip_shared_memory_kernel() -> None:
     """DeepSpeed 0.19.8 compiles a shared-memory all-reduce when it starts on CPU and dies without a compiler.
 
     Only its inference uses that kernel. Marked as incompatible with this machine, it is not built. (DeepSpeed would

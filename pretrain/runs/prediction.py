@@ -14,6 +14,8 @@ from pretrain.recipe import Recipe, Run, resolve
 from pretrain.runs.forecast import Speed
 from pretrain.runs.submissions import read_limit, submission_lines
 
+FORMATS = (".png", ".svg", ".pdf")
+
 
 def print_prediction(run: Run, machine: Machine, corpus: Corpus | None, limit: str) -> Speed:
     """`limit`: the time limit of a job, as SLURM writes it; or nothing. Returns the speed that it predicts."""
@@ -29,9 +31,13 @@ def print_prediction(run: Run, machine: Machine, corpus: Corpus | None, limit: s
     return Speed(flops / time.seconds, Path(machine.name))
 
 
-def print_sweep(recipe: Recipe, machine: Machine, text: str, nodes: int, ranks: int) -> None:
-    """`text`: what is varied; the rest is as the recipe, `nodes` and `ranks` of each say."""
+def print_sweep(recipe: Recipe, machine: Machine, text: str, nodes: int, ranks: int, picture: Path | None) -> None:
+    """`text`: what is varied; the rest is as the recipe, `nodes` and `ranks` of each say. `picture`: a file for it."""
     numbers = read_sweep(text)
+    if picture:
+        check_picture(picture)
+        if numbers is None:
+            raise UserError(f"--plot draws numbers of nodes; write --sweep nodes=1,2,4,8 instead of --sweep {text}")
     recipe = with_precision_of(machine, recipe)
     corpus = Corpus.open(recipe.data.corpus) if Path(recipe.data.corpus).exists() else None
 
@@ -50,6 +56,19 @@ def print_sweep(recipe: Recipe, machine: Machine, text: str, nodes: int, ranks: 
         console.width = 140
     console.print(sweep_table(choices))
     print(*lines, *expected_error(machine), sep="\n")
+    if picture:
+        from pretrain.runs.scaling import plot_scaling
+
+        plot_scaling(choices, f"{recipe.name} on {machine.name}", picture)
+        print(f"drawn: {picture}")
+
+
+def check_picture(picture: Path) -> None:
+    """Raises UserError where it cannot be written."""
+    if picture.suffix not in FORMATS or not picture.parent.is_dir():
+        raise UserError(
+            f"--plot {picture} cannot be written; name a file in a folder that exists, of {', '.join(FORMATS)}"
+        )
 
 
 def with_precision_of(machine: Machine, recipe: Recipe) -> Recipe:

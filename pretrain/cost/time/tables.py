@@ -88,9 +88,13 @@ def too_large(time: RunTime) -> Iterator[str]:
 
 
 def gib_of_a_rank(time: RunTime, stage: ResolvedStage) -> float:
-    on_cpu = time.machine.on_cpu
+    return gib_of(stage, time.run.num_ranks, time.machine.on_cpu)
+
+
+def gib_of(stage: ResolvedStage, num_ranks: int, on_cpu: bool) -> float:
+    """What a rank takes of its memory, or of its GPU's."""
     peak = peak_bytes(*stage_bytes(stage, on_cpu), on_cpu)
-    return (peak if on_cpu else held_bytes(peak, time.run.num_ranks)) / GIB
+    return (peak if on_cpu else held_bytes(peak, num_ranks)) / GIB
 
 
 def _money(time: RunTime) -> str:

@@ -9,9 +9,9 @@ from pretrain.cost.time.messages import TRAINER_BYTES, messages
 from pretrain.data.objective import MaskRate
 from pretrain.engine.zero import destroy
 from pretrain.recipe import ResolvedStage, resolve
+from pretrain.simulation.messages import recorded
 from tests.support.harness import CONFIG, GLOBAL_ROWS, LENGTH, MASKED_PER_ROW, start, train
 from tests.support.made_up import made_up_recipe
-from tests.support.messages import recorded
 from tests.support.sharded import OPTIONS, optimizer_settings
 from tests.support.workers import pool
 
