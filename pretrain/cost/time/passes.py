@@ -43,7 +43,7 @@ class PassBytes(NamedTuple):
     """Of a step."""
 
 
-def pass_bytes(stage: ResolvedStage, optimizer: str, on_cpu: bool, fused: bool) -> PassBytes:
+def pass_bytes(stage: ResolvedStage, on_cpu: bool, fused: bool) -> PassBytes:
     """`fused`: blocks are compiled. `on_cpu`: attention computes its map as a whole, and dropout with it."""
     elements = _elements(stage, on_cpu)
     size = FP32_BYTES if stage.precision == "fp32" else 2
@@ -63,7 +63,7 @@ def pass_bytes(stage: ResolvedStage, optimizer: str, on_cpu: bool, fused: bool) 
     backward["copy"] = size * copied
     through_buckets = stage.zero_stage > 0 and (stage.data_parallel > 1 or stage.zero_stage > 1)
     reducing = {"copy": size * 6.0 * trained * through_buckets}  # into a bucket, divided, out of it
-    return PassBytes(forward, backward, reducing, _update(stage, optimizer, size, trained))
+    return PassBytes(forward, backward, reducing, _update(stage, size, trained))
 
 
 _INSIDE = ("norm", "activation", "residual", "dropout")
@@ -101,12 +101,13 @@ def _elements(stage: ResolvedStage, on_cpu: bool) -> dict[str, float]:
     return found
 
 
-def _update(stage: ResolvedStage, optimizer: str, size: int, trained: int) -> Bytes:
+def _update(stage: ResolvedStage, size: int, trained: int) -> Bytes:
     """Flattened gradients in fp32, their norm, clipping, the optimizer's own passes, and the weights written back."""
     own = trained / stage.data_parallel if stage.zero_stage else trained
     has_masters = stage.zero_stage > 0 or size != FP32_BYTES
     copied = (2 * size + (size + FP32_BYTES) * (size != FP32_BYTES)) * has_masters  # flattened, then in fp32
     copied += 2 * FP32_BYTES  # clipped
     copied += (FP32_BYTES + size) * has_masters
+    optimizer = stage.optimizer.chosen.name
     update = UPDATE_BYTES.get(optimizer, UPDATE_BYTES["adamw"])
     return {"sum": FP32_BYTES * own * (1 if has_masters else 2), "copy": copied * own, optimizer: update * own}

@@ -70,7 +70,6 @@ class Step:
     def __init__(self, run: Run, stage: ResolvedStage, machine: Machine, segment: float | None):
         self.stage, self.machine, self.segment = stage, machine, segment
         self.num_ranks = stage.data_parallel * stage.tensor_parallel
-        self.optimizer = run.recipe.optimizer.chosen.name
         choice = run.recipe.compile
         self.fused = not machine.on_cpu if choice == "auto" else choice
         others = min(self.num_ranks, machine.ranks) - 1
@@ -80,7 +79,7 @@ class Step:
 
     def time(self) -> StepTime:
         stage, host = self.stage, self.machine.host
-        moved = pass_bytes(stage, self.optimizer, self.machine.on_cpu, self.fused)
+        moved = pass_bytes(stage, self.machine.on_cpu, self.fused)
         looked, looked_back = mixing(stage, self.segment)
         forward = self._computed(forward_products(stage), looked, moved.forward)
         backward = self._computed(backward_products(stage), looked_back, moved.backward)
@@ -107,7 +106,7 @@ class Step:
 
     def forward_seconds(self) -> float:
         """Of one micro-batch without gradients, as in validation."""
-        moved = pass_bytes(self.stage, self.optimizer, self.machine.on_cpu, self.fused)
+        moved = pass_bytes(self.stage, self.machine.on_cpu, self.fused)
         looked, _ = mixing(self.stage, self.segment)
         return self._computed(forward_products(self.stage), looked, moved.forward)
 

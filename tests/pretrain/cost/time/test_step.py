@@ -137,6 +137,12 @@ def test_a_step_of_muon_takes_longer_than_adamw_s_by_what_the_busiest_rank_multi
     assert adamw.hidden < muon.hidden
 
 
+def test_a_stage_that_brings_lamb_takes_as_long_as_a_run_of_it():
+    of_stage = planned("base", 8, "stages.0.optimizer={name: lamb, lr: 0.002}")
+    of_run = planned("base", 8, "optimizer={name: lamb, lr: 0.002}")
+    assert step_time(of_stage, of_stage.stages[0], ROUND) == step_time(of_run, of_run.stages[0], ROUND)
+
+
 def test_a_checkpoint_of_muon_holds_one_moment_of_matrices():
     adamw, muon = (planned("base", 1, f"optimizer.name={name}").stages[0] for name in ("adamw", "muon"))
     matrices = sum(spec.numel for spec in parameter_table(muon.config).values() if spec.is_layer_matrix)
