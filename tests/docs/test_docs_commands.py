@@ -96,7 +96,7 @@ def test_the_pages_have_commands():
         *("prepare", "plan", "train", "evaluate", "fill", "profile", "export", "report", "finetune", "doctor")
     }
     needs = {command.needs for command in ALL if command.needs}
-    machines = {"a GPU", "8 GPUs", "a quiet machine", "several hosts"}
+    machines = {"a GPU", "8 GPUs", "6 GB of memory", "a quiet machine", "several hosts"}
     before = {"a text", "those runs", "the file of the line above"}
     assert needs <= machines | before | {"a network", "a cluster", "a network and a GPU", "hours"}
 
