@@ -60,9 +60,9 @@ def profile(
     check_counts(steps=[steps], rounds=[rounds], nproc=[nproc])
     check_folder("--out", out)
     _check_together(sweep=sweep, scaling=scaling, against=against != "nothing", calibrate=calibrate)
+    check_file("--json", json_file, "rows.json")
     if json_file and against == "nothing":
         raise UserError(f"--json is the file of --against huggingface; all else is in {out / 'profile.json'}")
-    check_file("--json", json_file, "rows.json")
     if calibrate:
         from pretrain.profile.calibrate.verb import calibrate as measure_machine
 

@@ -9,7 +9,7 @@ counted by the cost model, since its work would take a real rank's time.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 
@@ -77,6 +77,7 @@ class SimulatedRank:
 
     def _move(self, previous: ResolvedStage, stage: ResolvedStage) -> None:
         settings = engine_settings(self.run.recipe, stage)
+        previous = replace(previous, config=self.engine.module.config)  # operators may leave widths to the state
         self.engine, _ = move(self._released(), settings, lambda state: self._change(previous, stage, state))
 
     def _released(self) -> DeepSpeedEngine:

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -65,7 +66,10 @@ def resolved(recipe: Recipe, num_ranks: int) -> tuple[Run, Corpus | None]:
 
 def lines(run: Run) -> Iterator[str]:
     """What a GPU has to hold, and the disk."""
-    machines = [load_machine(name) for name in machine_names()]
+    machines = []
+    for name in machine_names():
+        with suppress(UserError):  # of the user's own, one that cannot be read does not matter here
+            machines.append(load_machine(name))
     for stage in run.stages:
         needed = gib_of(stage, run.num_ranks, on_cpu=False)
         fitting = [each.name for each in machines if each.memory_gib and each.memory_gib >= needed]

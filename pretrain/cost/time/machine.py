@@ -179,13 +179,13 @@ def load_machine(name: str) -> Machine:
 
 
 def machine_names() -> list[str]:
-    return [file.stem for folder in (OWN, SHIPPED) for file in sorted(folder.glob("*.yaml"))]
+    return list(dict.fromkeys(file.stem for folder in (OWN, SHIPPED) for file in sorted(folder.glob("*.yaml"))))
 
 
 def machine_here(host_name: str, on_cpu: bool) -> Machine | None:
     """The one of machines/ whose CPU, or GPUs, were measured on this host, the newest of several. Files that cannot be
     read do not matter."""
-    for file in sorted(OWN.glob("*.yaml"), key=lambda file: file.stat().st_mtime, reverse=True):
+    for file in sorted(filter(Path.is_file, OWN.glob("*.yaml")), key=lambda file: file.stat().st_mtime, reverse=True):
         try:
             machine = load_machine(str(file))
         except UserError:

@@ -41,9 +41,11 @@ def test_your_own_comes_first_and_by_path(machines):
     assert "mine" not in machine_names()
     (machines / "h100.yaml").write_text(yaml.safe_dump(GOOD), "utf-8")
     assert load_machine("h100").about == load_machine("machines/h100.yaml").about == "mine"
+    assert machine_names().count("h100") == 1
     assert machine_here("this", on_cpu=True) is None
     (machines / "here.yaml").write_text(yaml.safe_dump(GOOD | {"host_name": "this"}), "utf-8")
     (machines / "broken.yaml").write_text("no: machine", "utf-8")
+    (machines / "gone.yaml").symlink_to("nowhere.yaml")
     assert machine_here("this", on_cpu=False) is None
     here = machine_here("this", on_cpu=True)
     assert here is not None and here.name == "here"
