@@ -54,7 +54,7 @@ class TileFfn(Operator):
 
     @property
     def tells_copies_apart(self) -> bool:
-        return self.noise > 0
+        return self.noise > 0 or self.moments == "new_units"
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         maps_of = axis_maps(source, target, lambda axis, block, old, new: AxisMap.copies(torch.arange(new) % old, old))

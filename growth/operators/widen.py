@@ -92,7 +92,7 @@ class Widen(Operator):
 
     @property
     def tells_copies_apart(self) -> bool:
-        return self.strength > 0
+        return self.strength > 0 or self.moments == "new_units"
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         maps_of = axis_maps(source, target, self._map)

@@ -59,10 +59,11 @@ def changes_shape(run: Run) -> bool:
 
 
 def target_flops(run: Run, stage: ResolvedStage, target: BertConfig, sequence: int | None = None) -> int:
-    """FLOPs of one step of the target from scratch, on the rows of a stage: it has the last stage's objective."""
+    """FLOPs of one step of the target from scratch, on the rows of a stage: it has the last stage's objective and
+    optimizer."""
     last = run.stages[-1]
-    as_last = replace(stage, config=target, objective=last.objective, mask_rate=last.mask_rate)
-    return stage_flops(replace(as_last, sequence=sequence or stage.sequence))
+    trained = replace(stage, objective=last.objective, mask_rate=last.mask_rate, optimizer=last.optimizer)
+    return stage_flops(replace(trained, config=target, sequence=sequence or stage.sequence))
 
 
 def stage_flops(stage: ResolvedStage) -> int:

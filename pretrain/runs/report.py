@@ -226,7 +226,7 @@ def _maps(history: History) -> Iterator[dict[str, Any]]:
 
 
 def _has_values(line: Line) -> bool:
-    is_of_interest = "event" in line and line["event"] not in KNOWN_EVENTS
+    is_of_interest = "event" in line and line["event"] not in (*KNOWN_EVENTS, "objective")
     return is_of_interest and any(isinstance(value, dict) for value in line.values())
 
 

@@ -101,9 +101,16 @@ class Reader:
         return Share(stage.global_batch, stage.micro_batch, rank, stage.data_parallel, mask_rate)
 
     def _as_asked(self, batch: Batch) -> Batch:
-        """In the form that the model reads, and without the sentence objective where the stage does without it."""
-        if not self.stage.sentence_objective:
-            batch = replace(batch, sentence_positions=None, sentence_labels=None)
+        """In the form that the model reads, and with no pair of sentences where the stage does without their objective.
+
+        None at all would leave the head without a gradient, for which DeepSpeed may take the last one that came; no
+        rows give zeros.
+        """
+        if not self.stage.sentence_objective and batch.sentence_positions is not None:
+            assert batch.sentence_labels is not None
+            batch = replace(
+                batch, sentence_positions=batch.sentence_positions[:0], sentence_labels=batch.sentence_labels[:0]
+            )
         return self.arrange(batch)
 
 

@@ -60,6 +60,8 @@ def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> 
     tokenizer = own_tokenizer(path)
     wanted = read_shape(to)
     chosen = read_operators([_read_operator(text) for text in operators or [AUTO]], state.config, wanted)
+    if any(getattr(operator, "moments", None) == "new_units" for operator in chosen):
+        raise UserError("moments new_units counts the steps of a run: give it to a stage, or choose transform or reset")
     grown: dict[str, Any] = {"from": str(named), "operators": [operator.name for operator in chosen]}
     inputs = growth_inputs(
         state,

@@ -19,6 +19,11 @@ def check_objective(asked: Stage, stage: ResolvedStage, data: Data, unit: Unit) 
             f"masking.end {asked.masking.end} falls step by step, and this run is measured in hours; give masking.rate "
             "alone, or measure the run in steps"
         )
+    if asked.masking.end is not None and stage.until:
+        raise UserError(
+            f"masking.end {asked.masking.end} falls over the whole stage, which a rule may end early; give "
+            "masking.rate alone, or remove the rule"
+        )
     if asked.masking.end is not None and asked.split:
         raise UserError(
             f"masking.end {asked.masking.end} needs a stage that stays whole, and split divides this one; leave one of "

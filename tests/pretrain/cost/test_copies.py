@@ -50,6 +50,8 @@ def test_copies_that_stay_equal_are_named(grow, model, line):
     [
         ("widen", []),
         ({"widen": {"how": "lemon"}}, []),
+        ({"widen": {"noise": 0, "moments": "new_units"}}, []),
+        ([{"tile_ffn": {"moments": "new_units"}}, {"widen": {"axis": ["hidden", "heads"]}}], []),
         ({"mask_growth": {"steps": 2}}, []),
         ([{"tile_ffn": {}}, {"widen": {"axis": ["hidden", "heads"]}}], []),
         ({"widen": {"noise": 0}}, [{"name": "other", "steps": 5, "grow": {"interpolate": {"checkpoint": "runs/x"}}}]),

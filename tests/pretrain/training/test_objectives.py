@@ -76,6 +76,10 @@ REFUSED = {
         "masking.end 0.1 falls step by step",
     ),
     "no pairs": ({"stages": [{"name": "a", "steps": 4, "sentence_objective": False}]}, "needs sentence pairs"),
+    "ended early": (
+        {"stages": [{"name": "a", "steps": 4, "masking": {"end": 0.1}, "until": "auto"}]},
+        "masking.end 0.1 falls over the whole stage, which a rule may end early",
+    ),
     "divided": (
         {"stages": [{"name": "a", "steps": 4, "masking": {"end": 0.1}, "split": {"below": 0.5}}]},
         "masking.end 0.1 needs a stage that stays whole",
@@ -100,7 +104,11 @@ def test_the_sentence_objective_goes_off_and_on(corpus, tmp_path):
         {"name": "again", "steps": 2, "sentence_objective": True},
     ]
     data = {"corpus": str(corpus), "sentence_pairs": "sop"}
-    pool(2).run(train, recipe(corpus, stages=stages, data=data), tmp_path / "run")
+    asked = recipe(corpus, stages=stages, data=data, deepspeed="ds_configs/zero3.json")
+    pool(2).run(train, asked, tmp_path / "run")
+    pool(2).run(train_until, asked, tmp_path / "parts", 5)
+    pool(2).run(train, asked, tmp_path / "parts")
+    assert same_bits(tmp_path / "parts", tmp_path / "run")  # a new engine has no gradient of before to repeat
     steps = [line for line in metrics(tmp_path / "run") if "event" not in line]
     assert ["sentence_accuracy" in line for line in steps] == [True] * 3 + [False] * 3 + [True] * 2
     assert all(line["loss"] == line["mlm_loss"] for line in steps[3:6])

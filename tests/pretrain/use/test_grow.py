@@ -238,6 +238,7 @@ def test_mistakes_are_one_line(tmp_path):
         (tmp_path / "old", ["layers=4"], ["[stack]"], "new", "write a name such as stack"),
         (tmp_path / "old", ["ffn=80"], ["stack"], "new", "ffn 72 -> 80 is not reached by grow; add widen"),
         (tmp_path / "old", ["tiny", "heads=4"], [], "new", "head_dim 8 -> 64 is not reached by grow"),
+        (tmp_path / "old", ["ffn=144"], ["{widen: {moments: new_units}}"], "new", "moments new_units counts the steps"),
         (tmp_path / "old", ["hidden=48"], ["widen"], "new", "hidden 32 -> 48 is not a multiple"),
     ]
     for path, to, operators, out, message in cases:

@@ -4,6 +4,7 @@ A record is a line that begins with `>` and the lines after it. Residues are wri
 sequence is left out, and so are lines of comment that begin with `;`.
 """
 
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,8 @@ class Fasta(FileFormat):
 
     def read(self, file: Path, format: TextFormat) -> Iterator[Block]:
         for number, block in enumerate(read_documents(file, [_HEADER], FastaBlock, format.broken_files)):
-            if number == 0 and not block.content.lstrip().startswith((b">", b";")):
+            begin = block.content.removeprefix(BOM_UTF8).lstrip()
+            if number == 0 and begin and not begin.startswith((b">", b";")):
                 raise UserError(f"{file} is no FASTA file: it must begin with a header, such as >sp|P69905; mend it")
             yield block
 
@@ -36,7 +38,7 @@ class FastaBlock(Block):
     def documents(self, format: TextFormat, counts: Counter) -> Iterator[str]:
         text = decoded(self.content, counts).replace("\r\n", "\n").replace("\r", "\n")
         text = "\n".join(line for line in text.split("\n") if not line.startswith(";"))
-        for record in text.lstrip().removeprefix(">").split("\n>"):
+        for record in text.lstrip(" \t").removeprefix(">").split("\n>"):
             header, _, sequence = record.partition("\n")
             if header or sequence:
                 yield "".join(sequence.split()).upper().rstrip("*")

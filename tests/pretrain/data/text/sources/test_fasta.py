@@ -54,6 +54,14 @@ def test_one_record_is_one_document(tmp_path, monkeypatch, name, chunk):
     assert tokens(corpus) == sorted(sequence.upper().rstrip("*") for sequence in records.values())
 
 
+def test_an_empty_file_a_byte_order_mark_and_a_record_without_a_header_lose_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "CHUNK_BYTES", 8)  # the second record begins a block
+    (tmp_path / "empty.fa").write_text("")
+    (tmp_path / "a.fa").write_text("\ufeff>one\nMKTAY\n>\nACDEF\nGHIKL\n>three\nMNPQR\n", "utf-8")
+    prepare(options(tmp_path, str(tmp_path / "*.fa")))
+    assert tokens(Corpus.open(tmp_path / "corpus")) == ["ACDEFGHIKL", "MKTAY", "MNPQR"]
+
+
 def test_the_alphabet_is_that_of_esm_2(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(ALPHABET))
     theirs = transformers.EsmTokenizer(str(tmp_path / "vocab.txt"))
