@@ -51,7 +51,6 @@ def test_copies_that_stay_equal_are_named(grow, model, line):
         ("widen", []),
         ({"widen": {"how": "lemon"}}, []),
         ({"widen": {"noise": 0, "moments": "new_units"}}, []),
-        ([{"tile_ffn": {"moments": "new_units"}}, {"widen": {"axis": ["hidden", "heads"]}}], []),
         ({"mask_growth": {"steps": 2}}, []),
         ([{"tile_ffn": {}}, {"widen": {"axis": ["hidden", "heads"]}}], []),
         ({"widen": {"noise": 0}}, [{"name": "other", "steps": 5, "grow": {"interpolate": {"checkpoint": "runs/x"}}}]),
@@ -59,6 +58,12 @@ def test_copies_that_stay_equal_are_named(grow, model, line):
 )
 def test_copies_that_part_are_not(grow, later):
     assert lines(grow, *later) == []
+
+
+def test_units_without_state_part_from_those_they_copy():
+    wanted = {**NARROW, "ffn": 64}
+    assert FFN in lines({"tile_ffn": {}}, wanted=wanted)[0]
+    assert lines({"tile_ffn": {"moments": "new_units"}}, wanted=wanted) == []
 
 
 def test_dropout_of_a_later_stage_parts_them():

@@ -56,9 +56,10 @@ def test_one_record_is_one_document(tmp_path, monkeypatch, name, chunk):
 
 def test_an_empty_file_a_byte_order_mark_and_a_record_without_a_header_lose_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "CHUNK_BYTES", 8)  # the second record begins a block
-    (tmp_path / "empty.fa").write_text("")
-    (tmp_path / "a.fa").write_text("\ufeff>one\nMKTAY\n>\nACDEF\nGHIKL\n>three\nMNPQR\n", "utf-8")
-    prepare(options(tmp_path, str(tmp_path / "*.fa")))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "empty.fa").write_text("")
+    (tmp_path / "texts" / "a.fa").write_text("\ufeff>one\nMKTAY\n>\nACDEF\nGHIKL\n>three\nMNPQR\n", "utf-8")
+    prepare(options(tmp_path, str(tmp_path / "texts")))
     assert tokens(Corpus.open(tmp_path / "corpus")) == ["ACDEFGHIKL", "MKTAY", "MNPQR"]
 
 
