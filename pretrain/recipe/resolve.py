@@ -114,7 +114,8 @@ def _resolve_stage(
 def _in_steps(rate: NewUnitRate, clock: Timeline) -> NewUnitRate:
     if isinstance(rate.steps, Share) and clock.unit == "seconds":
         raise UserError(
-            f"schedule.new_units.steps: {rate.steps} of a run measured in hours is no number of steps; give a count"
+            f"schedule.new_units.steps: {rate.steps} is a share, which a run measured in hours cannot turn into steps; "
+            "give a count"
         )
     return rate.model_copy(update={"steps": clock.steps(rate.steps, "schedule.new_units.steps")})
 

@@ -15,6 +15,7 @@ import yaml
 
 from pretrain.cost.time import machine
 from pretrain.recipe import Recipe, resolve
+from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History
 from pretrain.runs.report import report_data
 from pretrain.training.hooks import expected_step
@@ -90,7 +91,7 @@ def events(folder: Path, num_ranks: int = 1) -> list[dict[str, Any]]:
     corpus: Any = SimpleNamespace(manifests=[])
     progress, call = SimpleNamespace(step=0), lambda place, event: said.append(event)
     trainer: Any = SimpleNamespace(run=run, corpus=corpus, progress=progress, call=call)
-    hook = ExpectedStep(SimpleNamespace(path=folder))  # type: ignore[arg-type]
+    hook = ExpectedStep(RunFolder(folder))
     with patch.object(machine, "OWN", folder), patch.object(expected_step, "computes_on_gpu", lambda: False):
         hook.on_start(trainer)
         hook.on_stage(trainer, run.stages[0])
