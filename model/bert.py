@@ -17,7 +17,7 @@ from model.config import BertConfig
 from model.embeddings import Embeddings
 from model.heads import MaskedWordHead, Pooler
 from model.linear import Linear
-from model.loss import vocab_parallel_cross_entropy
+from model.loss import IN_CHUNKS, vocab_parallel_cross_entropy
 from model.norm import make_norm
 from model.parallel.tensor import TensorParallel
 from model.parameters import parameter_table
@@ -56,6 +56,8 @@ class BertForPreTraining(nn.Module):
         self.make_mask: Callable[[Batch], Mask] = only_one(part.make_mask() for part in self.parts) or attention_mask
         self.recompute = False
         """Keep only the inputs of the layers, and compute them again in the backward pass."""
+        self.loss_passes = IN_CHUNKS
+        """How the loss goes over the scores: a compiler takes them as a whole."""
         self.final_norm = make_norm(config, config.hidden) if config.norm == "pre" else nn.Identity()
         self.mlm = MaskedWordHead(config, tp)
         if config.sentence_head:
@@ -74,7 +76,8 @@ class BertForPreTraining(nn.Module):
             batch = part.arrange(batch)
         hidden = self.encode(batch).flatten(0, 1)  # [B * S, H]
         logits = self.mlm(hidden[batch.masked_positions], self.embeddings.word.weight)  # [M, V / tp]
-        nll, correct = vocab_parallel_cross_entropy(logits, batch.masked_ids, self.config.vocab_size, self.tp)
+        vocab_size, passes = self.config.vocab_size, self.loss_passes
+        nll, correct = vocab_parallel_cross_entropy(logits, batch.masked_ids, vocab_size, self.tp, passes)
         mlm_loss, mlm_correct = nll.sum(), correct.sum()
         loss = mlm_loss * mlm_scale
         for part in self.parts:

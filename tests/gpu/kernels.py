@@ -10,9 +10,10 @@ from torch import Tensor
 from model import attention_kernels
 from model.batch import Runs
 from model.config import BertConfig
-from model.loss import vocab_parallel_cross_entropy
+from model.loss import IN_CHUNKS, Passes, vocab_parallel_cross_entropy
 from model.parallel.tensor import TensorParallel
-from pretrain.engine.distributed import device
+from pretrain.engine.compilation import compiled_loss
+from pretrain.engine.distributed import computes_on_gpu, device
 from tests.gpu.timing import seconds_of
 
 PREDICTED = 0.15
@@ -37,7 +38,9 @@ def rows(config: BertConfig, num_rows: int, sequence: int, largest: int, budget:
     for name, work in attentions(config, num_rows, sequence).items():
         flops = 3.5 * 4 * num_rows * sequence**2 * config.hidden  # forward and backward, as if a row were one run
         yield timed(name, f"{num_rows} x {sequence}", work, budget, flops)
-    yield timed("loss, forward and backward", f"{predicted}", loss(predicted, config), budget)
+    passes = {"in chunks": IN_CHUNKS} | ({"compiled": compiled_loss()} if computes_on_gpu() else {})
+    for name, how in passes.items():
+        yield timed(f"loss {name}, forward and backward", f"{predicted}", loss(predicted, config, how), budget)
 
 
 def timed(name: str, size: str, work: Callable[[], Any], budget: float, flops: float = 0.0) -> dict[str, Any]:
@@ -82,12 +85,12 @@ def attentions(config: BertConfig, num_rows: int, sequence: int) -> dict[str, Ca
     return found
 
 
-def loss(predicted: int, config: BertConfig) -> Callable[[], Any]:
+def loss(predicted: int, config: BertConfig, passes: Passes) -> Callable[[], Any]:
     scores = random(predicted, config.padded_vocab_size).requires_grad_()
     targets = torch.randint(config.vocab_size, (predicted,), device=device())
 
     def work() -> None:
-        losses, _ = vocab_parallel_cross_entropy(scores, targets, config.vocab_size, TensorParallel())
+        losses, _ = vocab_parallel_cross_entropy(scores, targets, config.vocab_size, TensorParallel(), passes)
         torch.autograd.grad(losses.sum(), scores)
 
     return work

@@ -14,8 +14,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from growth.state import fresh_state
 from model import attention_kernels
 from model.config import BertConfig
+from model.loss import IN_CHUNKS
 from model.parallel.layout import ParallelLayout
-from pretrain.engine import build
+from pretrain.engine import build, compilation
 from pretrain.engine.build import EngineSettings
 from pretrain.engine.compilation import compiles
 from pretrain.engine.distributed import computes_on_gpu, device
@@ -40,6 +41,7 @@ class Cell:
     has_kernel: bool = True
     packed: bool = True
     fast_norm: bool = True
+    fused_loss: bool = True
     deepspeed: dict[str, Any] = field(default_factory=dict)
     stage: int = 1
     recompute: bool = False
@@ -65,6 +67,8 @@ class Cell:
             stack.enter_context(patch.object(attention_kernels, "kernel_for_runs", lambda *_: None))
         if not self.fast_norm:
             stack.enter_context(patch.object(build, "speed_up_norm", lambda engine: None))
+        if not self.fused_loss:
+            stack.enter_context(patch.object(compilation, "compiled_loss", lambda: IN_CHUNKS))
         return stack
 
 
@@ -73,6 +77,7 @@ CELLS = (
     Cell("full rows", packed=False),
     Cell("not compiled", compiled=False),
     Cell("attention with a mask", has_kernel=False),
+    Cell("loss in chunks", fused_loss=False),
     Cell("DeepSpeed's norm", fast_norm=False),
     Cell("DeepSpeed's timer", deepspeed={"timers": {"throughput": {"enabled": True}}}),
     Cell("ZeRO 3", stage=3),

@@ -5,14 +5,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.loss import vocab_parallel_cross_entropy
+from model.loss import AS_A_WHOLE, IN_CHUNKS, vocab_parallel_cross_entropy
 from model.parallel.tensor import TensorParallel
 from tests.support.running import layout_of
 from tests.support.workers import pool
 
+PASSES = {"in chunks": IN_CHUNKS, "as a whole": AS_A_WHOLE}
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 1e-2}
 
 
+@pytest.mark.parametrize("passes", PASSES.values(), ids=PASSES)
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(0, 5),
@@ -22,14 +24,14 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 1e-2}
     dtype=st.sampled_from(list(TOLERANCE)),
     seed=st.integers(0, 10**6),
 )
-def test_equals_torch(rows, vocab_size, padding, scale, dtype, seed):
+def test_equals_torch(passes, rows, vocab_size, padding, scale, dtype, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = (torch.randn(rows, vocab_size + padding, generator=generator) * scale).to(dtype)
     targets = torch.randint(vocab_size, (rows,), generator=generator)
     weights = torch.rand(rows, generator=generator).to(torch.float64)
 
     ours = logits.clone().requires_grad_()
-    loss, correct = vocab_parallel_cross_entropy(ours, targets, vocab_size, TensorParallel())
+    loss, correct = vocab_parallel_cross_entropy(ours, targets, vocab_size, TensorParallel(), passes)
     (loss * weights).sum().backward()
 
     reference = logits[:, :vocab_size].double().requires_grad_()
@@ -46,23 +48,24 @@ def test_equals_torch(rows, vocab_size, padding, scale, dtype, seed):
     assert torch.equal(correct, best)
 
 
-def sharded_loss(logits, targets, vocab_size, size):
+def sharded_loss(logits, targets, vocab_size, size, passes):
     tp = layout_of(size).install()
     local = torch.from_numpy(logits).chunk(size, dim=1)[tp.rank].clone().requires_grad_()
-    loss, correct = vocab_parallel_cross_entropy(local, torch.from_numpy(targets), vocab_size, tp)
+    loss, correct = vocab_parallel_cross_entropy(local, torch.from_numpy(targets), vocab_size, tp, PASSES[passes])
     (loss * torch.arange(1, len(loss) + 1)).sum().backward()
     return loss.detach().numpy(), correct.numpy(), local.grad.numpy()
 
 
+@pytest.mark.parametrize("passes", PASSES)
 @pytest.mark.parametrize(
     "vocab_size", [32, 17, 15, 7]
 )  # full; padding in the last shard; from the third on; in all but one
-def test_sharded_equals_whole(vocab_size):
+def test_sharded_equals_whole(vocab_size, passes):
     random = np.random.default_rng(0)
     logits, targets = random.standard_normal((6, 32)) * 5, random.integers(vocab_size, size=6)
     targets[0] = logits[0, :vocab_size].argmax()
-    (whole_loss, whole_correct, whole_gradient) = pool(2).run(sharded_loss, logits, targets, vocab_size, 1)[0]
-    ranks = pool(4).run(sharded_loss, logits, targets, vocab_size, 4)
+    (whole_loss, whole_correct, whole_gradient) = pool(2).run(sharded_loss, logits, targets, vocab_size, 1, passes)[0]
+    ranks = pool(4).run(sharded_loss, logits, targets, vocab_size, 4, passes)
     for loss, correct, _ in ranks:
         np.testing.assert_allclose(loss, whole_loss, rtol=1e-13)
         assert np.array_equal(correct, whole_correct)

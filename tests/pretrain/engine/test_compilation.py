@@ -9,9 +9,13 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
 
 from growth.operators import make_operator, shape_change
 from model.errors import UserError
+from model.loss import IN_CHUNKS, Passes, vocab_parallel_cross_entropy
+from model.parallel.tensor import TensorParallel
 from pretrain.engine import compilation
 from pretrain.engine.compilation import compile_blocks, compiles
 from pretrain.engine.move import move
@@ -23,6 +27,7 @@ from tests.support.tiny import metrics, same_bits, tiny_corpus, tiny_recipe, tra
 from tests.support.workers import pool
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
+COLUMNS = 1024
 
 
 @pytest.mark.parametrize(
@@ -96,6 +101,27 @@ def test_a_step_taken_again_under_watch_shows_the_parts_of_a_block():
     with torch.compiler.set_stance("force_eager"):
         model(random_batch(model.config))
     assert len(seen) == 1
+
+
+def loss_and_gradient(passes: Passes, num_rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(num_rows, COLUMNS, generator=generator).bfloat16().requires_grad_()
+    targets = torch.randint(COLUMNS - 3, (num_rows,), generator=generator)
+    loss, _ = vocab_parallel_cross_entropy(scores, targets, COLUMNS - 3, TensorParallel(), passes)
+    loss.mean().backward()
+    return loss.detach(), scores.grad
+
+
+def test_the_loss_of_any_number_of_tokens_takes_the_same_graphs():
+    with patch("torch.compile", partial(torch.compile, backend="aot_eager")):
+        torch.compiler.reset()
+        compiled = compilation.compiled_loss()
+    counters.clear()
+    for num_rows in range(5, 25):
+        found = loss_and_gradient(compiled, num_rows, seed=num_rows)
+        torch.testing.assert_close(found, loss_and_gradient(IN_CHUNKS, num_rows, num_rows), rtol=0.01, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] == 4, "of each pass a static one, and one for all numbers"
+    assert not counters["graph_break"]
 
 
 def losses(tp: int, stage: int, compile: bool, changes: dict) -> tuple[list[float], bool]:
