@@ -1,16 +1,17 @@
 """The verb `grow`."""
 
 import os
+from pathlib import Path
 
 from tyro.conf import UseAppendAction
 
-from pretrain.cli.arguments import CheckpointPath, OutputFolder, Plugins
+from pretrain.cli.arguments import CheckpointPath, Plugins
 
 
 def grow(
     checkpoint: CheckpointPath,
     /,
-    out: OutputFolder,
+    out: Path,
     to: UseAppendAction[tuple[str, ...]] = (),
     operator: UseAppendAction[tuple[str, ...]] = (),
     plugins: Plugins = (),

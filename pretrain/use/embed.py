@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from model.errors import UserError
+from pretrain.launch.gpus import count_gpus
 from pretrain.use.api import Model
 
 Pooling = Literal["mean", "cls"]
@@ -65,7 +66,7 @@ class Embedder:
 
     def __init__(self, model: Model, pooling: Pooling = "mean", normalise: bool = False, rows: int = 32):
         """`normalise`: to length 1. `rows`: texts that are computed together."""
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device("cuda" if count_gpus() and torch.cuda.is_available() else "cpu")
         self.model, self.pooling, self.normalise, self.rows = model.to(self.device), pooling, normalise, rows
         self.cut: Cut | None = None
         self.num_seen = 0

@@ -24,7 +24,8 @@ limit() { timeout --kill-after=10 "$@"; }
 
 limit 40 "$python" -m pretrain.cli.doctor >"$folder/doctor.txt" 2>&1
 limit 10 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader >"$folder/gpu.txt" 2>&1
-[ -n "$rehearse" ] || limit 90 "$python" -m pytest -q -m gpu tests/gpu tests/model tests/pretrain/engine tests/pretrain/optim >"$folder/pytest.txt" 2>&1
+# Stopped by SIGINT, pytest tells what has failed so far.
+[ -n "$rehearse" ] || limit --signal=INT 90 "$python" -m pytest -q -m gpu tests/gpu tests/model tests/pretrain/engine tests/pretrain/optim >"$folder/pytest.txt" 2>&1
 
 for _ in {1..8}; do  # again after a part that took the process with it
   [ "$SECONDS" -lt 560 ] || break

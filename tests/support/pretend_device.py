@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 DEVICE = torch.device("meta")
 COLLECTIVES = (
     *("all_reduce", "broadcast", "all_gather", "send", "recv"),
-    *("all_gather_into_tensor", "reduce_scatter_tensor"),
+    *("all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single"),
 )
 
 

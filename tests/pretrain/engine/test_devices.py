@@ -3,15 +3,23 @@
 Which device that is, one place decides.
 """
 
+from unittest.mock import patch
+
 import pytest
 import torch
 import torch.distributed as dist
 
+from growth.change import identity
+from pretrain.checkpoint import even
+from pretrain.checkpoint.even import evenly
+from pretrain.checkpoint.parts import Piece
 from pretrain.engine import distributed
 from pretrain.engine.coefficients import coefficients
-from pretrain.engine.exchange import read_state
+from pretrain.engine.equal_units import equal_units
+from pretrain.engine.exchange import division_of, read_state
 from pretrain.engine.replicas import different_replica, gather
-from pretrain.engine.spread import fetch_from
+from pretrain.engine.scatter import scatter
+from pretrain.engine.spread import Plan, fetch_from
 from pretrain.engine.zero import destroy, fragments
 from pretrain.training.hooks import update_size
 from pretrain.training.hooks.update_size import update_sizes
@@ -31,11 +39,20 @@ def offloaded() -> None:
 
     def said() -> list:
         state = read_state(engine)
-        name = next(iter(state.owners))
+        names = list(state.owners)
+        own = {name: record.weight for name, record in state.records.items()}
+        plan = Plan.of(identity(SLIM), state)
+        plan.owners = {name: 1 - owner for name, owner in plan.owners.items()}  # every record travels
+        with patch.object(even, "divided", lambda config, num_ranks: {Piece(name, 0, 1): 1 for name in names}):
+            parts = evenly(state)
         return [
-            update_sizes(before, after, sorted(state.owners)),
+            update_sizes(before, after, sorted(names)),
             {name: values.tolist() for name, values in coefficients(engine).items()},
-            fetch_from(state)(name).weight.tolist(),
+            fetch_from(state)(names[0]).weight.tolist(),
+            {name: record.weight.tolist() for name, record in plan.records(names).items()},
+            {name: part.tolist() for name, part in scatter(names, division_of(engine), state.owners, own)},
+            {piece.name: [tensor.tolist() for tensor in tensors] for piece, tensors in parts.tensors.items()},
+            equal_units(engine),
             gather(torch.tensor([dist.get_rank()])).tolist(),
             different_replica(engine),
         ]
@@ -43,7 +60,7 @@ def offloaded() -> None:
     expected = said()
     with pretend_device():
         assert said() == expected
-    assert expected[3:] == [[[0], [1]], None]
+    assert expected[-2:] == [[[0], [1]], None]
     destroy(engine)
 
 

@@ -1,10 +1,12 @@
 """What a step asks of a GPU, counted on the CPU: operators are launches, and values that the host reads are waits."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+from deepspeed.accelerator import get_accelerator
 
 from pretrain.engine import norm
 from pretrain.engine.norm import gradient_norm_after_step, multi_tensor_norm
@@ -101,6 +103,22 @@ def test_the_page_names_all_that_wait_in_a_step():
         for name in names:
             file, function = name.split()
             assert f"`{file}`" in page and f"`{function}`" in page, name
+
+
+def waits_of_timers(deepspeed: dict[str, Any]) -> int:
+    """How often four steps wait until the device has done everything, through DeepSpeed's accelerator."""
+    chosen = settings(1, 1, "bf16")
+    engine = start(CONFIG.replace(layers=1), replace(chosen, deepspeed={**chosen.deepspeed, **deepspeed}))
+    with patch.object(type(get_accelerator()), "synchronize") as waits:
+        train(engine, 0, 4)
+    destroy(engine)
+    return waits.call_count
+
+
+def test_no_timer_waits_for_the_device():
+    """Unless the user's file asks for it."""
+    assert pool(1).run(waits_of_timers, {}) == [0]
+    assert pool(1).run(waits_of_timers, {"timers": {"throughput": {"enabled": True}}})[0] > 0
 
 
 def copies_of_the_norm(stage: int) -> tuple[int, list[int]]:

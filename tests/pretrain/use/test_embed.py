@@ -2,6 +2,7 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -87,3 +88,14 @@ def test_mistakes_are_one_line_and_leave_nothing(run, tmp_path, capsys, content,
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("accelerator", "expected"), [("cpu", "cpu"), ("cuda", "cuda")])
+def test_one_variable_of_deepspeed_decides_here_too(monkeypatch, accelerator, expected):
+    """On a machine with GPUs."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("DS_ACCELERATOR", accelerator)
+    moved: list[torch.device] = []
+    embed.Embedder(SimpleNamespace(to=moved.append))
+    assert moved == [torch.device(expected)]
