@@ -1,5 +1,6 @@
 """What holds for all tests."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -9,8 +10,9 @@ import hypothesis
 import pytest
 import torch
 import torch.distributed as dist
+from xdist.remote import Producer
 
-from tests.support.home import HOME
+from tests.support.scheduling import WholeFiles, place_in_order
 from tests.support.tiny import tiny_corpus
 
 # Ranks that tests start compute on the CPU, on a machine with GPUs, too: it may have fewer of them than ranks.
@@ -31,20 +33,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
-        _divide_among_processes(items)
+        items.sort(key=lambda item: place_in_order(item.nodeid))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
-def _divide_among_processes(items: list[pytest.Item]) -> None:
-    """For `pytest --numprocesses`. A file stays together, for what its tests set up; all of the cluster's do, of which
-    there is one. What takes longest begins first: whole runs."""
-    items.sort(key=lambda item: "whole" not in item.path.parts)
-    for item in items:
-        together = item.path.parent if item.path.parent.name == "slurm" else item.path
-        item.add_marker(pytest.mark.xdist_group(str(together.relative_to(HOME))))
+def pytest_collection_finish() -> None:
+    """What was imported stays: a search for garbage has no need to look through it."""
+    gc.freeze()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> WholeFiles:
+    return WholeFiles(config, log)
 
 
 @pytest.fixture(scope="session")

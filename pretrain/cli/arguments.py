@@ -17,6 +17,7 @@ RecipeName = Annotated[Positional[str], arg(name="recipe", metavar="RECIPE")]
 OptionalRecipe = Annotated[Positional[str], arg(name="recipe", metavar="RECIPE", help_behavior_hint="")]
 CheckpointPath = Annotated[Positional[Path], arg(name="checkpoint", metavar="CHECKPOINT")]
 Overrides = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE")]
+OutputFolder = Annotated[Path, arg(name="output", aliases=("--out",), metavar="FOLDER")]
 Plugins = Annotated[UseAppendAction[tuple[str, ...]], arg(name="plugin", metavar="FILE", help_behavior_hint="")]
 
 BOX = "│╭╮╰╯─|+"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from pretrain.cli.arguments import Overrides, check_counts
+from pretrain.cli.arguments import OutputFolder, Overrides, check_counts
 from pretrain.settings.options import OptionalText
 
 
@@ -20,7 +20,7 @@ def compare(
     nproc: int = 1,
     scale: str = "mini",
     baseline: OptionalText = "",
-    out: Path = Path("compare"),
+    out: OutputFolder = Path("compare"),
 ) -> None:
     """Compare finished runs: the cost of each method to reach a loss.
 
@@ -45,7 +45,7 @@ def compare(
     from pretrain.runs.outputs import check_folder
 
     check_counts(seeds=[seeds], nproc=[nproc])
-    check_folder("--out", out)
+    check_folder("--output", out)
     if recipes:
         entries = read_entries(recipes)
         check_comparable(entries, overrides, nproc)

@@ -25,7 +25,9 @@ Twice BERT's masks teach more a step, and small batches more a token: after 1.6 
 below the unigram's with 32 rows a step, 1.0 with 48. At a rate of 2.5e-3, instead of 1.5e-3, it was 0.5 after 500 steps
 of 48 rows instead of 0.9; after 700 steps of 32 rows the loss was 5.83 at 1.5e-3, 5.78 at 1e-3. A vocabulary of 2,048
 reached 1.44 after 4.3 million tokens, one of 1,024 1.35. With heads that begin by looking at
-their neighbours the loss was 5.82 after 450 steps, without 6.05 (one seed each).
+their neighbours the loss was 5.82 after 450 steps, without 6.05. Those masked whole words; after 3.1 million tokens
+such masks left the loss 1.45 below the unigram's, masks of single tokens 2.02. Stacking to four layers cost 0.2 at
+once, identity layers nothing (one seed each).
 """
 
 TOTAL_SECONDS, RESERVE_SECONDS = 300, 50

@@ -1,17 +1,16 @@
 """The verb `grow`."""
 
 import os
-from pathlib import Path
 
 from tyro.conf import UseAppendAction
 
-from pretrain.cli.arguments import CheckpointPath, Plugins
+from pretrain.cli.arguments import CheckpointPath, OutputFolder, Plugins
 
 
 def grow(
     checkpoint: CheckpointPath,
     /,
-    out: Path,
+    out: OutputFolder,
     to: UseAppendAction[tuple[str, ...]] = (),
     operator: UseAppendAction[tuple[str, ...]] = (),
     plugins: Plugins = (),

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from model.errors import UserError
-from pretrain.cli.arguments import OptionalRecipe, Overrides, check_counts
+from pretrain.cli.arguments import OptionalRecipe, OutputFolder, Overrides, check_counts
 from pretrain.settings.options import OptionalFloat, OptionalInt, OptionalText
 
 
@@ -27,7 +27,7 @@ def profile(
     calibrate: OptionalText = "",
     rounds: int = 5,
     json_file: Annotated[Path | None, arg(name="json", metavar="FILE", help_behavior_hint="")] = None,
-    out: Path = Path("profiles"),
+    out: OutputFolder = Path("profiles"),
 ) -> None:
     """Measure where the time of a training step goes.
 
@@ -58,7 +58,7 @@ def profile(
     from pretrain.runs.outputs import check_file, check_folder
 
     check_counts(steps=[steps], rounds=[rounds], nproc=[nproc])
-    check_folder("--out", out)
+    check_folder("--output", out)
     _check_together(sweep=sweep, scaling=scaling, against=against != "nothing", calibrate=calibrate)
     check_file("--json", json_file, "rows.json")
     if json_file and against == "nothing":

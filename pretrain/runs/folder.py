@@ -5,6 +5,7 @@ import platform
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,9 @@ def _drop(values: Any, path: Sequence[str]) -> None:
                 _drop(holder[path[0]], path[1:])
 
 
+@cache
 def versions() -> dict[str, Any]:
+    """Of a process, which keeps them: to read them takes longer than to save a small state."""
     return {"espalier": __version__, "python": platform.python_version()} | {
         package: version(package) for package in PACKAGES
     }

@@ -53,8 +53,8 @@ def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> 
     through one at a time: a rank holds those it owns, before and after, and one more.
     """
     if out.exists():
-        raise UserError(f"--out {out} exists already; name a new folder")
-    check_folder("--out", out)
+        raise UserError(f"--output {out} exists already; name a new folder")
+    check_folder("--output", out)
     named, path = path, local_folder(path)
     state, run = open_state(path)
     tokenizer = own_tokenizer(path)
@@ -170,7 +170,7 @@ def _put(partial: Path, out: Path) -> UserError | None:
         partial.rename(out)
     except OSError as fault:
         shutil.rmtree(partial, ignore_errors=True)
-        return UserError(f"--out {out} cannot be written: {fault.strerror}; name a new folder")
+        return UserError(f"--output {out} cannot be written: {fault.strerror}; name a new folder")
     return None
 
 

@@ -26,3 +26,18 @@ def test_no_test_module_is_imported():
 def test_no_two_conftests_are_the_same():
     texts = [file.read_text(encoding="utf-8") for file in TESTS.rglob("conftest.py")]
     assert len(set(texts)) == len(texts)
+
+
+RAN: list[str] = []
+"""Tests of this file, by this process."""
+
+
+@pytest.fixture(autouse=True)
+def _note(request):
+    RAN.append(request.node.name)
+
+
+def test_one_worker_runs_a_whole_file(request):
+    """Else what its tests set up would be made by each worker again."""
+    asked_for = [item.name for item in request.session.items if item.path == request.path]
+    assert asked_for == RAN

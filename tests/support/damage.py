@@ -21,13 +21,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from pretrain.__main__ import main
 from pretrain.launch.outcome import ExitCode
+from tests.support.forking import FORKED
 
 SECONDS = 5.0
 """Of processor time, imports aside: a busy machine is not a fault."""
@@ -36,15 +36,6 @@ MEMORY = 1 << 30
 LONGEST_LINE = 1600
 DEEPEST = 20
 """Of the values that are damaged."""
-MODULES = [
-    "pretrain.use.fill",
-    "pretrain.use.grow",
-    "pretrain.use.export",
-    "pretrain.cost.plan",
-    "pretrain.runs.report",
-]
-"""What the processes of `run_alone` have imported when they start."""
-
 ODD_VALUES = (
     *(None, True, False, 0, 1, -1, 2, 3, 7, 10**6, 10**9, 2**31, 2**63, 2**64, 10**30, 0.5, -0.5, 1e-300, 1e308),
     *(float("nan"), float("inf"), "", " ", "0", "1e3", "50%", "101%", "-1%", "auto", "none", "..", "/", "a/../b"),
@@ -117,10 +108,8 @@ def run_here(case: Case) -> Outcome:
 
 
 def run_alone(case: Case, errors: Path) -> Outcome:
-    """The verb in a process of its own, forked from one that has imported the project and done nothing else."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(MODULES)
-    process = context.Process(target=_alone, args=(case.arguments, errors))
+    """The verb in a process of its own."""
+    process = FORKED.Process(target=_alone, args=(case.arguments, errors))
     process.start()
     process.join(60)
     process.kill()

@@ -6,6 +6,9 @@
 `function` must be importable (module level). Torch's default dtype and seed are reset before each call, so tests do
 not see each other. A rank that raises fails the test with its traceback; one that dies or hangs fails it too, and the
 pool restarts for the next test.
+
+The ranks of pools of two are new processes, as those of a run: each has its own seed of hashes, and so its own order of
+sets. Those of other pools are forked, which spares their imports.
 """
 
 import atexit
@@ -16,6 +19,9 @@ from collections.abc import Callable
 from functools import cache
 from multiprocessing import connection, get_context
 from typing import Any
+
+from pretrain.launch.start_up import importing
+from tests.support.forking import FORKED
 
 TIMEOUT_SECONDS = 240
 
@@ -29,7 +35,7 @@ def pool(world_size: int, on_gpu: bool = False) -> "Pool":
 
 class Pool:
     def __init__(self, world_size: int, on_gpu: bool = False):
-        self.world_size = world_size
+        self.world_size, self._on_gpu = world_size, on_gpu
         self._device = {"DS_ACCELERATOR": "cuda"} if on_gpu else {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         self._ranks: list = []
 
@@ -66,7 +72,7 @@ class Pool:
         return [results[rank] for rank in range(self.world_size)]
 
     def _start(self) -> None:
-        context = get_context("spawn")
+        context = get_context("spawn") if self.world_size == 2 or self._on_gpu else FORKED
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -91,10 +97,15 @@ def _serve(pipe: connection.Connection, rank: int, world_size: int, port: int, d
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive", **device,
     )  # fmt: skip
-    import torch
+    with importing():  # else every move of an engine would look through the objects of the libraries
+        import torch
 
-    from pretrain.engine.distributed import start_process_group
+        import pretrain.training.train  # noqa: F401
+        from pretrain.engine.distributed import start_process_group
+        from pretrain.training.events import Hook
+        from pretrain.training.hooks.picture import LossPicture
 
+    LossPicture.on_end = Hook.on_end  # it takes as long as ten steps; tests/pretrain/use/test_demo.py has one drawn
     torch.set_num_threads(1)
     start_process_group()
     while True:

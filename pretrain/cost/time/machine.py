@@ -3,7 +3,8 @@
     pretrain/machines/h100.yaml      ships with Espalier, from data sheets: nobody has measured it here
     machines/mine.yaml               your own, by `./launch.sh profile --calibrate mine`
 
-Rates are those of one rank while all ranks of its node work.
+Rates are those of one rank while all ranks of its node work; on a CPU, where ranks share caches and memory, there are
+those of one alone as well.
 """
 
 from collections.abc import Mapping
@@ -66,6 +67,33 @@ class Arithmetic(Part):
         return tuple(((length, width), rate) for length, width, rate in self.attention)
 
 
+class Rates(Part):
+    """What a rank computes and moves."""
+
+    name: str = ""
+    arithmetic: Annotated[Mapping[Literal["fp32", "bf16", "fp16"], Arithmetic], Field(min_length=1)]
+    gb_per_second: Positive
+    """Of a rank's memory."""
+    passes: Mapping[str, Positive] = {}
+    """GB/s of a kind of pass over memory that differs (`pretrain/cost/time/passes.py` names them)."""
+
+    def of(self, precision: str) -> Arithmetic:
+        """Raises UserError for a precision that was not measured."""
+        found = next((each for name, each in self.arithmetic.items() if name == precision), None)
+        if found is None and precision == "fp16":  # as fast as bf16 wherever there is either
+            found = next((each for name, each in self.arithmetic.items() if name == "bf16"), None)
+        if found is None:
+            known = ", ".join(self.arithmetic)
+            raise UserError(
+                f"machine {self.name} has no rates in {precision}, only in {known}: set precision, or calibrate again"
+            )
+        return found
+
+    def rate_of(self, kind: str) -> float:
+        """Bytes per second of a pass."""
+        return 1e9 * self.passes.get(kind, self.gb_per_second)
+
+
 class Link(Part):
     """What ranks send each other. Bandwidth as NCCL's tests count it (bus bandwidth)."""
 
@@ -73,13 +101,6 @@ class Link(Part):
     gb_per_second: Positive
     of: Mapping[Kind, Positive] = {}
     """GB/s of a kind of message that differs."""
-
-
-class Alone(Part):
-    """How much less time one rank takes while the others of its node stand still: 1 on GPUs."""
-
-    compute: Annotated[float, Field(gt=0, le=1)] = 1.0
-    memory: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class Host(Part):
@@ -105,10 +126,9 @@ class Host(Part):
     """Of all nodes to the disk that they share."""
 
 
-class Machine(Part):
+class Machine(Rates):
     """Nodes of one kind."""
 
-    name: str = ""
     about: str
     measured: str = ""
     """How and when; empty: nobody has measured this machine, and the numbers are those of data sheets."""
@@ -125,12 +145,8 @@ class Machine(Part):
     """Of a GPU."""
     price: NotNegative | None = None
     """Of a rank (a GPU) for an hour: yours to fill in."""
-    arithmetic: Annotated[Mapping[Literal["fp32", "bf16", "fp16"], Arithmetic], Field(min_length=1)]
-    gb_per_second: Positive
-    """Of a rank's memory."""
-    passes: Mapping[str, Positive] = {}
-    """GB/s of a kind of pass over memory that differs (`pretrain/cost/time/passes.py` names them)."""
-    alone: Alone = Alone()
+    alone: Rates | None = None
+    """Of one rank while the others of its node stand still; none, as on GPUs: the same."""
     host: Host
     within: Link
     """Between the ranks of a node."""
@@ -140,22 +156,6 @@ class Machine(Part):
     @property
     def on_cpu(self) -> bool:
         return self.device == "cpu"
-
-    def of(self, precision: str) -> Arithmetic:
-        """Raises UserError for a precision that was not measured."""
-        found = next((each for name, each in self.arithmetic.items() if name == precision), None)
-        if found is None and precision == "fp16":  # as fast as bf16 wherever there is either
-            found = next((each for name, each in self.arithmetic.items() if name == "bf16"), None)
-        if found is None:
-            known = ", ".join(self.arithmetic)
-            raise UserError(
-                f"machine {self.name} has no rates in {precision}, only in {known}: set precision, or calibrate again"
-            )
-        return found
-
-    def rate_of(self, kind: str) -> float:
-        """Bytes per second of a pass."""
-        return 1e9 * self.passes.get(kind, self.gb_per_second)
 
 
 def load_machine(name: str) -> Machine:

@@ -1,14 +1,14 @@
 """How long a step takes, and what it is made of: what the engine does, counted, at the rates of a machine."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, log2
 
 from model.errors import UserError
 from model.parameters import parameter_table
 from pretrain.cost.savings import stage_flops
-from pretrain.cost.time.machine import KINDS, Machine
+from pretrain.cost.time.machine import KINDS, Machine, Rates
 from pretrain.cost.time.messages import ALL_TO_ALL, Message, messages
 from pretrain.cost.time.passes import Bytes, pass_bytes
 from pretrain.cost.time.products import Mixing, Product, backward_products, forward_products, mixing
@@ -73,9 +73,11 @@ class Step:
         choice = run.recipe.compile
         self.fused = not machine.on_cpu if choice == "auto" else choice
         others = min(self.num_ranks, machine.ranks) - 1
-        crowd = others / (machine.ranks - 1) if machine.ranks > 1 else 1.0
-        self.compute_share = machine.alone.compute + (1 - machine.alone.compute) * crowd
-        self.memory_share = machine.alone.memory + (1 - machine.alone.memory) * crowd
+        crowd = others / max(1, machine.ranks - 1) if machine.alone else 1.0
+        self.rates: list[tuple[float, Rates]] = [(crowd, machine)]
+        """Between those of all ranks of a node at work and those of one alone."""
+        if machine.alone:
+            self.rates.append((1 - crowd, machine.alone))
 
     def time(self) -> StepTime:
         stage, host = self.stage, self.machine.host
@@ -88,7 +90,7 @@ class Step:
         launches = self._launches()
         if not self.machine.on_cpu:
             launches = max(0.0, launches - forward - backward)  # the device works on while the host is ahead
-        orthogonalizing = self._multiplied()
+        orthogonalizing = self._orthogonalized()
         exposed, hidden = self._sent(forward, backward, orthogonalizing)
         tokens = stage.global_batch * stage.sequence
         reading = 1e-9 * host.token_ns * tokens * self.machine.on_cpu  # a GPU computes meanwhile
@@ -110,27 +112,33 @@ class Step:
         looked, _ = mixing(self.stage, self.segment)
         return self._computed(forward_products(self.stage), looked, moved.forward)
 
-    def _computed(self, products: Iterable[Product], looked: Iterable[Mixing], moved: Bytes) -> float:
-        arithmetic, width = self.machine.of(self.stage.precision), self.stage.config.head_dim
+    def _computed(self, products: Iterable[Product], looked: Sequence[Mixing], moved: Bytes) -> float:
+        precision, width = self.stage.precision, self.stage.config.head_dim
+        seconds = self._moved(moved) + self._multiplied(products, precision)
+        for share, rates in self.rates:
+            attention_rate = rates.of(precision).attention_rate
+            seconds += share * sum(each.flops / attention_rate(each.length, width) for each in looked)
+        return seconds
+
+    def _orthogonalized(self) -> float:
+        """Seconds in which the rank that computes most of the optimizer's own products does; the others wait."""
+        own = "fp32" if self.machine.on_cpu else "bf16"
+        precision = own if any(each == own for each in self.machine.arithmetic) else self.stage.precision
+        return self._multiplied((Product(*each) for each in self.stage.optimizer_work.products), precision)
+
+    def _multiplied(self, products: Iterable[Product], precision: str) -> float:
         flops: dict[tuple[float, float, float], float] = defaultdict(float)
         for each in products:
             flops[each.m, each.k, each.n] += each.flops
-        seconds = sum(count / arithmetic.product_rate(*shape) for shape, count in flops.items() if count)
-        seconds += sum(each.flops / arithmetic.attention_rate(each.length, width) for each in looked)
-        return self.compute_share * seconds + self._moved(moved)
-
-    def _multiplied(self) -> float:
-        """Seconds in which the rank that computes most of the optimizer's own products does; the others wait."""
-        machine, element = self.machine, "fp32" if self.machine.on_cpu else "bf16"
-        known = next((each for name, each in machine.arithmetic.items() if name == element), None)
-        arithmetic = known or machine.of(self.stage.precision)
-        products = (Product(*each) for each in self.stage.optimizer_work.products)
-        return self.compute_share * sum(
-            each.flops / arithmetic.product_rate(each.m, each.k, each.n) for each in products
+        return sum(
+            share * count / rates.of(precision).product_rate(*shape)
+            for share, rates in self.rates
+            for shape, count in flops.items()
+            if count
         )
 
     def _moved(self, moved: Bytes) -> float:
-        return self.memory_share * sum(count / self.machine.rate_of(kind) for kind, count in moved.items())
+        return sum(share * count / rates.rate_of(kind) for share, rates in self.rates for kind, count in moved.items())
 
     def _launches(self) -> float:
         """Host seconds of one micro-batch."""

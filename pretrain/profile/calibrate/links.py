@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from pretrain.cost.time.machine import KINDS, Kind
 from pretrain.engine.distributed import device
-from pretrain.profile.calibrate.rates import fastest
+from pretrain.profile.calibrate.rates import median_seconds
 
 NUM_ELEMENTS = 4 * 2**20
 """Of a large message: 16 MiB."""
@@ -41,7 +41,7 @@ def _of_calls(kind: Kind, numel: int) -> float:
         KINDS[2]: lambda: dist.reduce_scatter_tensor(part, whole),
         KINDS[3]: lambda: dist.all_to_all_single(inbox, whole),
     }
-    return min(fastest(calls[kind], seconds=0) for _ in range(5))
+    return min(median_seconds(calls[kind], seconds=0) for _ in range(5))
 
 
 def _agreed(seconds: float) -> float:

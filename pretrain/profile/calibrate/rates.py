@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import cycle
+from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,7 @@ from pretrain.optim.lans.step import Lans
 from pretrain.profile.peak import synchronize
 
 SECONDS = 0.12
-"""Of each measurement; the fastest call counts."""
+"""Of each measurement."""
 
 CPU_PRODUCTS = (
     *((512, 128, 128), (2048, 128, 512), (128, 2048, 128), (1024, 256, 256), (4096, 256, 1024), (1024, 256, 8192)),
@@ -34,6 +36,9 @@ GPU_PRODUCTS = (
 )
 """[M, K, N]: layers, gradients and heads, from small to BERT-large."""
 
+NUM_LAYERS = 8
+"""That a product is measured in, one after the other."""
+
 ATTENTION = ((64, 32), (128, 64), (512, 64))
 """Tokens of a row, head_dim."""
 
@@ -41,8 +46,8 @@ NUM_PARAMETERS = 4_000_000
 """Of an optimizer's step: more than a core's cache."""
 
 
-def fastest(call: Callable[[], object], seconds: float = SECONDS) -> float:
-    """Seconds of the fastest of some calls; the first does not count."""
+def median_seconds(call: Callable[[], object], seconds: float = SECONDS) -> float:
+    """Of some calls; the first does not count. The fastest may be one that the other ranks no longer disturbed."""
     call()
     times: list[float] = []
     end = time.perf_counter() + seconds
@@ -52,15 +57,25 @@ def fastest(call: Callable[[], object], seconds: float = SECONDS) -> float:
         call()
         synchronize(device())
         times.append(time.perf_counter() - start)
-    return min(times)
+    return median(times)
 
 
 def product_rates(dtype: torch.dtype) -> Iterator[tuple[int, int, int, float]]:
-    """[M, K, N, TFLOP/s], the second factor transposed, as a linear layer's is."""
+    """[M, K, N, TFLOP/s], the second factor transposed, as a linear layer's is. Those of several layers in turn: what
+    one product needs is in the cache only where the whole model is."""
     on_cpu = device().type == "cpu"
     for m, k, n in CPU_PRODUCTS if on_cpu else GPU_PRODUCTS:
-        left, right = (torch.randn(rows, k, device=device(), dtype=dtype) for rows in (m, n))
-        yield m, k, n, 2e-12 * m * k * n / fastest(partial(torch.matmul, left, right.t()))
+        layers = [
+            [torch.randn(shape, device=device(), dtype=dtype) for shape in ((m, k), (n, k), (m, n))]
+            for _ in range(NUM_LAYERS)
+        ]
+        in_turn = cycle(layers)
+
+        def call(in_turn: Iterator[list[Tensor]] = in_turn) -> None:
+            left, right, out = next(in_turn)
+            torch.matmul(left, right.t(), out=out)
+
+        yield m, k, n, 2e-12 * m * k * n / median_seconds(call)
 
 
 def attention_rates(dtype: torch.dtype) -> Iterator[tuple[int, int, float]]:
@@ -79,7 +94,7 @@ def attention_rates(dtype: torch.dtype) -> Iterator[tuple[int, int, float]]:
             context.transpose(1, 2).flatten(2).backward(inputs[0].detach())
 
         flops = 3 * 4 * tokens * length * heads * width
-        yield length, width, 1e-12 * flops / fastest(call)
+        yield length, width, 1e-12 * flops / median_seconds(call)
 
 
 def pass_rates(dtype: torch.dtype) -> dict[str, float]:
@@ -115,7 +130,7 @@ def pass_rates(dtype: torch.dtype) -> dict[str, float]:
     }
     found = {}
     for kind, (call, numel) in calls.items():
-        found[kind] = 1e-9 * sum(MOVED[kind]) * dtype.itemsize * numel / fastest(call)
+        found[kind] = 1e-9 * sum(MOVED[kind]) * dtype.itemsize * numel / median_seconds(call)
     return found | _update_rates()
 
 
@@ -123,7 +138,7 @@ def memory_rate(dtype: torch.dtype = torch.float32) -> float:
     """GB/s of a copy that no cache holds."""
     source = torch.ones(16 * 2**20, dtype=dtype, device=device())
     target = torch.empty_like(source)
-    return 1e-9 * 2 * dtype.itemsize * source.numel() / fastest(lambda: target.copy_(source))
+    return 1e-9 * 2 * dtype.itemsize * source.numel() / median_seconds(lambda: target.copy_(source))
 
 
 def launch_microseconds() -> float:
@@ -137,7 +152,7 @@ def launch_microseconds() -> float:
             y = y * 1.0
         y.backward(x.detach())
 
-    return 1e6 * fastest(call) / (2 * count)
+    return 1e6 * median_seconds(call) / (2 * count)
 
 
 def _update_rates() -> dict[str, float]:
@@ -151,7 +166,7 @@ def _update_rates() -> dict[str, float]:
         tensors = [torch.randn(NUM_PARAMETERS // 8, device=device()).requires_grad_() for _ in range(8)]
         for tensor in tensors:
             tensor.grad = torch.randn_like(tensor)
-        found[name] = 1e-9 * UPDATE_BYTES[name] * NUM_PARAMETERS / fastest(optimizer(tensors, lr=1e-6).step)
+        found[name] = 1e-9 * UPDATE_BYTES[name] * NUM_PARAMETERS / median_seconds(optimizer(tensors, lr=1e-6).step)
     flat = torch.randn(NUM_PARAMETERS, device=device())
-    found["sum"] = 4e-9 * NUM_PARAMETERS / fastest(flat.norm)
+    found["sum"] = 4e-9 * NUM_PARAMETERS / median_seconds(flat.norm)
     return found

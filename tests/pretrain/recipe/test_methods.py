@@ -1,10 +1,7 @@
 """The shipped methods: each can be planned at every scale, and runs from start to end at the small one."""
 
-import gc
 import json
 import math
-from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 
@@ -54,18 +51,11 @@ def _few(value):
     return {key: min(item, 1) if key in counts and isinstance(item, int) else _few(item) for key, item in value.items()}
 
 
-def train_plainly(recipe: Recipe, folder: Path) -> None:
-    """Trains without a picture. The objects of the libraries, which every move would look through, are set aside."""
-    gc.freeze()
-    with patch("pretrain.runs.plot.plot_loss"):
-        train(recipe, folder)
-
-
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_a_method_runs_from_its_first_stage_to_its_last(method, corpus, tmp_path):
     recipe = shrunk(load_recipe(f"{method}-mini"), str(corpus.directory))
     planned = resolve(recipe, corpus.vocab_size, 1)
-    pool(1).run(train_plainly, recipe, tmp_path / "run")
+    pool(1).run(train, recipe, tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     stages = [stage["name"].partition("/")[0] for stage in summary["stages"]]  # parts of a stage that splits blocks
     assert list(dict.fromkeys(stages)) == [stage.name for stage in planned.stages]

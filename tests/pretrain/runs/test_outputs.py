@@ -30,10 +30,10 @@ def place(tmp_path, monkeypatch):
         ("export run --output /proc/x", "--output /proc/x cannot be written: No such file or directory; name another"),
         ("report run --output run", "--output run is a folder; name a file, such as run/report.html"),
         ("report run --output file/page.html", "file is a file, not a folder; name another place"),
-        ("grow run --out file/grown", "--out file/grown: "),
-        ("profile tiny --out file", "--out file: "),
+        ("grow run --out file/grown", "--output file/grown: "),
+        ("profile tiny --output file", "--output file: "),
         ("profile tiny --json run", "--json run is a folder; name a file, such as run/rows.json"),
-        ("compare run --out file/below", "--out file/below: "),
+        ("compare run --output file/below", "--output file/below: "),
     ],
 )
 def test_what_is_in_the_way_is_one_line(place, capsys, arguments, message):
@@ -79,7 +79,7 @@ def test_checks_leave_nothing_behind(place):
     before = sorted(place.rglob("*"))
     check_file("--output", place / "new" / "page.html", "page.html")
     check_file("--output", place / "file", "page.html")
-    check_folder("--out", place / "new" / "er")
+    check_folder("--output", place / "new" / "er")
     assert sorted(place.rglob("*")) == before
     assert (place / "file").read_text() == "mine"
 
@@ -90,7 +90,7 @@ def test_a_folder_that_may_not_be_written_to_is_said(place, monkeypatch):
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(UserError, match="run cannot be written: Permission denied"):
-        check_folder("--out", place / "run")
+        check_folder("--output", place / "run")
 
 
 def test_a_folder_is_complete_or_as_it_was(place):

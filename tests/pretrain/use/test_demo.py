@@ -84,7 +84,7 @@ def test_every_step_and_event_is_written_down(run):
         earlier[key] < later[key] for earlier, later in pairwise(steps) for key in ("tokens", "flops", "seconds")
     )
     growth = [line for line in lines if line.get("event") == "growth"]
-    assert [(line["operator"], line["step"]) for line in growth] == [("unshare", 4), ("stack", 8)]
+    assert [(line["operator"], line["step"]) for line in growth] == [("unshare", 4), ("identity_layers", 8)]
     assert growth[0]["loss_after"] == pytest.approx(growth[0]["loss_before"], abs=1e-2), "unsharing keeps the function"
 
 
@@ -93,7 +93,7 @@ def test_the_summary_has_every_stage(run):
     assert summary["steps"] == 14
     assert [stage["name"] for stage in summary["stages"]] == ["tied", "untied", "deep"]
     assert [stage["steps"] for stage in summary["stages"]] == [4, 4, 6]
-    assert [growth["operator"] for growth in summary["growth"]] == ["unshare", "stack"]
+    assert [growth["operator"] for growth in summary["growth"]] == ["unshare", "identity_layers"]
     assert summary["initial_valid_loss"] > summary["valid_loss"] > 0
 
 
@@ -137,5 +137,5 @@ def test_held_out_words_are_words_of_held_out_sentences(corpus):
 
 def test_the_demo_changes_its_shape_twice_under_zero():
     recipe = load_recipe("demo")
-    assert [list(stage.grow[0]) for stage in recipe.stages[1:]] == [["unshare"], ["stack"]]
+    assert [list(stage.grow[0]) for stage in recipe.stages[1:]] == [["unshare"], ["identity_layers"]]
     assert recipe.deepspeed == "ds_configs/zero1.json"

@@ -10,6 +10,7 @@ The processes are forked from one that has imported everything, so that a start 
 """
 
 import argparse
+import gc
 import os
 import random
 import signal
@@ -168,6 +169,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+    gc.freeze()  # or each process would look for garbage in what this one has imported
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         kills = campaign(options.kills, options.seed, Path(scratch), lambda line: print(line, flush=True))

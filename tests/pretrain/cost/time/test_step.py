@@ -7,7 +7,7 @@ import pytest
 from model.parameters import parameter_table
 from pretrain.cost.memory import num_parameters
 from pretrain.cost.savings import stage_flops
-from pretrain.cost.time.machine import Arithmetic, Host, Link, Machine, load_machine
+from pretrain.cost.time.machine import Arithmetic, Host, Link, Machine, Rates, load_machine
 from pretrain.cost.time.messages import Message
 from pretrain.cost.time.products import backward_products, forward_products, mixing
 from pretrain.cost.time.rates import interpolated
@@ -54,6 +54,20 @@ def test_at_one_tflop_a_second_a_step_takes_its_tflops(optimizer):
     assert step.seconds == pytest.approx(step.flops / 1e12, rel=5e-3)
     assert step.share_of(ROUND.of("bf16").peak) == pytest.approx(1, rel=5e-3)
     assert step.tokens_per_second == pytest.approx(256 * 128 / step.seconds)
+
+
+@pytest.mark.parametrize(("num_ranks", "share"), [(1, 0.5), (5, 0.5 + 0.5 * 4 / 7), (8, 1), (16, 1)])
+def test_a_rank_whose_neighbours_stand_still_works_at_its_rates_alone(num_ranks, share):
+    """Twice as fast alone, and between the two with some of the node's eight at work."""
+    fast = Arithmetic(products=[(1024, 1024, 1024, 2)], attention=[(512, 64, 2)])
+    alone = Rates(arithmetic={"bf16": fast}, gb_per_second=2e12)
+    run = planned("base", num_ranks, f"batch.global={32 * num_ranks}", "batch.micro=32")
+    step, crowded = (
+        step_time(run, run.stages[0], ROUND.model_copy(update=changes | {"between": ROUND.within}))
+        for changes in ({"alone": alone}, {})
+    )
+    for part in ("forward", "backward"):
+        assert getattr(step, part) == pytest.approx(share * getattr(crowded, part), rel=1e-6)
 
 
 def test_tensor_parallel_ranks_divide_the_work_and_the_segments_attention():
