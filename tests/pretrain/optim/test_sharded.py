@@ -1,4 +1,4 @@
-"""20 steps follow the unsharded trajectory under any ZeRO stage and tensor parallelism.
+"""10 steps follow the unsharded trajectory under any ZeRO stage and tensor parallelism.
 
 In fp32: DeepSpeed refuses to sum float64 gradients at any stage. `test_partition.py` proves the same without it.
 """
@@ -13,8 +13,16 @@ from tests.support.harness import CONFIG, start, train, whole_state
 from tests.support.sharded import OPTIONS, optimizer_settings
 from tests.support.workers import pool
 
-STEPS = 20
-LAYOUTS = [pytest.param(ranks, tp, id=f"{ranks}ranks-tp{tp}") for ranks, tp in ((1, 1), (2, 1), (2, 2), (4, 2))]
+STEPS = 10
+LAYOUTS = ((1, 1), (2, 1), (4, 2), (2, 2))
+"""(ranks, tensor-parallel size). Those with data parallelism are of both optimizers at every stage."""
+CELLS = [
+    pytest.param(ranks, tp, stage, name, id=f"{ranks}ranks-tp{tp}-{stage}-{name}")
+    for number, (ranks, tp) in enumerate(LAYOUTS)
+    for stage in (0, 1, 2, 3)
+    for name in ("lamb", "lans")
+    if (number + stage) % 2 == (name == "lans")
+]
 
 
 def losses(name: str, tp: int, stage: int, zero: dict | None = None) -> list[float]:
@@ -35,9 +43,7 @@ def test_adamw_follows_the_unsharded_trajectory(stage):
         assert found == pytest.approx(unsharded("adamw"), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["lamb", "lans"])
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize(("ranks", "tp"), LAYOUTS)
+@pytest.mark.parametrize(("ranks", "tp", "stage", "name"), CELLS)
 def test_fp32_follows_the_unsharded_trajectory(ranks, tp, stage, name):
     for found in pool(ranks).run(losses, name, tp, stage):
         assert found == pytest.approx(unsharded(name), rel=1e-6)
