@@ -66,7 +66,8 @@ class Restart(Schedule):
     """A new schedule from this stage to the next restart or the end (two-phase BERT)."""
 
     lr: Annotated[Number, Field(gt=0)] | None = None
-    """Peak learning rate of the new schedule. Defaults to `optimizer.lr`."""
+    """Peak learning rate of the new schedule. Defaults to `optimizer.lr`. An optimizer that a later stage brings with
+    an `lr` of its own has that in proportion: times this over the recipe's `optimizer.lr`."""
 
 
 class NewUnitRate(Section):

@@ -38,7 +38,7 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     yield "time left", f"about {duration(status.seconds_left)} of training" if status.seconds_left is not None else ""
     yield "ranks", _ranks(status) + (f", job {status.job}" if status.job else "")
     yield "checkpoint", _checkpoint(status)
-    if status.lead_seconds:
+    if status.lead_seconds and status.state != "finished":
         yield "to save", f"tell it {status.lead_seconds:g} s before: --signal=B:USR1@{status.lead_seconds:g}"
     lost = f", {_count(status.lost_steps, 'step')} lost" if status.lost_steps else ""
     rollbacks = f", {_count(status.rollbacks, 'rollback')}" if status.rollbacks else ""

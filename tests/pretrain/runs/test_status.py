@@ -13,7 +13,7 @@ import pytest
 from pretrain.__main__ import main
 from pretrain.runs import journal, status
 from pretrain.runs.status import read_status
-from pretrain.runs.status_text import duration
+from pretrain.runs.status_text import duration, one_run
 from pretrain.training.train import train
 from tests.support.tiny import tiny_recipe, train_until
 from tests.support.workers import pool
@@ -193,6 +193,7 @@ def test_a_run_keeps_its_journal(corpus, tmp_path):
     assert "ended without a word" in last.restarts[1]["cause"]
     assert last.lost_steps == 2
     assert last.lead_seconds >= 30
+    assert "to save" in one_run(first) and "to save" not in one_run(last)
     told = (tmp_path / "told").read_text().splitlines()
     assert [line.partition(": ")[0] for line in told] == [
         f"{tmp_path / 'run'} was started again at step {step}" for step in (6, 10)
