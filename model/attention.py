@@ -53,8 +53,10 @@ class Attention(nn.Module):
         raise NotImplementedError
 
     def randomly(self, function: Callable[..., Tensor], *arguments) -> Tensor:
-        """function(*arguments), which draws random numbers: its own on each tensor-parallel rank, as its heads are."""
-        return function(*arguments) if self.tp.size == 1 else self.tp.draw_own(function, *arguments)
+        """function(*arguments), which draws random numbers: its own on each tensor-parallel rank, as its heads are.
+        Under sequence parallelism all that a rank draws is its own."""
+        as_it_is = self.tp.size == 1 or self.tp.sequence_parallel
+        return function(*arguments) if as_it_is else self.tp.draw_own(function, *arguments)
 
 
 class SoftmaxAttention(Attention):

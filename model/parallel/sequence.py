@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 
 
 def part_of_tokens(whole: Tensor, rank: int, size: int) -> Tensor:
@@ -38,15 +39,20 @@ def collect(part: Tensor, group: dist.ProcessGroup) -> Tensor:
     return _Collect.apply(part, group)
 
 
-@torch._disable_dynamo  # there is nothing to fuse, and its hooks would be traced
 def gather_through(part: Tensor, linears: Sequence[nn.Module], group: dist.ProcessGroup, again: bool) -> list[Tensor]:
     """Into a region through linear layers that read the same: [B, S / tp, H] -> of each [B, S, outputs].
 
     again: their input is gathered a second time in the backward pass instead of being kept.
     """
+    if again and torch.compiler.is_compiling():  # which cannot trace hooks, and repeats no more than it needs
+        return checkpoint(_through, part, linears, group, use_reentrant=False)
     whole = gather(part, group)
     with gathered_again(part, whole, group) if again else nullcontext():
         return [linear(whole) for linear in linears]
+
+
+def _through(part: Tensor, linears: Sequence[nn.Module], group: dist.ProcessGroup) -> list[Tensor]:
+    return gather_through(part, linears, group, again=False)
 
 
 def gathered_again(part: Tensor, whole: Tensor, group: dist.ProcessGroup) -> saved_tensors_hooks:

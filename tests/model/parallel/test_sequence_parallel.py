@@ -1,13 +1,15 @@
 """Tokens divided over the tensor-parallel ranks: the same loss and gradients in float64, own dropout, less kept."""
 
 from dataclasses import replace
+from itertools import chain
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 
 from model.config import BertConfig
-from model.dropout import Dropout
+from model.dropout import Dropout, dropout
 from model.parallel.tensor import TensorParallel
 from tests.support.running import assert_close, build, layout_of, random_batch, run, small_config
 from tests.support.variants import VARIANTS
@@ -36,23 +38,31 @@ def place(**changes) -> TensorParallel:
     return replace(tp, sequence_parallel=True, **changes)
 
 
-def hidden_masks(config: BertConfig) -> list[np.ndarray]:
+def masks(config: BertConfig) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What this rank drops of hidden states, and of attention."""
     model = build(config, place()).train()
-    masks = []
+    hidden: list[np.ndarray] = []
+    attention: list[np.ndarray] = []
     for module in model.modules():
         if isinstance(module, Dropout):
-            module.register_forward_hook(lambda module, inputs, output: masks.append((output == 0).numpy()))
+            module.register_forward_hook(lambda module, inputs, output: hidden.append((output == 0).numpy()))
+
+    def dropped(probabilities: torch.Tensor, probability: float) -> torch.Tensor:
+        attention.append((dropout(torch.ones_like(probabilities), probability) == 0).numpy())
+        return probabilities
+
     torch.manual_seed(5)
-    model(random_batch(config))
-    return masks
+    with patch("model.attention.dropout", dropped):
+        model(random_batch(config))
+    return hidden, attention
 
 
 def test_every_rank_drops_other_elements():
-    config = small_config(hidden_dropout=0.3)
-    left, right = pool(2).run(hidden_masks, config)
-    assert len(left) == 1 + 2 * config.layers
-    for one, other in zip(left, right, strict=True):
-        assert one.shape == (3, 6, config.hidden)
+    config = small_config(hidden_dropout=0.3, attention_dropout=0.3)
+    left, right = pool(2).run(masks, config)
+    assert [len(each) for each in left] == [1 + 2 * config.layers, config.layers]
+    for one, other in zip(chain(*left), chain(*right), strict=True):
+        assert one.shape in ((3, 6, config.hidden), (3, config.heads // 2, 12, 12))
         assert not np.array_equal(one, other)
         assert 0.2 < one.mean() < 0.4
 

@@ -5,12 +5,16 @@ import weakref
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
+from torch._functorch.aot_autograd import make_boxed_func
+from torch._functorch.partitioners import min_cut_rematerialization_partition
 
 from growth.operators import make_operator, shape_change
 from model.errors import UserError
@@ -22,7 +26,7 @@ from pretrain.engine.move import move
 from pretrain.engine.zero import destroy
 from pretrain.training.train import train as train_recipe
 from tests.support.harness import CONFIG, settings, start, train
-from tests.support.running import build, random_batch, small_config
+from tests.support.running import build, layout_of, random_batch, small_config
 from tests.support.tiny import metrics, same_bits, tiny_corpus, tiny_recipe, train_until
 from tests.support.workers import pool
 
@@ -122,6 +126,37 @@ def test_the_loss_of_any_number_of_tokens_takes_the_same_graphs():
         torch.testing.assert_close(found, loss_and_gradient(IN_CHUNKS, num_rows, num_rows), rtol=0.01, atol=1e-4)
     assert counters["stats"]["unique_graphs"] == 4, "of each pass a static one, and one for all numbers"
     assert not counters["graph_break"]
+
+
+def gathers_of_a_divided_block() -> tuple[dict[str, int], int, int]:
+    """All-gathers in the compiled passes; graphs and breaks. On two ranks, which divide the tokens."""
+    gathers = {"forward": 0, "backward": 0}
+
+    def counting(which: str) -> Any:
+        def compiler(module: torch.fx.GraphModule, inputs: Any) -> Any:
+            gathers[which] += sum("all_gather" in str(node.target) for node in module.graph.nodes)
+            return make_boxed_func(module.forward)
+
+        return compiler
+
+    both = dict(fw_compiler=counting("forward"), bw_compiler=counting("backward"))
+    backend = aot_autograd(**both, partition_fn=min_cut_rematerialization_partition)
+    tp = replace(layout_of(2).install(), sequence_parallel=True)
+    model = build(small_config(layers=1, attention_dropout=0.1), tp, torch.float32).train()
+    with (
+        patch("torch.compile", partial(torch.compile, backend=backend)),
+        patch("model.attention.dropout", torch.nn.functional.dropout),  # a GPU's
+    ):
+        compile_blocks(model)
+        counters.clear()
+        model(random_batch(model.config)).loss.backward()
+    return gathers, counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+
+
+def test_a_block_whose_tokens_are_divided_compiles_whole():
+    """It gathers before each of its two parts; backward the gradients of both, and, to keep less, both inputs again."""
+    for found in pool(2).run(gathers_of_a_divided_block):
+        assert found == ({"forward": 2, "backward": 4}, 1, 0)
 
 
 def losses(tp: int, stage: int, compile: bool, changes: dict) -> tuple[list[float], bool]:
