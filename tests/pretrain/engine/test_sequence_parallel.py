@@ -14,13 +14,13 @@ TIED = CONFIG.replace(layers=3, sharing=1, norm="pre")
 
 
 def losses(stage: int, precision: str, sequence_parallel: bool, recompute: bool = False) -> list[float]:
-    """Three steps with all ranks data parallel, a growth move into the tensor-parallel layout, five more steps."""
+    """Three steps with all ranks data parallel, a growth move into the tensor-parallel layout, three more steps."""
     engines = [start(TIED, settings(1, stage, precision))]
     found = train(engines[0], 0, 3)
     chosen = replace(settings(2, stage, precision), sequence_parallel=sequence_parallel, recompute=recompute)
     unshare = make_operator("unshare", {"correlation": 0.5})
     engine, _ = move(engines.pop(), chosen, lambda state: shape_change(TIED, [unshare], {}))
-    found += train(engine, 3, 5)
+    found += train(engine, 3, 3)
     destroy(engine)
     return found
 

@@ -21,25 +21,25 @@ ODD = CONFIG.replace(hidden=36, head_dim=9, ffn=74, vocab_size=101)
 
 
 def interrupted(name: str, tp: int, stage: int, precision: str, zero: dict) -> tuple:
-    """12 steps in one piece, and with a move after 4 and a restart from the state after 8."""
+    """Nine steps in one piece, and with a move after 3 and a restart from the state after 6."""
     settings = optimizer_settings(name, tp, stage, precision, **zero)
     config, lr = ODD if tp == 1 else CONFIG, OPTIONS[name]["lr"]
     engine = start(config, settings)
-    expected = train(engine, 0, 12, lr)
+    expected = train(engine, 0, 9, lr)
     destroy(engine)
     del engine
 
     engine = start(config, settings)
-    found = train(engine, 0, 4, lr)
+    found = train(engine, 0, 3, lr)
     before = whole_state(read_state(engine))
     engine, _ = move(engine, settings)
     is_same = same(before, whole_state(read_state(engine)))
-    found += train(engine, 4, 4, lr)
+    found += train(engine, 3, 3, lr)
     state = read_state(engine)
     destroy(engine)
     del engine
     engine = start_engine(state, settings)
-    found += train(engine, 8, 4, lr)
+    found += train(engine, 6, 3, lr)
     destroy(engine)
     return is_same, expected, found
 

@@ -29,7 +29,7 @@ def test_all_ranks_go_by_rank_0():
 
 def adaptive(corpus: Path, first: dict[str, Any], **changes: Any) -> Recipe:
     stages = [{"name": "tied", "steps": 16, **first}, {"name": "untied", "steps": 3, "grow": "unshare"}, {"name": "on"}]
-    return tiny_recipe(corpus, model=SHARED, stages=stages, steps=24, validation={"rows": 16}, **changes)
+    return tiny_recipe(corpus, model=SHARED, stages=stages, steps=20, validation={"rows": 16}, **changes)
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def unshared(corpus, tmp_path_factory) -> tuple[Recipe, Path]:
 
 def test_layers_unshare_at_the_third_check_and_the_last_stage_gets_the_rest(unshared):
     _, folder = unshared
-    assert stages_of(folder) == {"tied": [1, 9], "untied": [10, 12], "on": [13, 24]}
+    assert stages_of(folder) == {"tied": [1, 9], "untied": [10, 12], "on": [13, 20]}
     checks = events(folder, "neighbour_correlation")
     assert [(check["step"], check["in_a_row"]) for check in checks] == [(3, 1), (6, 2), (9, 3)]
     assert all(list(check["values"]) == ["0-1", "1-2", "2-3"] for check in checks)
@@ -68,7 +68,7 @@ def test_layers_unshare_at_the_third_check_and_the_last_stage_gets_the_rest(unsh
     assert saved == [{"stage": 0, "end": 9, "shape": {}}]
 
 
-@pytest.mark.parametrize("stops", [(7,), (9, 20)], ids=str)
+@pytest.mark.parametrize("stops", [(7,), (9, 15)], ids=str)
 def test_a_stop_while_it_counts_or_after_it_decided_changes_nothing(unshared, tmp_path, stops):
     recipe, whole = unshared
     for step in stops:
