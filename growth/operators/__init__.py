@@ -24,6 +24,7 @@ from growth.operators.rewind import Rewind
 from growth.operators.share import Share
 from growth.operators.softmax_attention import SoftmaxAttention
 from growth.operators.stack import Stack
+from growth.operators.tile_center import TileCenter
 from growth.operators.tile_ffn import TileFfn
 from growth.operators.unmask import Unmask
 from growth.operators.unpool import Unpool
@@ -39,7 +40,7 @@ OPERATORS: dict[str, type[Operator]] = {
     operator.name: operator
     for operator in (
         Stack, Interleave, AppendTop, IdentityLayers,
-        Widen, TileFfn, MaskGrowth, Unmask, Lengthen, Unpool,
+        Widen, TileFfn, TileCenter, MaskGrowth, Unmask, Lengthen, Unpool,
         Unshare, Share,
         Densify, SoftmaxAttention, OwnMaps,
         PruneHeads, PruneNeurons, FoldSlimming,

@@ -33,7 +33,7 @@ def partition(engine: DeepSpeedEngine) -> Partition:
         segments[place.flat].append(Segment(number[place.name], place.offset, place.numel, counts=not is_copy))
     return Partition(
         segments,
-        num_parameters=len(table),
+        numels=[spec.numel for spec in table.values()],
         num_calls=num_step_calls(engine),
         group=_ranks_with_parts(engine),
         device=device(),

@@ -5,6 +5,13 @@ from pretrain.optim.lamb import LambOptions
 from pretrain.optim.lans import LansOptions
 from pretrain.optim.muon import MuonOptions
 from pretrain.optim.options import OptimizerOptions
+from pretrain.optim.stableadamw import StableAdamWOptions
 
-OPTIMIZERS: tuple[type[OptimizerOptions], ...] = (AdamWOptions, LambOptions, LansOptions, MuonOptions)
+OPTIMIZERS: tuple[type[OptimizerOptions], ...] = (
+    AdamWOptions,
+    LambOptions,
+    LansOptions,
+    MuonOptions,
+    StableAdamWOptions,
+)
 """The first is the default."""

@@ -1,4 +1,4 @@
-"""What LAMB, LANS and Muon have in common: they need whole parameters, and an engine cuts parameters up.
+"""What LAMB, LANS, Muon and StableAdamW have in common: they need whole parameters, and an engine cuts parameters up.
 
 ZeRO hands an optimizer flat tensors that hold parts of many parameters, and calls `step` once for each of them; tensor
 parallelism cuts parameters again. So a step is collected until all of it has arrived. Then the squared norms of all
@@ -6,7 +6,7 @@ parts go into one packed sum over the ranks (Muon: the parts travel to where a m
 are written. Where the engine has already passed a weight on, it is asked to do so again.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +36,8 @@ class Partition:
     """How an engine has laid the parameters out over tensors, calls of `step` and ranks."""
 
     segments: Mapping[Tensor, list[Segment]]
-    num_parameters: int
+    numels: Sequence[int]
+    """Elements of each of the model's parameters, by number, without the padding of the vocabulary."""
     num_calls: int = 1
     """Calls of `step` that make up one step."""
     group: dist.ProcessGroup | None = None
@@ -151,7 +152,7 @@ def whole_norms(partition: Partition, parts: list[Part], squares: Tensor) -> lis
     """
     parameter = torch.tensor([part.segment.parameter for part in parts], dtype=torch.int64, device=squares.device)
     counts = torch.tensor([part.segment.counts for part in parts], dtype=torch.bool, device=squares.device)
-    packed = squares.new_zeros(len(squares), partition.num_parameters)
+    packed = squares.new_zeros(len(squares), len(partition.numels))
     packed.index_add_(1, parameter[counts], squares[:, counts])
     if partition.group is not None:
         packed = packed.to(partition.device)
@@ -162,5 +163,6 @@ def whole_norms(partition: Partition, parts: list[Part], squares: Tensor) -> lis
 def _whole_parameters(groups: list[dict[str, Any]]) -> Partition:
     tensors = [tensor for group in groups for tensor in group["params"]]
     return Partition(
-        {tensor: [Segment(index, 0, tensor.numel())] for index, tensor in enumerate(tensors)}, len(tensors)
+        {tensor: [Segment(index, 0, tensor.numel())] for index, tensor in enumerate(tensors)},
+        [tensor.numel() for tensor in tensors],
     )

@@ -131,8 +131,13 @@ class LayerwiseOptions(OptimizerOptions):
         return dict(betas=self.betas, eps=self.eps, bias_correction=self.bias_correction, compiled=self.compile)
 
     def notes(self) -> list[str]:
-        from pretrain.optim.passes import can_compile
+        return compiler_notes(self)
 
-        if count_gpus() or not self.compile or can_compile():
-            return []
-        return [f"no C++ compiler found: without one, the step of {self.name} takes about twice as long on a CPU"]
+
+def compiler_notes(options: OptimizerOptions) -> list[str]:
+    """For an optimizer whose step is compiled on a CPU."""
+    from pretrain.optim.passes import can_compile
+
+    if count_gpus() or not options.compile or can_compile():
+        return []
+    return [f"no C++ compiler found: without one, the step of {options.name} takes about twice as long on a CPU"]

@@ -120,3 +120,24 @@ GRADIENT_NORM = Pass(
     num_norms=1,
 )
 """Reads the gradients only."""
+
+
+def _write(gradient: Tensor, weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, rate: float) -> tuple[Tensor, ...]:
+    weight.sub_(gradient, alpha=rate)
+    return ()
+
+
+def _write_many(
+    gradient: list[Tensor],
+    weight: list[Tensor],
+    exp_avg: list[Tensor],
+    exp_avg_sq: list[Tensor],
+    rates: list[float],
+) -> tuple[Tensors, ...]:
+    torch._foreach_mul_(gradient, rates)
+    torch._foreach_sub_(weight, gradient)
+    return ()
+
+
+WRITE = Pass(_write, _write_many, in_chunks=False)
+"""w = w - rate r, for updates r that have taken the gradients' place."""

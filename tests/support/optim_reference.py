@@ -1,10 +1,10 @@
-"""LAMB and LANS as their papers write them, in numpy float64, for whole parameters."""
+"""LAMB, LANS and StableAdamW as their papers write them, in numpy float64, for whole parameters."""
 
 import numpy as np
 
 
 class Reference:
-    """Parameters by name, their moments, and one step of either optimizer. adapted, decayed: sets of names."""
+    """Parameters by name, their moments, and one step of each optimizer. adapted, decayed: sets of names."""
 
     def __init__(self, parameters, lr, beta1, beta2, eps, decay, decayed, adapted, bias_correction=True):
         self.w = {name: np.array(value, dtype=np.float64) for name, value in parameters.items()}
@@ -48,3 +48,15 @@ class Reference:
             c = g / denominator + self.decay[name] * w
             step = self.beta1 * self._ratio(name, w, r) * r + (1 - self.beta1) * self._ratio(name, w, c) * c
             self.w[name] = w - self.lr * step
+
+    def stableadamw(self, gradients):
+        """Returns by what the step of each parameter is clipped, if it is above 1."""
+        self.t += 1
+        rms = {}
+        for name, w in self.w.items():
+            g = gradients[name]
+            m_hat, v_hat = self._moments(name, g)
+            rms[name] = np.sqrt(np.mean(g * g / np.maximum(v_hat, self.eps**2)))
+            rate = self.lr / max(1.0, rms[name])
+            self.w[name] = w - rate * self.decay[name] * w - rate * m_hat / (np.sqrt(v_hat) + self.eps)
+        return rms

@@ -13,6 +13,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lans": dict(name="lans", lr=2e-2, weight_decay=0.1, adapted="all"),
     "muon": dict(name="muon", lr=5e-3, weight_decay=0.1, fallback={"lr_factor": 0.4}),
     "muon-heads": dict(name="muon", lr=5e-3, weight_decay=0.1, scale="moonshot", heads="apart", nesterov=False),
+    "stableadamw": dict(name="stableadamw", lr=5e-3, weight_decay=0.1),
     "nvlamb": dict(name="lamb", lr=2e-2, prenormalize="always", trust_bounds=(0.01, 10.0)),
 }
 """By a short name, with what each does differently switched on somewhere."""

@@ -26,7 +26,7 @@ PREFETCH, LIVE = 50_000_000, 1_000_000_000
 PERSISTENT = 100_000
 """Elements up to which ZeRO 3 keeps a parameter whole, where it does not gather whole blocks."""
 
-LAYERWISE = {"lamb": 2, "lans": 3}
+LAYERWISE = {"lamb": 2, "lans": 3, "stableadamw": 1}
 """Norms of each parameter that these optimizers sum over ranks."""
 TRAINER_BYTES = 32
 """The sums of losses and of correct predictions that are logged."""
@@ -141,7 +141,8 @@ def _of_norms(stage: ResolvedStage) -> Iterator[Message]:
 
 
 def _of_layerwise_norms(stage: ResolvedStage) -> Iterator[Message]:
-    """LAMB and LANS: of every parameter, in float64, among the ranks that share one copy of the optimizer's state."""
+    """LAMB, LANS, StableAdamW: of every parameter, in float64, among the ranks that share one copy of the optimizer's
+    state."""
     optimizer = stage.optimizer.chosen.name
     shares = stage.tensor_parallel * (stage.data_parallel if stage.zero_stage else 1)
     if optimizer in LAYERWISE and shares > 1:

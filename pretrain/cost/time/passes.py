@@ -27,7 +27,7 @@ MOVED = {
 """Elements moved for one element, forward and backward. Compiled blocks do residual, bias and dropout in passing."""
 FUSED = ("residual", "bias", "dropout")
 
-UPDATE_BYTES: Mapping[str, int] = {"adamw": 28, "lamb": 44, "lans": 52}
+UPDATE_BYTES: Mapping[str, int] = {"adamw": 28, "lamb": 44, "lans": 52, "stableadamw": 44}
 """Of an optimizer's step, for one parameter in fp32: gradient, weight and two moments, each once read or written in
 every pass. Others count as AdamW."""
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pretrain.optim.layerwise import LayerwiseOptimizer, Part, Partition, whole_norms
 from pretrain.optim.moments import Coefficients, add_scaled, advance, advance_many, coefficients
-from pretrain.optim.passes import GRADIENT_NORM, Pass, Tensors, run, squared_norm, squared_norms
+from pretrain.optim.passes import GRADIENT_NORM, WRITE, Pass, Tensors, run, squared_norm, squared_norms
 
 
 class Lamb(LayerwiseOptimizer):
@@ -77,22 +77,4 @@ def _update_many(
     return squared_norms(weight), squared_norms(gradient)
 
 
-def _write(gradient: Tensor, weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, rate: float) -> tuple[Tensor, ...]:
-    weight.sub_(gradient, alpha=rate)
-    return ()
-
-
-def _write_many(
-    gradient: list[Tensor],
-    weight: list[Tensor],
-    exp_avg: list[Tensor],
-    exp_avg_sq: list[Tensor],
-    rates: list[float],
-) -> tuple[Tensors, ...]:
-    torch._foreach_mul_(gradient, rates)
-    torch._foreach_sub_(weight, gradient)
-    return ()
-
-
 UPDATE = Pass(_update, _update_many, num_norms=2)
-WRITE = Pass(_write, _write_many, in_chunks=False)

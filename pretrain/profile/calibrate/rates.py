@@ -20,6 +20,7 @@ from pretrain.engine.distributed import device
 from pretrain.optim.adamw_step import AdamW
 from pretrain.optim.lamb.step import Lamb
 from pretrain.optim.lans.step import Lans
+from pretrain.optim.stableadamw.step import StableAdamW
 from pretrain.profile.peak import synchronize
 
 SECONDS = 0.12
@@ -161,6 +162,7 @@ def _update_rates() -> dict[str, float]:
         "adamw": partial(AdamW, fused=True),
         "lamb": Lamb,
         "lans": Lans,
+        "stableadamw": StableAdamW,
     }
     for name, optimizer in optimizers.items():
         tensors = [torch.randn(NUM_PARAMETERS // 8, device=device()).requires_grad_() for _ in range(8)]

@@ -104,6 +104,7 @@ def test_what_averages_something_else_starts_over(before, after):
 def test_the_same_settings_carry_the_same_bits():
     state = state_of(after_lamb())
     assert same(changed(state, averages("adamw"), averages("lamb")), state)
+    assert same(changed(state, averages("adamw"), averages("stableadamw")), state)
 
 
 def test_every_optimizer_has_a_decay_rate_for_each_moment_that_it_keeps():

@@ -1,4 +1,4 @@
-"""LAMB, LANS and Muon inside the engine: moved and resumed bitwise, offloaded, clipped, in 16 bits."""
+"""LAMB, LANS, StableAdamW and Muon inside the engine: moved and resumed bitwise, offloaded, clipped, in 16 bits."""
 
 import math
 from dataclasses import replace
@@ -54,6 +54,8 @@ def interrupted(name: str, tp: int, stage: int, precision: str, zero: dict) -> t
         pytest.param("lans", 2, 3, "bf16", {}, id="lans-tp2-zero3-bf16"),
         pytest.param("lans", 1, 0, "fp32", {}, id="lans-zero0"),
         pytest.param("lans", 1, 3, "fp32", OFFLOAD, id="lans-zero3-offload"),
+        pytest.param("stableadamw", 2, 3, "bf16", {}, id="stableadamw-tp2-zero3-bf16"),
+        pytest.param("stableadamw", 1, 1, "fp32", {"accumulation": 2}, id="stableadamw-zero1"),
         pytest.param("muon", 2, 2, "fp32", {"accumulation": 2}, id="muon-tp2-zero2"),
         pytest.param("muon-heads", 2, 0, "bf16", {}, id="muon-heads-tp2-zero0-bf16"),
         pytest.param("muon", 1, 3, "fp32", {**OFFLOAD, "sub_group_size": 5000}, id="muon-zero3-offload"),
@@ -76,7 +78,7 @@ def offloaded(name: str, stage: int) -> list[float]:
     return losses(name, 1, stage, **OFFLOAD)
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "lans"])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "lans", "stableadamw"])
 @pytest.mark.parametrize("stage", [2, 3])
 def test_offload_follows_the_unsharded_trajectory(name, stage):
     expected = pool(1).run(losses, name, 1, 0)[0]

@@ -1,5 +1,7 @@
 """The norms of whole parameters from parts cut any way: float64, to 1e-12, with as few collectives as there can be."""
 
+from math import prod
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -7,12 +9,14 @@ import torch.distributed as dist
 from pretrain.optim.lamb.step import Lamb
 from pretrain.optim.lans.step import Lans
 from pretrain.optim.layerwise import Partition, Segment
+from pretrain.optim.stableadamw.step import StableAdamW
 from tests.support.workers import pool
 
 SHAPES = {"word": (14, 5), "input": (8, 5), "bias": (8,), "output": (5, 8), "norm": (5,)}
 CUT = {"word": 0, "input": 0, "bias": 0, "output": 1}
 """The axis that tensor parallelism cuts; `norm` is on every rank."""
 GROUPS = ({"word", "input", "output"}, {"bias", "norm"})
+NUMELS = [prod(shape) for shape in SHAPES.values()]
 STEPS = 20
 
 
@@ -67,7 +71,7 @@ def in_parts(kind, variant, tp: int) -> tuple[float, int, list[int]]:
 
     published = []
     optimizer = kind([{"params": [flat]} for flat in flats], **options(kind, variant))
-    optimizer.attach(Partition(segments, len(SHAPES), len(GROUPS), dist.group.WORLD, publish=published.append))
+    optimizer.attach(Partition(segments, NUMELS, len(GROUPS), dist.group.WORLD, publish=published.append))
     num_collectives = 0
     original = dist.all_reduce
 
@@ -104,6 +108,7 @@ def in_parts(kind, variant, tp: int) -> tuple[float, int, list[int]]:
         pytest.param(Lamb, {}, 1, id="lamb"),
         pytest.param(Lamb, {"prenormalize": "always"}, 2, id="nvlamb"),
         pytest.param(Lans, {}, 2, id="lans"),
+        pytest.param(StableAdamW, {}, 1, id="stableadamw"),
     ],
 )
 @pytest.mark.parametrize(("ranks", "tp"), [(2, 1), (2, 2), (4, 2)])

@@ -24,7 +24,8 @@ ALL = tuple(optimizer.name for optimizer in OPTIMIZERS)
         (dict(layer_decay=0), "optimizer.layer_decay is 0: input should be greater than 0"),
         (
             dict(name="lion"),
-            "optimizer.name is 'lion' (did you mean 'muon'?): input should be 'adamw', 'lamb', 'lans' or 'muon'",
+            "optimizer.name is 'lion' (did you mean 'muon'?): input should be 'adamw', 'lamb', 'lans', 'muon' or "
+            "'stableadamw'",
         ),
         (dict(trust_bounds=[0.01, 0.3]), "trust_bounds is for lamb, not for adamw; remove it"),
         (dict(name="lans", prenormalize="always"), "prenormalize is for lamb, not for lans; remove it"),

@@ -5,15 +5,20 @@ In fp32: DeepSpeed refuses to sum float64 gradients at any stage. `test_partitio
 
 from functools import cache
 
+import numpy as np
 import pytest
 
+from growth.state import Record
+from model.parameters import parameter_table
 from pretrain.engine.exchange import read_state
 from pretrain.engine.zero import destroy
 from tests.support.harness import CONFIG, start, train, whole_state
+from tests.support.optim_reference import Reference
 from tests.support.sharded import OPTIONS, optimizer_settings
 from tests.support.workers import pool
 
 STEPS = 10
+LR = OPTIONS["stableadamw"]["lr"]
 LAYOUTS = ((1, 1), (2, 1), (4, 2), (2, 2))
 """(ranks, tensor-parallel size). Those with data parallelism are of both optimizers at every stage."""
 CELLS = [
@@ -47,6 +52,40 @@ def test_adamw_follows_the_unsharded_trajectory(stage):
 def test_fp32_follows_the_unsharded_trajectory(ranks, tp, stage, name):
     for found in pool(ranks).run(losses, name, tp, stage):
         assert found == pytest.approx(unsharded(name), rel=1e-6)
+
+
+def in_step_with_numpy(tp: int, stage: int, precision: str = "fp32") -> tuple[list[float], float, float]:
+    """The losses, how far the last step is from numpy's on whole parameters (of the learning rate), and the largest
+    root mean square by which it was clipped."""
+    engine = start(CONFIG, optimizer_settings("stableadamw", tp, stage, precision))
+    found = train(engine, 0, STEPS - 1, LR)
+    before = whole_state(read_state(engine))
+    found += train(engine, STEPS - 1, 1, LR)
+    after = whole_state(read_state(engine))
+    destroy(engine)
+    return found, *stableadamw_error(before, after)
+
+
+def stableadamw_error(before: dict[str, Record], after: dict[str, Record]) -> tuple[float, float]:
+    error = largest = 0.0
+    decayed = {name for name, spec in parameter_table(CONFIG).items() if spec.decay}
+    for name, old in before.items():
+        reference = Reference({name: old.weight.numpy()}, LR, 0.9, 0.98, 1e-6, 0.1, decayed, set())
+        reference.m[name], reference.v[name] = old.exp_avg.double().numpy(), old.exp_avg_sq.double().numpy()
+        reference.t = old.step
+        g = (after[name].exp_avg.double().numpy() - 0.9 * reference.m[name]) / 0.1
+        largest = max(largest, reference.stableadamw({name: g})[name])
+        error = max(error, np.abs(after[name].weight.double().numpy() - reference.w[name]).max() / LR)
+    return error, largest
+
+
+@pytest.mark.parametrize(("ranks", "tp", "stage"), [(2, 2, 0), (2, 1, 1), (4, 2, 2), (2, 1, 3), (4, 2, 3)])
+def test_stableadamw_clips_by_the_whole_tensor(ranks, tp, stage):
+    """The norm of a shard is another, and the padding of the vocabulary does not count."""
+    for found, error, largest in pool(ranks).run(in_step_with_numpy, tp, stage):
+        assert found == pytest.approx(unsharded("stableadamw"), rel=1e-6)
+        assert error < 1e-3
+        assert largest > 1.1, "nothing was clipped"
 
 
 def test_the_trajectories_tell_optimizers_apart():

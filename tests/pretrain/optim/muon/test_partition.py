@@ -107,7 +107,8 @@ class Cell:
             [self.settings(names, flat) for names, flat in zip(self.groups, flats, strict=True)], **options
         )
         segments = {flat: list(self.segments(names)) for names, flat in zip(self.groups, flats, strict=True)}
-        optimizer.attach(Partition(segments, len(TABLE), len(self.groups), division=division or self.division))
+        numels = [spec.numel for spec in TABLE.values()]
+        optimizer.attach(Partition(segments, numels, len(self.groups), division=division or self.division))
         return optimizer, flats
 
     @staticmethod
