@@ -26,8 +26,9 @@ def evaluate(
 
     check_counts(rows=[] if rows is None else [rows])
     with process_group():
-        result, num_rows = evaluate_checkpoint(checkpoint, corpus, rows)
+        found = evaluate_checkpoint(checkpoint, corpus, rows)
     if json:
-        print(dumps({"valid_loss": result.loss, "valid_accuracy": result.accuracy, "rows": num_rows}))
+        losses = {"valid_loss": found.result.loss, "valid_accuracy": found.result.accuracy}
+        print(dumps({**losses, "rows": found.num_rows, "objective": found.objective}))
     else:
-        print_evaluation(checkpoint, result, num_rows)
+        print_evaluation(checkpoint, found)

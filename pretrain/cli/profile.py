@@ -23,7 +23,7 @@ def profile(
     memory_gib: OptionalFloat = None,
     scaling: OptionalText = "",
     measure_peak: bool = False,
-    against: Literal["nothing", "huggingface"] = "nothing",
+    against: Literal["nothing", "huggingface", "modernbert"] = "nothing",
     calibrate: OptionalText = "",
     rounds: int = 5,
     json_file: Annotated[Path | None, arg(name="json", metavar="FILE", help_behavior_hint="")] = None,
@@ -48,7 +48,8 @@ def profile(
             machine without GPUs; a sweep leaves out what needs more.
         scaling: Measure strong and weak scaling on these numbers of processes, such as 1,2.
         measure_peak: Measure the device's peak matmul throughput and print each result as a share of it.
-        against: huggingface compares our step with that of transformers, and prints the table of targets.
+        against: huggingface compares our step with that of transformers' BERT, and prints the table of targets;
+            modernbert with that of their ModernBERT.
         calibrate: Measure this machine for plan --on NAME, in about a minute on a CPU, and write machines/NAME.yaml, or
             the path that NAME is. With --nproc, that many processes work together; by default one per GPU or core.
         rounds: Rounds of the comparison; each round runs everything once.
@@ -62,7 +63,7 @@ def profile(
     _check_together(sweep=sweep, scaling=scaling, against=against != "nothing", calibrate=calibrate)
     check_file("--json", json_file, "rows.json")
     if json_file and against == "nothing":
-        raise UserError(f"--json is the file of --against huggingface; all else is in {out / 'profile.json'}")
+        raise UserError(f"--json is the file of --against; all else is in {out / 'profile.json'}")
     if calibrate:
         from pretrain.profile.calibrate.verb import calibrate as measure_machine
 
@@ -72,6 +73,11 @@ def profile(
         from pretrain.profile.table import profile_against_hugging_face
 
         profile_against_hugging_face(rounds, out, json_file)
+        return
+    if against == "modernbert":
+        from pretrain.profile.modern import profile_against_modernbert
+
+        profile_against_modernbert(rounds, json_file)
         return
     if not recipe:
         raise UserError("profile needs a recipe, or --against huggingface; for example: ./launch.sh profile base")

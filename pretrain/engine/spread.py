@@ -18,6 +18,7 @@ from model.errors import UserError
 from model.parameters import parameter_table
 from pretrain.engine.distributed import device
 from pretrain.engine.exits import Stop
+from pretrain.engine.gather import BATCH, batches
 
 Source = tuple[int, str]
 """A record: the number of its state in a plan, and its name."""
@@ -174,6 +175,16 @@ class Plan:
 
     def _shape(self, source: Source) -> torch.Size:
         return torch.Size(parameter_table(self.states[source[0]].config)[source[1]].shape)
+
+
+def changed_state(state: TrainingState, change: ShapeChange) -> TrainingState:
+    """The state after a change, each record on its owner. Collective."""
+    plan, table = Plan.of(change, state), parameter_table(change.target)
+    after = TrainingState(change.target, plan.owners, plan.steps, with_one_moment=plan.with_one_moment)
+    for names in batches(table, plan.numels(), BATCH):
+        for name, record in plan.records(names).items():
+            after.records[name] = Record.of((tensor.contiguous() for tensor in record.tensors()), record.step)
+    return after
 
 
 @contextmanager

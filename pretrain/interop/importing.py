@@ -55,7 +55,7 @@ def check_start(path: Path, config: BertConfig, trust_pickle: bool = False) -> N
     """Raises UserError if `import_start` cannot read the folder `path` or its model is not one of `config`, as far as
     can be told without reading a weight."""
     path = local_folder(path)
-    checkpoint, known = _own_checkpoint(path), list[BertConfig]()
+    checkpoint, known = own_checkpoint(path), list[BertConfig]()
     if checkpoint is not None:
         with readable(checkpoint):
             known = [BertConfig(**read_index(checkpoint)["config"])]
@@ -67,9 +67,14 @@ def check_start(path: Path, config: BertConfig, trust_pickle: bool = False) -> N
         ours = bool(parameter_table(config).keys() & weights.keys())
         if ours and (misfit := _misfit(path, _sizes(_of_table(weights, config)), config)):
             raise UserError(misfit)
-    faults = [_misfit(path, _shapes(each), config, each) for each in known]
+    faults = [misfit_of(path, config, each) for each in known]
     if faults and all(faults):
         raise UserError(str(faults[0]))
+
+
+def misfit_of(path: Path, config: BertConfig, there: BertConfig) -> str | None:
+    """What keeps a model of shape `there` from being one of `config`, in one line."""
+    return _misfit(path, _shapes(there), config, there)
 
 
 def _in_words(there: BertConfig, wanted: BertConfig) -> str:
@@ -142,7 +147,7 @@ def _more_weights(shapes: Mapping[str, tuple[int, ...]], config: BertConfig) -> 
     return None
 
 
-def _own_checkpoint(path: Path) -> Path | None:
+def own_checkpoint(path: Path) -> Path | None:
     """Espalier's checkpoint that the folder `path` is or holds, the latest; None if one of another kind is there.
 
     Raises UserError if there is none of any kind.
@@ -163,7 +168,7 @@ def _own_checkpoint(path: Path) -> Path | None:
 def _read(path: Path, config: BertConfig, seed: int, trust_pickle: bool) -> tuple[BertConfig | None, dict[str, Tensor]]:
     """The model's shape, where the files tell it, and {logical name: weight}, as far as this rank needs them.
     Collective."""
-    checkpoint = read_once(lambda: _own_checkpoint(path))  # a run that still trains may move its latest at any moment
+    checkpoint = read_once(lambda: own_checkpoint(path))  # a run that still trains may move its latest at any moment
     if checkpoint is not None:
         state, _ = load_checkpoint(checkpoint)
         return state.config, {

@@ -31,6 +31,7 @@ counted here but in no paper. Stages that a rule may end early count at full len
 GROUPS = {
     "From scratch": ("lamb", "lans", "muon", "academic", "albert", "pld"),
     "Another objective first": ("clm-then-mlm",),
+    "Modern parts": ("rotary", "gated", "no-biases", "local"),
     "Depth": ("stack", "stackbert", "gstack", "stack-auto", "mslt"),
     "Depth, width and length": ("compound", "espalier", "fast"),
     "CompoundGrow's comparison": ("pool", "truncate", "tile", "low-rank", "light-attention"),

@@ -40,13 +40,14 @@ class Row:
     """One line of the table; `median`, `low` and `high` are over the rounds."""
 
     row: str
-    target: float
+    target: float | None
+    """None: the row has none."""
     median: float
     low: float
     high: float
 
     @classmethod
-    def over(cls, row: str, target: float, values: list[float]) -> "Row":
+    def over(cls, row: str, target: float | None, values: list[float]) -> "Row":
         return cls(row, target, median(values), min(values), max(values))
 
 
@@ -97,12 +98,12 @@ class Contender:
         return sum(self.workload.lengths) / (perf_counter() - start)
 
 
-def ours(workload: Workload, precision: Precision, num_micro_batches: int = 1) -> Contender:
-    """Packed rows through a DeepSpeed engine: weights of this precision, fp32 masters, ZeRO-1, clipping.
+def ours(workload: Workload, precision: Precision, num_micro_batches: int = 1, packed: bool = True) -> Contender:
+    """Rows, packed or padded, through a DeepSpeed engine: weights of this precision, fp32 masters, ZeRO-1, clipping.
 
     Compiled on a GPU, as its rival is.
     """
-    batches = packed_batches(workload, num_micro_batches)
+    batches = packed_batches(workload, num_micro_batches, packed)
     settings = EngineSettings(
         layout=ParallelLayout(1, 1),
         micro_batch=1,  # only DeepSpeed's own book-keeping reads it
@@ -176,14 +177,26 @@ def hugging_face(
             attention_probs_dropout_prob=config.attention_dropout,
         )
     ).to(device())
+    return transformers_step(workload, model, padded_rows(workload), precision, compiled, fused, micro_batches)
+
+
+def transformers_step(
+    workload: Workload,
+    model: nn.Module,
+    rows: dict[str, torch.Tensor],
+    precision: Precision,
+    compiled: bool,
+    fused: bool,
+    micro_batches: int,
+) -> Contender:
+    """A model of theirs on these rows, as `hugging_face` says."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, fused=fused)
-    rows = padded_rows(workload)
     batches = [
         dict(zip(rows, parts, strict=True))
         for parts in zip(*(tensor.chunk(micro_batches) for tensor in rows.values()), strict=True)
     ]
-    call: Any = torch.compile(model) if compiled and (device().type == "cuda" or shutil.which("g++")) else model
+    call: Any = torch.compile(model) if compiled and can_compile() else model
 
     def step() -> None:
         for batch in batches:
@@ -197,10 +210,17 @@ def hugging_face(
     return Contender(workload, step)
 
 
-def packed_batches(workload: Workload, num_micro_batches: int) -> list[Batch]:
-    """The workload's sequences in rows, several to a row where they fit."""
+def can_compile() -> bool:
+    """Whether there is what torch.compile needs here."""
+    return device().type == "cuda" or shutil.which("g++") is not None
+
+
+def packed_batches(workload: Workload, num_micro_batches: int, packed: bool = True) -> list[Batch]:
+    """The workload's sequences in rows, several to a row where they fit, or one to a row."""
     ids, masked = workload.sequences()
-    row_of = torch.from_numpy(pack(np.array(workload.lengths), workload.sequence))
+    row_of = torch.arange(len(ids))
+    if packed:
+        row_of = torch.from_numpy(pack(np.array(workload.lengths), workload.sequence))
     num_rows, width = int(row_of.max()) + 1, workload.sequence
     tokens = torch.full((num_rows, width), PAD)
     positions, segments = torch.zeros_like(tokens), torch.zeros_like(tokens)
@@ -229,8 +249,8 @@ def packed_batches(workload: Workload, num_micro_batches: int) -> list[Batch]:
             types=torch.zeros_like(tokens[rows]),
             positions=None if whole else positions[rows],
             segments=None if whole else segments[rows],
-            sentence_positions=cls,
-            sentence_labels=cls % 2,
+            sentence_positions=cls if workload.config.sentence_head else None,
+            sentence_labels=cls % 2 if workload.config.sentence_head else None,
         )
         batches.append(batch.to(device()))
     return batches

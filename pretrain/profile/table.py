@@ -51,10 +51,15 @@ def profile_against_hugging_face(num_rounds: int, out: Path, json_file: Path | N
         else:
             rows += rows_on_two_processes(num_rounds, out)
     finally:
-        print_table(table_of(rows))
-        if json_file is not None:
-            json_file.parent.mkdir(parents=True, exist_ok=True)
-            json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8")
+        show(rows, json_file)
+
+
+def show(rows: list[Row], json_file: Path | None) -> None:
+    """As a table, and in the file."""
+    print_table(table_of(rows))
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8")
 
 
 def rows_on_two_processes(num_rounds: int, out: Path) -> list[Row]:
@@ -152,7 +157,8 @@ def table_of(rows: list[Row]) -> WholeTable:
     for heading in ("row", "target", "median", "range"):
         table.add_column(heading, justify="left" if heading == "row" else "right")
     for row in rows:
-        table.add_row(row.row, f"{row.target:.2f}", f"{row.median:.2f}", f"{row.low:.2f}..{row.high:.2f}")
+        target = "" if row.target is None else f"{row.target:.2f}"
+        table.add_row(row.row, target, f"{row.median:.2f}", f"{row.low:.2f}..{row.high:.2f}")
     return table
 
 

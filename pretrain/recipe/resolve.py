@@ -35,6 +35,8 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
     `corpus_vocab_size` None plans without a corpus: the vocabulary is the recipe's, or the preset's. `precision: auto`
     becomes this machine's.
     """
+    if recipe.start_with == "state" and recipe.start is None:
+        raise UserError("start_with state takes what start names, and there is no start; name a run or a checkpoint")
     recipe = with_precision(recipe)
     clock = timeline(recipe)
     check_keys(recipe.stages)

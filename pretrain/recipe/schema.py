@@ -298,6 +298,9 @@ class Recipe(Section):
     start: str | None = None
     """Folder with the initial weights of the first stage: a checkpoint of Espalier, Hugging Face transformers or
     DeepSpeed; `hub:OWNER/NAME` is a model of the Hugging Face Hub. By default weights are drawn at random."""
+    start_with: Literal["weights", "state"] = "weights"
+    """What to take from `start`. `state`: of a checkpoint of Espalier also moments, step counts and its place in the
+    text. Use it for decays from a run at a constant rate (WSD)."""
     model: dict[str, Any]
     """The model: `preset` and any field of the shape (below). The corpus sets the vocabulary size."""
     data: Data

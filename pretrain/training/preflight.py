@@ -65,10 +65,19 @@ def _read_run(recipe: Recipe, num_ranks: int, folder: Path, trust_pickle: bool, 
         check_lengths(run)
         check_saved_states(run)
         if recipe.start is not None:
-            from pretrain.interop.importing import check_start
-
-            check_start(Path(recipe.start), run.stages[0].config, trust_pickle)
+            _check_start(Path(recipe.start), run, trust_pickle)
     return run, files
+
+
+def _check_start(path: Path, run: Run, trust_pickle: bool) -> None:
+    if run.recipe.start_with == "state":
+        from pretrain.interop.continuing import check_continued
+
+        check_continued(path, run.stages[0].config)
+    else:
+        from pretrain.interop.importing import check_start
+
+        check_start(path, run.stages[0].config, trust_pickle)
 
 
 def check_fp16() -> None:

@@ -11,7 +11,9 @@ from model.errors import UserError
 from pretrain.checkpoint.files import find_damage
 from pretrain.checkpoint.progress import Progress
 from pretrain.checkpoint.store import CheckpointStore, restore_from_twin
+from pretrain.data import Corpus
 from pretrain.engine.agreement import raise_together, read_once, say_once
+from pretrain.interop.continuing import continued
 from pretrain.interop.importing import import_start
 from pretrain.recipe import Run
 from pretrain.runs.folder import RunFolder
@@ -36,16 +38,19 @@ def step_to_repeat(run: Run, progress: Progress, run_folder: RunFolder) -> int |
     return None
 
 
-def first_state(run: Run, trust_pickle: bool) -> TrainingState:
-    """What the run trains from at step 0, spread over the ranks: fresh weights, or those of `start`. Collective."""
-    config, seed = run.stages[0].config, run.recipe.seed
-    if run.recipe.start is not None:
-        return import_start(Path(run.recipe.start), config, seed, trust_pickle)
-    return fresh_state(config, seed, dist.get_rank(), dist.get_world_size())
+def first_state(run: Run, corpus: Corpus, trust_pickle: bool) -> tuple[TrainingState, Progress]:
+    """What the run trains from at step 0, spread over the ranks, and where it begins to read: fresh weights, or what
+    `start` names. Collective."""
+    recipe, first = run.recipe, run.stages[0]
+    if recipe.start is None:
+        return fresh_state(first.config, recipe.seed, dist.get_rank(), dist.get_world_size()), Progress()
+    if recipe.start_with == "state":
+        return continued(Path(recipe.start), first.config, first.optimizer.chosen, corpus)
+    return import_start(Path(recipe.start), first.config, recipe.seed, trust_pickle), Progress()
 
 
 def restore_initial(
-    run: Run, progress: Progress, saved: dict[str, Any], run_folder: RunFolder, trust_pickle: bool
+    run: Run, corpus: Corpus, progress: Progress, saved: dict[str, Any], run_folder: RunFolder, trust_pickle: bool
 ) -> None:
     """Makes the state of step 0 again if it is damaged and a later stage reads it. `saved`: what the checkpoint that
     the run resumes from says of the run. Collective."""
@@ -55,7 +60,8 @@ def restore_initial(
     say_once(f"{folder} is damaged: {damage}; it is made again")
     keep = run.recipe.checkpoint
     store = CheckpointStore(run_folder.checkpoints, keep.keep_last, keep.keep_every, False, run_folder.start)
-    store.save(0, first_state(run, trust_pickle), {**saved, "progress": Progress().to_json(), "hooks": {}}, INITIAL)
+    state, first = first_state(run, corpus, trust_pickle)
+    store.save(0, state, {**saved, "progress": first.to_json(), "hooks": {}}, INITIAL)
 
 
 def _read_later(run: Run, progress: Progress) -> set[str]:

@@ -119,7 +119,7 @@ def _trainer(
     if resumed is None:
         raise_together(lost_checkpoints(folder) if dist.get_rank() == 0 else None)
         if run.recipe.start is not None:
-            state = first_state(run, trust_pickle)
+            state, progress = first_state(run, corpus, trust_pickle)
     if dist.get_rank() == 0:
         folder.start.begin(progress.step)
     if position is not None:
@@ -148,5 +148,5 @@ def _resumed(
         reached = decided(run, progress.decisions)
         before = step_to_repeat(reached, progress, folder)
         if before is None:
-            restore_initial(reached, progress, saved, folder, trust_pickle)
+            restore_initial(reached, corpus, progress, saved, folder, trust_pickle)
             return state, progress

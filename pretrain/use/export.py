@@ -17,7 +17,7 @@ from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History
 from pretrain.runs.model_card import model_card
 from pretrain.runs.outputs import check_complete_folder, complete_folder
-from pretrain.use.trained import open_vocabulary
+from pretrain.use.trained import open_vocabulary, say_if_causal
 
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "README.md"}
 
@@ -37,6 +37,7 @@ def export(path: Path, output: Path | None = None, corpus: str | None = None) ->
         output = run_folder / "huggingface"
     check_output(output)
     state, run = load_checkpoint(checkpoint)
+    say_if_causal(run, checkpoint)
     vocabulary = open_vocabulary(run, corpus, checkpoint)
     history = None
     if "progress" in run and run_folder is not None and RunFolder(run_folder).metrics.is_file():

@@ -10,7 +10,6 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 
-from growth.change import ShapeChange, identity
 from growth.moments import MomentRule, of_gradients
 from growth.operators import shape_change
 from growth.partial_shape import PartialShape
@@ -18,11 +17,9 @@ from growth.state import Record, TrainingState, assign_owners
 from model.config import PRESETS, BertConfig
 from model.errors import UserError
 from model.parallel.layout import ParallelLayout
-from model.parameters import parameter_table
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.checkpoint.even import evenly
 from pretrain.checkpoint.files import write_index, write_part
-from pretrain.checkpoint.progress import Progress
 from pretrain.data.text.tokenizer import (
     TextTokenizer,
     read_tokenizer,
@@ -31,11 +28,9 @@ from pretrain.data.text.tokenizer import (
     transformers_tokenizer,
 )
 from pretrain.engine.agreement import from_rank_0, raise_together, say_once
-from pretrain.engine.gather import BATCH, batches
-from pretrain.engine.spread import Plan
+from pretrain.engine.spread import changed_state
+from pretrain.interop.continuing import optimizer_of, settled_units
 from pretrain.interop.huggingface_import import import_model
-from pretrain.optim.options import OptimizerOptions
-from pretrain.optim.section import Optimizer
 from pretrain.recipe.operators import AUTO, read_operators
 from pretrain.runs.outputs import check_folder
 from pretrain.settings.hub import local_folder
@@ -70,7 +65,7 @@ def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> 
         open_saved=lambda other: open_state(Path(other))[0],
         report=lambda correlation: grown.update(correlation=correlation),
     )
-    change = _settled(state.config, run).then(shape_change(state.config, chosen, wanted, inputs))
+    change = settled_units(state.config, run).then(shape_change(state.config, chosen, wanted, inputs))
     changed = changed_state(state, change)
     run.get("progress", {}).pop("new_units", None)
     save_state(changed, {**run, "grown": grown}, out, tokenizer)
@@ -120,31 +115,7 @@ def open_probe(run: dict[str, Any], path: Path) -> Probe:
 
 def _moment_rule(run: dict[str, Any]) -> MomentRule:
     """Imported weights have no moments, so any rule does."""
-    return _optimizer(run).moment_rule if "recipe" in run else of_gradients
-
-
-def _settled(config: BertConfig, run: dict[str, Any]) -> ShapeChange:
-    """No units but with the step count of their tensors."""
-    progress = Progress.from_json(run["progress"]) if "progress" in run else Progress()
-    if progress.new_units is None:
-        return identity(config)
-    return progress.new_units.settled(config, progress.step, _optimizer(run).decay_rates)
-
-
-def _optimizer(run: dict[str, Any]) -> OptimizerOptions:
-    """That of the checkpoint's stage."""
-    section = run.get("optimizer", run["recipe"]["optimizer"])  # absent where stages could not change it
-    return Optimizer.model_validate(section).chosen
-
-
-def changed_state(state: TrainingState, change: ShapeChange) -> TrainingState:
-    """The state after a change, each record on its owner. Collective."""
-    plan, table = Plan.of(change, state), parameter_table(change.target)
-    after = TrainingState(change.target, plan.owners, plan.steps, with_one_moment=plan.with_one_moment)
-    for names in batches(table, plan.numels(), BATCH):
-        for name, record in plan.records(names).items():
-            after.records[name] = Record.of((tensor.contiguous() for tensor in record.tensors()), record.step)
-    return after
+    return optimizer_of(run).moment_rule if "recipe" in run else of_gradients
 
 
 def save_state(state: TrainingState, run: dict[str, Any], out: Path, tokenizer: TextTokenizer | None = None) -> None:

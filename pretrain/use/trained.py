@@ -1,5 +1,6 @@
 """A trained model, opened from its checkpoint in one process, with its vocabulary."""
 
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.checkpoint.files import readable
 from pretrain.checkpoint.progress import Progress
 from pretrain.data import Corpus, Vocabulary
+from pretrain.data.objective import Objective
 from pretrain.data.text.tokenizer import saved_tokenizer
 from pretrain.recipe.schema import Data
 from pretrain.training.evaluation import validation_rows
@@ -37,7 +39,23 @@ def open_trained(path: Path, corpus: str | None = None) -> Trained:
     """
     checkpoint = find_checkpoint(path)
     state, run = load_checkpoint(checkpoint)
+    say_if_causal(run, checkpoint)
     return Trained(_model(state), open_vocabulary(run, corpus, checkpoint), run, state.records)
+
+
+def say_if_causal(run: dict[str, Any], checkpoint: Path) -> None:
+    """A line on stderr for a checkpoint whose last stage saw texts from left to right alone: it is used both ways."""
+    if objective_of(run) == "clm":
+        print(
+            f"espalier: {checkpoint} was last trained with objective clm, each token seeing those before it; here all "
+            "see each other, which it has not learned: train a stage with objective mlm after it",
+            file=sys.stderr,
+        )
+
+
+def objective_of(run: dict[str, Any]) -> Objective:
+    """Of the stage that saved a checkpoint."""
+    return run.get("objective", "mlm")
 
 
 def open_vocabulary(run: dict[str, Any], corpus: str | None, checkpoint: Path) -> Vocabulary:
@@ -65,7 +83,7 @@ def saved_rows(run: dict[str, Any], corpus: Corpus, num_rows: int) -> list[Batch
     data = Data.model_validate(run["recipe"]["data"]) if "recipe" in run else Data(corpus=str(corpus.path))
     progress = Progress.from_json(run["progress"]) if "progress" in run else Progress()
     how = num_rows, 64, dist.get_rank(), dist.get_world_size(), progress.position.draw
-    return validation_rows(corpus, run["sequence"], data, *how, run.get("objective", "mlm"))
+    return validation_rows(corpus, run["sequence"], data, *how, objective_of(run))
 
 
 def _model(state: TrainingState) -> BertForPreTraining:

@@ -48,7 +48,7 @@ def test_the_recipe_of_the_readme_is_the_one_that_ships(tmp_path):
 def test_the_recipes_of_the_page_on_recipes_are_valid(tmp_path):
     page = (HOME / "docs" / "recipes.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    mine, stages, grow, objectives, ends, cycle, ticket, schedules, timed = blocks
+    mine, stages, grow, objectives, ends, cycle, ticket, schedules, peak, decay, timed = blocks
     base = load_recipe("base").model_dump(by_alias=True) | {"optimizer": {"lr": 1e-4}}
 
     def run(**values):
@@ -72,6 +72,9 @@ def test_the_recipes_of_the_page_on_recipes_are_valid(tmp_path):
     phases = run(steps=None, **parse(two_phase, "page"))
     assert phases.end == 8601
     assert phases.learning_rate(2000) == 1e-4  # 28.43% of the first 7038 steps
+    for text, hours in ((peak, 30), (decay, 3)):
+        (tmp_path / "hours.yaml").write_text(text)
+        assert resolve(load_recipe(tmp_path / "hours.yaml"), None, 8).end == hours * 3600
     assert run(steps=None, **parse(timed, "page")).end == 24 * 3600
 
 

@@ -57,8 +57,8 @@ def generic_weights(config: BertConfig, seed: int = 0) -> dict[str, torch.Tensor
     return weights
 
 
-def make_run(folder: Path, corpus: Corpus, **shape) -> BertConfig:
-    """A finished run of two stages with one change of shape, and its checkpoint at step 40."""
+def make_run(folder: Path, corpus: Corpus, objective: str = "mlm", **shape) -> BertConfig:
+    """A finished run of two stages with one change of shape, and its checkpoint at step 40, by the last objective."""
     fields = dict(layers=2, hidden=32, heads=4, ffn=48, max_positions=64, hidden_dropout=0.0, attention_dropout=0.0)
     config = BertConfig(**{**fields, "vocab_size": corpus.vocab_size, **shape})
     recipe = load_recipe("demo", ["name=two-stages", f"data.corpus={corpus.directory}"])
@@ -72,6 +72,7 @@ def make_run(folder: Path, corpus: Corpus, **shape) -> BertConfig:
         "corpus": str(corpus.directory.resolve()),
         "tokenizer": corpus.tokenizer_hash,
         "sequence": 32,
+        "objective": objective,
         "hooks": {},
     }
     checkpoint = folder / "checkpoints" / "step-00000040"

@@ -21,10 +21,14 @@ class Fasta(FileFormat):
     ending: ClassVar[str] = ".fasta"
 
     def read(self, file: Path, format: TextFormat) -> Iterator[Block]:
+        is_cut = False
         for number, block in enumerate(read_documents(file, [_HEADER], FastaBlock, format.broken_files)):
             begin = block.content.removeprefix(BOM_UTF8).lstrip()
             if number == 0 and begin and not begin.startswith((b">", b";")):
                 raise UserError(f"{file} is no FASTA file: it must begin with a header, such as >sp|P69905; mend it")
+            if is_cut:  # a record that is too long goes on: its residues begin at once, as behind an empty header
+                block.content = b"\n" + block.content
+            is_cut = not block.content.endswith(_HEADER)
             yield block
 
 

@@ -12,6 +12,8 @@ from model.errors import UserError
 from pretrain.data import Corpus, PrepareOptions, prepare
 from pretrain.data.text.residues import ALPHABET
 from pretrain.data.text.sources import limits
+from pretrain.data.text.sources.base import TextFormat
+from pretrain.data.text.sources.fasta import Fasta
 from pretrain.recipe import Recipe, load_recipe
 from pretrain.training.train import train
 from pretrain.use.export import export
@@ -61,6 +63,21 @@ def test_an_empty_file_a_byte_order_mark_and_a_record_without_a_header_lose_noth
     (tmp_path / "texts" / "a.fa").write_text("\ufeff>one\nMKTAY\n>\nACDEF\nGHIKL\n>three\nMNPQR\n", "utf-8")
     prepare(options(tmp_path, str(tmp_path / "texts")))
     assert tokens(Corpus.open(tmp_path / "corpus")) == ["ACDEFGHIKL", "MKTAY", "MNPQR"]
+
+
+@pytest.mark.parametrize("width", [7, 500])
+def test_a_record_beyond_the_limit_is_cut_and_loses_no_residue(tmp_path, monkeypatch, width):
+    """A cut is no header: neither the line behind it nor, in a record of one line, all the rest."""
+    monkeypatch.setattr(limits, "CHUNK_BYTES", 16)
+    monkeypatch.setattr(limits, "MAX_DOCUMENT_BYTES", 64)
+    long = "".join(random.Random(0).choices("LAGVSERTIDPKQNFYMHWC", k=500))
+    (tmp_path / "a.fa").write_text(written(tmp_path, {"long": long, "short": "MKTAY"}, width))
+    format = TextFormat()
+    blocks = Fasta().read(tmp_path / "a.fa", format)
+    pieces = [sequence for block in blocks for sequence in block.documents(format, block.counts)]
+    assert "".join(pieces) == long + "MKTAY"
+    assert pieces[-1] == "MKTAY"
+    assert len(pieces) > 5
 
 
 def test_the_alphabet_is_that_of_esm_2(tmp_path):
