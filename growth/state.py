@@ -70,6 +70,11 @@ class TrainingState:
     def nbytes(self) -> int:
         return sum(tensor.nbytes for record in self.records.values() for tensor in record.tensors())
 
+    def nbytes_of_all(self) -> int:
+        """Of the records of all ranks."""
+        table = parameter_table(self.config)
+        return sum(torch.float32.itemsize * table[name].numel * len(self.kinds(name)) for name in self.owners)
+
 
 def kinds_of(name: str, with_one_moment: Set[str]) -> tuple[str, ...]:
     """The names of the tensors in a parameter's record: TENSORS, or without the second moment."""

@@ -40,11 +40,13 @@ class Division:
         numel = prod(self.table[name].local_shape(self.layout.tensor_parallel))
         return self.cuts[name].span(self.layout.data_parallel_rank(rank), numel)
 
-    def span(self, name: str, rank: int) -> tuple[int, int]:
-        """What the rank gives where all is gathered: what it holds, and of equal copies only the first."""
-        is_split = self.table[name].tensor_parallel_axis is not None
-        data_rank, tensor_rank = divmod(rank, self.layout.tensor_parallel)
-        is_copy = (tensor_rank > 0 and not is_split) or (data_rank > 0 and self.cuts[name].copied)
+    def span(self, name: str, rank: int, owner: int) -> tuple[int, int]:
+        """What the rank gives where the owner gathers all: what it holds, and of equal copies only those in the owner's
+        own row and column of ranks."""
+        is_split, size = self.table[name].tensor_parallel_axis is not None, self.layout.tensor_parallel
+        is_copy = (rank % size != owner % size and not is_split) or (
+            rank // size != owner // size and self.cuts[name].copied
+        )
         return (0, 0) if is_copy else self.held(name, rank)
 
     def shard_shapes(self, name: str) -> list[tuple[int, ...]]:

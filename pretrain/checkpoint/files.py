@@ -18,7 +18,7 @@ from model.lazy import dist, torch
 from model.parameters import parameter_table
 from pretrain.checkpoint.parts import Parts
 from pretrain.checkpoint.tensors import write_tensors, write_text
-from pretrain.engine.agreement import read_once
+from pretrain.engine.agreement import first_message, is_group, read_once
 from pretrain.settings.plugins import PluginError, load_plugins
 
 INDEX, CHECKSUMS = "index.json", "SHA256SUMS"
@@ -136,12 +136,9 @@ def find_damage(path: Path) -> str | None:
     sums = read_once(lambda: read_checksums(path))
     if INDEX not in sums:
         return f"{CHECKSUMS} is missing or broken"
-    faults = [fault_in(path / name, sums[name]) for name in sorted(sums)[rank::num_ranks]]
-    gathered: list[list[str | None]] = [faults]
-    if num_ranks > 1:
-        gathered = [[]] * num_ranks
-        dist.all_gather_object(gathered, faults)
-    damage = next((fault for faults in gathered for fault in faults if fault), None)
+    damage = next(filter(None, (fault_in(path / name, sums[name]) for name in sorted(sums)[rank::num_ranks])), None)
+    if is_group():
+        damage = first_message(damage)
     return damage or read_once(lambda: _contradiction(path, sums.keys()))
 
 

@@ -17,11 +17,13 @@ from pretrain.checkpoint.files import find_damage, read_checkpoint, write_index,
 from pretrain.checkpoint.lineage import overtaken_by, start_of
 from pretrain.checkpoint.parts import Parts
 from pretrain.checkpoint.tensors import NOBODYS, replace_text, sync_folder
-from pretrain.engine.agreement import agreed, from_rank_0, raise_together, read_once
+from pretrain.engine.agreement import from_rank_0, raise_together, read_once
 from pretrain.lease import PARTIAL, Start
 
 LATEST, DAMAGED = "latest", ".damaged"
 STEP, STEP_NAME = "step-{:08d}", r"step-\d{8}"
+FAILED = "failed"
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,6 @@ class CheckpointStore:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._num_saved = 0
-        self._messages: Any = None
-        """A connection of its own, because the thread waits on it; None on ranks that write nothing."""
 
     def save(self, step: int, state: TrainingState, run: dict[str, Any], name: str = "") -> None:
         """Returns once the thread has the state, which must not change afterwards. Collective.
@@ -70,15 +70,13 @@ class CheckpointStore:
         from pretrain.checkpoint.even import evenly
 
         path = self.folder / (name or STEP.format(step))
-        num_bytes = sum(agreed(self._finished(), state.nbytes()))
+        raise_together(self._finished())
+        num_bytes = state.nbytes_of_all()
         raise_together(self._prepare(path, num_bytes) if dist.get_rank() == 0 else None)
         self._num_saved += 1
         self.written = None
         run = {**run, "start": self.start.number}
         parts = evenly(state)
-        if self._messages is None and (parts.tensors or dist.get_rank() == 0):
-            store: Any = dist.distributed_c10d._get_default_store()
-            self._messages = store.clone()
         self._thread = threading.Thread(
             target=self._write, args=(path, parts, run, num_bytes), name="checkpoint", daemon=True
         )
@@ -116,31 +114,38 @@ class CheckpointStore:
     def _write(self, path: Path, parts: Parts, run: dict[str, Any], num_bytes: int) -> None:
         began = time.perf_counter()
         partial = self.start.partial(path)
-        rank, key = dist.get_rank(), f"checkpoint/{self._num_saved}"
+        rank, store, key = dist.get_rank(), _store(), f"checkpoint/{self._num_saved}"
         try:
             checksum = write_part(partial, rank, parts)
             if checksum is not None:
-                self._messages.set(f"{key}/{rank}", checksum)
+                store.set(f"{key}/{rank}", checksum)
             if rank == 0:
-                sums = self._await_parts(key, sorted(set(parts.writers.values())))
+                sums = _await_parts(store, key, sorted(set(parts.writers.values())))
                 write_index(partial, parts, run, sums)
                 _complete(path, self.start)
                 _drop_old(self.folder, self.keep_last, self.keep_every, self.start)
                 self.written = Written(path, num_bytes, time.perf_counter() - began)
         except Exception as error:
             self._error = _explained(path, error)
-            if self._messages is not None:
-                self._messages.set(f"{key}/{rank}", "failed")
+            store.set(f"{key}/{rank}", FAILED)
 
-    def _await_parts(self, key: str, writers: list[int]) -> dict[int, str]:
-        """{rank: checksum} once every rank that has a part has written it."""
-        keys = [f"{key}/{rank}" for rank in writers]
-        messages = [message.decode() for message in self._messages.multi_get(keys)]  # waits
-        for each in keys:
-            self._messages.delete_key(each)
-        if "failed" in messages:
-            raise OSError(f"rank {writers[messages.index('failed')]} could not write its part")
-        return dict(zip(writers, messages, strict=True))
+
+def _store() -> Any:
+    """The process group's. Nothing waits in a call of it: the main thread, and others, use the same connection."""
+    return dist.distributed_c10d._get_default_store()
+
+
+def _await_parts(store: Any, key: str, writers: list[int]) -> dict[int, str]:
+    """{rank: checksum} once every rank that has a part has written it."""
+    keys = [f"{key}/{rank}" for rank in writers]
+    while not store.check(keys):
+        time.sleep(POLL_SECONDS)
+    messages = [message.decode() for message in store.multi_get(keys)]
+    for each in keys:
+        store.delete_key(each)
+    if FAILED in messages:
+        raise OSError(f"rank {writers[messages.index(FAILED)]} could not write its part")
+    return dict(zip(writers, messages, strict=True))
 
 
 def load_newest(

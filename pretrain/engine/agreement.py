@@ -6,13 +6,16 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from model.errors import UserError
-from model.lazy import dist
+from model.lazy import dist, torch
 from pretrain.engine.exits import Stop
 
 T = TypeVar("T")
 
 ACTED = "rank 0 has acted"
 """Key in the process group's store."""
+
+ASKED_A_SECOND = 2000
+"""How often all ranks together ask the store, while they wait for rank 0."""
 
 
 def is_group() -> bool:
@@ -22,23 +25,33 @@ def is_group() -> bool:
 
 def raise_together(error: Exception | None) -> None:
     """Raises Stop on all ranks when any of them has an error, with the message of the first. Collective."""
-    agreed(error, None)
+    message = first_message(None if error is None else str(error))
+    if message is not None:
+        raise Stop(message)
 
 
-def agreed(error: Exception | None, value: T) -> list[T]:
-    """Every rank's value; raises as `raise_together`. Collective."""
-    said: list[tuple[str | None, T]] = [(None, value)] * dist.get_world_size()
-    dist.all_gather_object(said, (None if error is None else str(error), value))
-    for message, _ in said:
-        if message:
-            raise Stop(message)
-    return [value for _, value in said]
+def first_message(own: str | None) -> str | None:
+    """What the first rank says that says anything, on all ranks; None where none does. Collective.
+
+    They reduce one number: the texts of a thousand ranks, of which nearly always none says anything, stay where they
+    are.
+    """
+    from pretrain.engine.distributed import device
+
+    rank, num_ranks = dist.get_rank(), dist.get_world_size()
+    first = torch.tensor(num_ranks if own is None else rank, device=device())
+    dist.all_reduce(first, dist.ReduceOp.MIN)
+    return None if first.item() == num_ranks else _from(int(first.item()), own)
 
 
 def from_rank_0(value: T) -> T:
     """Rank 0's value, on all ranks. Collective."""
+    return _from(0, value)
+
+
+def _from(rank: int, value: T) -> T:
     values = [value]
-    dist.broadcast_object_list(values, src=0)
+    dist.broadcast_object_list(values, src=rank)
     return values[0]
 
 
@@ -75,8 +88,9 @@ def rank_0_first(act: Callable[[], None]) -> None:
             error = fault
         store.set(ACTED, "")
     else:
+        seconds = max(0.05, dist.get_world_size() / ASKED_A_SECOND)
         while not store.check([ACTED]):
-            time.sleep(0.05)
+            time.sleep(seconds)
     raise_together(error)
     if dist.get_rank() == 0:
         store.delete_key(ACTED)

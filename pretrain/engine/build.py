@@ -23,7 +23,7 @@ from pretrain.engine.distributed import device
 from pretrain.engine.norm import copy_norm_before_update, mark_split_gradients, speed_up_norm
 from pretrain.engine.unused import skip_unused_work
 from pretrain.engine.without_compiler import keep_compiler_out
-from pretrain.engine.zero import prime_optimizer
+from pretrain.engine.zero import keep_weights_for_the_backward_pass, prime_optimizer
 from pretrain.optim.groups import GroupRules, parameter_groups
 from pretrain.optim.options import MakeOptimizer
 
@@ -88,6 +88,7 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     speed_up_norm(engine)
     copy_norm_before_update(engine)
     skip_unused_work(engine)
+    keep_weights_for_the_backward_pass(engine)
     return engine
 
 

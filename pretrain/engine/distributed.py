@@ -121,14 +121,14 @@ _host_groups: dict[dist.ProcessGroup | None, dist.ProcessGroup] = {}
 
 def host_group(group: dist.ProcessGroup | None = None) -> dist.ProcessGroup | None:
     """The ranks of `group` (None: all), in a group whose collectives run on the host and wait for no device.
-    Collective."""
+    Collective. Each rank makes its own alone, as in model/parallel/layout.py."""
     if not computes_on_gpu():
         return group
+    if group is not None and dist.get_world_size(group) == dist.get_world_size():
+        group = None  # one group of all ranks is enough
     if group not in _host_groups:
-        everyones: list[list[int]] = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(everyones, dist.get_process_group_ranks(group))
-        distinct = [list(ranks) for ranks in dict.fromkeys(map(tuple, everyones))]
-        _host_groups[group], _ = dist.new_subgroups_by_enumeration(distinct, backend="gloo")
+        ranks = None if group is None else dist.get_process_group_ranks(group)
+        _host_groups[group] = dist.new_group(ranks, backend="gloo", use_local_synchronization=group is not None)
     return _host_groups[group]
 
 

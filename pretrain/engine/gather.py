@@ -52,12 +52,12 @@ def _gather_batch(
     numel_to = [0] * num_ranks
     outgoing = []
     for name in sorted(names, key=lambda name: owners[name]):  # a stable order: among an owner's, that of `names`
-        _, numel = division.span(name, rank)
+        _, numel = division.span(name, rank, owners[name])
         if numel:
             numel_to[owners[name]] += numel
             outgoing.append(parts[name].to(device()))
     own = [name for name in names if owners[name] == rank]
-    spans = [[division.span(name, source) for name in own] for source in range(num_ranks)]
+    spans = [[division.span(name, source, rank) for name in own] for source in range(num_ranks)]
     numel_from = [sum(numel for _, numel in from_source) for from_source in spans]
 
     outbox = torch.cat(outgoing) if outgoing else torch.empty(0, device=device())
@@ -70,7 +70,7 @@ def _gather_batch(
     for source, from_source in enumerate(spans):
         for name, (start, numel) in zip(own, from_source, strict=True):
             if numel:
-                shard = shards[name][source % division.layout.tensor_parallel]
+                shard = shards[name][source % len(shards[name])]
                 shard.view(-1)[start : start + numel].copy_(flat[first : first + numel])
                 first += numel
     for name in own:

@@ -198,10 +198,36 @@ def _forget_stage3_globals() -> None:
     """
     from deepspeed.runtime.zero import parameter_offload
     from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses
-    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 
     torch.nn.functional.linear = getattr(InsertPostInitMethodToModuleSubClasses, "linear_bk", nn.functional.linear)
     parameter_offload.FWD_MODULE_STACK.clear()
+    _forget_releases()
+
+
+def keep_weights_for_the_backward_pass(engine: DeepSpeedEngine) -> None:
+    """Under stage 3, what a module's pass releases follows from the order of modules that was recorded.
+
+    DeepSpeed 0.19.8 caches that by the module's place in the order, and keeps the cache when it records another one. A
+    validation before the first step is of forward passes alone, after which nothing is needed again. From then on every
+    forward pass would release all weights, and every backward pass gather them one by one, with nothing ahead.
+    `tests/pretrain/engine/test_weights_gathered.py` fails when a DeepSpeed release no longer needs this.
+    """
+    if engine.zero_optimization_stage() != ZeroStageEnum.weights:
+        return
+    coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
+    invalidate = coordinator._invalidate_trace
+
+    def invalidate_and_forget() -> None:
+        invalidate()
+        _forget_releases()
+
+    coordinator._invalidate_trace = invalidate_and_forget
+
+
+def _forget_releases() -> None:
+    """Empties the cache of what to release, in which all coordinators are."""
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
     cached = PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release
     while cached is not None and not hasattr(cached, "cache_clear"):  # under decorators
         cells = (cell.cell_contents for cell in cached.__closure__ or ())

@@ -6,18 +6,16 @@ with the rank's exit code.
 
 import logging
 import os
-import resource
 import signal
 import sys
-from contextlib import suppress
 
-from pretrain.launch import leash, start_up
+from pretrain.launch import leash, open_files, start_up
 from pretrain.launch.outcome import ExitCode, is_known, shell_code
 
 
 def main(arguments: list[str]) -> int:
     os.environ[leash.PARENT] = str(os.getpid())  # for the ranks
-    allow_connections()
+    open_files.raise_limit()
     with start_up.importing():
         from torch.distributed.run import main as torchrun
 
@@ -28,14 +26,6 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         return report(error)
     return ExitCode.DONE
-
-
-def allow_connections() -> None:
-    """Each rank of the run keeps several to the store, which is in the first node's process: past the usual limit of
-    1,024 files from some hundred ranks on."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def report(error: Exception) -> int:

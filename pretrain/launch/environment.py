@@ -46,6 +46,8 @@ def _defaults() -> dict[str, str]:
         defaults |= {"TRITON_CACHE_DIR": str(caches / "triton"), "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor")}
     if count_gpus() == 0:
         defaults["DS_ACCELERATOR"] = "cpu"
+    else:  # with NCCL, gloo sums some numbers on the hosts: a rank connects to those that it meets there, not to all
+        defaults["TORCH_GLOO_LAZY_INIT"] = "1"
     return defaults
 
 

@@ -14,6 +14,7 @@ from pretrain.launch.gpus import ranks_of_node
 from pretrain.launch.interfaces import interface_variables
 from pretrain.launch.knocks import Knocks
 from pretrain.launch.local import run_ranks
+from pretrain.launch.open_files import check_limit
 from pretrain.launch.outcome import ExitCode, Run, agreed_code, own_code
 from pretrain.launch.pulse import FirstNode, OtherNode
 from pretrain.launch.slurm import COUNT_GPUS, Task, node_address, number_of, say, slurmd_places
@@ -50,7 +51,8 @@ def run_part(
 ) -> int | None:
     """Runs this node's ranks and waits for them. Returns their exit code, which `settle` makes out.
 
-    None: the first node was not found within `join_seconds`. Raises UserError where the first node has no free ports.
+    None: the first node was not found within `join_seconds`. Raises UserError where the first node has no free ports,
+    or may not have enough files open.
     """
     interface = interface_variables(part.own, part.peer)
     variables = {name: os.environ.get(name) or value for name, value in {**interface, **QUIET}.items()}
@@ -61,6 +63,7 @@ def run_part(
         return run_ranks(part.module, part.nproc, options, variables_of_ranks, must_leave=lambda: pulse.has_stopped)
 
     if isinstance(pulse, FirstNode):
+        check_limit(len(part.task.nodes) * part.nproc)
         with meeting.invitation(part.task.key, part.ports, pulse) as port:
             return settle(lambda more: ranks(port, more))
     found = meeting.find(part.task.key, part.first, part.ports, join_seconds)

@@ -3,10 +3,9 @@
 from dataclasses import dataclass, replace
 from math import ceil, inf
 
-from model.parameters import parameter_table
-from pretrain.cost.memory import FP32_BYTES
 from pretrain.cost.savings import target_config
 from pretrain.cost.time.machine import Machine
+from pretrain.cost.time.pauses import Change, change_seconds, checkpoint_seconds, state_bytes
 from pretrain.cost.time.step import Step, StepTime, step_time
 from pretrain.recipe import ResolvedStage, Run
 
@@ -18,15 +17,17 @@ class StageTime:
     stage: ResolvedStage
     step: StepTime
     num_steps: float
-    entry: float
+    entry: Change
     """The change of shape or layout that leads here."""
     validation: float
+    pause: float
+    """Of one checkpoint."""
     checkpoints: float
     """The pauses in which the state is copied; the disk is written while training goes on."""
 
     @property
     def seconds(self) -> float:
-        return self.num_steps * self.step.seconds + self.entry + self.validation + self.checkpoints
+        return self.num_steps * self.step.seconds + self.entry.seconds + self.validation + self.checkpoints
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class RunTime:
     @property
     def save_seconds(self) -> float:
         """From the beginning of a checkpoint until it is on the disk: of the last stage, and at once."""
-        size = state_bytes(self.run.stages[-1])
-        return copy_seconds(self.machine, size, self.run.num_ranks) + write_seconds(self.machine, size)
+        last = self.run.stages[-1]
+        pause = checkpoint_seconds(last, self.run.num_ranks, self.machine)
+        return pause + write_seconds(self.machine, state_bytes(last))
 
     @property
     def longest_step(self) -> float:
@@ -81,7 +83,7 @@ def run_time(run: Run, machine: Machine, segment: float | None = None) -> RunTim
         for each in stages
         if each.stage.config != target
     )
-    scratch += sum(each.seconds - each.entry for each in stages if each.stage.config == target)
+    scratch += sum(each.seconds - each.entry.seconds for each in stages if each.stage.config == target)
     return RunTime(run, machine, stages, scratch)
 
 
@@ -95,48 +97,18 @@ def _stage_time(run: Run, index: int, machine: Machine, segment: float | None) -
     every = recipe.checkpoint.every or inf
     if recipe.checkpoint.minutes:
         every = min(every, 60 * recipe.checkpoint.minutes / step.seconds)
-    size = state_bytes(stage)
-    pause = copy_seconds(machine, size, run.num_ranks)
+    pause = checkpoint_seconds(stage, run.num_ranks, machine)
     if not recipe.checkpoint.background:
-        pause += write_seconds(machine, size)
+        pause += write_seconds(machine, state_bytes(stage))
     return StageTime(
         stage=stage,
         step=step,
         num_steps=num_steps,
-        entry=_entry_seconds(run, index, machine),
+        entry=change_seconds(run, index, machine),
         validation=validations * rows * Step(run, stage, machine, segment).forward_seconds(),
+        pause=pause,
         checkpoints=(num_steps / every + 1) * pause,
     )
-
-
-def _entry_seconds(run: Run, index: int, machine: Machine) -> float:
-    """A stage whose engine is like the one before it begins at once; otherwise a new one is built, and the state goes
-    from its old ranks to their owners and from these to its new ranks."""
-    if index == 0:
-        return 0.0
-    before, stage = run.stages[index - 1], run.stages[index]
-    if _engine(before) == _engine(stage):
-        return 0.0
-    link = machine.between if run.num_ranks > machine.ranks and machine.between else machine.within
-    moved = (state_bytes(before) + state_bytes(stage)) / run.num_ranks
-    compiled = machine.host.compile_seconds if not machine.on_cpu and run.recipe.compile else 0.0
-    return machine.host.rebuild_seconds + moved / (1e9 * link.gb_per_second) + compiled
-
-
-def _engine(stage: ResolvedStage) -> tuple:
-    layout = (stage.tensor_parallel, stage.sequence_parallel, stage.data_parallel)
-    return (stage.config, layout, stage.micro_batch, stage.accumulation, stage.deepspeed)
-
-
-def state_bytes(stage: ResolvedStage) -> int:
-    """Of the whole training state, in memory and in a checkpoint: weights and the moments that are kept, in fp32."""
-    moments_of = stage.optimizer.chosen.group_rules.moments_of
-    return FP32_BYTES * sum(spec.numel * (1 + len(moments_of(spec))) for spec in parameter_table(stage.config).values())
-
-
-def copy_seconds(machine: Machine, size: int, num_ranks: int) -> float:
-    """Each rank copies what it owns, all at once."""
-    return size / num_ranks / (1e9 * machine.host.copy_gb_per_second)
 
 
 def write_seconds(machine: Machine, size: int) -> float:

@@ -54,7 +54,7 @@ def times_table(time: RunTime) -> Table:
 def time_lines(time: RunTime, corpus_bytes: int | None) -> Iterator[str]:
     """Hours, money, what was saved, disk, and how far all this may be off."""
     machine, unit = time.machine, "process" if time.machine.on_cpu else "GPU"
-    between = sum(each.entry + each.validation + each.checkpoints for each in time.stages)
+    between = sum(each.entry.seconds + each.validation + each.checkpoints for each in time.stages)
     yield (
         f"the run: {hours(time.seconds)} hours, {hours(between)} of them changes of shape, validation and checkpoints; "
         f"{time.rank_hours:,.3g} {unit}-hours" + _money(time)
@@ -66,8 +66,20 @@ def time_lines(time: RunTime, corpus_bytes: int | None) -> Iterator[str]:
         )
     corpus = "" if corpus_bytes is None else f", and {corpus_bytes / 1e9:,.3g} GB of corpus"
     yield f"disk at most: {disk_bytes(time) / 1e9:,.3g} GB of checkpoints{corpus}"
+    yield standing_still(time)
     yield from too_large(time)
     yield from expected_error(machine)
+
+
+def standing_still(time: RunTime) -> str:
+    """The longest checkpoint and every change of shape, in steps of their stage."""
+    longest = max(time.stages, key=lambda each: each.pause)
+    parts = [f"{longest.pause:.2g} s for a checkpoint ({longest.pause / longest.step.seconds:.2g} steps)"]
+    for each in time.stages:
+        if each.entry.seconds:
+            moving = f"{each.entry.moving:.2g} s to move the state ({each.entry.moving / each.step.seconds:.2g} steps)"
+            parts.append(f"{moving} and {each.entry.building:.2g} s to build the engine of {each.stage.name}")
+    return f"steps stand still {', '.join(parts)}"
 
 
 def expected_error(machine: Machine) -> Iterator[str]:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pretrain.engine.agreement import first_message
 from pretrain.training.events import Hook, StepResult, TrainerView
 from pretrain.training.hooks.rollbacks import Rollbacks
 
@@ -71,6 +72,4 @@ def _first_non_finite(module: nn.Module, repeat: Callable[[], Any]) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    gathered: list[list[str]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(gathered, found)
-    return next((f"{what[0]} (rank {rank})" for rank, what in enumerate(gathered) if what), "the gradient's norm")
+    return first_message(f"{found[0]} (rank {dist.get_rank()})" if found else None) or "the gradient's norm"

@@ -44,19 +44,20 @@ def test_ranks_divide_a_shard_without_gaps(numels, num_ranks, padding):
         offset += numel
 
 
-def collected(layout: ParallelLayout, batch: int) -> dict[str, bool]:
+def collected(layout: ParallelLayout, batch: int, copied: bool) -> dict[str, bool]:
     """Cuts made up here: of each parameter its owner gets the tensor from which the ranks took their parts."""
     table = parameter_table(CONFIG)
     cuts = {}
     for number, name in enumerate(table):
         numel = torch.Size(table[name].local_shape(layout.tensor_parallel)).numel()
-        cuts[name] = Cut(offset=number, run=-(-(numel + number) // layout.data_parallel))
+        run = -(-(numel + number) // layout.data_parallel)
+        cuts[name] = Cut(0, numel, copied=True) if copied else Cut(offset=number, run=run)
     division = Division(table, layout, cuts)
     rank = dist.get_rank()
     whole, parts = {}, {}
     for number, (name, spec) in enumerate(table.items()):
         whole[name] = torch.arange(spec.numel, dtype=torch.float32).view(spec.shape) + number
-        start, numel = division.span(name, rank)
+        start, numel = division.held(name, rank)
         own = shard(spec, whole[name], rank % layout.tensor_parallel, layout.tensor_parallel)
         parts[name] = own.reshape(-1)[start : start + numel]
     owners = assign_owners(CONFIG, dist.get_world_size())
@@ -75,17 +76,31 @@ def collected(layout: ParallelLayout, batch: int) -> dict[str, bool]:
 
 def test_owners_get_what_the_ranks_hold_and_the_ranks_get_it_back():
     for tensor_parallel in (1, 2, 4):
-        for batch in (1, 5_000, 10**9):
+        for batch, copied in ((1, False), (5_000, False), (5_000, True), (10**9, False)):
             layout = ParallelLayout(tensor_parallel, 4 // tensor_parallel)
-            found = pool(4).run(collected, layout, batch)
+            found = pool(4).run(collected, layout, batch, copied)
             assert {name for rank in found for name in rank} == set(parameter_table(CONFIG))
-            assert all(is_equal for rank in found for is_equal in rank.values()), (layout, batch)
+            assert all(is_equal for rank in found for is_equal in rank.values()), (layout, batch, copied)
+
+
+def test_of_equal_copies_an_owner_is_given_those_of_its_own_row_and_column():
+    """Where every rank has all, nothing travels."""
+    table = parameter_table(CONFIG)
+    for size in (1, 2):
+        numels = {name: torch.Size(spec.local_shape(size)).numel() for name, spec in table.items()}
+        cuts = {name: Cut(0, numel, copied=True) for name, numel in numels.items()}
+        division = Division(table, ParallelLayout(size, 8 // size), cuts)
+        for name, spec in table.items():
+            for owner in range(8):
+                givers = [rank for rank in range(8) if division.span(name, rank, owner)[1]]
+                row = range(owner - owner % size, owner - owner % size + size)
+                assert givers == (list(row) if spec.tensor_parallel_axis is not None else [owner])
 
 
 class Counted(Division):
-    def span(self, name: str, rank: int) -> tuple[int, int]:
+    def span(self, name: str, rank: int, owner: int) -> tuple[int, int]:
         calls["spans"] += 1
-        return super().span(name, rank)
+        return super().span(name, rank, owner)
 
     def held(self, name: str, rank: int) -> tuple[int, int]:
         calls["held"] += 1
@@ -119,7 +134,7 @@ def test_a_thousand_ranks_exchange_a_few_messages_and_ask_for_nothing():
     cuts = {name: Cut(0, -(-spec.numel // NUM_RANKS)) for name, spec in table.items()}
     division = Counted(table, ParallelLayout(1, NUM_RANKS), cuts)
     owners = assign_owners(config, NUM_RANKS)
-    parts = {name: torch.zeros(division.span(name, 0)[1]) for name in table}
+    parts = {name: torch.zeros(division.span(name, 0, owners[name])[1]) for name in table}
     with one_of(NUM_RANKS):
         got = dict(gather(table, division, owners, parts))
     assert list(got) == [name for name, owner in owners.items() if owner == 0]

@@ -12,8 +12,9 @@ import pytest
 
 from pretrain.__main__ import main
 from pretrain.checkpoint import even, parts
+from pretrain.cost.time.messages import messages
 from pretrain.data import Corpus
-from pretrain.recipe import Recipe, resolve
+from pretrain.recipe import Recipe, ResolvedStage, Run, resolve
 from pretrain.simulation.group import only_rank
 from pretrain.simulation.messages import Sent, recorded
 from pretrain.simulation.rank import SimulatedRank
@@ -28,10 +29,12 @@ from tests.support.workers import pool
 Segments = list[tuple[str, Counter[Sent]]]
 MODEL = dict(layers=2, hidden=32, heads=4, ffn=64, max_positions=32)
 STAGES = [
-    {"name": "small", "steps": 3},
-    {"name": "deep", "steps": 3, "grow": {"stack": {"moments": "reset"}}, "shape": {"layers": 4}},
-    {"name": "wide", "steps": 3, "grow": "widen", "shape": {"hidden": 64, "heads": 8, "ffn": 128}},
+    {"name": "small", "steps": 2},
+    {"name": "deep", "steps": 2, "grow": {"stack": {"moments": "reset"}}, "shape": {"layers": 4}},
+    {"name": "wide", "steps": 2, "grow": "widen", "shape": {"hidden": 64, "heads": 8, "ffn": 128}},
 ]
+OF_ZERO_3 = [stage | {"steps": 5} for stage in STAGES[::2]]
+"""It takes up to three steps to learn what it gathers when."""
 
 
 @contextmanager
@@ -42,8 +45,8 @@ def small_files() -> Iterator[None]:
 
 
 def segments(recipe: Recipe, folder: Path) -> Segments:
-    """Of a real run, what each start, step, change of shape and checkpoint sends. Validation and agreements of ranks
-    on what to do are left out."""
+    """Of a real run, what each start, step, validation, change of shape and checkpoint sends. Agreements of ranks on
+    what to do are left out."""
     found: Segments = []
 
     def recording(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,6 +63,7 @@ def segments(recipe: Recipe, folder: Path) -> Segments:
         "change to": (stages, "move"),
         "rows of a step of": (Reader, "read"),
         "step of": (trainer, "update"),
+        "validation of": (trainer, "evaluate"),
         "checkpoint of": (checkpoints, "read_state"),
         "files of": (even, "evenly"),
     }
@@ -70,49 +74,70 @@ def segments(recipe: Recipe, folder: Path) -> Segments:
     return found
 
 
-def simulated(recipe: Recipe, corpus: Path, rank: int, num_ranks: int) -> dict[str, Counter[Sent]]:
-    opened = Corpus.open(corpus)
-    run = resolve(recipe, opened.vocab_size, num_ranks)
-    with small_files(), only_rank(rank, num_ranks):
-        return {event.name: event.sent for event in SimulatedRank(run, opened, on_cpu=True).events()}
-
-
-def by_stage(found: Segments) -> dict[str, Counter[Sent]]:
-    """As a simulation names them."""
-    names = iter([stage["name"] for stage in STAGES])
+def by_stage(found: Segments, recipe: Recipe) -> dict[str, Counter[Sent]]:
+    """As a simulation names them; of several alike the last. Steps right after a validation are apart."""
+    names = iter([stage.name for stage in recipe.stages])
     events: dict[str, Counter[Sent]] = {}
-    stage = ""
+    stage, before = "", ""
     for what, sent in found:
         if what in ("start of", "change to"):
             stage = next(names)
+        if what == "step of" and before == "validation of":
+            what = "step after validation of"
         if what == "files of":
             events[f"checkpoint of {stage}"] += sent
         else:
             events[f"{what} {stage}"] = sent
+        before = what if what.startswith(("step", "validation")) else before
     return events
 
 
-CASES = [(2, 0), (4, 1)]
+def simulated(run: Run, corpus: Path, rank: int) -> dict[str, Counter[Sent]]:
+    with small_files(), only_rank(rank, run.num_ranks):
+        return {event.name: event.sent for event in SimulatedRank(run, Corpus.open(corpus), on_cpu=True).events()}
 
 
-@pytest.mark.parametrize(("num_ranks", "zero"), CASES)
-def test_it_counts_exactly_what_the_ranks_of_a_run_send(corpus, tmp_path, num_ranks, zero):
+def gathered_once(stage: ResolvedStage) -> Counter[Sent]:
+    """The weights that ZeRO 3 gathers for a micro-batch."""
+    gathering = [message for message in messages(stage, on_cpu=True) if message.when == "gathering"]
+    return Counter(Sent(message.kind, stage.data_parallel, message.num_bytes) for message in gathering)
+
+
+def kinds(sent: Counter[Sent]) -> Counter[str]:
+    return Counter(each.kind for each in sent.elements())
+
+
+CASES = [(2, 0, 1), (4, 1, 1), (4, 2, 2), (2, 3, 1), (4, 3, 1)]
+
+
+@pytest.mark.parametrize(("num_ranks", "zero", "tensor_parallel"), CASES)
+def test_it_counts_exactly_what_the_ranks_of_a_run_send(corpus, tmp_path, num_ranks, zero, tensor_parallel):
+    """With tensor parallelism the sizes of some messages depend on how many tokens are masked. After a validation
+    ZeRO 3 has all weights for one micro-batch."""
     recipe = tiny_recipe(
         corpus,
         precision="fp32",
         model=MODEL,
-        stages=STAGES,
+        stages={2: STAGES[::2], 3: OF_ZERO_3}.get(zero, STAGES),
+        layout={"tensor_parallel": tensor_parallel},
         schedule={"warmup": 1},
-        validation={"rows": 8},
+        validation={"rows": 8, "every": 4},
         deepspeed=f"ds_configs/zero{zero}.json",
     )
+    run = resolve(recipe, Corpus.open(corpus).vocab_size, num_ranks)
     real = pool(num_ranks).run(segments, recipe, tmp_path / "run", timeout_seconds=600)
     for rank in {0, num_ranks - 1}:
-        expected = by_stage(real[rank])
-        counted = simulated(recipe, corpus, rank, num_ranks)
-        assert counted.keys() == expected.keys() and len(counted) == 12
-        for name, sent in expected.items():
-            assert counted[name] == sent, (rank, name)
+        sent, counted = by_stage(real[rank], recipe), simulated(run, corpus, rank)
+        assert len(counted) == 4 * len(run.stages)
+        for name, expected in counted.items():
+            if name.startswith("step") and tensor_parallel > 1:
+                assert kinds(sent[name]) == kinds(expected), (rank, name)
+            else:
+                assert sent[name] == expected, (rank, name)
+        for stage in run.stages:
+            after = sent.get(f"step after validation of {stage.name}")
+            if after and tensor_parallel == 1:
+                assert after + gathered_once(stage) == counted[f"step of {stage.name}"], (rank, stage.name)
 
 
 def test_the_verb_prints_what_it_counts_and_leaves_no_trace(corpus, tmp_path, monkeypatch, capsys):

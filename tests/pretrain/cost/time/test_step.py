@@ -9,9 +9,10 @@ from pretrain.cost.memory import num_parameters
 from pretrain.cost.savings import stage_flops
 from pretrain.cost.time.machine import Arithmetic, Host, Link, Machine, Rates, load_machine
 from pretrain.cost.time.messages import Message
+from pretrain.cost.time.pauses import state_bytes
 from pretrain.cost.time.products import backward_products, forward_products, mixing
 from pretrain.cost.time.rates import interpolated
-from pretrain.cost.time.run import run_time, state_bytes
+from pretrain.cost.time.run import run_time
 from pretrain.cost.time.step import Step, step_time
 from pretrain.recipe import Run, load_recipe, resolve
 
@@ -129,7 +130,7 @@ def test_what_overlaps_is_hidden_but_for_its_last_bucket():
 def test_a_run_takes_its_steps_and_what_lies_between_them():
     run = planned("bert2bert-base", 8)
     time = run_time(run, load_machine("h100"))
-    assert [each.entry > 0 for each in time.stages] == [False] + [True] * (len(time.stages) - 1)
+    assert [each.entry.seconds > 0 for each in time.stages] == [False] + [True] * (len(time.stages) - 1)
     steps = sum(each.num_steps * each.step.seconds for each in time.stages)
     assert steps < time.seconds < 1.1 * steps
     assert 0 < time.saving < 1

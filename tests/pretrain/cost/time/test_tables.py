@@ -35,13 +35,14 @@ def test_the_lines_give_hours_money_disk_and_the_error():
     assert "GPU-hours; at 2.5 each, " in lines[0]
     assert "the run saves" in lines[1]
     assert lines[2] == "disk at most: 3.96 GB of checkpoints, and 9 GB of corpus"  # three checkpoints of 1.32 GB
-    assert lines[3].startswith("expected error of a step: 40% (")
-    assert lines[4].startswith("nobody has measured h100 yet")
+    assert lines[3].startswith("steps stand still 0.0")
+    assert lines[4].startswith("expected error of a step: 40% (")
+    assert lines[5].startswith("nobody has measured h100 yet")
 
 
 def test_a_stage_that_a_gpu_does_not_hold_is_named():
     lines = list(time_lines(planned("lamb-large", 8, memory_gib=8.0), None))
-    assert lines[2].startswith("warning: stage short takes 12 GiB of a GPU that has 8: set a smaller batch.micro")
+    assert lines[3].startswith("warning: stage short takes 12 GiB of a GPU that has 8: set a smaller batch.micro")
 
 
 def test_submissions_leave_time_to_start_and_to_save(monkeypatch):
