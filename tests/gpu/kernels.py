@@ -1,6 +1,7 @@
 """What the model's kernels reach: products of matrices, attention by kernel, mask and dropout, the loss."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,7 +63,8 @@ def attentions(config: BertConfig, num_rows: int, sequence: int) -> dict[str, Ca
     inputs = [random(num_rows, heads, sequence, head_dim).requires_grad_() for _ in range(3)]
     flat = [random(num_rows * sequence, heads, head_dim).requires_grad_() for _ in range(3)]
     segments = (1 + (torch.arange(sequence) >= sequence // 2).long()).expand(num_rows, -1).contiguous()
-    runs = Runs.of(segments.to(device()))
+    runs = Runs.of(segments)
+    runs = replace(runs, starts=runs.starts.to(device()))
     mask = (segments[:, None, :, None] == segments[:, None, None, :]).to(device())
 
     def both(forward: Callable[..., Tensor], tensors: list[Tensor]) -> Callable[[], Any]:
