@@ -6,7 +6,7 @@ All others are executed in that folder, by one process, in the order of the page
 
 - runs, recipes, texts and GLUE's and SQuAD's files are small ones of the same names (`make_place`)
 - `SMALLER` is added to a command of that verb, and an option that comes twice counts as it comes last; `INSTEAD`
-  replaces numbers of steps
+  replaces numbers of steps, and a sweep by its first row
 - training starts from scratch each time, as rank 0 of 1: starting ranks is tested in `tests/pretrain/launch`
 """
 
@@ -40,7 +40,7 @@ SMALLER = {
     "finetune": ["--seeds", "1"],
     "profile": ["--steps=1", *(f"--set={value}" for value in TINY)],
 }
-INSTEAD = {"100:110": "3:4", "30:60": "3:4"}
+INSTEAD = {"100:110": "3:4", "30:60": "3:4", "micro_batch=16:32": "micro_batch=16:16"}
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ def recipes_of_results() -> dict[str, dict]:
     """The recipes that the pages of results show, for a second instead of their hours."""
     texts = (re.findall(r"```yaml\n(name:.*?)```", page.read_text("utf-8"), re.DOTALL) for page in PAGES)
     recipes = [yaml.safe_load(text) for found in texts for text in found]
-    return {f"{recipe['name']}.yaml": {**recipe, "hours": 5e-4} for recipe in recipes if "hours" in recipe}
+    few = {"hours": 5e-4, "batch": {"global": 8, "micro": 8}, "validation": {"rows": 8}}
+    return {f"{recipe['name']}.yaml": recipe | few for recipe in recipes if "hours" in recipe}
 
 
 def execute_all(folder: Path, commands: list[Command]) -> dict[str, tuple[int, str]]:
