@@ -57,8 +57,9 @@ def _gather_batch(
             numel_to[owners[name]] += numel
             outgoing.append(parts[name].to(device()))
     own = [name for name in names if owners[name] == rank]
-    spans = [[division.span(name, source, rank) for name in own] for source in range(num_ranks)]
-    numel_from = [sum(numel for _, numel in from_source) for from_source in spans]
+    sources = range(num_ranks if own else 0)  # a rank of a thousand owns little
+    spans = [[division.span(name, source, rank) for name in own] for source in sources]
+    numel_from = [sum(numel for _, numel in from_source) for from_source in spans] or [0] * num_ranks
 
     outbox = torch.cat(outgoing) if outgoing else torch.empty(0, device=device())
     inbox = torch.empty(sum(numel_from), device=device())

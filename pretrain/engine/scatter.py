@@ -24,13 +24,13 @@ def scatter(
         for name in names
         if owners[name] == rank
     }
-    outgoing, numel_to = [torch.empty(0)], []
-    for destination in range(num_ranks):
+    outgoing, numel_to = [torch.empty(0)], [0] * num_ranks
+    for destination in range(num_ranks if shards else 0):
         parts = []
         for name, of_ranks in shards.items():
             start, numel = division.held(name, destination)
             parts.append(of_ranks[destination % num_shards][start : start + numel])
-        numel_to.append(sum(part.numel() for part in parts))
+        numel_to[destination] = sum(part.numel() for part in parts)
         outgoing += parts
     held = {name: division.held(name, rank)[1] for name in sorted(names, key=lambda name: owners[name])}
     numel_from = [0] * num_ranks

@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from pretrain.launch import environment
 from pretrain.launch.environment import private_folder
 
 
@@ -40,3 +41,10 @@ def test_a_folder_of_another_user_is_not_used(tmp_path, monkeypatch):
     owner = (tmp_path / "caches").stat().st_uid
     monkeypatch.setattr(os, "getuid", lambda: owner + 1)
     assert private_folder(tmp_path / "caches") != tmp_path / "caches"
+
+
+@pytest.mark.parametrize("num_gpus", [0, 8])
+def test_with_gpus_gloo_connects_a_rank_to_few_others(monkeypatch, num_gpus):
+    """What that does: tests/pretrain/engine/test_connections.py."""
+    monkeypatch.setattr(environment, "count_gpus", lambda: num_gpus)
+    assert environment._defaults().get("TORCH_GLOO_LAZY_INIT") == ("1" if num_gpus else None)
