@@ -89,6 +89,7 @@ def theirs(workload: Workload, precision: Precision) -> Iterator[tuple[str, Cont
         yield attention, modernbert(workload, precision, attention, compiled=False)
         if not can_compile():
             continue
+        print(f"compiling theirs with {attention} attention, which takes minutes on a CPU", flush=True)
         compiled = modernbert(workload, precision, attention, compiled=True)
         try:
             compiled.step()
