@@ -1,8 +1,8 @@
 """How moments follow a change of shape: the part that depends on the optimizer.
 
 An operator maps exp_avg as it maps gradients and exp_avg_sq with the coefficients squared. That is right for moments of
-plain gradients: Adam, AdamW, LAMB. Other optimizers average gradients divided by a norm, and the norm changes with
-the shape. With G' the mapped gradient, the averages of G / |G| become averages of G' / |G'|:
+plain gradients: AdamW, LAMB, StableAdamW. Other optimizers average gradients divided by a norm, and the norm changes
+with the shape. With G' the mapped gradient, the averages of G / |G| become averages of G' / |G'|:
 
     exp_avg' = exp_avg_mapped |G| / |G'|             exp_avg_sq' = exp_avg_sq_mapped (|G| / |G'|)^2
 
@@ -24,7 +24,7 @@ MomentRule = Callable[[ShapeChange, Fetch], ShapeChange]
 
 
 def of_gradients(change: ShapeChange, fetch: Fetch) -> ShapeChange:
-    """Adam, AdamW, LAMB: as the operator says."""
+    """AdamW, LAMB, StableAdamW: as the operator says."""
     return change
 
 

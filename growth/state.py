@@ -9,7 +9,7 @@ from model.lazy import Tensor, torch
 from model.parameters import parameter_table
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""The two moments of Adam, LAMB and LANS. Muon keeps only the first of its matrices."""
+"""The two moments of AdamW, LAMB, LANS and StableAdamW. Muon keeps only the first of its matrices."""
 
 TENSORS = ("weight", *MOMENTS)
 """What is kept for each parameter, all fp32: the master weight and the moments."""

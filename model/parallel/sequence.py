@@ -44,15 +44,12 @@ def gather_through(part: Tensor, linears: Sequence[nn.Module], group: dist.Proce
 
     again: their input is gathered a second time in the backward pass instead of being kept.
     """
-    if again and torch.compiler.is_compiling():  # which cannot trace hooks, and repeats no more than it needs
-        return checkpoint(_through, part, linears, group, use_reentrant=False)
+    if again and torch.compiler.is_compiling():  # which cannot trace hooks, and repeats all that is inside
+        whole = checkpoint(gather, part, group, use_reentrant=False)
+        return [linear(whole) for linear in linears]
     whole = gather(part, group)
     with gathered_again(part, whole, group) if again else nullcontext():
         return [linear(whole) for linear in linears]
-
-
-def _through(part: Tensor, linears: Sequence[nn.Module], group: dist.ProcessGroup) -> list[Tensor]:
-    return gather_through(part, linears, group, again=False)
 
 
 def gathered_again(part: Tensor, whole: Tensor, group: dist.ProcessGroup) -> saved_tensors_hooks:

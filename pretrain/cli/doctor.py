@@ -234,13 +234,13 @@ def _torch_on_gpus() -> "Iterator[Row]":
 
 def _kernels() -> "Iterator[Row]":
     found, verdict = _apex()
-    changes = "on GPUs LayerNorm (not compiled), LAMB's norms"
+    changes = "on GPUs LayerNorm (not compiled), norms of LAMB, LANS and StableAdamW"
     yield Row("apex", found, "optional", verdict, changes)
     flash = installed_version("flash-attn") if _has("flash_attn", "flash_attn.flash_attn_interface") else None
     changes = "on GPUs packed rows with attention dropout"
     yield Row("flash-attn", flash or "-", "optional", "ok" if flash else "-", changes)
     compiler = shutil.which(os.environ.get("CXX", "g++"))
-    changes = "LAMB, LANS on a CPU (else 2.5 x slower), offload"
+    changes = "LAMB, LANS, StableAdamW on a CPU (else 2.5 x slower), offload"
     yield Row("C++ compiler", compiler or "-", "optional", "ok" if compiler else "-", changes)
     # by module, since its distribution has other names for nightly and ROCm builds
     triton = (installed_version("triton") or "found") if importlib.util.find_spec("triton") else None

@@ -50,8 +50,8 @@ def profile(
         measure_peak: Measure the device's peak matmul throughput and print each result as a share of it.
         against: huggingface compares our step with that of transformers' BERT, and prints the table of targets;
             modernbert with that of their ModernBERT.
-        calibrate: Measure this machine for plan --on NAME, in about a minute on a CPU, and write machines/NAME.yaml, or
-            the path that NAME is. With --nproc, that many processes work together; by default one per GPU or core.
+        calibrate: Measure this machine for plan --on NAME, in two minutes or so on a CPU, and write machines/NAME.yaml,
+            or the path that NAME is. With --nproc, that many processes work together; by default one per GPU or core.
         rounds: Rounds of the comparison; each round runs everything once.
         json_file: Also write the rows of the comparison to this file.
         out: Folder for the results.

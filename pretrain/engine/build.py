@@ -147,7 +147,7 @@ def deepspeed_config(settings: EngineSettings, num_trained: int, in_whole_blocks
         "gradient_clipping": settings.grad_clip,
         "bf16": {"enabled": settings.precision == "bf16"},
         "fp16": {**config.get("fp16", {}), "enabled": settings.precision == "fp16"},
-        "zero_allow_untested_optimizer": True,  # Lamb and Lans are tested under every stage
+        "zero_allow_untested_optimizer": True,  # ours are tested under every stage
         "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is as fast on the CPU and needs no compiler
         "steps_per_print": 2**31,
     }

@@ -7,6 +7,8 @@ step takes as long as before, and compiling takes extra time at every change of 
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Literal
 
@@ -15,7 +17,7 @@ import torch
 from model.bert import BertForPreTraining
 from model.block import whole_block
 from model.errors import UserError
-from model.loss import AS_A_WHOLE, Passes
+from model.loss import AS_A_WHOLE, IN_CHUNKS, Passes
 from pretrain.optim.passes import can_compile
 
 Choice = bool | Literal["auto"]
@@ -65,6 +67,18 @@ def compile_blocks(model: BertForPreTraining) -> None:
             block.forward = torch.compile(block.forward)
     if model.mlm.bias.is_cuda:  # on a CPU chunks stay in the cache
         model.loss_passes = compiled_loss()
+
+
+@contextmanager
+def op_by_op(model: BertForPreTraining) -> Iterator[None]:
+    """Inside, nothing is compiled. The loss then goes over its scores in chunks: as a whole, op by op, it would take
+    several times their memory."""
+    passes, model.loss_passes = model.loss_passes, IN_CHUNKS
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        model.loss_passes = passes
 
 
 def compiled_loss() -> Passes:

@@ -15,36 +15,43 @@ from model.config import BertConfig
 from model.errors import UserError
 from pretrain.checkpoint.files import load_checkpoint, read_index, readable
 from pretrain.checkpoint.progress import Progress
+from pretrain.checkpoint.vocabulary import other_vocabulary
 from pretrain.data import Corpus, DataPosition
 from pretrain.engine.agreement import read_once, say_once
 from pretrain.engine.spread import changed_state
 from pretrain.interop.importing import misfit_of, own_checkpoint
 from pretrain.optim.options import OptimizerOptions
 from pretrain.optim.section import Optimizer
+from pretrain.recipe.schema import Recipe
 from pretrain.settings.hub import local_folder
 
 
 def continued(
-    path: Path, config: BertConfig, optimizer: OptimizerOptions, corpus: Corpus
+    path: Path, recipe: Recipe, config: BertConfig, optimizer: OptimizerOptions, corpus: Corpus
 ) -> tuple[TrainingState, Progress]:
-    """The state of a checkpoint, or of a run's latest, for a run that begins with the shape `config` and this
-    optimizer, and where it begins to read. Collective.
+    """The state of a checkpoint, or of a run's latest, for a run of `recipe` that begins with the shape `config` and
+    this optimizer, and where it begins to read. Collective.
 
     Moments carry over to another optimizer as between stages (growth/carry.py). Raises UserError where the checkpoint
-    holds another model, or no run has saved it.
+    holds another model or knows words by other ids, or no run has saved it.
     """
     checkpoint = read_once(lambda: _continuable(path))  # a run that still trains may move its latest at any moment
     state, run = load_checkpoint(checkpoint)
     if misfit := misfit_of(path, config, state.config):
         raise UserError(misfit)
+    if fault := other_vocabulary(run, corpus, checkpoint):
+        raise fault
     settled = settled_units(state.config, run)
     change = carried_over(
         ShapeChange(state.config, config, settled.rule), optimizer_of(run).averages, optimizer.averages
     )
-    saved = Progress.from_json(run["progress"])
-    position = saved.position
-    if Path(run["corpus"]) != corpus.path.resolve():
-        say_once(f"start {path}: it was trained on another corpus; {corpus.path} is read from its beginning")
+    with readable(checkpoint):
+        saved, theirs = Progress.from_json(run["progress"]), Recipe.model_validate(run["recipe"])
+        position, same_corpus = saved.position, Path(run["corpus"]) == corpus.path.resolve()
+    same_order = (theirs.seed, theirs.data.sampling) == (recipe.seed, recipe.data.sampling)
+    if not (same_corpus and same_order):
+        other = "another order (seed, data)" if same_corpus else "another corpus"
+        say_once(f"start {path}: it was trained on {other}; {corpus.path} is read from its beginning")
         position = DataPosition(draw=position.draw)
     faded = saved.masked_since - saved.step  # so many steps ago, counted from this run's first
     return changed_state(state, change), Progress(position=position, masked_since=faded, loss_scaler=saved.loss_scaler)

@@ -1,4 +1,4 @@
-"""The two moments that Adam, LAMB and LANS keep, one step further."""
+"""The two moments that Adam, LAMB, LANS and StableAdamW keep, one step further."""
 
 from typing import NamedTuple
 

@@ -78,7 +78,8 @@ def reference() -> str:
         "## The run",
         table(Recipe),
         "## A stage",
-        "A key that a stage omits keeps its value from the stage before.",
+        "A key that a stage omits keeps its value from the stage before, but for `schedule`, `until`, `split`, `keep` "
+        "and `grow`, which are of one stage alone.",
         table(Stage),
         "## The optimizer",
         OPTIMIZER,

@@ -66,8 +66,8 @@ class Restart(Schedule):
     """A new schedule from this stage to the next restart or the end (two-phase BERT)."""
 
     lr: Annotated[Number, Field(gt=0)] | None = None
-    """Peak learning rate of the new schedule. Defaults to `optimizer.lr`. An optimizer that a later stage brings with
-    an `lr` of its own has that in proportion: times this over the recipe's `optimizer.lr`."""
+    """Peak learning rate of the new schedule. Defaults to `optimizer.lr`. If a later stage brings an
+    optimizer with an `lr` of its own, its peak is that `lr` times this over the recipe's `optimizer.lr`."""
 
 
 class NewUnitRate(Section):
@@ -196,7 +196,8 @@ class Faults(Section):
 
 
 class Stage(Section):
-    """Some steps with one shape. A key that is absent keeps its value from the stage before."""
+    """Some steps with one shape. A key that is absent keeps its value from the stage before, but for `schedule`,
+    `until`, `split`, `keep` and `grow`, which are of this stage alone."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     """Name of the stage in logs, plots and `--set stages.NAME.key=value`. Letters, digits, `_`, `.` and `-`."""

@@ -7,7 +7,6 @@ from typing import Any
 from model.errors import UserError
 from pretrain.checkpoint.files import readable
 from pretrain.checkpoint.progress import Progress
-from pretrain.data import Corpus
 from pretrain.engine.agreement import raise_together
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History
@@ -43,14 +42,4 @@ def lost_checkpoints(folder: RunFolder) -> UserError | None:
     return UserError(
         f"{folder.checkpoints} has none of the checkpoints that {folder.metrics.name} tells of (the last is "
         f"{names[-1]}); restore one, give a new run another --name, or move the folder away"
-    )
-
-
-def other_vocabulary(run: dict[str, Any], corpus: Corpus, path: Path) -> UserError | None:
-    """Set where the corpus gives words other ids than the one that the checkpoint at `path` was trained on."""
-    if run.get("tokenizer", corpus.tokenizer_hash) == corpus.tokenizer_hash:  # without: from elsewhere, no tokenizer
-        return None
-    return UserError(
-        f"corpus {corpus.path} was made with another vocabulary than checkpoint {path}; "
-        "name the corpus it was trained on, or one prepared with its tokenizer"
     )

@@ -45,7 +45,7 @@ def first_state(run: Run, corpus: Corpus, trust_pickle: bool) -> tuple[TrainingS
     if recipe.start is None:
         return fresh_state(first.config, recipe.seed, dist.get_rank(), dist.get_world_size()), Progress()
     if recipe.start_with == "state":
-        return continued(Path(recipe.start), first.config, first.optimizer.chosen, corpus)
+        return continued(Path(recipe.start), recipe, first.config, first.optimizer.chosen, corpus)
     return import_start(Path(recipe.start), first.config, recipe.seed, trust_pickle), Progress()
 
 

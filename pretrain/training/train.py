@@ -14,6 +14,7 @@ from pretrain.checkpoint import load_newest
 from pretrain.checkpoint.memory import home_of
 from pretrain.checkpoint.memory_load import belongs_to, load_from_memory
 from pretrain.checkpoint.progress import Progress
+from pretrain.checkpoint.vocabulary import other_vocabulary
 from pretrain.data import Corpus, DataPosition
 from pretrain.engine.agreement import raise_together, say_once
 from pretrain.engine.compilation import compiles
@@ -31,7 +32,7 @@ from pretrain.training.hooks import make_hooks
 from pretrain.training.hooks.journal import record_stop
 from pretrain.training.hooks.rollbacks import Rollback, Rollbacks
 from pretrain.training.preflight import check_run, check_shards
-from pretrain.training.resume import lost_checkpoints, other_vocabulary, restore
+from pretrain.training.resume import lost_checkpoints, restore
 from pretrain.training.saved_states import first_state, raise_lost, restore_initial, step_to_repeat
 from pretrain.training.trainer import Trainer
 

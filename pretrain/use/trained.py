@@ -14,12 +14,12 @@ from model.errors import UserError
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.checkpoint.files import readable
 from pretrain.checkpoint.progress import Progress
+from pretrain.checkpoint.vocabulary import other_vocabulary
 from pretrain.data import Corpus, Vocabulary
 from pretrain.data.objective import Objective
 from pretrain.data.text.tokenizer import saved_tokenizer
 from pretrain.recipe.schema import Data
 from pretrain.training.evaluation import validation_rows
-from pretrain.training.resume import other_vocabulary
 
 
 class Trained(NamedTuple):

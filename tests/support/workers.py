@@ -7,8 +7,8 @@
 not see each other. A rank that raises fails the test with its traceback; one that dies or hangs fails it too, and the
 pool restarts for the next test.
 
-The ranks of pools of two are new processes, as those of a run: each has its own seed of hashes, and so its own order of
-sets. Those of other pools are forked, which spares their imports.
+The ranks of pools of two and four are new processes, as those of a run: each has its own seed of hashes, and so its own
+order of sets. Those of other pools are forked, which spares their imports.
 """
 
 import atexit
@@ -72,7 +72,7 @@ class Pool:
         return [results[rank] for rank in range(self.world_size)]
 
     def _start(self) -> None:
-        context = get_context("spawn") if self.world_size == 2 or self._on_gpu else FORKED
+        context = get_context("spawn") if self.world_size in (2, 4) or self._on_gpu else FORKED
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

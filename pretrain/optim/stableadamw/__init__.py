@@ -9,7 +9,8 @@ For every parameter w of n elements with gradient g:
     w = w - rate (m^ / (sqrt(v^) + eps) + decay w)
 
 The algorithm corrects the decay rates beta instead of the moments, which is the same. rms is near 1 while v keeps up
-with the gradients, and larger where these suddenly grow, which is when AdamW takes too large a step.
+with the gradients, and larger where these suddenly grow, which is when AdamW takes too large a step. ModernBERT's
+weight decay is not multiplied by the rate: divided by its peak, it means the same here.
 """
 
 from __future__ import annotations

@@ -45,7 +45,10 @@ def _update_many(
     eps = [c.eps for c in cs]
     roots = list(torch._foreach_sub(denominators, eps))
     torch._foreach_clamp_min_(roots, eps)
-    squares = squared_norms(list(torch._foreach_div(gradient, roots)))
+    torch._foreach_reciprocal_(roots)
+    torch._foreach_mul_(roots, gradient)
+    squares = squared_norms(roots)
+    del roots  # of all parts: as much memory as a moment
     torch._foreach_copy_(gradient, exp_avg)
     torch._foreach_mul_(gradient, [c.first for c in cs])
     torch._foreach_div_(gradient, denominators)

@@ -37,8 +37,8 @@ GPU_PRODUCTS = (
 )
 """[M, K, N]: layers, gradients and heads, from small to BERT-large."""
 
-NUM_LAYERS = 8
-"""That a product is measured in, one after the other."""
+NUM_LAYERS, LAYERS_BYTES = 8, 2**30
+"""That a product is measured in, one after the other, and what they may take: so much is in no cache."""
 
 ATTENTION = ((64, 32), (128, 64), (512, 64))
 """Tokens of a row, head_dim."""
@@ -62,21 +62,28 @@ def median_seconds(call: Callable[[], object], seconds: float = SECONDS) -> floa
 
 
 def product_rates(dtype: torch.dtype) -> Iterator[tuple[int, int, int, float]]:
-    """[M, K, N, TFLOP/s], the second factor transposed, as a linear layer's is. Those of several layers in turn: what
-    one product needs is in the cache only where the whole model is."""
+    """[M, K, N, TFLOP/s]"""
     on_cpu = device().type == "cpu"
     for m, k, n in CPU_PRODUCTS if on_cpu else GPU_PRODUCTS:
-        layers = [
-            [torch.randn(shape, device=device(), dtype=dtype) for shape in ((m, k), (n, k), (m, n))]
-            for _ in range(NUM_LAYERS)
-        ]
-        in_turn = cycle(layers)
+        yield m, k, n, 2e-12 * m * k * n / product_seconds(m, k, n, dtype)
 
-        def call(in_turn: Iterator[list[Tensor]] = in_turn) -> None:
-            left, right, out = next(in_turn)
-            torch.matmul(left, right.t(), out=out)
 
-        yield m, k, n, 2e-12 * m * k * n / median_seconds(call)
+def product_seconds(m: int, k: int, n: int, dtype: torch.dtype) -> float:
+    """The second factor is transposed, as a linear layer's is. Products of several layers in turn: what one of them
+    needs is in the cache only where the whole model is."""
+    num_bytes = dtype.itemsize * (m * k + n * k + m * n)
+    num_layers = max(1, min(NUM_LAYERS, LAYERS_BYTES // num_bytes))
+    layers = [
+        [torch.randn(shape, device=device(), dtype=dtype) for shape in ((m, k), (n, k), (m, n))]
+        for _ in range(num_layers)
+    ]
+    in_turn = cycle(layers)
+
+    def call() -> None:
+        left, right, out = next(in_turn)
+        torch.matmul(left, right.t(), out=out)
+
+    return median_seconds(call)
 
 
 def attention_rates(dtype: torch.dtype) -> Iterator[tuple[int, int, float]]:

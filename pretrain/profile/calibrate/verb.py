@@ -11,12 +11,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from model.errors import UserError
-from pretrain.cost.time.machine import OWN, SHIPPED, Machine, load_machine
+from pretrain.cost.time.machine import OWN, SHIPPED, Link, Machine, NotNegative
 from pretrain.launch.gpus import count_gpus
 from pretrain.launch.local import run_here
 from pretrain.profile.synthetic import synthetic_recipe
+from pretrain.recipe import load
+from pretrain.settings.yaml_text import parse
 
 EXPECTED_ERROR, ERROR_SOURCE = 20, "the goal for the worst step in docs/results/prediction.md, which has those measured"
 """In percent."""
@@ -25,11 +28,12 @@ GPU_START, CPU_START = 120.0, 15.0
 
 
 def calibrate(name: str, nproc: int | None) -> Path:
-    """About a minute on a CPU. `nproc`: ranks that work together; by default one for each GPU, or for each core.
+    """Some two minutes on a CPU. `nproc`: ranks that work together; by default one for each GPU, or for each core.
 
     Writes machines/NAME.yaml, or the path that NAME is. Values that a person has set there (price, between) stay.
     """
     file = machine_file(name)
+    kept = filled_in(file)
     ranks = nproc or count_gpus() or num_cores()
     with TemporaryDirectory(prefix="espalier-") as name_of_folder:
         folder = Path(name_of_folder)
@@ -42,7 +46,7 @@ def calibrate(name: str, nproc: int | None) -> Path:
             last = log.read_text("utf-8", errors="replace").strip().splitlines()[-1:]
             raise UserError(f"--calibrate failed (exit code {code}): {' '.join(last)}")
         values = json.loads(out.read_text("utf-8"))
-    write_machine(file, values, ranks)
+    write_machine(file, values, ranks, kept)
     return file
 
 
@@ -57,11 +61,23 @@ def machine_file(name: str) -> Path:
     return OWN / f"{name}.yaml"
 
 
-def write_machine(file: Path, measured: dict[str, Any], ranks: int) -> None:
-    kept: dict[str, Any] = {}
-    if file.is_file():
-        old = load_machine(str(file))
-        kept = {"price": old.price, "between": old.between and old.between.model_dump(mode="json")}
+class FilledIn(BaseModel):
+    """What a person has set in a machine's file, whatever else is there."""
+
+    price: NotNegative | None = None
+    between: Link | None = None
+
+
+def filled_in(file: Path) -> FilledIn:
+    """Raises UserError for values that cannot stay."""
+    if not file.is_file():
+        return FilledIn()
+    values = parse(file.read_text("utf-8", errors="replace"), str(file))
+    with load.explained(FilledIn, str(file)):
+        return FilledIn.model_validate(values)
+
+
+def write_machine(file: Path, measured: dict[str, Any], ranks: int, kept: FilledIn) -> None:
     on_gpu, today = count_gpus() > 0, date.today()
     values = {
         "about": f"{ranks} {'GPUs' if on_gpu else 'processes'} of {platform.machine()} {socket.gethostname()}",
@@ -71,12 +87,12 @@ def write_machine(file: Path, measured: dict[str, Any], ranks: int) -> None:
         "host_name": socket.gethostname(),
         "device": "gpu" if on_gpu else "cpu",
         "ranks": ranks,
-        "price": kept.get("price"),
+        "price": kept.price,
         **measured,
     }
     values["host"] |= {"start_seconds": GPU_START if on_gpu else CPU_START}
-    if kept.get("between"):
-        values["between"] = kept["between"]
+    if kept.between:
+        values["between"] = kept.between.model_dump(mode="json")
     rounded = _rounded(values)
     Machine.model_validate({"name": file.stem} | rounded)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
+from model.bert import BertForPreTraining
 from pretrain.engine.agreement import first_message
+from pretrain.engine.compilation import op_by_op
 from pretrain.training.events import Hook, StepResult, TrainerView
 from pretrain.training.hooks.rollbacks import Rollbacks
 
@@ -46,7 +48,7 @@ class NonFiniteGuard(Hook):
             self.rollbacks.skip_data(trainer, f"step {step}: {culprit} is not finite", CURE)
 
 
-def _first_non_finite(module: nn.Module, repeat: Callable[[], Any]) -> str:
+def _first_non_finite(module: BertForPreTraining, repeat: Callable[[], Any]) -> str:
     """Repeats the step and names the first output, else the first gradient, that is not finite. Collective."""
     found: list[str] = []
 
@@ -67,7 +69,7 @@ def _first_non_finite(module: nn.Module, repeat: Callable[[], Any]) -> str:
         if parameter.requires_grad:
             handles.append(parameter.register_hook(watch(f"the gradient of {name}")))
     try:
-        with torch.compiler.set_stance("force_eager"):  # compiled blocks do not show their parts
+        with op_by_op(module):  # compiled blocks do not show their parts
             repeat()
     finally:
         for handle in handles:

@@ -11,6 +11,7 @@ from model.errors import UserError
 from model.variants.parts import arrange_for
 from pretrain.data import Corpus, DataPosition, Masking, Sampling, TrainingData, unigram_baseline, validation_batches
 from pretrain.data.index import RowIndex
+from pretrain.data.objective import Objective
 from tests.support.running import build, small_config
 
 LENGTH = 32
@@ -130,9 +131,10 @@ def test_each_validation_row_counts_once_on_any_number_of_ranks(
     assert targets([batch for batches in ranks for batch in batches]) == targets(alone)
 
 
-def test_unigram_baseline_is_the_cross_entropy_of_the_token_frequencies(corpus: Corpus) -> None:
-    loss, accuracy = unigram_baseline(corpus, LENGTH, Masking(), 64)
-    (batch,) = validation_batches(corpus, LENGTH, Masking(), 64, 64, 0, 1)
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_unigram_baseline_is_the_cross_entropy_of_the_token_frequencies(corpus: Corpus, objective: Objective) -> None:
+    loss, accuracy = unigram_baseline(corpus, LENGTH, Masking(), 64, objective=objective)
+    (batch,) = validation_batches(corpus, LENGTH, Masking(), 64, 64, 0, 1, objective=objective)
     counts = torch.bincount(
         torch.from_numpy(corpus.split("train").shards[0].tokens.astype(np.int64)), minlength=corpus.vocab_size
     )

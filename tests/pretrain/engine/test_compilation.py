@@ -18,10 +18,10 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 
 from growth.operators import make_operator, shape_change
 from model.errors import UserError
-from model.loss import IN_CHUNKS, Passes, vocab_parallel_cross_entropy
+from model.loss import AS_A_WHOLE, IN_CHUNKS, Passes, vocab_parallel_cross_entropy
 from model.parallel.tensor import TensorParallel
 from pretrain.engine import compilation
-from pretrain.engine.compilation import compile_blocks, compiles
+from pretrain.engine.compilation import compile_blocks, compiles, op_by_op
 from pretrain.engine.move import move
 from pretrain.engine.zero import destroy
 from pretrain.training.train import train as train_recipe
@@ -101,10 +101,11 @@ def test_a_step_taken_again_under_watch_shows_the_parts_of_a_block():
     model = build(small_config(layers=1)).train()
     compile_blocks(model)
     seen = []
-    model.blocks[0].feedforward.input.register_forward_hook(lambda *arguments: seen.append(arguments))
-    with torch.compiler.set_stance("force_eager"):
+    model.blocks[0].feedforward.input.register_forward_hook(lambda *arguments: seen.append(model.loss_passes))
+    model.loss_passes = AS_A_WHOLE  # as on a GPU
+    with op_by_op(model):
         model(random_batch(model.config))
-    assert len(seen) == 1
+    assert seen == [IN_CHUNKS] and model.loss_passes is AS_A_WHOLE
 
 
 def loss_and_gradient(passes: Passes, num_rows: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -128,13 +129,16 @@ def test_the_loss_of_any_number_of_tokens_takes_the_same_graphs():
     assert not counters["graph_break"]
 
 
-def gathers_of_a_divided_block() -> tuple[dict[str, int], int, int]:
-    """All-gathers in the compiled passes; graphs and breaks. On two ranks, which divide the tokens."""
-    gathers = {"forward": 0, "backward": 0}
+def graphs_of_a_divided_block() -> tuple[dict[str, int], dict[str, int], int, int]:
+    """All-gathers and products of linear layers in the compiled passes; graphs and breaks. On two ranks, which divide
+    the tokens."""
+    gathers, products = ({"forward": 0, "backward": 0} for _ in range(2))
 
     def counting(which: str) -> Any:
         def compiler(module: torch.fx.GraphModule, inputs: Any) -> Any:
-            gathers[which] += sum("all_gather" in str(node.target) for node in module.graph.nodes)
+            targets = [str(node.target) for node in module.graph.nodes]
+            gathers[which] += sum("all_gather" in target for target in targets)
+            products[which] += sum(target in ("aten.mm.default", "aten.addmm.default") for target in targets)
             return make_boxed_func(module.forward)
 
         return compiler
@@ -150,13 +154,14 @@ def gathers_of_a_divided_block() -> tuple[dict[str, int], int, int]:
         compile_blocks(model)
         counters.clear()
         model(random_batch(model.config)).loss.backward()
-    return gathers, counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+    return gathers, products, counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
 
 
 def test_a_block_whose_tokens_are_divided_compiles_whole():
-    """It gathers before each of its two parts; backward the gradients of both, and, to keep less, both inputs again."""
-    for found in pool(2).run(gathers_of_a_divided_block):
-        assert found == ({"forward": 2, "backward": 4}, 1, 0)
+    """It gathers before each of its two parts; backward the gradients of both, and, to keep less, both inputs again,
+    but no product is computed twice: each of six layers has two gradients."""
+    for found in pool(2).run(graphs_of_a_divided_block):
+        assert found == ({"forward": 2, "backward": 4}, {"forward": 6, "backward": 12}, 1, 0)
 
 
 def losses(tp: int, stage: int, compile: bool, changes: dict) -> tuple[list[float], bool]:

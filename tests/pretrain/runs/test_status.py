@@ -12,6 +12,8 @@ import pytest
 
 from pretrain.__main__ import main
 from pretrain.runs import journal, status
+from pretrain.runs.history import History
+from pretrain.runs.plot import plot_loss
 from pretrain.runs.status import read_status
 from pretrain.runs.status_text import duration, one_run
 from pretrain.training.train import train
@@ -194,6 +196,8 @@ def test_a_run_keeps_its_journal(corpus, tmp_path):
     assert last.lost_steps == 2
     assert last.lead_seconds >= 30
     assert "to save" in one_run(first) and "to save" not in one_run(last)
+    plot_loss(History.read(tmp_path / "run"), tmp_path / "loss.png")  # pools draw none
+    assert (tmp_path / "loss.png").stat().st_size
     told = (tmp_path / "told").read_text().splitlines()
     assert [line.partition(": ")[0] for line in told] == [
         f"{tmp_path / 'run'} was started again at step {step}" for step in (6, 10)

@@ -1,14 +1,16 @@
 """Several decays from one run at a constant rate: each is, bit for bit, the end of a run that was to decay there."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from model.errors import UserError
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
-from pretrain.interop.continuing import check_continued
-from pretrain.recipe import resolve
+from pretrain.data import Corpus, DataPosition
+from pretrain.interop.continuing import check_continued, continued
+from pretrain.recipe import Recipe, resolve
 from pretrain.training.preflight import check_run
 from pretrain.training.train import train
 from tests.support.tiny import losses, same_bits, tiny_recipe, tiny_values
@@ -49,6 +51,21 @@ def test_moments_carry_over_to_another_optimizer(corpus, tmp_path, constant):
     assert set(state.steps.values()) == {PEAK + 1}
     assert "blocks.0.attention.query.weight" in state.with_one_moment
     assert torch.count_nonzero(state.records["blocks.0.attention.query.weight"].exp_avg)
+
+
+def place_in_the_text(start: Path, corpus: Path, recipe: Recipe) -> DataPosition:
+    opened = Corpus.open(corpus)
+    first = resolve(recipe, opened.vocab_size, 1).stages[0]
+    return continued(start, recipe, first.config, first.optimizer.chosen, opened)[1].position
+
+
+def test_text_in_another_order_is_read_from_its_beginning(corpus, constant):
+    places = [
+        pool(1).run(place_in_the_text, constant, corpus, recipe_of(corpus, 1, **changes))[0]
+        for changes in ({}, {"seed": 5}, {"data": {"corpus": str(corpus), "pack": True}})
+    ]
+    beginning = DataPosition(draw=places[0].draw)
+    assert places[0] != beginning and places[1:] == [beginning, beginning]
 
 
 def test_what_no_run_can_go_on_from_is_one_line(corpus, tmp_path, constant):

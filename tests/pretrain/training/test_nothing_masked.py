@@ -9,6 +9,7 @@ from pretrain.data import unigram_baseline
 from pretrain.data.masking import mask_tokens
 from pretrain.recipe import Recipe
 from pretrain.runs.history import History
+from pretrain.runs.plot import plot_loss
 from pretrain.training.train import train
 from tests.support.tiny import final_state, tiny_corpus, tiny_recipe
 from tests.support.workers import pool
@@ -37,3 +38,5 @@ def test_a_run_without_masked_tokens_ends_and_says_so(tmp_path):
     assert all(tensor.isfinite().all() for tensor in final_state(tmp_path / "run").values())
     with patch("pretrain.data.batches.mask_tokens", mask_nothing):
         assert all(map(math.isnan, unigram_baseline(corpus, 32, recipe.data.masking, 16)))
+    plot_loss(history, tmp_path / "loss.png", math.nan)  # pools draw none
+    assert (tmp_path / "loss.png").stat().st_size

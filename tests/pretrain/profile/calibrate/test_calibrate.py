@@ -13,7 +13,7 @@ from pretrain.cost.time.messages import KINDS
 from pretrain.cost.time.passes import MOVED, UPDATE_BYTES
 from pretrain.cost.time.step import step_time
 from pretrain.profile.calibrate import links, measure, rates
-from pretrain.profile.calibrate.verb import machine_file, write_machine
+from pretrain.profile.calibrate.verb import filled_in, machine_file, write_machine
 from pretrain.profile.synthetic import synthetic_recipe
 from pretrain.recipe import load_recipe, resolve
 from tests.support.workers import pool
@@ -40,7 +40,8 @@ def test_two_ranks_measure_a_machine_that_plans(tmp_path, monkeypatch):
     recipe = synthetic_recipe(tmp_path, sequence=64)
     pool(2).run(measured, str(recipe), tmp_path / "machine.json")
     file = machine_file("mine")
-    write_machine(file, json.loads((tmp_path / "machine.json").read_text("utf-8")), 2)
+    measured_values = json.loads((tmp_path / "machine.json").read_text("utf-8"))
+    write_machine(file, measured_values, 2, filled_in(file))
     machine = load_machine("mine")
     assert machine.measured and machine.host_name and machine.on_cpu and machine.ranks == 2
     assert set(machine.passes) >= {*MOVED, *UPDATE_BYTES, "sum"}
@@ -50,9 +51,13 @@ def test_two_ranks_measure_a_machine_that_plans(tmp_path, monkeypatch):
     run = resolve(load_recipe(recipe, ["precision=fp32"]), None, 2)
     assert 1e-4 < step_time(run, run.stages[0], machine).seconds < 1e4
 
-    file.write_text(file.read_text("utf-8").replace("price: null", "price: 2.5"), "utf-8")
-    write_machine(file, json.loads((tmp_path / "machine.json").read_text("utf-8")), 2)
-    assert load_machine("mine").price == 2.5, "what its user has filled in stays"
+    older = file.read_text("utf-8").replace("price: null", "price: 2.5").replace("alone:", "formerly:")
+    file.write_text(older, "utf-8")
+    write_machine(file, measured_values, 2, filled_in(file))
+    assert load_machine("mine").price == 2.5, "what its user has filled in stays, though the file is of an older kind"
+    file.write_text("price: -1\n", "utf-8")
+    with pytest.raises(UserError, match="price is -1"):
+        filled_in(file)
 
 
 @pytest.mark.parametrize(("name", "said"), [("h100", "ships with Espalier"), ("my machine", "is not a name")])
