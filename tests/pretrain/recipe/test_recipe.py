@@ -302,7 +302,8 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
 def test_an_unknown_recipe_names_those_that_exist():
     with pytest.raises(
         UserError,
-        match="neither a file nor a recipe that comes with Espalier: demo, esm-mini, laptop, base, large, mini",
+        match="neither a file nor a recipe that comes with Espalier: "
+        "demo, esm-mini, laptop, modernbert-large-grown, base, large, mini",
     ):
         load_recipe("nowhere.yaml")
     with pytest.raises(UserError, match="did you mean 'compound-base'.*methods academic, albert"):
