@@ -75,6 +75,8 @@ class Checkpoints(Hook):
         trainer.call("on_save")
         trainer.start_activity(f"checkpoint at step {trainer.progress.step}")
         start = time.perf_counter()
+        self.store.flush()
+        self._report(trainer)  # the one before, if steps were quicker than its writing
         self.store.save(trainer.progress.step, *state_of(trainer), name)
         self.pause_seconds = time.perf_counter() - start
         self.reported = False

@@ -61,7 +61,7 @@ def place_in_the_text(start: Path, corpus: Path, recipe: Recipe) -> DataPosition
 
 def test_text_in_another_order_is_read_from_its_beginning(corpus, constant):
     places = [
-        pool(1).run(place_in_the_text, constant, corpus, recipe_of(corpus, 1, **changes))[0]
+        pool(1).run(place_in_the_text, constant, corpus, recipe_of(corpus, DECAY, **changes))[0]
         for changes in ({}, {"seed": 5}, {"data": {"corpus": str(corpus), "pack": True}})
     ]
     beginning = DataPosition(draw=places[0].draw)

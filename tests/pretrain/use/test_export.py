@@ -165,7 +165,7 @@ def test_the_model_card_tells_recipe_data_losses_stages_and_changes(corpus, tmp_
         "| second | 20 | 2x32 heads 4 ffn 48 |",
         "| stack | 20 | 5.0000 | 5.5000 |",
         "padded with zeros to 4 heads",
-        "grow:\n  - stack: {}",
+        "grow:\n  - identity_layers: {}",
     ):
         assert expected in card, expected
 
