@@ -112,6 +112,7 @@ def lines_of(machine: Machine, found: list[Cell]) -> list[str]:
         f"{machine.measured.partition(',')[0]}, {machine.ranks} processes of one thread, fp32. Calibrated by",
         "`profile --calibrate`, which measures products, passes, messages and steps of 2 layers of 64. Each cell was",
         "measured in interleaved rounds; the best counts, and the spread is how much longer the worst one took.",
+        "A machine with other users is slower in one hour than in another: that, too, is in these errors.",
         "",
         "| cell | predicted ms | best ms | error | spread |",
         "|---|---|---|---|---|",
