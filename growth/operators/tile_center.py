@@ -7,8 +7,8 @@ round(i L_old / L_new). Theirs copied weights as they were; here what consumes c
 everywhere, so that sums keep their size. Heads are copied whole.
 
 Heads and FFN units to any number, and hidden units to a multiple, keep the function, as in `widen`. All else is tier 3:
-LayerNorm sees some units more often than others, copied layers compute twice, and local attention is set anew by the
-new numbers of the layers. Copies of heads and FFN units would stay equal forever without dropout, so noise that
+some units count more than others in LayerNorm, copied layers compute twice, and the layers' new numbers decide which
+have local attention. Copies of heads and FFN units would stay equal forever without dropout, so noise that
 cancels out tells them apart, as in `widen`.
 """
 

@@ -1,8 +1,8 @@
-"""All of a checkpoint of Espalier's, for another run that goes on from it (`start_with: state`): moments and step
-counts too, and its place in the text.
+"""Starting a run from the whole state of an Espalier checkpoint (`start_with: state`): not only its weights, but also
+its moments, its step counts and its place in the text.
 
-Several runs may go on from one checkpoint, each with a schedule of its own: so a rate that stays at its peak decays
-more than once (WSD).
+Several runs may start from one checkpoint, each with its own schedule, so one run at a constant rate can have several
+decays (WSD).
 """
 
 from pathlib import Path
@@ -53,7 +53,7 @@ def continued(
         other = "another order (seed, data)" if same_corpus else "another corpus"
         say_once(f"start {path}: it was trained on {other}; {corpus.path} is read from its beginning")
         position = DataPosition(draw=position.draw)
-    faded = saved.masked_since - saved.step  # so many steps ago, counted from this run's first
+    faded = saved.masked_since - saved.step  # negative: before the first step of this run
     return changed_state(state, change), Progress(position=position, masked_since=faded, loss_scaler=saved.loss_scaler)
 
 
@@ -88,5 +88,5 @@ def _continuable(path: Path) -> Path:
             "start_with out, or name a run of Espalier"
         )
     if not {"recipe", "progress", "corpus"} <= read_index(checkpoint)["run"].keys():
-        raise UserError(f"start {path} was saved by no run, so there is no state to go on from; leave start_with out")
+        raise UserError(f"start {path} was not saved by a run, so it has no state to continue; leave start_with out")
     return checkpoint

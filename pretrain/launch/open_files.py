@@ -21,7 +21,7 @@ def raise_limit() -> None:
 
 
 def check_limit(num_ranks: int) -> None:
-    """Raises UserError where the store of so many ranks would have more open. They would wait for it in vain."""
+    """Raises UserError if the store could not hold that many ranks' connections: those left out would wait forever."""
     needed, most = OF_A_RANK * num_ranks + OF_THE_PROCESS, _most()
     if most != resource.RLIM_INFINITY and needed > most:
         raise UserError(

@@ -17,7 +17,7 @@ from tests.support.tiny import losses, same_bits, tiny_recipe, tiny_values
 from tests.support.workers import pool
 
 MODEL = tiny_values("")["model"] | {"sharing": None, "hidden_dropout": 0, "attention_dropout": 0}
-"""Dropout draws by the steps of a run, which a decay counts anew."""
+"""No dropout: its masks depend on the step number, and a decay starts again at 0."""
 PEAK, DECAY = 12, 6
 
 
