@@ -82,7 +82,8 @@ def train(
         num_ranks = expected_ranks(nproc, most, spare) * (hosts.fewest if hosts else 1)
         folder = check(recipe, overrides, name, runs, num_ranks, trust_pickle, joins=hosts is not None)
         if not is_asked():
-            print(f"{recipe} would start on {num_ranks} processes in {folder}: nothing is wrong; nothing was started")
+            processes = f"{num_ranks} process{'es' * (num_ranks > 1)}"
+            print(f"{recipe} would start on {processes} in {folder}: nothing is wrong; nothing was started")
         return 0
     stage_in = staging_folder(stage_environment)
     arguments = train_arguments(recipe, overrides, name, runs)

@@ -49,7 +49,7 @@ def parts(tries_out: bool) -> list[Part]:
         Part("matrix", 60, lambda folder: matrix.rows(*(["ZeRO 1, bf16"] if tries_out else matrix.CASES))),
         Part("kernels", 80, lambda folder: kernels.rows(large, *short, square, cell / 20)),
         Part("large-512", 70, lambda folder: steps.rows(large, *long, cell, few)),
-        Part("large-128", 180, lambda folder: steps.rows(large, *short, cell)),
+        Part("large-128", 110, lambda folder: steps.rows(large, *short, cell)),
         Part("base-128", 50, lambda folder: steps.rows(base, *of_base, cell, few)),
         Part("moves", 40, lambda folder: moves.rows(large, *long)),
         Part("trace", 30, lambda folder: steps.trace(large, *short, folder)),

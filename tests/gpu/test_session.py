@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import time
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +47,13 @@ def never_ends(folder):
     while True:
         with suppress(Exception):  # as of a cell
             time.sleep(0.01)
+
+
+def test_all_that_is_limited_fits_into_the_ten_minutes():
+    script = Path(session.__file__).with_suffix(".sh").read_text()
+    commands = sum(map(int, re.findall(r"limit (?:--\S+ )?(\d+) ", script)))
+    (all_of_it,) = map(int, re.findall(r"limit \$\(\((\d+) - SECONDS", script))
+    assert commands + sum(part.seconds for part in session.parts(tries_out=False)) <= all_of_it
 
 
 @pytest.mark.parametrize(

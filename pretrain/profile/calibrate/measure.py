@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -39,8 +40,9 @@ from pretrain.training.trainer import Trainer
 TINY = ("model.hidden=64", "model.heads=2", "model.ffn=256", "model.layers=2", "sequence=64", "batch.global=16")
 """A model whose step is mostly what no tensor needs: launches, hooks, the trainer."""
 WARMUP, TIMED = 3, 9
-ROUNDS = 3
-"""Over all rates, since a machine with other users is slower at times; the best of each counts."""
+ROUNDS = 5
+"""Over all rates, since a machine with other users is slower at times. The median of each counts: a step is longer than
+the spells in which such a machine is fast, and the best of short measurements would find these alone."""
 
 
 def measure(recipe: str, /, out: Path = Path("machine.json")) -> None:
@@ -53,7 +55,7 @@ def measure_all(recipe: str, out: Path) -> None:
     """In ranks that are there already. Collective."""
     with fast_fp32():
         rounds = [{**_rates(_mean), "alone": _rates_alone()} for _ in range(ROUNDS)]
-        values = best_of(rounds)
+        values = middle_of(rounds)
         values["within"] = measured_link()
         values["host"] = {"launch_us": _mean(launch_microseconds())}
         values["host"] |= _between_operators(recipe, values)
@@ -83,14 +85,14 @@ def _rates_alone() -> dict[str, Any] | None:
     return rates
 
 
-def best_of(rounds: Sequence[Any]) -> Any:
-    """Of values of one structure, the greatest number in each place: sizes are the same in all of them."""
+def middle_of(rounds: Sequence[Any]) -> Any:
+    """Of values of one structure, the median of the numbers in each place: sizes are the same in all of them."""
     first = rounds[0]
     if isinstance(first, dict):
-        return {key: best_of([values[key] for values in rounds]) for key in first}
+        return {key: middle_of([values[key] for values in rounds]) for key in first}
     if isinstance(first, list | tuple):
-        return [best_of(values) for values in zip(*rounds, strict=True)]
-    return first if first is None else max(rounds)
+        return [middle_of(values) for values in zip(*rounds, strict=True)]
+    return first if first is None or isinstance(first, int) else median(rounds)
 
 
 def _between_operators(recipe: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What one rank computes and moves: matrix products, attention, and each kind of pass over memory, timed."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle
@@ -70,18 +71,18 @@ def product_rates(dtype: torch.dtype) -> Iterator[tuple[int, int, int, float]]:
 
 def product_seconds(m: int, k: int, n: int, dtype: torch.dtype) -> float:
     """The second factor is transposed, as a linear layer's is. Products of several layers in turn: what one of them
-    needs is in the cache only where the whole model is."""
+    needs is in the cache only where the whole model is. The results stay for a while, as a backward pass needs them:
+    large ones then take new memory, which on a CPU is a quarter of the time of some products."""
     num_bytes = dtype.itemsize * (m * k + n * k + m * n)
     num_layers = max(1, min(NUM_LAYERS, LAYERS_BYTES // num_bytes))
     layers = [
-        [torch.randn(shape, device=device(), dtype=dtype) for shape in ((m, k), (n, k), (m, n))]
-        for _ in range(num_layers)
+        [torch.randn(shape, device=device(), dtype=dtype) for shape in ((m, k), (n, k))] for _ in range(num_layers)
     ]
-    in_turn = cycle(layers)
+    in_turn, results = cycle(layers), deque[Tensor](maxlen=num_layers)
 
     def call() -> None:
-        left, right, out = next(in_turn)
-        torch.matmul(left, right.t(), out=out)
+        left, right = next(in_turn)
+        results.append(left @ right.t())
 
     return median_seconds(call)
 

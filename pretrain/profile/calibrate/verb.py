@@ -28,7 +28,7 @@ GPU_START, CPU_START = 120.0, 15.0
 
 
 def calibrate(name: str, nproc: int | None) -> Path:
-    """Some two minutes on a CPU. `nproc`: ranks that work together; by default one for each GPU, or for each core.
+    """Some three minutes on a CPU. `nproc`: ranks that work together; by default one for each GPU, or for each core.
 
     Writes machines/NAME.yaml, or the path that NAME is. Values that a person has set there (price, between) stay.
     """

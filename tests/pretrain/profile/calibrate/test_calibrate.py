@@ -60,6 +60,11 @@ def test_two_ranks_measure_a_machine_that_plans(tmp_path, monkeypatch):
         filled_in(file)
 
 
+def test_each_number_is_the_median_of_the_rounds():
+    rounds = [{"products": [(64, 32, 16, rate)], "alone": None} for rate in (3.0, 9.0, 4.0)]
+    assert measure.middle_of(rounds) == {"products": [[64, 32, 16, 4.0]], "alone": None}
+
+
 @pytest.mark.parametrize(("name", "said"), [("h100", "ships with Espalier"), ("my machine", "is not a name")])
 def test_names_that_cannot_be_are_refused(name, said):
     with pytest.raises(UserError, match=said):

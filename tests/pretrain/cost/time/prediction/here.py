@@ -33,11 +33,15 @@ GROWN = "growth from 2 to 4 layers"
 
 @dataclass(frozen=True)
 class Cell:
-    """One line of the table. Seconds."""
+    """One line of the table. Seconds, of each round: predicted by the calibration at its beginning, and measured."""
 
     name: str
-    predicted: float
+    predictions: list[float]
     rounds: list[float]
+
+    @property
+    def predicted(self) -> float:
+        return min(self.predictions)
 
     @property
     def best(self) -> float:
@@ -47,30 +51,31 @@ class Cell:
     def error(self) -> float:
         return self.predicted / self.best - 1
 
-    @property
-    def spread(self) -> float:
-        return max(self.rounds) / self.best - 1
+
+def spread(seconds: list[float]) -> float:
+    return max(seconds) / min(seconds) - 1
 
 
 def cells(folder: Path, num_rounds: int, steps: int) -> tuple[Machine, list[Cell]]:
-    """Every size in every layout, in turn; the best round of each counts."""
-    machine = load_machine(str(calibrate(str(folder / "here.yaml"), 2)))
+    """Calibrates, then every size in every layout, in turn; the best round of each counts."""
     recipe = str(synthetic_recipe(folder))
     profile = Profile(recipe, (), stage=0, nproc=1, steps=steps, out=folder, profiled=0)
     found: dict[str, list[float]] = {}
-    predicted: dict[str, float] = {}
+    predicted: dict[str, list[float]] = {}
     for number in range(num_rounds):
+        machine = load_machine(str(calibrate(str(folder / f"here-{number}.yaml"), 2)))
         for size, shape in SIZES.items():
             for ranks, layout, overrides in LAYOUTS:
                 given = (*shape, *overrides, "precision=fp32")
                 name = f"{size}, {ranks} process{'es' * (ranks > 1)}, {layout}"
                 run = profile.resolved(given, ranks)
-                predicted[name] = step_time(run, run.stages[0], machine).seconds
-                result = profile.run("cell", given, ranks)
-                found.setdefault(name, []).append(result.seconds)
-                print(f"{name}: {predicted[name]:.3f} s predicted, {result.seconds:.3f} s", flush=True)
+                seconds = step_time(run, run.stages[0], machine).seconds
+                took = profile.run("cell", given, ranks).seconds
+                predicted.setdefault(name, []).append(seconds)
+                found.setdefault(name, []).append(took)
+                print(f"{name}: {seconds:.3f} s predicted, {took:.3f} s", flush=True)
         for name, seconds, took in grown(folder / f"round-{number}", recipe, machine, steps):
-            predicted[name] = seconds
+            predicted.setdefault(name, []).append(seconds)
             found.setdefault(name, []).append(took)
     return machine, [Cell(name, predicted[name], rounds) for name, rounds in found.items()]
 
@@ -105,16 +110,17 @@ def grown(folder: Path, recipe: str, machine: Machine, steps: int) -> Sequence[t
 def lines_of(machine: Machine, found: list[Cell]) -> list[str]:
     errors = sorted(abs(each.error) for each in found)
     rows = [
-        f"| {each.name} | {1e3 * each.predicted:.0f} | {1e3 * each.best:.0f} | {each.error:+.1%} | {each.spread:.1%} |"
+        f"| {each.name} | {1e3 * each.predicted:.0f} | {1e3 * each.best:.0f} | {each.error:+.1%} "
+        f"| {spread(each.predictions):.1%}, {spread(each.rounds):.1%} |"
         for each in found
     ]
     return [
-        f"{machine.measured.partition(',')[0]}, {machine.ranks} processes of one thread, fp32. Calibrated by",
-        "`profile --calibrate`, which measures products, passes, messages and steps of 2 layers of 64. Each cell was",
-        "measured in interleaved rounds; the best counts, and the spread is how much longer the worst one took.",
-        "A machine with other users is slower in one hour than in another: that, too, is in these errors.",
+        f"{machine.measured.partition(',')[0]}, {machine.ranks} processes of one thread, fp32. Each round begins with",
+        "`profile --calibrate`, which measures products, passes, messages and steps of 2 layers of 64, and goes on to",
+        "every cell. Of predicted and of measured times the best round counts; the spreads say how much more the worst",
+        "was, predicted and measured. This machine has other users, and is slower in one hour than in another.",
         "",
-        "| cell | predicted ms | best ms | error | spread |",
+        "| cell | predicted ms | best ms | error | spreads |",
         "|---|---|---|---|---|",
         *rows,
         "",
