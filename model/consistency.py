@@ -23,7 +23,7 @@ def _lists(shape: Shape) -> Iterator[str]:
         yield f"hidden {shape.hidden} is not a multiple of heads {shape.heads}; give head_dim or other heads"
     for field in ("heads", "ffn", "sharing"):
         values = getattr(shape, field)
-        if isinstance(values, tuple) and len(values) != shape.layers:
+        if isinstance(values, tuple) and (not values or len(values) != shape.layers):
             yield f"{field} lists {len(values)} values for {shape.layers} layers; give one each, or one number"
     sharing = shape.sharing
     if isinstance(sharing, tuple) and sorted(set(sharing)) != list(range(max(sharing) + 1)):
@@ -54,7 +54,8 @@ def _low_rank(shape: Shape) -> Iterator[str]:
         downs = (prod(spec.shape[1:]) for spec in specs if spec.local_name == f"{linear}.down")  # [rank, inputs]
         sizes = [*ups, *downs]
         if not sizes:
-            yield f"low_rank.{linear} {rank}: this model has no such layer; leave it out"
+            if shape.layers:  # else the layers are still to come
+                yield f"low_rank.{linear} {rank}: this model has no such layer; leave it out"
             continue
         full = min(sizes)
         if rank >= full:

@@ -38,8 +38,9 @@ class PlainBert(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    layers: Annotated[Count, Field(le=MAX_LAYERS), ShareOf("layers")]
-    """Number of transformer layers."""
+    layers: Annotated[Index, Field(le=MAX_LAYERS), ShareOf("layers")]
+    """Number of transformer layers. 0 is embeddings and heads alone, from which `fresh_layers` grows; `heads` and `ffn`
+    are then those of the layers to come."""
     hidden: Annotated[Count, ShareOf("hidden")]
     """Hidden size: width of the residual stream, in units."""
     heads: Annotated[Count | tuple[Count, ...], ShareOf("heads")]
@@ -229,6 +230,11 @@ class Shape(PlainBert):
         for other, reason in others.items():
             if self.uses(key) and self.uses(other):
                 yield f"{key} and {other} do not go together: {reason}; leave one of them out"
+
+    def idle_without_layers(self, key: str) -> Iterator[str]:
+        """A line if `key` is in use and there is no layer that it could say something of."""
+        if not self.layers and self.uses(key):
+            yield f"{key} is for layers, and there are 0; leave it out"
 
     def contradictions(self) -> Iterator[str]:
         """What is wrong with the variants of this shape, one line each, with what to do. (Those of the plain fields are

@@ -13,6 +13,7 @@ from growth.operators.coalesce import Coalesce
 from growth.operators.decoalesce import Decoalesce
 from growth.operators.densify import Densify
 from growth.operators.fold_slimming import FoldSlimming
+from growth.operators.fresh_layers import FreshLayers
 from growth.operators.identity_layers import IdentityLayers
 from growth.operators.interleave import Interleave
 from growth.operators.interpolate import Interpolate
@@ -39,7 +40,7 @@ from model.registry import takes
 OPERATORS: dict[str, type[Operator]] = {
     operator.name: operator
     for operator in (
-        Stack, Interleave, AppendTop, IdentityLayers,
+        Stack, Interleave, AppendTop, IdentityLayers, FreshLayers,
         Widen, TileFfn, TileCenter, MaskGrowth, Unmask, Lengthen, Unpool,
         Unshare, Share,
         Densify, SoftmaxAttention, OwnMaps,
@@ -75,7 +76,7 @@ def shapes(source: BertConfig, operators: Sequence[Operator], wanted: Mapping[st
         if steps[-1].unfinished and not operator.finishes:
             first = " or ".join(other.name for other in OPERATORS.values() if other.finishes)
             raise UserError(f"grow {operator.name}: {steps[-1].unfinished}; put {first} before it")
-        steps.append(operator.target(steps[-1], wanted.limited_to(operator.changes)))
+        steps.append(_target(operator, steps[-1], wanted))
     reached = steps[-1]
     final = reached.replace(**wanted)
     for name in BertConfig.model_fields:
@@ -88,13 +89,20 @@ def shapes(source: BertConfig, operators: Sequence[Operator], wanted: Mapping[st
     return [*steps, final]
 
 
+def _target(operator: Operator, source: BertConfig, wanted: PartialShape) -> BertConfig:
+    if not source.layers and not operator.takes_no_layers:
+        first = " or ".join(other.name for other in OPERATORS.values() if other.takes_no_layers)
+        raise UserError(f"grow {operator.name}: the model has 0 layers, none to work on; put {first} before it")
+    return operator.target(source, wanted.limited_to(operator.changes))
+
+
 def _reaches(operator: type[Operator], source: BertConfig, field: str, target: BertConfig) -> bool:
     """Whether an operator with default options brings one field to its target."""
     if field not in operator.changes:
         return False
     wanted = getattr(target, field)
     try:
-        return getattr(operator().target(source, PartialShape({field: wanted})), field) == wanted
+        return getattr(_target(operator(), source, PartialShape({field: wanted})), field) == wanted
     except UserError:
         return False
 

@@ -1,6 +1,7 @@
 """`grow: auto` chooses operators from the target shape alone. Each change goes to the operator that preserves most, in
 this order:
 
+    the first layers of all     fresh_layers
     units that fade in          unmask
     low rank -> full            densify
     kernel attention            softmax_attention
@@ -22,6 +23,7 @@ from growth.operators.base import Operator
 from growth.operators.coalesce import Coalesce
 from growth.operators.densify import Densify
 from growth.operators.fold_slimming import FoldSlimming
+from growth.operators.fresh_layers import FreshLayers
 from growth.operators.lengthen import Lengthen
 from growth.operators.mask_growth import MaskGrowth
 from growth.operators.own_maps import OwnMaps
@@ -81,6 +83,7 @@ def _fades_in(shape: BertConfig, final: BertConfig) -> bool:
 
 
 _CHOICES: list[tuple[type[Operator], Needed]] = [
+    (FreshLayers, lambda shape, final: final.layers > shape.layers == 0),
     (Unmask, lambda shape, final: shape.masked is not None),
     (Densify, lambda shape, final: final.low_rank != shape.low_rank),
     (SoftmaxAttention, lambda shape, final: final.attention != shape.attention),

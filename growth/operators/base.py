@@ -47,6 +47,8 @@ class Inputs:
     """Shape and state of a checkpoint, by name or path."""
     moments: MomentRule = of_gradients
     """How the optimizer's moments follow the change."""
+    seed: int = 0
+    """The run's, for weights that are drawn."""
 
 
 class Operator(BaseModel):
@@ -60,6 +62,9 @@ class Operator(BaseModel):
 
     finishes: ClassVar[bool] = False
     """Whether it ends what an earlier operator has left unfinished (`Shape.unfinished`). All others wait for that."""
+
+    takes_no_layers: ClassVar[bool] = False
+    """Whether it can begin with a model of 0 layers. All others wait until there are some."""
 
     copies_units: ClassVar[bool] = False
     """Whether some of its new units start as copies of old ones."""

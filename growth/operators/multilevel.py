@@ -38,7 +38,7 @@ class LevelOperator(Operator):
             small, large = self.small_and_large(old, new)
             if small > large:
                 raise UserError(f"grow {self.name}: {axis} {old} -> {new} {self.verb}; use {self.opposite}")
-            if large % small:
+            if not small or large % small:
                 raise UserError(
                     f"grow {self.name}: {axis} {old} -> {new} is not a whole factor; choose a divisor of {large}"
                 )

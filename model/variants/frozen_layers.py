@@ -22,7 +22,7 @@ class WithFrozenLayers(Shape):
 
     def contradictions(self) -> Iterator[str]:
         yield from super().contradictions()
-        if self.frozen_layers >= self.layers:
+        if self.frozen_layers and self.frozen_layers >= self.layers:
             yield f"frozen_layers {self.frozen_layers} leaves none of {self.layers} layers to train; freeze fewer"
 
     def layer_kind(self, layer: int) -> dict[str, Any]:

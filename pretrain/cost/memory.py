@@ -225,7 +225,7 @@ def activation_bytes(
         of_a_token = branch_inputs + (2 + 2 * drops_hidden) * config.hidden // parts + cut // tensor_parallel
         layers.append(round(of_a_token * queries / sequence))
     elements = config.embedding_width * (1 + drops_hidden) // parts
-    elements += config.layers * config.hidden // parts + max(layers) if recompute else sum(layers)
+    elements += config.layers * config.hidden // parts + max(layers, default=0) if recompute else sum(layers)
     scores = num_predictions * config.padded_vocab_size // tensor_parallel
     return tokens * elements * element + 2 * scores * element
 

@@ -112,7 +112,7 @@ def gather_whole_blocks(model: BertForPreTraining) -> bool:
     """
     config = model.config
     possible = (
-        config.num_blocks == config.layers
+        0 < config.num_blocks == config.layers
         and not config.frozen_layers
         and not model.recompute
         and all(whole_block(layer) for layer in model.layers)

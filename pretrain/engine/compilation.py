@@ -60,7 +60,7 @@ def compile_blocks(model: BertForPreTraining) -> None:
     A block whose parts a variant calls one by one (layer dropping, for example) is not compiled.
     """
     torch.compiler.reset()  # what was compiled for the shape before
-    torch._dynamo.config.recompile_limit = GRAPHS_PER_BLOCK * len(model.blocks)
+    torch._dynamo.config.recompile_limit = GRAPHS_PER_BLOCK * max(len(model.blocks), 1)
     called_whole: set[torch.nn.Module | None] = {whole_block(layer) for layer in model.layers}
     for block in model.blocks:
         if block in called_whole:

@@ -172,7 +172,8 @@ def plain_shape(config: BertConfig) -> BertConfig:
                 f"{name} {value}: transformers has no such model to export to; train to the end as a plain BERT instead"
             )
     heads, ffn = (
-        max(getattr(config, f"block_{field}")(b) for b in range(config.num_blocks)) for field in ("heads", "ffn")
+        max((getattr(config, f"block_{field}")(b) for b in range(config.num_blocks)), default=getattr(config, field))
+        for field in ("heads", "ffn")
     )
     if heads * config.head_dim > config.hidden or config.hidden % config.head_dim:
         raise UserError(

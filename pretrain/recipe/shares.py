@@ -37,7 +37,7 @@ def whole_model(model: Mapping[str, Any]) -> dict[str, Any]:
 def counted(shape: Mapping[str, Any], model: Mapping[str, Any], section: str = "shape") -> dict[str, Any]:
     """The fields of a shape with every share as a count. `model` has the whole counts; `section` is the recipe's key.
 
-    Halves are rounded up, and counts are at least 1.
+    Halves are rounded up, and counts are at least 1, but for 0%.
     A share of `light_layers` is spread evenly: 50% is every other layer.
     """
     return {field: _count(field, value, model, f"{section}.{field}") for field, value in shape.items()}
@@ -62,7 +62,7 @@ def _count(field: str, value: Any, model: Mapping[str, Any], key: str) -> Any:
         if part == 1:
             raise UserError(f"{key} is {str(value)!r}, but the lowest layer has to be left out; give a smaller share")
         return [layer for layer in range(whole) if math.floor((layer + 1) * part) > math.floor(layer * part)]
-    return max(math.floor(part * whole + 0.5), 1)
+    return max(math.floor(part * whole + 0.5), 1) if part else 0
 
 
 def row_length(asked: int | Share | None, whole: int) -> int | None:

@@ -35,11 +35,12 @@ def growth_inputs(
     open_probe: Callable[[], Probe],
     open_saved: Callable[[str], TrainingState],
     report: Callable[[Correlation], None],
+    seed: int,
 ) -> Inputs:
     """The inputs of a change that starts from `state`. Their calls are collective.
 
     `moments` is the optimizer's rule. `open_probe` and `open_saved` (a state by its name or path) are called only when
-    an operator asks. `report` hears of every measured correlation.
+    an operator asks. `report` hears of every measured correlation. `seed` is the run's.
     """
 
     def correlation(config: BertConfig, shared: BertConfig, fetch: Fetch) -> Correlation:
@@ -54,4 +55,4 @@ def growth_inputs(
         opened = open_saved(name)
         return opened.config, fetch_from(opened)
 
-    return Inputs(fetch_from(state), correlation, saved, moments)
+    return Inputs(fetch_from(state), correlation, saved, moments, seed)

@@ -168,7 +168,7 @@ def _make_change(
         event = {"event": "gradient_correlation", "step": trainer.progress.step, "stage": stage.name}
         trainer.call("on_event", {**event, "values": correlation})
 
-    inputs = growth_inputs(state, before.moment_rule, open_probe, open_saved, report)
+    inputs = growth_inputs(state, before.moment_rule, open_probe, open_saved, report, run.recipe.seed)
     change = shape_change(previous.config, stage.grow, stage.shape, inputs)
     if progress.new_units is not None:
         change = progress.new_units.settled(previous.config, progress.step, before.decay_rates).then(change)

@@ -64,6 +64,7 @@ def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> 
         open_probe=lambda: open_probe(run, path),
         open_saved=lambda other: open_state(Path(other))[0],
         report=lambda correlation: grown.update(correlation=correlation),
+        seed=run.get("recipe", {}).get("seed", 0),
     )
     change = settled_units(state.config, run).then(shape_change(state.config, chosen, wanted, inputs))
     changed = changed_state(state, change)

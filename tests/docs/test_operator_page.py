@@ -13,7 +13,7 @@ from pretrain.settings.yaml_text import parse
 from tests.support.home import HOME
 
 PAGE = (HOME / "docs" / "adding-an-operator.md").read_text(encoding="utf-8")
-OPERATOR, DUTY, TEST, FRESH = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+OPERATOR, DUTY, TEST = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 (RECIPE,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 
 

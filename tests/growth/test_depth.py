@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from growth.operators import make_operator, shapes
+from growth.operators import make_operator, shape_change, shapes
+from growth.operators.base import Inputs
+from model.initialize import initial_weight
 from tests.support.proving import POST, PRE, change_of, grown, loss, random_state, same_block, tiny
 
 
@@ -40,6 +42,21 @@ def test_depth_follows_ragged_and_shared_layers():
     shared = tiny(layers=4, sharing=2)
     assert shapes(shared, [make_operator("stack", {})], {"layers": 8})[-1].sharing == 2
     assert shapes(shared, [make_operator("interleave", {})], {"layers": 8})[-1].sharing == (0, 0, 1, 1, 0, 0, 1, 1)
+
+
+def test_fresh_layers_are_drawn_and_all_else_stays():
+    """By default with the run's seed. They are as wide as the topmost layer, and share no block."""
+    source = tiny(layers=4, sharing=(0, 0, 1, 1), ffn=(10, 10, 6, 6), output_init="scaled")
+    state = random_state(source)
+    for options, seed in (({}, 5), ({"seed": 7}, 7)):
+        change = shape_change(source, [make_operator("fresh_layers", options)], {"layers": 6}, Inputs(seed=5))
+        assert (change.target.sharing, change.target.ffn) == ((0, 0, 1, 1, 2, 3), (10, 10, 6, 6, 6, 6))
+        after = grown(change, state)
+        assert all(after[name] is record for name, record in state.items())
+        for name in after.keys() - state.keys():
+            assert torch.equal(after[name].weight, initial_weight(change.target, name, seed))
+            assert after[name].step == 0
+            assert not after[name].exp_avg.any() and not after[name].exp_avg_sq.any()
 
 
 def test_doubled_layers_start_over_where_asked():

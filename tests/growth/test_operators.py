@@ -51,6 +51,9 @@ MISTAKES = [
     (POST, {"coalesce": {}}, {"ffn": 4}, r"ffn 10 -> 4 is not a whole factor"),
     (POST, {"decoalesce": {}}, {"layers": 1}, r"layers 2 -> 1 shrinks; use coalesce"),
     (POST, {"coalesce": {}}, {}, r"set one of them"),
+    (POST, {"coalesce": {}}, {"layers": 0}, r"layers 2 -> 0 is not a whole factor"),
+    (tiny(layers=0), {}, {"layers": 2}, r"layers 0 -> 2 is not reached by grow; add fresh_layers to grow"),
+    (tiny(layers=0), {"fresh_layers": {}}, {}, r"layers 0 -> 0 adds none"),
     (POST, {"stack": {}}, {"layers": 4, "activation": "relu"}, r"activation gelu -> relu is not reached.*no operator"),
 ]
 
@@ -58,6 +61,15 @@ MISTAKES = [
 @pytest.mark.parametrize(("source", "grow", "wanted", "message"), MISTAKES)
 def test_an_operator_that_cannot_reach_the_shape_says_what_can(source, grow, wanted, message):
     assert_refused(source, grow, wanted, message)
+
+
+def test_only_fresh_layers_work_on_a_model_without_layers():
+    empty, wanted = tiny(layers=0), {"layers": 4, "hidden": 24, "max_positions": 30}
+    for name in OPERATORS.keys() - {"fresh_layers"}:
+        grow = {name: {"checkpoint": "before"} if name == "interpolate" else {}}
+        assert_refused(empty, grow, wanted, f"grow {name}: the model has 0 layers.*put fresh_layers before it")
+    chosen = [operator.name for operator in default_operators(empty, wanted)]
+    assert chosen == ["fresh_layers", "widen", "lengthen"]
 
 
 def test_operators_compose_like_their_changes_in_turn():

@@ -49,6 +49,7 @@ CASES = {
     "stack": (PLAIN, {"stack": {}}, {}),
     "interleave": (PLAIN, {"interleave": {}}, {"layers": 3}),
     "append_top": (PLAIN, {"append_top": {}}, {"layers": 3}),
+    "fresh_layers": (PLAIN, {"fresh_layers": {}}, {"layers": 3}),
     "widen": (PLAIN, {"widen": {}}, {"hidden": 128, "heads": 11, "ffn": 130}),
     "widen fpi": (PLAIN, {"widen": {"how": "fpi"}}, {"hidden": 96}),
     "widen aki": (PLAIN, {"widen": {"how": "aki"}}, {"hidden": 128, "ffn": 192}),

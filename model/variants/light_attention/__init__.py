@@ -42,6 +42,7 @@ class WithLightAttention(Shape):
 
     def contradictions(self) -> Iterator[str]:
         yield from super().contradictions()
+        yield from self.idle_without_layers("light_layers")
         for layer in self.light_layers:
             if layer >= self.layers:
                 yield f"light_layers names layer {layer}, but the last of {self.layers} layers is {self.layers - 1}"

@@ -48,6 +48,7 @@ class WithMaskedUnits(Shape):
 
     def contradictions(self) -> Iterator[str]:
         yield from super().contradictions()
+        yield from self.idle_without_layers("masked")
         if masked := self.masked:
             if not (masked.hidden or masked.heads or masked.ffn or masked.layers):
                 yield "masked names no axis with new units; give hidden, heads, ffn or layers, or leave it out"

@@ -29,6 +29,7 @@ class WithPooledInput(Shape):
 
     def contradictions(self) -> Iterator[str]:
         yield from super().contradictions()
+        yield from self.idle_without_layers("pool_window")
         shape = "the attention map of the first layer has another shape"
         yield from self.clashes("pool_window", {"light_layers": shape})
         if self.pool_window > 1 and self.positions == "rotary":

@@ -33,6 +33,7 @@ class WithSubModels(Shape):
 
     def contradictions(self) -> Iterator[str]:
         yield from super().contradictions()
+        yield from self.idle_without_layers("sub_models")
         if self.sub_models and self.layers % self.sub_models:
             yield f"sub_models {self.sub_models} does not divide the {self.layers} layers; choose a divisor"
         others = ("frozen_layers", "layer_drop", "light_layers", "masked.layers", "pool_window")

@@ -154,7 +154,7 @@ def gathers_whole_blocks(stage: ResolvedStage) -> bool:
     """Whether ZeRO 3 treats a block as one module (`gather_whole_blocks` in pretrain/engine/build.py)."""
     config = stage.config
     return (
-        config.num_blocks == config.layers
+        0 < config.num_blocks == config.layers
         and not stage.recompute
         and all(spec.trainable for spec in parameter_table(config).values())
         and all(config.run_share(layer) == 1 for layer in range(config.layers))

@@ -22,6 +22,7 @@ SHAPES = {
         "packed",
     ),
     "other activation": (dict(activation="gelu_tanh"), "packed"),
+    "no layers, packed": (dict(layers=0, norm="pre"), "packed"),
 }
 
 

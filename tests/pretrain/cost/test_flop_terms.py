@@ -121,6 +121,7 @@ GROWN: dict[str, tuple[dict, dict]] = {
     "interleave": ({}, {"layers": 4}),
     "append_top": ({}, {"layers": 3}),
     "identity_layers": ({"norm": "pre"}, {"layers": 3}),
+    "fresh_layers": ({"layers": 0}, {"layers": 3}),
     "widen": ({}, {"hidden": 48, "heads": 8, "ffn": (40, 64)}),
     "tile_ffn": ({}, {"ffn": 64}),
     "tile_center": ({}, {"layers": 3, "hidden": 30, "heads": 5, "ffn": 40}),

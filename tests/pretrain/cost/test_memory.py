@@ -74,6 +74,12 @@ def kept_bytes(config: BertConfig, dtype: torch.dtype, tp: TensorParallel = ALON
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()), predicted
 
 
+def test_without_layers_nothing_is_computed_again():
+    config = BertConfig(**{**SHAPE, "layers": 0})
+    plain, again = (activation_bytes(config, 1024, 64, 150, "fp32", recompute=again) for again in (False, True))
+    assert plain == again > 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     "changes",

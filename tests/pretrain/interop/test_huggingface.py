@@ -52,9 +52,9 @@ def reference_outputs(model, batch):
 
 @kinds
 @pytest.mark.parametrize("layout", ["full", "padded"])
-@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
-def test_logits_and_gradients_equal_transformers(norm, sentence_head, layout, activation):
-    config = small_config(norm=norm, sentence_head=sentence_head, activation=activation)
+@pytest.mark.parametrize("changes", [dict(), dict(activation="gelu_tanh"), dict(layers=0)], ids=str)
+def test_logits_and_gradients_equal_transformers(norm, sentence_head, layout, changes):
+    config = small_config(norm=norm, sentence_head=sentence_head, **changes)
     batch = random_batch(config, layout)
     reference = reference_model(config)
     theirs = reference_outputs(reference, batch)
@@ -80,8 +80,9 @@ def test_logits_and_gradients_equal_transformers(norm, sentence_head, layout, ac
 
 
 @kinds
-def test_round_trip_through_files(norm, sentence_head, tmp_path):
-    config = small_config(norm=norm, sentence_head=sentence_head, hidden_dropout=0.2)
+@pytest.mark.parametrize("layers", [2, 0])
+def test_round_trip_through_files(norm, sentence_head, layers, tmp_path):
+    config = small_config(norm=norm, sentence_head=sentence_head, layers=layers, hidden_dropout=0.2)
     weights = {name: weight.float() for name, weight in logical_weights(config).items()}
     export_model(tmp_path, config, weights)
     again, imported = import_model(tmp_path)

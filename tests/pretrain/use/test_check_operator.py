@@ -30,13 +30,13 @@ def of_the_page(name: str) -> type:
     return scope[name]
 
 
-def check_page(name: str, layers: int, in_engine: bool) -> None:
-    check_operator(of_the_page(name)(), {"layers": layers}, in_engine=in_engine)
+def check_in_an_engine(name: str, layers: int) -> None:
+    check_operator(make_operator(name, {}), {"layers": layers})
 
 
-def test_the_operators_of_the_page_do_their_duty():
-    check_page("DropLayers", 1, in_engine=False)
-    pool(1).run(check_page, "FreshLayers", 4, True)
+def test_the_operator_of_the_page_and_one_that_draws_do_their_duty():
+    check_operator(of_the_page("DropLayers")(), {"layers": 1}, in_engine=False)
+    pool(1).run(check_in_an_engine, "fresh_layers", 4)
 
 
 def test_so_do_operators_that_read_a_saved_state_or_preserve_it():

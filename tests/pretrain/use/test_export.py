@@ -39,6 +39,7 @@ SHAPES = [
     dict(sentence_head=False, norm="pre"),
     dict(heads=(4, 1), ffn=(10, 48)),
     dict(layers=4, sharing=2),
+    dict(layers=0, norm="pre"),
 ]
 
 
