@@ -32,7 +32,7 @@ GROUPS = {
     "From scratch": ("lamb", "lans", "muon", "academic", "albert", "pld"),
     "Another objective first": ("clm-then-mlm",),
     "Modern parts": ("rotary", "gated", "no-biases", "local"),
-    "Depth": ("stack", "stackbert", "gstack", "stack-auto", "mslt"),
+    "Depth": ("stack", "stackbert", "gstack", "stack-auto", "zero-layer", "one-layer", "mslt", "incremental"),
     "Depth, width and length": ("compound", "espalier", "fast"),
     "CompoundGrow's comparison": ("pool", "truncate", "tile", "low-rank", "light-attention"),
     "Sharing, then unsharing": ("swe-f", "swe-a", "swe-m", "swe-units"),

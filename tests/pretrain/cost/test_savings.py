@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from math import prod
 from unittest.mock import patch
 
 import pytest
@@ -11,6 +12,9 @@ from pretrain.cost.flops import training_flops
 from pretrain.cost.plan import print_plan
 from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config, target_flops
 from pretrain.recipe import load_recipe, resolve
+
+ENCODER_ALONE = ["data.mask_rate=1e-6", "sequence=128", "data.sentence_pairs=none"]
+"""Overrides: the vocabulary and predictions cost next to nothing."""
 
 
 def run_of(name, overrides=()):
@@ -42,9 +46,28 @@ def parts(run):
 def test_frozen_layers_cost_no_backward_pass():
     """Encoder alone (vocabulary and predictions next to none): (n + 2 * 3) / (3 * 12) of a step with n of 12 layers,
     3 of them trained; with post-LN the lowest trained layer passes no gradient on, which spares a little more."""
-    run = run_of("mslt-base", ["data.mask_rate=1e-6", "sequence=128", "data.sentence_pairs=none"])
+    run = run_of("mslt-base", ENCODER_ALONE)
     assert parts(run) == pytest.approx([0.25, 1 / 3, 5 / 12, 0.5, 1], abs=0.011)
     assert parts(run_of("mslt-base")) == pytest.approx([0.278, 0.340, 0.420, 0.500, 1], abs=0.001)
+
+
+def test_incremental_training_costs_what_the_paper_says():
+    """(S + 2) / 3S of the target; (3S + 5) / 8S where a backward pass counts like a forward one."""
+    run = run_of("incremental-base", ENCODER_ALONE)
+    shares = [stage.length / run.stages[-1].end for stage in run.stages]
+    depths = [stage.config.layers / 12 for stage in run.stages]
+    costs = parts(run)
+    trained = [(3 * cost - depth) / 2 for cost, depth in zip(costs, depths, strict=True)]
+    evenly = [(depth + part) / 2 for depth, part in zip(depths, trained, strict=True)]
+    assert sum(map(prod, zip(shares, costs, strict=True))) == pytest.approx((4 + 2) / (3 * 4), abs=0.01)
+    assert sum(map(prod, zip(shares, evenly, strict=True))) == pytest.approx((3 * 4 + 5) / (8 * 4), abs=0.01)
+
+
+def test_one_late_hop_costs_what_is_left_of_the_run():
+    """A fifth of it, which is the paper's figure, and the steps with one layer of twelve."""
+    for method, cost in (("zero-layer", 0.2), ("one-layer", 0.2 + 0.8 / 12)):
+        assert compare_costs(run_of(f"{method}-base", ENCODER_ALONE)).speedup == pytest.approx(1 / cost - 1, abs=1e-3)
+    assert run_of("zero-layer-large").recipe.paper.flop_speedup == 1 / 0.2 - 1
 
 
 def test_sharing_saves_nothing_in_a_step():
