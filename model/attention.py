@@ -78,11 +78,24 @@ class SoftmaxAttention(Attention):
         return probabilities @ value
 
 
+class TwoStreamAttention(SoftmaxAttention):
+    """Attention whose keys and values may come from another stream than its queries."""
+
+    def forward(self, x: Tensor, mask: Mask, source: Tensor | None = None) -> Tensor:
+        if source is None:
+            return super().forward(x, mask)
+        (query,) = map(self.heads, self.tp.enter_through(x, self.query))
+        key, value = map(self.heads, self.tp.enter_through(source, self.key, self.value))
+        query, key, mask = turned(query, key, mask)
+        return self.output(self.attend(query, key, value, mask).transpose(1, 2).flatten(2))
+
+
 def turned(query: Tensor, key: Tensor, mask: Mask) -> tuple[Tensor, Tensor, Mask]:
     """Queries and keys turned by their positions where these are rotary, and the mask itself."""
     if not isinstance(mask, RotaryMask):
         return query, key, mask
-    return mask.rotation.turn(query), mask.rotation.turn(key), mask.mask
+    of_queries = mask.rotation if mask.of_queries is None else mask.of_queries
+    return of_queries.turn(query), mask.rotation.turn(key), mask.mask
 
 
 def attention_map(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.flat import Flat
@@ -25,6 +26,14 @@ class Runs:
         starts = begins.flatten().nonzero().squeeze(1)
         starts = torch.cat([starts, starts.new_tensor([segments.numel()])])
         return cls(starts.int(), int(starts.diff().max()))
+
+    def among(self, places: Tensor, length: int) -> "Runs":
+        """The same runs of only some places of each row of `length`: [B, k], ascending. Some may be left with none, and
+        `longest` is a bound, so that no device has to be waited for."""
+        rows, num_kept = places.shape
+        is_kept = self.starts.new_zeros(rows, length).scatter(1, places, 1)
+        before = F.pad(is_kept.flatten().cumsum(0), (1, 0))  # [B * S + 1], kept places before each
+        return Runs(before[self.starts.long()].int(), min(self.longest, num_kept))
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ class BertForPreTraining(nn.Module):
         logits = self.mlm(hidden[batch.masked_positions], self.embeddings.word.weight)  # [M, V / tp]
         vocab_size, passes = self.config.vocab_size, self.loss_passes
         nll, correct = vocab_parallel_cross_entropy(logits, batch.masked_ids, vocab_size, self.tp, passes)
+        for part in self.parts:
+            part.see_losses(batch.masked_ids, nll)
         mlm_loss, mlm_correct = nll.sum(), correct.sum()
         loss = mlm_loss * mlm_scale
         for part in self.parts:

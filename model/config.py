@@ -21,6 +21,7 @@ from model.variants.pooled_input import WithPooledInput
 from model.variants.slimming import WithSlimming
 from model.variants.sub_models import WithSubModels
 from model.variants.token_dropout import WithTokenDropout
+from model.variants.token_dropping import WithTokenDropping
 
 MODERNBERT: dict[str, Any] = dict(
     **dict(max_positions=8192, type_vocab=0, sentence_head=False),
@@ -63,6 +64,7 @@ def vocabulary_of(preset: str | None) -> int:
 
 class BertConfig(
     WithLocalAttention,
+    WithTokenDropping,
     WithTokenDropout,
     WithMaskedUnits,
     WithSlimming,

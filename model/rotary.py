@@ -37,6 +37,12 @@ class Rotation:
         first, second = x.chunk(2, dim=-1)
         return (x * self.cos + torch.cat([-second, first], dim=-1) * self.sin).to(x.dtype)
 
+    def at(self, places: Tensor) -> "Rotation":
+        """Of some tokens of each row, places [B, k]."""
+        index = places[:, None, :, None].expand(-1, -1, -1, self.cos.shape[-1])
+        cos, sin = (x.expand(len(places), -1, -1, -1).gather(2, index) for x in (self.cos, self.sin))
+        return Rotation(cos, sin)
+
     def __getitem__(self, rows: slice) -> "Rotation":
         return Rotation(self.cos[rows], self.sin[rows])
 
@@ -47,6 +53,8 @@ class RotaryMask:
 
     mask: Tensor | PackedRows | None
     rotation: Rotation
+    of_queries: Rotation | None = None
+    """Where the queries are other tokens than the keys."""
 
     def __getitem__(self, rows: slice) -> "RotaryMask":
         """Of some rows: a layer that is not run sees none."""

@@ -50,6 +50,9 @@ class Parts:
     def begin_step(self, step: int, steps_masked: int, seed: int) -> None:
         """The progress of training: see `BertForPreTraining.begin_step`."""
 
+    def see_losses(self, ids: Tensor, losses: Tensor) -> None:
+        """The loss of each predicted token of the micro-batch: ids [M] of the true words, losses [M]."""
+
     def loss_term(self, model: nn.Module, tp: TensorParallel) -> Tensor | None:
         """What a step adds to the mean loss of a masked token. Scalar."""
         return None

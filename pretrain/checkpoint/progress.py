@@ -5,6 +5,7 @@ from typing import Any
 
 from growth.new_units import NewUnits
 from growth.partial_shape import PartialShape
+from model.variants.token_dropping.table import LossTable
 from pretrain.data import DataPosition
 from pretrain.data.negatives import ANYWHERE
 
@@ -55,21 +56,25 @@ class Progress:
     """The step at which the shape's new units, if some fade in, came into the model."""
     new_units: NewUnits | None = None
     """The stage's new units that have begun without state, and when."""
+    token_losses: LossTable | None = None
+    """By which token dropping keeps tokens; None before the first step of a stage that drops any."""
     decisions: list[Decision] = field(default_factory=list)
     """What the run has decided about its stages."""
     loss_scaler: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        new = {} if self.new_units is None else {"new_units": self.new_units.to_json()}
-        values = {name: value for name, value in asdict(self).items() if name != "new_units"}
-        return {**values, **new, "decisions": [decision.to_json() for decision in self.decisions]}
+        own = {name: getattr(self, name) for name in ("new_units", "token_losses")}
+        values = {name: value for name, value in asdict(self).items() if name not in own}
+        some = {name: value.to_json() for name, value in own.items() if value is not None}
+        return {**values, **some, "decisions": [decision.to_json() for decision in self.decisions]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Progress":
         decisions = [Decision.from_json(decision) for decision in values.get("decisions", [])]
         position = DataPosition(**{"draw": ANYWHERE, **values["position"]})  # absent: begun by an earlier version
-        new = {"new_units": NewUnits.from_json(values["new_units"])} if "new_units" in values else {}
-        return cls(**{**values, **new, "position": position, "decisions": decisions})
+        own: dict[str, Any] = {"new_units": NewUnits, "token_losses": LossTable}
+        some = {name: kind.from_json(values[name]) for name, kind in own.items() if name in values}
+        return cls(**{**values, **some, "position": position, "decisions": decisions})
 
 
 def _in_words(value: Any) -> str:

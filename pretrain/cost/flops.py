@@ -87,8 +87,10 @@ def _spared_backward_flops(shape: Shape, sequence: int, num_predictions: float) 
             continue
         spared += round(shape.constant_product_flops(block, sequence))
         if not below_trains and shape.norm == "post":  # nothing below needs a gradient, nor does a norm before these
-            length = round(shape.num_tokens(layer, sequence, num_predictions)[0])
-            spared += length * sum(_input_gradient_flops(linears.get(linear, [])) for linear in READERS)
+            queries, keys = map(round, shape.num_tokens(layer, sequence, num_predictions))
+            for linear in READERS:
+                tokens = keys if linear in OVER_KEYS else queries
+                spared += tokens * _input_gradient_flops(linears.get(linear, []))
         below_trains = True
     return spared
 

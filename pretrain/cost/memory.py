@@ -215,7 +215,7 @@ def activation_bytes(
     parts = tensor_parallel if sequence_parallel else 1
     branch_inputs = 2 * config.hidden // (1 if recompute else parts)
     drops_hidden = config.hidden_dropout > 0
-    layers = []
+    inputs, layers = 0, []
     for layer in range(config.layers):
         block = config.block_of(layer)
         queries, keys = config.num_tokens(layer, sequence, num_predictions * sequence / tokens)
@@ -223,9 +223,15 @@ def activation_bytes(
             block
         )
         of_a_token = branch_inputs + (2 + 2 * drops_hidden) * config.hidden // parts + cut // tensor_parallel
-        layers.append(round(of_a_token * queries / sequence))
+        kept = of_a_token * queries
+        if queries < keys:  # what is looked at is kept apart: keys and values, their input, and its norm's
+            width = config.block_heads(block) * config.head_dim
+            kept += keys * config.hidden * (2 if config.norm == "pre" else 1) // parts
+            kept += (keys - queries) * 2 * width // tensor_parallel
+        layers.append(round(kept / sequence))
+        inputs += round(config.hidden * keys / sequence)
     elements = config.embedding_width * (1 + drops_hidden) // parts
-    elements += config.layers * config.hidden // parts + max(layers, default=0) if recompute else sum(layers)
+    elements += inputs // parts + max(layers, default=0) if recompute else sum(layers)
     scores = num_predictions * config.padded_vocab_size // tensor_parallel
     return tokens * elements * element + 2 * scores * element
 

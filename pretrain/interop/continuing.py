@@ -54,7 +54,9 @@ def continued(
         say_once(f"start {path}: it was trained on {other}; {corpus.path} is read from its beginning")
         position = DataPosition(draw=position.draw)
     faded = saved.masked_since - saved.step  # negative: before the first step of this run
-    return changed_state(state, change), Progress(position=position, masked_since=faded, loss_scaler=saved.loss_scaler)
+    return changed_state(state, change), Progress(
+        position=position, masked_since=faded, loss_scaler=saved.loss_scaler, token_losses=saved.token_losses
+    )
 
 
 def check_continued(path: Path, config: BertConfig) -> None:

@@ -29,7 +29,7 @@ These figures do not say whether both reach the same loss; `compare` measures th
 counted here but in no paper. Stages that a rule may end early count at full length."""
 
 GROUPS = {
-    "From scratch": ("lamb", "lans", "muon", "academic", "albert", "pld"),
+    "From scratch": ("lamb", "lans", "muon", "academic", "albert", "pld", "token-drop"),
     "Another objective first": ("clm-then-mlm",),
     "Modern parts": ("rotary", "gated", "no-biases", "local"),
     "Depth": ("stack", "stackbert", "gstack", "stack-auto", "zero-layer", "one-layer", "mslt", "incremental"),

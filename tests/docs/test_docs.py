@@ -48,7 +48,7 @@ def test_the_recipe_of_the_readme_is_the_one_that_ships(tmp_path):
 def test_the_recipes_of_the_page_on_recipes_are_valid(tmp_path):
     page = (HOME / "docs" / "recipes.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    mine, stages, grow, objectives, ends, cycle, ticket, schedules, peak, decay, timed = blocks
+    mine, stages, grow, objectives, dropping, ends, cycle, ticket, schedules, peak, decay, timed = blocks
     base = load_recipe("base").model_dump(by_alias=True) | {"optimizer": {"lr": 1e-4}}
 
     def run(**values):
@@ -63,6 +63,7 @@ def test_the_recipes_of_the_page_on_recipes_are_valid(tmp_path):
     assert [stage.predicted_share for stage in run(data=words, **parse(objectives, "page")).stages] == pytest.approx(
         [1, 0.225]
     )
+    assert [bool(stage.config.token_dropping) for stage in run(**parse(dropping, "page")).stages] == [True, False]
     assert run(**parse(cycle, "page")).saved_states == ["large"]
     assert run(schedule={}, **parse(ticket, "page")).saved_states == ["initial"]
     *known, two_phase = re.split(r"\n(?=schedule:)", schedules)

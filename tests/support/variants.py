@@ -76,5 +76,10 @@ VARIANTS = {
     "local attention, masked, new layer": dict(
         local_attention={"window": 5, "global_every": 2}, layers=4, masked={"ffn": 18, "layers": (1, 3)}
     ),
+    "token dropping": dict(layers=4, token_dropping={"keep": 0.4}),
+    "token dropping, rotary, pre, shared": dict(
+        layers=5, token_dropping={}, positions="rotary", norm="pre", sharing=(0, 1, 2, 1, 0)
+    ),
+    "token dropping, frozen, masked": dict(layers=4, token_dropping={}, frozen_layers=1, masked={"ffn": 18}),
     "low rank without biases": dict(low_rank={"feedforward.output": 7}, ffn_bias=False),
 }

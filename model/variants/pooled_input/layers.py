@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from model.attention import SoftmaxAttention
-from model.attention_kernels import PackedRows
+from model.attention import TwoStreamAttention
 from model.batch import Batch
 from model.block import Block, Layer
 from model.parallel.tensor import TensorParallel
@@ -43,17 +42,6 @@ def pool(x: Tensor, masks: PooledMasks) -> Tensor:
     share = share / counts.gather(1, masks.slots).clamp_min(1)
     index = masks.slots.unsqueeze(-1).expand_as(x)
     return x.new_zeros(len(x), num_slots, x.shape[-1]).scatter_add(1, index, x * share.unsqueeze(-1))
-
-
-class TwoStreamAttention(SoftmaxAttention):
-    """Attention whose keys and values may come from another stream than its queries."""
-
-    def forward(self, x: Tensor, mask: Tensor | PackedRows | None, source: Tensor | None = None) -> Tensor:
-        if source is None:
-            return super().forward(x, mask)
-        (query,) = map(self.heads, self.tp.enter_through(x, self.query))
-        key, value = map(self.heads, self.tp.enter_through(source, self.key, self.value))
-        return self.output(self.attend(query, key, value, mask).transpose(1, 2).flatten(2))
 
 
 class PoolingLayer:

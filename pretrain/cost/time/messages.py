@@ -10,10 +10,12 @@
 `tests/pretrain/cost/time/test_messages.py` compares this with what two ranks send.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Literal, NamedTuple
 
+from model.config import BertConfig
 from model.parameters import ParameterSpec, parameter_table
 from pretrain.cost.memory import FP32_BYTES, matrix_bytes, numel_on_rank
 from pretrain.cost.time.machine import KINDS, Kind
@@ -109,14 +111,25 @@ def _of_hidden_states(stage: ResolvedStage) -> Iterator[Message]:
     config, element = stage.config, _element(stage)
     tokens = stage.micro_batch * stage.sequence
     predictions = round(tokens * stage.predicted_share)
-    hidden, width = element * tokens * config.hidden, element * config.embedding_width
-    branches = 2 * sum(config.run_share(layer) for layer in range(config.layers))
+    width = element * config.embedding_width
+    forward: dict[float, float] = defaultdict(float)  # branches, by the tokens of a row that they compute
+    backward: dict[float, float] = defaultdict(float)
+    for layer in range(config.layers):
+        queries, keys = config.num_tokens(layer, stage.sequence, stage.sequence * stage.predicted_share)
+        forward[queries] += 2 * config.run_share(layer)
+        backward[queries] += 2 * config.run_share(layer)
+        if keys != queries:
+            backward[keys] += 1
+    of_a_token = element * stage.micro_batch * config.hidden
     halves = (REDUCE_SCATTER, ALL_GATHER) if stage.sequence_parallel else (ALL_REDUCE,)
     for kind in halves:
         again = 1 + (kind == ALL_GATHER)
         yield Message(kind, "tensor", tokens * width, "forward", stage.accumulation)
-        yield Message(kind, "tensor", hidden, "forward", stage.accumulation * branches * (1 + stage.recompute))
-        yield Message(kind, "tensor", hidden, "backward", stage.accumulation * branches * again)
+        for length, branches in forward.items():
+            times = stage.accumulation * branches * (1 + stage.recompute)
+            yield Message(kind, "tensor", round(of_a_token * length), "forward", times)
+        for length, branches in backward.items():
+            yield Message(kind, "tensor", round(of_a_token * length), "backward", stage.accumulation * branches * again)
     yield Message(ALL_REDUCE, "tensor", FP32_BYTES * predictions, "forward", stage.accumulation)
     yield Message(ALL_REDUCE, "tensor", 2 * FP32_BYTES * predictions, "forward", stage.accumulation)
     yield Message(ALL_REDUCE, "tensor", predictions * width, "backward", stage.accumulation)
@@ -158,7 +171,14 @@ def gathers_whole_blocks(stage: ResolvedStage) -> bool:
         and not stage.recompute
         and all(spec.trainable for spec in parameter_table(config).values())
         and all(config.run_share(layer) == 1 for layer in range(config.layers))
+        and not any(_looks_at_others(config, layer) for layer in range(config.layers))
     )
+
+
+def _looks_at_others(config: BertConfig, layer: int) -> bool:
+    """Whether a layer computes fewer tokens than it looks at: it then calls the parts of its block one by one."""
+    queries, keys = config.num_tokens(layer, config.max_positions, 0)
+    return queries < keys
 
 
 def _groups(stage: ResolvedStage, align: int = 1) -> list[int]:

@@ -32,6 +32,7 @@ from pretrain.training.hooks.silent_errors import SilentErrors
 from pretrain.training.hooks.slow_ranks import SlowRanks
 from pretrain.training.hooks.stage_ends import StageEnds
 from pretrain.training.hooks.start_up import StartUp
+from pretrain.training.hooks.token_losses import TokenLosses
 from pretrain.training.hooks.trackers import Tracker
 from pretrain.training.hooks.update_size import UpdateSizes
 from pretrain.training.hooks.watchdog import Watchdog
@@ -53,6 +54,7 @@ def make_hooks(recipe: Recipe, folder: RunFolder, rollbacks: Rollbacks, extra: S
         Watchdog(recipe.faults.timeout_minutes),
         SlowRanks(),
         Restarts(folder, recipe.faults.restarts),
+        TokenLosses(),
         UpdateSizes(),
         EqualUnits(),
         Coefficients(),

@@ -15,7 +15,8 @@ from tests.support.running import assert_close, build, layout_of, random_batch, 
 from tests.support.variants import VARIANTS
 from tests.support.workers import pool
 
-OF_ONE_LENGTH = {name: changes for name, changes in VARIANTS.items() if "pool_window" not in changes}
+OF_ALL_LENGTHS = {"pool_window", "token_dropping"}
+OF_ONE_LENGTH = {name: changes for name, changes in VARIANTS.items() if not OF_ALL_LENGTHS & changes.keys()}
 
 
 @pytest.mark.parametrize("changes", [{}, {"norm": "pre"}, *OF_ONE_LENGTH.values()], ids=["post", "pre", *OF_ONE_LENGTH])

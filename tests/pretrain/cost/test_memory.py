@@ -92,8 +92,9 @@ def test_without_layers_nothing_is_computed_again():
         {"attention": "elu"},
         {"gated": True, "positions": "rotary"},
         {"local_attention": {"window": 16, "global_every": 2}},
+        {"token_dropping": {}, "norm": "pre", "layers": 4},
     ],
-    ids=["plain", "dropout", "pre", "ragged", "light", "elu", "gated", "local"],
+    ids=["plain", "dropout", "pre", "ragged", "light", "elu", "gated", "local", "token dropping"],
 )
 def test_activations_are_what_autograd_keeps(changes, dtype):
     quiet = {"hidden_dropout": 0.0, "attention_dropout": 0.0}

@@ -94,6 +94,13 @@ def test_dropped_layers_save_a_quarter_of_a_step():
     assert part == pytest.approx(1 - 0.5 * 13 / 24, abs=1e-3)
 
 
+def test_token_dropping_saves_what_the_paper_says_within_a_point():
+    """Of 12 layers 6 are whole, 5 have half of the tokens, one half of the queries."""
+    run = run_of("token-drop-base")
+    assert compare_costs(run).speedup == pytest.approx(0.324, abs=0.001)
+    assert run.recipe.paper.flop_speedup == pytest.approx(1 / 0.75 - 1, abs=0.001)
+
+
 def test_a_plain_run_has_nothing_to_save():
     assert not changes_shape(run_of("base"))
     assert not changes_shape(run_of("lamb-large"))

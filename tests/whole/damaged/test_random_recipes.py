@@ -36,6 +36,7 @@ FIELDS: dict[str, tuple] = {
     "layer_drop": ({"keep": 0.5, "gamma": 0.5},),
     "frozen_layers": (1,),
     "sub_models": (1,),
+    "token_dropping": ({}, {"keep": 0.3}),
     "sentence_head": (True, False),
 }
 GROWTH: tuple[tuple[Any, dict[str, Any]], ...] = (

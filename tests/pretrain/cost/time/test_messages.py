@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from model.config import BertConfig
 from pretrain.cost.time.messages import TRAINER_BYTES, messages
 from pretrain.data.objective import MaskRate
 from pretrain.engine.zero import destroy
@@ -20,9 +21,14 @@ HARNESS = ("all-reduce", 8)
 """The harness sums the loss after a step."""
 
 
-def sent(optimizer: str, tp: int, zero: int, precision: str, accumulation: int, options: dict[str, int]) -> Counter:
+Options = dict[str, int]
+
+
+def sent(
+    optimizer: str, tp: int, zero: int, precision: str, accumulation: int, options: Options, config: BertConfig = CONFIG
+) -> Counter:
     """What this rank sends in the third step: how often each kind and size."""
-    engine = start(CONFIG, optimizer_settings(optimizer, tp, zero, precision, accumulation=accumulation, **options))
+    engine = start(config, optimizer_settings(optimizer, tp, zero, precision, accumulation=accumulation, **options))
     train(engine, 0, 2)
     with recorded() as messages_sent:
         train(engine, 2, 1)
@@ -31,12 +37,12 @@ def sent(optimizer: str, tp: int, zero: int, precision: str, accumulation: int, 
 
 
 def planned(
-    optimizer: str, tp: int, zero: int, precision: str, accumulation: int, options: dict[str, int]
+    optimizer: str, tp: int, zero: int, precision: str, accumulation: int, options: Options, config: BertConfig = CONFIG
 ) -> ResolvedStage:
     recipe = made_up_recipe("planned", 4, batch={"global": GLOBAL_ROWS}, sequence=LENGTH, optimizer=OPTIONS[optimizer])
     return replace(
         resolve(recipe, CONFIG.vocab_size, 2).stages[0],
-        config=CONFIG,
+        config=config,
         mask_rate=MaskRate(MASKED_PER_ROW / LENGTH, MASKED_PER_ROW / LENGTH),
         tensor_parallel=tp,
         data_parallel=2 // tp,
@@ -65,10 +71,20 @@ def planned(
     ],
 )
 def test_they_are_those_that_two_ranks_send(optimizer, tp, zero, precision, accumulation, options):
-    case = (optimizer, tp, zero, precision, accumulation, options)
+    compare(optimizer, tp, zero, precision, accumulation, options)
+
+
+@pytest.mark.parametrize(("tp", "zero"), [(2, 1), (1, 3)])
+def test_layers_of_fewer_tokens_send_less(tp, zero):
+    """And the parts of a block that looks at more tokens than it computes are gathered one by one."""
+    compare("adamw", tp, zero, "fp32", 1, {}, CONFIG.replace(layers=4, token_dropping={}))
+
+
+def compare(*case) -> None:
     counted: Counter = Counter()
-    for message in messages(planned(*case), on_cpu=True):
+    stage = planned(*case)
+    for message in messages(stage, on_cpu=True):
         counted[message.kind, message.num_bytes] += message.times
-    counted -= Counter([("all-reduce", TRAINER_BYTES)] * (tp == 1))
+    counted -= Counter([("all-reduce", TRAINER_BYTES)] * (stage.tensor_parallel == 1))
     for rank in pool(2).run(sent, *case):
         assert rank == counted
