@@ -15,7 +15,14 @@ from pretrain.cost.copies import equal_copies
 from pretrain.cost.memory import held_bytes, num_parameters, peak_bytes, stage_bytes
 from pretrain.cost.optimizer_changes import optimizer_changes
 from pretrain.cost.optimizer_step import step_shares
-from pretrain.cost.savings import changes_shape, compare_costs, stage_flops, target_config, target_flops
+from pretrain.cost.savings import (
+    changes_shape,
+    compare_costs,
+    pilot_flops,
+    stage_flops,
+    target_config,
+    target_flops,
+)
 from pretrain.recipe import ResolvedStage, Run
 from pretrain.settings.tables import WholeTable
 from pretrain.stage_rules.until import length_in_words
@@ -133,6 +140,8 @@ def _savings_table(run: Run) -> Table:
         )
     costs = compare_costs(run)
     table.add_section()
+    if of_pilots := pilot_flops(run):
+        table.add_row("two pilots", "", "", f"{of_pilots:.3g}", f"{of_pilots / costs.target:.1%}")
     table.add_row(
         "run", run.moment(run.end), f"{costs.target:.3g}", f"{costs.run:.3g}", f"{1 / (1 + costs.speedup):.1%}"
     )

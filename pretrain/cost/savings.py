@@ -10,6 +10,7 @@ from model.config import BertConfig
 from model.fields import Flag
 from pretrain.cost.flops import training_flops
 from pretrain.recipe import ResolvedStage, Run
+from pretrain.recipe.pilots import mixing_rule
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,26 @@ class CostComparison:
 
 
 def compare_costs(run: Run) -> CostComparison:
-    """Counts stages that a rule may end early at full length. The run must be measured in steps."""
+    """Counts stages that a rule may end early at full length, and the pilots of such a rule. The run must be measured
+    in steps."""
     assert run.unit == "steps"
     target = target_config(run)
 
     def cost_of_target(sequence: int | None = None) -> float:
         return sum(target_flops(run, stage, target, sequence) * stage.length for stage in run.stages)
 
-    cost = sum(stage_flops(stage) * stage.length for stage in run.stages)
+    cost = sum(stage_flops(stage) * stage.length for stage in run.stages) + pilot_flops(run)
     return CostComparison(cost, cost_of_target(), cost_of_target(run.stages[-1].sequence))
+
+
+def pilot_flops(run: Run) -> float:
+    """Of the two pilots that date the first change of shape, if the recipe asks for them (`until: mixing`)."""
+    rule = mixing_rule(run)
+    if rule is None:
+        return 0
+    num_steps, hop, _ = rule.counts
+    small, whole = (stage_flops(stage) for stage in run.stages[:2])
+    return hop * small + (2 * num_steps - hop) * whole
 
 
 def target_config(run: Run) -> BertConfig:

@@ -232,9 +232,9 @@ class Stage(Section):
     schedule: StageSchedule = StageSchedule()
     until: Until | None = None
     """Rules that end the stage early (below). Its length is then an upper limit."""
-    grow_when: Literal["auto"] | None = None
-    """`auto` begins this stage once a FLOP buys more in it than in the stage before, as if that stage had `until:
-    auto`."""
+    grow_when: Literal["auto", "mixing"] | None = None
+    """`auto` begins this stage once a FLOP buys more in it than in the stage before; `mixing` begins it as late as two
+    pilots say is possible. As if the stage before had `until: auto` or `until: mixing`."""
     split: Split | None = None
     """Give neighbouring uses of a shared block separate blocks while the stage runs, wherever their gradients disagree
     (SWE-M)."""

@@ -7,7 +7,10 @@ from pretrain.stage_rules.gradient_correlation import GradientCorrelation
 from pretrain.stage_rules.hours import Hours
 from pretrain.stage_rules.loss import Loss
 from pretrain.stage_rules.loss_slope import LossSlope
+from pretrain.stage_rules.mixing import Mixing
 from pretrain.stage_rules.ticket_distance import TicketDistance
 from pretrain.stage_rules.tokens import Tokens
 
-STAGE_RULES: tuple[type[StageRule], ...] = (Tokens, Hours, Loss, LossSlope, Auto, GradientCorrelation, TicketDistance)
+STAGE_RULES: tuple[type[StageRule], ...] = (
+    *(Tokens, Hours, Loss, LossSlope, Auto, Mixing, GradientCorrelation, TicketDistance),
+)

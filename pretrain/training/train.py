@@ -31,6 +31,7 @@ from pretrain.training.events import Hook
 from pretrain.training.hooks import make_hooks
 from pretrain.training.hooks.journal import record_stop
 from pretrain.training.hooks.rollbacks import Rollback, Rollbacks
+from pretrain.training.mixing import measure
 from pretrain.training.preflight import check_run, check_shards
 from pretrain.training.resume import lost_checkpoints, restore
 from pretrain.training.saved_states import first_state, raise_lost, restore_initial, step_to_repeat
@@ -57,9 +58,12 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = (), trust_
             start_up.finished("node_check")
         check_shards(corpus, run_folder)
         start_up.finished("corpus")
+        dated = measure(run, run_folder, lambda pilot, path: train(pilot, path, trust_pickle=trust_pickle))
         rollbacks, position = Rollbacks(recipe.faults.roll_backs), None
         while True:
-            trainer = _trainer(run, corpus, run_folder, rollbacks, position, extra_hooks, trust_pickle)
+            trainer = _trainer(run, corpus, run_folder, rollbacks, position, [*extra_hooks, *dated], trust_pickle)
+            for hook in dated:
+                hook.count(trainer.progress)
             _show(f"building the engine{', with torch.compile' * compiles(recipe.compile, device())}")
             try:
                 trainer.fit()

@@ -7,6 +7,7 @@ import pytest
 from pretrain.cli import VERBS
 from pretrain.pages.reference import PAGE, reference
 from pretrain.recipe import Recipe, load_recipe, resolve
+from pretrain.recipe.pilots import pilots
 from pretrain.recipe.schema import Stage
 from pretrain.settings.yaml_text import parse
 from tests.support.home import HOME
@@ -48,7 +49,7 @@ def test_the_recipe_of_the_readme_is_the_one_that_ships(tmp_path):
 def test_the_recipes_of_the_page_on_recipes_are_valid(tmp_path):
     page = (HOME / "docs" / "recipes.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    mine, stages, grow, objectives, dropping, ends, cycle, ticket, schedules, peak, decay, timed = blocks
+    mine, stages, grow, objectives, dropping, ends, hop, cycle, ticket, schedules, peak, decay, timed = blocks
     base = load_recipe("base").model_dump(by_alias=True) | {"optimizer": {"lr": 1e-4}}
 
     def run(**values):
@@ -64,6 +65,7 @@ def test_the_recipes_of_the_page_on_recipes_are_valid(tmp_path):
         [1, 0.225]
     )
     assert [bool(stage.config.token_dropping) for stage in run(**parse(dropping, "page")).stages] == [True, False]
+    assert [pilot.steps for pilot in pilots(run(**parse(hop, "page"))).values()] == [100_000, 100_000]
     assert run(**parse(cycle, "page")).saved_states == ["large"]
     assert run(schedule={}, **parse(ticket, "page")).saved_states == ["initial"]
     *known, two_phase = re.split(r"\n(?=schedule:)", schedules)

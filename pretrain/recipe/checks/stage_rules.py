@@ -60,8 +60,9 @@ def check_keys(stages: Sequence[Stage]) -> None:
 
 
 def _as_asked(key: str, run: Run, stage: ResolvedStage) -> str:
-    """The key as the recipe gives it: `until.auto` may come from `grow_when` of the next stage."""
+    """The key as the recipe gives it: `until.auto` and `until.mixing` may come from `grow_when` of the next stage."""
     until = run.recipe.stages[stage.index].until
-    if key == "until.auto" and (until is None or until.auto is None):
+    given = {f"until.{rule.key}" for rule in until.rules} if until else set()
+    if key.startswith("until.") and key not in given:
         return f"grow_when of stage {run.stages[stage.index + 1].name}"
     return key

@@ -1,0 +1,82 @@
+"""The two pilots of `until: mixing`, as recipes of their own: both begin as the run does."""
+
+import json
+from typing import Any
+
+from model.errors import UserError
+from pretrain.recipe.library import laid_over
+from pretrain.recipe.run import ResolvedStage, Run
+from pretrain.recipe.schema import Recipe
+from pretrain.recipe.timeline import in_ticks
+from pretrain.stage_rules.mixing import Mixing
+
+WHOLE, GROWN = "whole", "grown"
+OF_THE_RUN = ("until", "grow_when", "split", "keep", "steps", "hours", "schedule", "grow")
+"""Keys of a stage that say nothing of its pilots, or not in their steps."""
+
+
+def mixing_rule(run: Run) -> Mixing | None:
+    """The rule by which pilots date the first change of shape."""
+    until = run.stages[0].until
+    return until.mixing if until else None
+
+
+def pilots(run: Run) -> dict[str, Recipe]:
+    """By name; none where nothing asks for them. `whole` has the shape of the second stage all along, `grown` begins
+    with the first and grows into it. Neither leaves the peak of the learning rate.
+
+    Raises UserError for a run that pilots cannot be the beginning of.
+    """
+    rule = mixing_rule(run)
+    if rule is None:
+        return {}
+    recipe, (first, second) = run.recipe, run.stages[:2]
+    clashes = {
+        "start": (recipe.start is not None, "pilots begin with fresh weights"),
+        "faults.min_nodes": (recipe.faults.min_nodes is not None, "pilots keep their nodes"),
+        "masking.end": (first.mask_rate.first != first.mask_rate.last, "the end of its stage is not known beforehand"),
+        "schedule.restart": (second.restart is not None, "pilots have one peak of the learning rate"),
+        "mask_growth": (second.config.unfinished is not None, "its pilot has the full shape all along"),
+    }
+    for key, (is_used, reason) in clashes.items():
+        if is_used:
+            raise UserError(f"until.mixing does not go with {key}: {reason}; leave one of them out")
+    num_steps, hop, _ = rule.counts
+    small, grown = (_values(recipe, stage) for stage in (first, second))
+    shapes = [stage.config.model_dump(mode="json") for stage in (first, second)]
+    changed = {name: value for name, value in shapes[1].items() if value != shapes[0][name]}
+    grow = [{each.name: each.model_dump(mode="json", exclude_defaults=True)} for each in second.grow]
+    shape, schedule = small.get("shape", {}) | changed, small["schedule"]
+    whole = laid_over(small, grown) | {"steps": num_steps, "shape": shape, "schedule": schedule}
+    stages = {WHOLE: [whole], GROWN: [small | {"steps": hop}, grown | {"steps": num_steps - hop, "grow": grow}]}
+    return {name: _pilot(run, name, num_steps, of_pilot) for name, of_pilot in stages.items()}
+
+
+def _values(recipe: Recipe, stage: ResolvedStage) -> dict[str, Any]:
+    """A stage as the recipe gives it, with its own part of the schedule in steps."""
+    values = json.loads(recipe.stages[stage.index].model_dump_json(by_alias=True, exclude_unset=True))
+    schedule = {
+        "rewarm": int(stage.rewarm),
+        "lr_scale": stage.lr_scale,
+        "new_units": stage.new_unit_rate.model_dump(mode="json"),
+    }
+    return {key: value for key, value in values.items() if key not in OF_THE_RUN} | {"schedule": schedule}
+
+
+def _pilot(run: Run, name: str, num_steps: int, stages: list[dict[str, Any]]) -> Recipe:
+    """Nobody is told of it, and it is validated at its ends alone."""
+    recipe = run.recipe
+    values = json.loads(recipe.model_dump_json(by_alias=True, exclude_unset=True))
+    warmup = int(in_ticks(recipe.schedule.warmup, run.end, "steps", "schedule.warmup"))
+    own = {
+        "name": f"{recipe.name}-{name}",
+        "paper": None,
+        "steps": num_steps,
+        "schedule": {"shape": "constant", "warmup": warmup},
+        "validation": {"every": 0},
+        "checkpoint": {"memory_every": 0},
+        "faults": {"notify": None},
+        "trackers": [],
+        "stages": stages,
+    }
+    return Recipe.model_validate(laid_over(values | {"schedule": {}}, own))

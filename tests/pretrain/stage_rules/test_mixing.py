@@ -1,0 +1,115 @@
+"""`until: mixing`: what two pilots show dates the change of shape, and what they cost counts; also when interrupted."""
+
+import io
+import json
+from math import exp
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from model.errors import UserError
+from pretrain.cost.plan import print_plan
+from pretrain.cost.savings import compare_costs, stage_flops
+from pretrain.recipe import Recipe, Run, resolve
+from pretrain.recipe.pilots import pilots
+from pretrain.stage_rules.mixing import mixing_time
+from pretrain.training.train import train
+from tests.support.tiny import losses, metrics, same_bits, tiny_recipe, train_until
+from tests.support.workers import pool
+
+STEPS = 20
+RULE = {"mixing": {"steps": 8, "hop": 3, "tolerance": 10, "window": 4}}
+"""Pilots that meet as soon as they can: four steps after the hop."""
+
+
+def stages(**first) -> list[dict]:
+    zero = {"name": "zero", "steps": STEPS - 1, "shape": {"layers": 0}} | first
+    return [zero, {"name": "deep", "steps": STEPS - zero["steps"], "grow": "fresh_layers", "shape": {"layers": 2}}]
+
+
+def recipe(corpus: Path, **changes) -> Recipe:
+    model = dict(layers=2, hidden=32, heads=4, ffn=64, max_positions=32)
+    return tiny_recipe(corpus, **{"model": model, "stages": stages(until=RULE), "seed": 5, **changes})
+
+
+def resolved(corpus: Path, **changes) -> Run:
+    return resolve(recipe(corpus, **changes), None, 1)
+
+
+def test_the_mixing_time_is_the_first_window_after_the_hop_in_which_both_are_close():
+    """Losses that differ by exp(-t / 10) are within a tenth of 1 from t = 10 log 10 = 23 on; over a window, later."""
+    whole = [1.0] * 200
+    grown = [5.0] * 40 + [1 + exp(-step / 10) for step in range(1, 161)]
+    assert mixing_time(whole, grown, hop=40, window=1, tolerance=0.1) == 24
+    assert mixing_time(whole, grown, hop=40, window=5, tolerance=0.1) == 26
+    assert mixing_time(whole, whole, hop=40, window=5, tolerance=0) == 5, "no window begins before the hop"
+    assert mixing_time(whole, grown, hop=40, window=5, tolerance=1e-9) is None
+    assert mixing_time(whole, [float("nan")] * 200, hop=40, window=5, tolerance=0.1) is None
+
+
+def test_pilots_begin_as_the_run_does(corpus):
+    run = resolved(corpus, schedule={"warmup": "10%", "decay": "50%"})
+    whole, grown = (resolve(pilot, None, 1) for pilot in pilots(run).values())
+    assert [(stage.end, stage.config) for stage in whole.stages] == [(8, run.stages[1].config)]
+    assert [(stage.end, stage.config) for stage in grown.stages] == [
+        (3, run.stages[0].config),
+        (8, run.stages[1].config),
+    ]
+    for pilot in (whole, grown):
+        assert [pilot.learning_rate(step) for step in range(8)] == [run.learning_rate(step) for step in range(8)]
+        assert (pilot.recipe.seed, pilot.recipe.data) == (run.recipe.seed, run.recipe.data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stages": stages(until={"mixing": {"steps": 8, "hop": 6, "window": 4}})}, "mixing.hop 6 leaves less than"),
+        ({"start": "runs/other"}, "until.mixing does not go with start"),
+        ({"faults": {"min_nodes": 1}}, "until.mixing does not go with faults.min_nodes"),
+        ({"stages": [stages()[1] | {"grow": [], "until": RULE}, {"name": "b", "steps": 1}]}, "stage b has no grow"),
+        (
+            {"stages": [*stages(), {"name": "c", "steps": 1, "grow": "stack", "grow_when": "mixing"}]},
+            "stage deep: until.mixing is for the first stage",
+        ),
+    ],
+)
+def test_what_pilots_cannot_date_is_refused(corpus, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        pilots(resolved(corpus, **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_plan_counts_the_pilots(corpus):
+    with_pilots, without = resolved(corpus), resolved(corpus, stages=stages())
+    zero, deep = map(stage_flops, without.stages)
+    assert compare_costs(with_pilots).run - compare_costs(without).run == 3 * zero + 13 * deep
+    out = io.StringIO()
+    print_plan(with_pilots, on_cpu=True, console=Console(file=out, width=200))
+    assert f"two pilots {3 * zero + 13 * deep:.3g}" in " ".join(out.getvalue().split())
+    assert "until as much is left as two pilots of 8 steps need to meet, of which one grows after 3" in out.getvalue()
+
+
+def test_the_run_grows_that_long_before_its_end_and_an_interrupted_pilot_resumes(corpus, tmp_path):
+    pool(1).run(train, recipe(corpus), tmp_path / "whole")
+    summaries = {
+        path: json.loads((tmp_path / "whole" / path / "summary.json").read_text())
+        for path in (".", "pilots/whole", "pilots/grown")
+    }
+    (event,) = [line for line in metrics(tmp_path / "whole") if line.get("event") == "mixing"]
+    assert (event["mixing_steps"], event["end"]) == (4, 16)
+    assert [stage["steps"] for stage in summaries["."]["stages"]] == [16, 4]
+
+    pool(1).run(train, recipe(corpus, stages=stages(steps=16)), tmp_path / "dated")
+    dated = json.loads((tmp_path / "dated" / "summary.json").read_text())
+    assert same_bits(tmp_path / "whole", tmp_path / "dated"), "pilots change nothing else"
+    assert losses(tmp_path / "whole")[:3] == losses(tmp_path / "whole" / "pilots" / "grown")[:3]
+    for cost in ("flops", "tokens"):
+        whole, *of_pilots = (summary[cost] for summary in summaries.values())
+        assert whole == pytest.approx(dated[cost] + sum(of_pilots), rel=1e-12)
+
+    for step in (5, 5, 12):  # in the first pilot, in the second, in the run
+        pool(1).run(train_until, recipe(corpus), tmp_path / "parts", step)
+    pool(1).run(train, recipe(corpus), tmp_path / "parts")
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    assert same_bits(tmp_path / "parts", tmp_path / "whole")
