@@ -44,7 +44,13 @@ class TileCenter(Operator):
         deep = self._deeper(source, wanted)
         target = deep.replace(**wanted_widths(wanted))
         changed = list(changed_widths(deep, target))
-        if target == source or (target.embedding_size is None) != (source.embedding_size is None):
+        if (target.embedding_size is None) != (source.embedding_size is None):
+            verb, remedy = ("add", "leave it out") if target.embedding_size else ("remove", "choose a smaller one")
+            raise UserError(
+                f"grow tile_center: embedding_size {source.embedding_width} -> {target.embedding_width} with hidden "
+                f"{source.hidden} -> {target.hidden} would {verb} the projection between them; {remedy}"
+            )
+        if target == source:
             raise UserError("grow tile_center: the shape changes neither layers nor widths; set larger ones there")
         for axis, _, old, new in changed:
             if new < old:

@@ -13,9 +13,11 @@ import torch
 from model.errors import UserError
 from pretrain.finetune.pooling import MeanPooled
 from pretrain.finetune.problem import Problem
+from pretrain.interop.huggingface import exported_objective
 from pretrain.interop.huggingface_import import opening
 from pretrain.settings.hub import local_folder
 from pretrain.use.export import export
+from pretrain.use.trained import say_if_causal
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def model_folder(checkpoint: Path) -> Iterator[Path]:
     """A folder that transformers opens: `checkpoint` itself, the Hub's copy here, or a temporary export of it."""
     checkpoint = local_folder(checkpoint)
     if (checkpoint / "config.json").is_file():
+        say_if_causal({"objective": exported_objective(checkpoint)}, checkpoint)
         yield checkpoint
     else:
         with tempfile.TemporaryDirectory() as exported:

@@ -34,6 +34,10 @@ class Optimizer(joined(_KEYS)):  # type: ignore[misc]
         """The options of the chosen optimizer alone."""
         return self.only(_BY_NAME[self.name])
 
+    def at_rate_of(self, other: "Optimizer") -> "Optimizer":
+        """This one with the peak learning rate of another, which is all that may differ without a new engine."""
+        return self.model_copy(update={"lr": other.lr})
+
 
 @takes(OptimizerOptions)
 def _add(optimizer: type[OptimizerOptions]) -> None:

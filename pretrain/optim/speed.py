@@ -18,6 +18,7 @@ from model.parameters import parameter_table
 from pretrain.optim.lamb.step import Lamb
 from pretrain.optim.lans.step import Lans
 from pretrain.optim.passes import can_compile
+from pretrain.optim.stableadamw.step import StableAdamW
 
 
 def measure(
@@ -38,10 +39,12 @@ def measure(
         "adamw": torch.optim.AdamW(parameters, lr=1e-6, fused=True),
         "lamb": Lamb(parameters, lr=1e-6),
         "lans": Lans(parameters, lr=1e-6),
+        "stableadamw": StableAdamW(parameters, lr=1e-6),
     }
     if device == "cpu" and can_compile():
         optimizers["lamb, not compiled"] = Lamb(parameters, lr=1e-6, compiled=False)
         optimizers["lans, not compiled"] = Lans(parameters, lr=1e-6, compiled=False)
+        optimizers["stableadamw, not compiled"] = StableAdamW(parameters, lr=1e-6, compiled=False)
     for optimizer in optimizers.values():
         optimizer.state = optimizers["adamw"].state  # all keep the same two moments: once in memory is enough
 
@@ -54,11 +57,11 @@ def measure(
 
     count = sum(parameter.numel() for parameter in parameters)
     print(f"{count / 1e6:.1f} M parameters, {torch.get_num_threads()} thread(s), {device}, {rounds} rounds")
-    print(f"{'step with clipping':20} {'ms':>8} {'fastest':>8} {'slowest':>8} {'x adamw':>8}")
+    print(f"{'step with clipping':26} {'ms':>8} {'fastest':>8} {'slowest':>8} {'x adamw':>8}")
     for name, own in times.items():
         ratio = statistics.median(mine / theirs for mine, theirs in zip(own, times["adamw"], strict=True))
         figures = [1000 * value for value in (statistics.median(own), min(own), max(own))]
-        print(f"{name:20} " + " ".join(f"{figure:8.1f}" for figure in figures) + f" {ratio:8.2f}")
+        print(f"{name:26} " + " ".join(f"{figure:8.1f}" for figure in figures) + f" {ratio:8.2f}")
 
 
 def _step(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:

@@ -16,7 +16,7 @@ from pretrain.cost.plan import plan_tables
 from pretrain.recipe import Recipe, load_recipe, resolve
 from pretrain.recipe.library import laid_over
 from pretrain.training.train import train
-from tests.support.proving import MODERN, change_of, grown, loss_and_gradients, random_state
+from tests.support.proving import MODERN, assert_refused, change_of, grown, loss_and_gradients, random_state, tiny
 from tests.support.tiny import metrics
 from tests.support.workers import pool
 
@@ -47,6 +47,13 @@ def test_the_old_matrix_is_in_the_centre_and_wraps_around():
                 copies = copies * many.reshape([-1 if axis_place == place else 1 for axis_place in range(copies.ndim)])
         found = change.record(name, state.__getitem__).weight.numpy()
         np.testing.assert_allclose(found * copies, expected, rtol=1e-12, err_msg=name)
+
+
+def test_a_projection_of_the_embeddings_does_not_come_or_go():
+    narrow, added = tiny(embedding_size=6), "embedding_size 12 -> 6 with hidden 12 -> 24 would add the projection"
+    assert_refused(tiny(), {"tile_center": {}}, {"hidden": 24, "embedding_size": 6}, added)
+    gone = "embedding_size 6 -> 24 with hidden 12 -> 24 would remove the projection between them; choose a smaller one"
+    assert_refused(narrow, {"tile_center": {}}, {"hidden": 24, "embedding_size": 24}, gone)
 
 
 def test_local_attention_goes_by_the_new_numbers_of_the_layers():

@@ -1,4 +1,5 @@
-"""Whether the saved states that operators read exist by then, and have the shape of the model there."""
+"""Whether the saved states that operators read exist by then, and have the shape of the model there; and whether the
+checkpoints that are to stay are written."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -38,8 +39,14 @@ def check_shapes_of_saved_states(run: Run) -> None:
 
 
 def check_saved_states(run: Run) -> None:
-    """Raises UserError if an operator reads a state that neither a stage keeps nor a checkpoint on disk holds, or if a
-    stage keeps a state that no later stage reads."""
+    """Raises UserError if an operator reads a state that neither a stage keeps nor a checkpoint on disk holds, if a
+    stage keeps a state that no later stage reads, or if no checkpoint is written at a step whose own is to stay."""
+    every, keep_every = run.recipe.checkpoint.every, run.recipe.checkpoint.keep_every
+    if keep_every and (not every or keep_every % every):
+        raise UserError(
+            f"checkpoint.keep_every {keep_every} keeps checkpoints of steps at which checkpoint.every {every} does not "
+            "save; make it a multiple of every"
+        )
     saved = list(dict.fromkeys([INITIAL, *run.saved_states]))
     read = [(stage, operator, name) for stage in run.stages for operator in stage.grow
             for name in operator.saved_states_read]  # fmt: skip

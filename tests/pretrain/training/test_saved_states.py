@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from model.errors import UserError
+from pretrain.recipe import resolve
+from pretrain.recipe.checks.saved_states import check_saved_states
 from pretrain.training.train import train
 from tests.support.tiny import losses, same_bits, stop_message, tiny_recipe, train_until
 from tests.support.workers import pool
@@ -91,3 +94,14 @@ def test_the_first_weights_are_made_again(rewinding, tmp_path):
     assert (folder / "checkpoints" / "initial" / "index.json").read_text() == "{"
     part = "checkpoints/initial/rank-00000.safetensors"
     assert (folder / part).read_bytes() == (whole / part).read_bytes()
+
+
+def test_a_checkpoint_that_is_to_stay_is_one_that_is_written(corpus):
+    def check(every: int, keep_every: int) -> None:
+        check_saved_states(resolve(tiny_recipe(corpus, checkpoint={"every": every, "keep_every": keep_every}), 131, 1))
+
+    check(4, 8)
+    check(4, 0)
+    for every, keep_every in ((0, 4), (4, 6)):
+        with pytest.raises(UserError, match=f"keep_every {keep_every} keeps .* checkpoint.every {every} does not save"):
+            check(every, keep_every)
