@@ -1,6 +1,6 @@
 """BERT for pretraining, read from the top: the losses, then the encoder. Its layers are in `model.block`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -74,7 +74,9 @@ class BertForPreTraining(nn.Module):
         """The scales weigh the summed losses: 1 / (masked tokens or segments of the global batch) gives its mean."""
         for part in self.parts:
             batch = part.arrange(batch)
-        hidden = self.encode(batch).flatten(0, 1)  # [B * S, H]
+        words, pairs = self.config.words_from, self.config.sentences_from
+        states = self.states(batch, {words} if batch.sentence_labels is None else {words, pairs})
+        hidden = states[words].flatten(0, 1)  # [B * S, H]
         logits = self.mlm(hidden[batch.masked_positions], self.embeddings.word.weight)  # [M, V / tp]
         vocab_size, passes = self.config.vocab_size, self.loss_passes
         nll, correct = vocab_parallel_cross_entropy(logits, batch.masked_ids, vocab_size, self.tp, passes)
@@ -88,6 +90,7 @@ class BertForPreTraining(nn.Module):
                 loss = loss + term * len(batch.masked_ids) * mlm_scale
         if batch.sentence_labels is None:
             return PretrainingOutput(loss, mlm_loss, mlm_correct, mlm_loss.new_zeros(()), mlm_correct * 0)
+        hidden = states[pairs].flatten(0, 1)
         scores = self.sentence(self.pooler(hidden[batch.sentence_positions])).to(mlm_loss.dtype)  # [N, 2]
         sentence_loss = F.cross_entropy(scores, batch.sentence_labels, reduction="sum")
         sentence_correct = (scores.argmax(1) == batch.sentence_labels).sum()
@@ -96,12 +99,21 @@ class BertForPreTraining(nn.Module):
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states of the last layer, [B, S, H]."""
-        mask = self.mask_of(batch)
+        return self.states(batch, {self.config.layers})[self.config.layers]
+
+    def states(self, batch: Batch, layers: Collection[int]) -> dict[int, Tensor]:
+        """Hidden states of some layers, counted from 1, [B, S, H] each; those above them do not run. With pre-LN all
+        are taken through the final norm."""
+        mask, top = self.mask_of(batch), max(layers)
+        states = {}
         with self.token_randomness(batch.ids.device):
             x = self.embeddings(batch)  # with sequence parallelism [B, S / tp, H] from here on
-            for layer in self.layers:
+            for number, layer in enumerate(self.layers[:top], start=1):
                 x = checkpoint(layer, x, mask, use_reentrant=False) if self.recompute else layer(x, mask)
-        return self.tp.all_tokens(self.final_norm(x))
+                if number in layers:
+                    states[number] = x
+        states[top] = x  # light layers are counted together with the one below
+        return {number: self.tp.all_tokens(self.final_norm(x)) for number, x in states.items()}
 
     def mask_of(self, batch: Batch) -> Mask:
         """What the layers take with the hidden states: which tokens see which, and rotary positions."""

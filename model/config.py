@@ -12,6 +12,7 @@ from model.fields import Flag
 from model.registry import takes
 from model.shape import PlainBert, Shape
 from model.variants.frozen_layers import WithFrozenLayers
+from model.variants.inner_heads import WithInnerHeads
 from model.variants.kernel_attention import WithKernelAttention
 from model.variants.layer_drop import WithLayerDrop
 from model.variants.light_attention import WithLightAttention
@@ -70,6 +71,7 @@ class BertConfig(
     WithSlimming,
     WithSubModels,
     WithLayerDrop,
+    WithInnerHeads,
     WithFrozenLayers,
     WithPooledInput,
     WithLightAttention,

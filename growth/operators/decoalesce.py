@@ -11,7 +11,7 @@ from typing import ClassVar
 from growth.change import ShapeChange, copied
 from growth.expansion import expand
 from growth.operators.base import Inputs
-from growth.operators.multilevel import LevelOperator, level_maps
+from growth.operators.multilevel import LevelOperator, at_depth, level_maps
 from growth.operators.width import copied_units
 from growth.state import Fetch, Record
 from model.config import BertConfig
@@ -29,7 +29,7 @@ class Decoalesce(LevelOperator):
         return old, new
 
     def copied_units(self, source: BertConfig, target: BertConfig) -> frozenset[tuple[str, int | None]]:
-        return copied_units(source.replace(layers=target.layers), target)
+        return copied_units(at_depth(source, target.layers), target)
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         maps_of = level_maps(source, target)

@@ -1,5 +1,6 @@
 """Growing depth: each layer of the deep model copies a layer of the shallow one; the operators differ in which one."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from growth.change import ShapeChange, map_blocks
@@ -37,9 +38,18 @@ class DepthOperator(Operator):
             ffn=along_depth(source.ffn),
             sharing=sharing,
             light_layers=tuple(layer for layer in range(layers) if copied[layer] in source.light_layers),
+            **source.moved_heads(lambda layer: _with_copies(layer - 1, copied) + 1),
         )
 
     def rule(self, source: BertConfig, target: BertConfig, inputs: Inputs) -> ShapeChange:
         copied = self.source_layers(source.layers, target.layers)
         first_layers = (target.layers_of(block)[0] for block in range(target.num_blocks))
         return map_blocks(source, target, [source.block_of(copied[layer]) for layer in first_layers])
+
+
+def _with_copies(layer: int, copied: Sequence[int]) -> int:
+    """Where a layer stands in the deep model: at its lowest copy, or the last of several in a row."""
+    place = copied.index(layer)
+    while copied[place + 1 : place + 2] == [layer]:
+        place += 1
+    return place

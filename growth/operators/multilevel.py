@@ -31,9 +31,10 @@ class LevelOperator(Operator):
         if not any(field in wanted for field in self.changes):
             raise UserError(f"grow {self.name}: the shape sets none of layers, hidden, heads and ffn; set one of them")
         layers = wanted.get("layers", source.layers)
-        target = source.replace(layers=layers, **wanted_widths(wanted))
+        as_deep = at_depth(source, layers)
+        target = as_deep.replace(**wanted_widths(wanted))
         changes = {"layers": (source.layers, layers)}
-        changes |= {axis: (old, new) for axis, _, old, new in changed_widths(source.replace(layers=layers), target)}
+        changes |= {axis: (old, new) for axis, _, old, new in changed_widths(as_deep, target)}
         for axis, (old, new) in changes.items():
             small, large = self.small_and_large(old, new)
             if small > large:
@@ -52,7 +53,12 @@ class LevelOperator(Operator):
 def level_maps(small: BertConfig, large: BertConfig) -> Callable[[int | None], Mapping[str, AxisMap]]:
     """The maps upward for the units of every axis. All layers are equal, so block 0 represents them all."""
     return axis_maps(
-        small.replace(layers=1),
-        large.replace(layers=1),
+        at_depth(small, 1),
+        at_depth(large, 1),
         lambda axis, block, old, new: AxisMap.copies(torch.arange(new) % old, old),
     )
+
+
+def at_depth(shape: BertConfig, layers: int) -> BertConfig:
+    """The shape with another number of layers. Heads on inner ones stay with the layer that stands for theirs."""
+    return shape.replace(layers=layers, **shape.moved_heads(lambda layer: -(-layer * layers // shape.layers)))

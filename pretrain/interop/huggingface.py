@@ -27,6 +27,7 @@ from model.config import BertConfig
 from model.errors import UserError
 from model.fields import Flag
 from model.parameters import ParameterSpec, parameter_table
+from pretrain.data.objective import Objective
 from pretrain.interop.modern import modern_family
 
 NAMES = {
@@ -71,26 +72,47 @@ FIELDS = {
 }
 EXPORTED_SHAPE = "espalier"
 """The key of `config.json` that holds our own config, which transformers keeps and does not read."""
+OBJECTIVE = "espalier_objective"
+"""The key of `config.json` with the objective of the last stage, where that is not `mlm`."""
 MARK = {"written_by": "espalier"}
 """In the header of `model.safetensors`, which transformers does not keep."""
 
 
 def export_model(
-    directory: str | Path, config: BertConfig, weights: dict[str, Tensor], special: Mapping[str, int] | None = None
+    directory: str | Path,
+    config: BertConfig,
+    weights: dict[str, Tensor],
+    special: Mapping[str, int] | None = None,
+    objective: Objective = "mlm",
 ) -> None:
     """Writes `config.json` and `model.safetensors`, which `from_pretrained(directory)` opens.
 
-    special: ids of special tokens by their names in `config.json`, for models that are told of them there. Raises
-    UserError for a shape that transformers has no model for.
+    special: ids of special tokens by their names in `config.json`, for models that are told of them there. objective:
+    of the last stage. Raises UserError for a shape that transformers has no model for.
     """
-    directory = Path(directory)
+    directory, config = Path(directory), with_heads_on_top(config)
     told = special if special and modern_family(config) else {}
     settings = {**export_config(config), **told, EXPORTED_SHAPE: config.model_dump(mode="json")}
+    settings |= {OBJECTIVE: objective} if objective != "mlm" else {}
     state = export_weights(config, weights)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     save_file(state, directory / "model.safetensors", metadata={"format": "pt", **MARK})
     shutil.copymode(directory / "config.json", directory / "model.safetensors")  # save_file lets only its owner read
+
+
+def with_heads_on_top(config: BertConfig) -> BertConfig:
+    """The shape without a sentence head that reads an inner layer, where transformers has none.
+
+    Raises UserError for masked words that are predicted from an inner layer.
+    """
+    if config.words_from < config.layers:
+        raise UserError(
+            f"mlm_layer {config.mlm_layer}: transformers predicts masked words from the last of the {config.layers} "
+            "layers; train a last stage with mlm_layer null"
+        )
+    is_inner = config.sentences_from < config.layers
+    return config.replace(sentence_head=False, sentence_layer=None) if is_inner else config
 
 
 def is_exported(directory: str | Path) -> bool:
@@ -100,6 +122,13 @@ def is_exported(directory: str | Path) -> bool:
             return MARK.items() <= (file.metadata() or {}).items()
     except (OSError, SafetensorError):
         return False
+
+
+def exported_objective(directory: Path) -> Objective:
+    """What the model in a folder was last trained to predict; `mlm` where `export_model` did not write its weights."""
+    if not is_exported(directory):
+        return "mlm"
+    return json.loads((directory / "config.json").read_text(encoding="utf-8")).get(OBJECTIVE, "mlm")
 
 
 def export_config(config: BertConfig) -> dict:

@@ -31,6 +31,7 @@ counted here but in no paper. Stages that a rule may end early count at full len
 GROUPS = {
     "From scratch": ("lamb", "lans", "muon", "academic", "albert", "pld", "token-drop"),
     "Another objective first": ("clm-then-mlm",),
+    "Objectives at different layers": ("hierarchical",),
     "Modern parts": ("rotary", "gated", "no-biases", "local"),
     "Depth": ("stack", "stackbert", "gstack", "stack-auto", "zero-layer", "one-layer", "mslt", "incremental"),
     "Depth, width and length": ("compound", "espalier", "fast"),

@@ -35,6 +35,8 @@ CHARTS = {
 """Title: unit, and the keys of metrics.jsonl. Whatever other numbers the steps have gets a chart each."""
 CHANGE_COLUMNS = ("operator", "step", "stage", "loss_before", "loss_after", "moments", "seconds")
 KNOWN_EVENTS = ("stage", "growth", "validation")
+TOLD_BY_MESSAGE = ("objective", "heads")
+"""Events with values that their message says."""
 MAX_EVENTS = 200
 
 
@@ -226,7 +228,7 @@ def _maps(history: History) -> Iterator[dict[str, Any]]:
 
 
 def _has_values(line: Line) -> bool:
-    is_of_interest = "event" in line and line["event"] not in (*KNOWN_EVENTS, "objective")
+    is_of_interest = "event" in line and line["event"] not in (*KNOWN_EVENTS, *TOLD_BY_MESSAGE)
     return is_of_interest and any(isinstance(value, dict) for value in line.values())
 
 

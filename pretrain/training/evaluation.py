@@ -16,21 +16,22 @@ from pretrain.training.events import Evaluation
 
 
 def evaluate(model: nn.Module, batches: Sequence[Batch]) -> Evaluation:
-    """MLM loss and accuracy over all data-parallel ranks' batches, of an engine or a bare model; NaN where no
-    token is masked. Collective."""
+    """Losses and accuracy over all data-parallel ranks' batches, of an engine or a bare model; NaN where no
+    token is masked, or there are no pairs. Collective."""
     module = model.module if isinstance(model, DeepSpeedEngine) else model
     was_training = module.training
     module.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=device())  # loss, correct predictions, masked tokens
+    # Loss, correct predictions and number of masked tokens; loss and number of sentence pairs.
+    sums = torch.zeros(5, dtype=torch.float64, device=device())
     with torch.no_grad():
         for batch in batches:
             output = model(batch.to(device()))
-            sums += torch.stack(
-                [output.mlm_loss.double(), output.mlm_correct.double(), sums.new_tensor(len(batch.masked_ids))]
-            )
+            num_pairs = 0 if batch.sentence_labels is None else len(batch.sentence_labels)
+            of_words = output.mlm_loss.double(), output.mlm_correct.double(), sums.new_tensor(len(batch.masked_ids))
+            sums += torch.stack([*of_words, output.sentence_loss.double(), sums.new_tensor(num_pairs)])
     module.train(was_training)
-    loss, correct, num_masked = data_parallel_sum(sums).tolist()
-    return Evaluation(mean(loss, num_masked), mean(correct, num_masked))
+    loss, correct, num_masked, sentence_loss, num_pairs = data_parallel_sum(sums).tolist()
+    return Evaluation(mean(loss, num_masked), mean(correct, num_masked), mean(sentence_loss, num_pairs))
 
 
 def mean(total: float, number: float) -> float:

@@ -3,6 +3,7 @@
 The trainer calls each of its hooks at the places that `Hook` defines. A hook overrides those it needs.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -52,6 +53,8 @@ class Evaluation(NamedTuple):
     loss: float
     """Mean negative log-likelihood of a masked token, or of a next one in a stage of `clm`, in nats."""
     accuracy: float
+    sentence_loss: float = math.nan
+    """The same of a sentence pair; NaN where there are none."""
 
 
 @dataclass(frozen=True)

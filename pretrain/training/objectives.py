@@ -1,14 +1,16 @@
 """A change of objective between two stages: the losses under both objectives, before it and after it.
 
-The weights stay what they are unless operators change them at the same time, and so do the moments.
+The weights stay what they are unless operators change them at the same time, and so do the moments. The same where an
+objective moves to another layer.
 """
 
+import math
 from typing import get_args
 
 from pretrain.data.objective import Objective
 from pretrain.recipe import ResolvedStage
 from pretrain.training.evaluation import evaluate
-from pretrain.training.events import TrainerView
+from pretrain.training.events import Evaluation, TrainerView
 
 Losses = dict[Objective, float]
 
@@ -36,3 +38,40 @@ def report_change(trainer: TrainerView, previous: ResolvedStage, before: Losses,
         "message": f"step {step:,}: objective {change}; loss at the change: {told}",
     }
     trainer.call("on_event", event)
+
+
+def report_heads(trainer: TrainerView, previous: ResolvedStage, before: Evaluation, after: Evaluation) -> None:
+    """The event `heads`, if a head reads another layer than in the stage `previous`: both losses on the same rows."""
+    step, stage = trainer.progress.step, trainer.stage
+    moves = {
+        objective: (getattr(previous.config, field), getattr(stage.config, field))
+        for objective, field in (("sentence", "sentence_layer"), ("mlm", "mlm_layer"))
+    }
+    told = [
+        f"the {objective} head goes from {_in_words(old)} to {_in_words(new)}"
+        for objective, (old, new) in moves.items()
+        if old != new
+    ]
+    if not told:
+        return
+    loss_before, loss_after = _by_objective(before), _by_objective(after)
+    losses = ", ".join(f"{each} {loss_before[each]:.3f} -> {loss_after[each]:.3f}" for each in loss_before)
+    event = {
+        "event": "heads",
+        "step": step,
+        "stage": stage.name,
+        "loss_before": loss_before,
+        "loss_after": loss_after,
+        "message": f"step {step:,}: {' and '.join(told)}; loss at the change: {losses}",
+    }
+    trainer.call("on_event", event)
+
+
+def _in_words(layer: int | None) -> str:
+    return f"layer {layer}" if layer else "the last layer"
+
+
+def _by_objective(evaluation: Evaluation) -> dict[str, float]:
+    """Those that were measured."""
+    measured = {"mlm": evaluation.loss, "sentence": evaluation.sentence_loss}
+    return {objective: loss for objective, loss in measured.items() if not math.isnan(loss)}

@@ -29,7 +29,7 @@ from pretrain.recipe import Recipe, ResolvedStage
 from pretrain.training.evaluation import evaluate
 from pretrain.training.events import GrowthEvent, TrainerView
 from pretrain.training.growth_inputs import Probe, growth_inputs
-from pretrain.training.objectives import losses, report_change
+from pretrain.training.objectives import losses, report_change, report_heads
 
 
 def start(trainer: TrainerView, state: TrainingState) -> None:
@@ -83,20 +83,26 @@ def _move(trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | Non
         parts=vars(times),
     )
     trainer.call("on_growth", event)
+    report_heads(trainer, previous, before, after)
 
 
 def _names(previous: ResolvedStage, stage: ResolvedStage) -> list[str]:
     """Of the operators, and of a change of optimizer: `adamw_to_muon`."""
     names = [operator.name for operator in stage.grow]
-    if previous.optimizer != stage.optimizer:
+    if _other_optimizer(previous, stage):
         names.append(f"{previous.optimizer.name}_to_{stage.optimizer.name}")
     return names
 
 
 def needs_move(previous: ResolvedStage, stage: ResolvedStage) -> bool:
     """Whether a stage differs in something that its engine is built for, unlike row length and learning rate."""
-    fields = ("config", "tensor_parallel", "sequence_parallel", "micro_batch", "accumulation", "deepspeed", "optimizer")
-    return bool(stage.grow) or any(getattr(previous, field) != getattr(stage, field) for field in fields)
+    fields = ("config", "tensor_parallel", "sequence_parallel", "micro_batch", "accumulation", "deepspeed")
+    differs = any(getattr(previous, field) != getattr(stage, field) for field in fields)
+    return bool(stage.grow) or differs or _other_optimizer(previous, stage)
+
+
+def _other_optimizer(previous: ResolvedStage, stage: ResolvedStage) -> bool:
+    return stage.optimizer.at_rate_of(previous.optimizer) != previous.optimizer
 
 
 def begin_step(trainer: TrainerView) -> None:

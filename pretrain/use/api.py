@@ -47,18 +47,22 @@ class Model(nn.Module):
     def forward(self, ids: Tensor, attention_mask: Tensor | None = None, types: Tensor | None = None) -> Output:
         """ids [B, S] int64; attention_mask [B, S], 0 for padding (None: there is none); types [B, S] int64, the token
         types (None: all 0)."""
-        hidden = self.states(ids, attention_mask, types)
-        logits = self.bert.mlm(hidden.flatten(0, 1), self.bert.embeddings.word.weight)
-        return Output(hidden, logits[:, : self.config.vocab_size].unflatten(0, ids.shape))
+        config = self.config
+        states = self.bert.states(self._batch(ids, attention_mask, types), {config.layers, config.words_from})
+        logits = self.bert.mlm(states[config.words_from].flatten(0, 1), self.bert.embeddings.word.weight)
+        return Output(states[config.layers], logits[:, : config.vocab_size].unflatten(0, ids.shape))
 
     def states(self, ids: Tensor, attention_mask: Tensor | None = None, types: Tensor | None = None) -> Tensor:
         """The hidden states of the last layer [B, S, H], of what `forward` takes."""
+        return self.bert.encode(self._batch(ids, attention_mask, types))
+
+    def _batch(self, ids: Tensor, attention_mask: Tensor | None, types: Tensor | None) -> Batch:
         segments = None if attention_mask is None else attention_mask.long()
         masked = torch.empty(0, dtype=torch.int64, device=ids.device)
         batch = Batch(ids, masked, masked, types=types, segments=segments)
         for part in self.bert.parts:
             batch = part.arrange(batch)
-        return self.bert.encode(batch)
+        return batch
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids [B, S] of each text, between [CLS] and [SEP], and the mask of attention; texts may hold [MASK].

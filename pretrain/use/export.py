@@ -5,10 +5,12 @@ tokenizer.model (SentencePiece's own, where the tokenizer is one)
 """
 
 import json
+import sys
 from pathlib import Path
 
 from tokenizers.processors import TemplateProcessing
 
+from model.config import BertConfig
 from model.errors import UserError
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.data import Vocabulary
@@ -17,7 +19,7 @@ from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History
 from pretrain.runs.model_card import model_card
 from pretrain.runs.outputs import check_complete_folder, complete_folder
-from pretrain.use.trained import open_vocabulary, say_if_causal
+from pretrain.use.trained import objective_of, open_vocabulary, say_if_causal
 
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "README.md"}
 
@@ -38,16 +40,26 @@ def export(path: Path, output: Path | None = None, corpus: str | None = None) ->
     check_output(output)
     state, run = load_checkpoint(checkpoint)
     say_if_causal(run, checkpoint)
+    _say_if_left_out(state.config)
     vocabulary = open_vocabulary(run, corpus, checkpoint)
     history = None
     if "progress" in run and run_folder is not None and RunFolder(run_folder).metrics.is_file():
         history = History.read(run_folder, run["progress"]["step"])
     with complete_folder(output) as folder:
         weights = {name: record.weight for name, record in state.records.items()}
-        export_model(folder, state.config, weights, special_ids(vocabulary))
+        export_model(folder, state.config, weights, special_ids(vocabulary), objective_of(run))
         export_tokenizer(folder, vocabulary, state.config.max_positions, state.config.type_vocab)
         (folder / "README.md").write_text(model_card(state.config, run, vocabulary, history), "utf-8")
     return output
+
+
+def _say_if_left_out(config: BertConfig) -> None:
+    if config.uses("sentence_layer"):
+        print(
+            f"espalier: the sentence head reads layer {config.sentence_layer} of {config.layers}, and in transformers "
+            "the last: the export leaves it out",
+            file=sys.stderr,
+        )
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -56,7 +56,8 @@ class Filler:
     def _continue(self, guesses: list[Guess], num_choices: int) -> list[list[Guess]]:
         """Each guess with its surest masked position filled, in the most likely ways."""
         batch = self._batch(guesses)
-        hidden = self.model.encode(batch).flatten(0, 1)
+        layer = self.model.config.words_from
+        hidden = self.model.states(batch, {layer})[layer].flatten(0, 1)
         logits = self.model.mlm(hidden[batch.masked_positions], self.model.embeddings.word.weight)  # [M, V]
         log_probabilities = (logits.float() + self._forbidden).log_softmax(-1)
         sureness = log_probabilities.amax(-1)

@@ -59,6 +59,29 @@ def test_fresh_layers_are_drawn_and_all_else_stays():
             assert not after[name].exp_avg.any() and not after[name].exp_avg_sq.any()
 
 
+@pytest.mark.parametrize(
+    ("operator", "layers", "sentence_layer"),
+    [
+        ("stack", 8, 2),
+        ("append_top", 6, 2),
+        ("interleave", 8, 4),
+        ("interleave", 6, 3),  # the first and the third layer are doubled
+        ("fresh_layers", 6, 2),
+        ("tile_center", 5, 2),
+        ("decoalesce", 8, 4),
+        ("coalesce", 2, 1),
+    ],
+)
+def test_a_head_stays_with_its_layer(operator, layers, sentence_layer):
+    source = tiny(layers=4, sentence_layer=2)
+    *_, target = shapes(source, [make_operator(operator, {})], {"layers": layers})
+    assert target.sentence_layer == sentence_layer
+    *_, asked = shapes(source, [make_operator(operator, {})], {"layers": layers, "sentence_layer": layers - 1})
+    assert asked.sentence_layer == layers - 1
+    *_, last = shapes(tiny(layers=4), [make_operator(operator, {})], {"layers": layers})
+    assert last.sentence_layer is None
+
+
 def test_doubled_layers_start_over_where_asked():
     """StackBERT's default is a reset: step, m and v are 0 after doubling; its other mode copies the slots."""
     state = random_state(POST)

@@ -69,6 +69,7 @@ FUNCTION_PRESERVING = {
     "unshare by groups": (tiny(layers=4, sharing=1), {"unshare": {"correlation": 0.3}}, {"sharing": (0, 0, 1, 1)}),
     "identity layers": (PRE, {"identity_layers": {}}, {"layers": 5}),
     "identity layers on top": (PRE, {"identity_layers": {"place": "top"}}, {"layers": 3}),
+    "identity layers below a head": (PRE.replace(layers=3, sentence_layer=2), {"identity_layers": {}}, {"layers": 6}),
     "lengthen": (POST, {"lengthen": {}}, {"max_positions": 30}),
     "densify": (LOW_RANK, {"densify": {}}, {}),
     "densify some": (LOW_RANK, {"densify": {}}, {"low_rank": {"attention.query": 2}}),

@@ -81,5 +81,7 @@ VARIANTS = {
         layers=5, token_dropping={}, positions="rotary", norm="pre", sharing=(0, 1, 2, 1, 0)
     ),
     "token dropping, frozen, masked": dict(layers=4, token_dropping={}, frozen_layers=1, masked={"ffn": 18}),
+    "sentences at a layer, frozen below": dict(layers=3, sentence_layer=2, frozen_layers=1),
+    "words at a layer, pre, shared": dict(layers=3, mlm_layer=2, norm="pre", sharing=1),
     "low rank without biases": dict(low_rank={"feedforward.output": 7}, ffn_bias=False),
 }

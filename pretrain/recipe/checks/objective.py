@@ -29,6 +29,11 @@ def check_objective(asked: Stage, stage: ResolvedStage, data: Data, unit: Unit) 
             f"masking.end {asked.masking.end} needs a stage that stays whole, and split divides this one; leave one of "
             "them out"
         )
+    if stage.config.uses("mlm_layer") and (data.sentence_pairs == "none" or not stage.sentence_objective):
+        raise UserError(
+            f"mlm_layer {stage.config.mlm_layer} leaves the layers above it to the sentence objective, which this "
+            "stage does not train; set data.sentence_pairs and sentence_objective true, or leave it out"
+        )
     if asked.sentence_objective is not None and data.sentence_pairs == "none":
         raise UserError(
             f"sentence_objective {str(asked.sentence_objective).lower()} needs sentence pairs, and data.sentence_pairs "

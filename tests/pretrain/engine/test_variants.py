@@ -29,6 +29,7 @@ SHAPES = {
     "layer dropping": dict(layers=4, norm="pre", layer_drop={"keep": 0.4, "gamma": 10.0}),
     "sub-models": dict(layers=4, sub_models=2),
     "token dropping": dict(layers=4, token_dropping={}),
+    "words at a layer": dict(layers=3, mlm_layer=2, norm="pre"),
     "modern": dict(
         **dict(positions="rotary", type_vocab=0, gated=True, norm="pre", embedding_norm=True, first_norm=False),
         **dict(attention_bias=False, ffn_bias=False, norm_bias=False, head_bias=False),

@@ -79,6 +79,54 @@ def test_logits_and_gradients_equal_transformers(norm, sentence_head, layout, ch
             np.testing.assert_allclose(result.gradients[name], expected, atol=1e-11, err_msg=name)
 
 
+@pytest.mark.parametrize("norm", ["post", "pre"])
+@pytest.mark.parametrize("heads", [{"sentence_layer": 2}, {"mlm_layer": 1}], ids=str)
+def test_heads_at_inner_layers_equal_transformers_heads_on_its_inner_states(norm, heads):
+    """With pre-LN by way of its final norm, as on top."""
+    plain = small_config(norm=norm, layers=3)
+    config, batch, reference = plain.replace(**heads), random_batch(plain, "padded"), reference_model(plain)
+    states = reference_outputs(reference, batch).hidden_states
+
+    def read(layer: int | None) -> torch.Tensor:
+        if layer is None:
+            return states[-1]
+        return reference.bert.encoder.ln(states[layer]) if norm == "pre" else states[layer]
+
+    logits = reference.cls.predictions(read(config.mlm_layer)).flatten(0, 1)[batch.masked_positions]
+    pairs = reference.cls.seq_relationship(reference.bert.pooler(read(config.sentence_layer)))
+    loss = 0.25 * torch.nn.functional.cross_entropy(logits, batch.masked_ids, reduction="sum")
+    loss = loss + 0.5 * torch.nn.functional.cross_entropy(pairs, batch.sentence_labels, reduction="sum")
+    loss.backward()
+
+    result = run(config, batch)
+    assert result.outputs["loss"] == pytest.approx(loss.item(), rel=1e-12)
+    gradients = dict(reference.named_parameters())
+    for name, spec in parameter_table(config).items():
+        (their_name,) = huggingface_names(plain, spec)
+        expected = gradients[their_name].grad.numpy().reshape(spec.shape)
+        np.testing.assert_allclose(result.gradients[name], expected, atol=1e-11, err_msg=name)
+    assert abs(result.outputs["loss"] - run(plain, batch).outputs["loss"]) > 1e-3
+
+
+def test_a_sentence_head_on_an_inner_layer_is_left_out_and_words_from_one_are_refused(tmp_path):
+    config = small_config(layers=3, sentence_layer=2)
+    weights = {name: weight.float() for name, weight in logical_weights(config).items()}
+    export_model(tmp_path, config, weights)
+    again, imported = import_model(tmp_path)
+    assert again == config.replace(sentence_head=False, sentence_layer=None)
+    assert all(torch.equal(imported[name], weights[name]) for name in parameter_table(again))
+    model, info = transformers.BertForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["unexpected_keys"]
+    model.save_pretrained(tmp_path / "theirs")
+    assert import_model(tmp_path / "theirs")[0] == again
+
+    words = small_config(layers=3, mlm_layer=2)
+    with pytest.raises(UserError, match="mlm_layer 2: transformers predicts masked words from the last of the 3"):
+        export_model(tmp_path / "words", words, weights)
+    assert not (tmp_path / "words").exists()
+    export_model(tmp_path / "last", words.replace(mlm_layer=3), weights)
+
+
 @kinds
 @pytest.mark.parametrize("layers", [2, 0])
 def test_round_trip_through_files(norm, sentence_head, layers, tmp_path):

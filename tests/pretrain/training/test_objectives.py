@@ -76,6 +76,10 @@ REFUSED = {
         "masking.end 0.1 falls step by step",
     ),
     "no pairs": ({"stages": [{"name": "a", "steps": 4, "sentence_objective": False}]}, "needs sentence pairs"),
+    "words below, no pairs": (
+        {"model": {"mlm_layer": 1, "sentence_head": True}},
+        "mlm_layer 1 leaves the layers above it to the sentence objective, which this stage does not train",
+    ),
     "ended early": (
         {"stages": [{"name": "a", "steps": 4, "masking": {"end": 0.1}, "until": "auto"}]},
         "masking.end 0.1 falls over the whole stage, which a rule may end early",
@@ -112,3 +116,29 @@ def test_the_sentence_objective_goes_off_and_on(corpus, tmp_path):
     steps = [line for line in metrics(tmp_path / "run") if "event" not in line]
     assert ["sentence_accuracy" in line for line in steps] == [True] * 3 + [False] * 3 + [True] * 2
     assert all(line["loss"] == line["mlm_loss"] for line in steps[3:6])
+
+
+def test_heads_move_between_stages_with_the_moments(corpus, tmp_path):
+    """The state is carried bit for bit: a run that is stopped at the change ends as one that is not."""
+    stages = [
+        {"name": "lower", "steps": 4, "shape": {"sentence_layer": 1}},
+        {"name": "last", "steps": 3, "shape": {"sentence_layer": None}},
+        {"name": "deep", "steps": 3, "shape": {"layers": 4, "mlm_layer": 3}, "grow": ["unshare", "interleave"]},
+    ]
+    data = {"corpus": str(corpus), "sentence_pairs": "sop"}
+    asked = recipe(corpus, stages=stages, data=data, deepspeed="ds_configs/zero2.json")
+    pool(2).run(train, asked, tmp_path / "run")
+    lines = metrics(tmp_path / "run")
+    first, second = [line for line in lines if line.get("event") == "heads"]
+    assert (first["step"], second["step"]) == (4, 7)
+    assert first["loss_before"]["mlm"] == first["loss_after"]["mlm"]  # the same weights, read where they were
+    assert first["loss_before"]["sentence"] != first["loss_after"]["sentence"]
+    assert "the sentence head goes from layer 1 to the last layer; loss at the change: mlm" in first["message"]
+    assert "the mlm head goes from the last layer to layer 3" in second["message"]
+    growth = [line for line in lines if line.get("event") == "growth"]
+    assert [line["loss_after"] for line in growth] == [first["loss_after"]["mlm"], second["loss_after"]["mlm"]]
+    assert {int(steps) for name, steps in final_state(tmp_path / "run").items() if name.endswith("/step")} == {10}
+
+    pool(2).run(train_until, asked, tmp_path / "parts", 4)
+    pool(2).run(train, asked, tmp_path / "parts")
+    assert same_bits(tmp_path / "parts", tmp_path / "run")

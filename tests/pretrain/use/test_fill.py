@@ -33,11 +33,12 @@ class Neighbours:
         self.table = torch.zeros(corpus.vocab_size, corpus.vocab_size)
         for (before, token), logit in weights.items():
             self.table[id_of(before), id_of(token)] = logit
-        self.config = SimpleNamespace(padded_vocab_size=corpus.vocab_size, max_positions=40)
+        self.config = SimpleNamespace(padded_vocab_size=corpus.vocab_size, max_positions=40, words_from=2)
         self.embeddings = SimpleNamespace(word=SimpleNamespace(weight=None))
 
-    def encode(self, batch: Batch) -> Tensor:
-        return self.table[batch.ids.roll(1, dims=1)]  # [B, S, V]
+    def states(self, batch: Batch, layers: set[int]) -> dict[int, Tensor]:
+        assert layers == {2}
+        return {2: self.table[batch.ids.roll(1, dims=1)]}  # [B, S, V]
 
     def mlm(self, hidden: Tensor, _) -> Tensor:
         return hidden
