@@ -34,7 +34,7 @@ def test_values_have_the_types_of_the_model():
     assert request.asked["heads"] == (4, 2)
     assert request.asked["slimming"].ffn == BertConfig.preset("tiny", slimming={"heads": 0.5}).slimming.ffn
     assert set(ShapeRequest.model_fields) == set(BertConfig.model_fields)
-    for wrong in ({"layers": 0}, {"hidden_dropout": 1.5}, {"norm": "above"}, {"hidden_dropout": "25%"}, {"lyers": 1}):
+    for wrong in ({"layers": -1}, {"hidden_dropout": 1.5}, {"norm": "above"}, {"hidden_dropout": "25%"}, {"lyers": 1}):
         with pytest.raises(ValidationError):
             ShapeRequest.model_validate(wrong)
 
