@@ -46,15 +46,18 @@ def pilots(run: Run) -> dict[str, Recipe]:
     shapes = [stage.config.model_dump(mode="json") for stage in (first, second)]
     changed = {name: value for name, value in shapes[1].items() if value != shapes[0][name]}
     grow = [{each.name: each.model_dump(mode="json", exclude_defaults=True)} for each in second.grow]
-    shape, schedule = small.get("shape", {}) | changed, small["schedule"]
+    shape, schedule = small["shape"] | changed, small["schedule"]
     whole = laid_over(small, grown) | {"steps": num_steps, "shape": shape, "schedule": schedule}
     stages = {WHOLE: [whole], GROWN: [small | {"steps": hop}, grown | {"steps": num_steps - hop, "grow": grow}]}
     return {name: _pilot(run, name, num_steps, of_pilot) for name, of_pilot in stages.items()}
 
 
 def _values(recipe: Recipe, stage: ResolvedStage) -> dict[str, Any]:
-    """A stage as the recipe gives it, with its own part of the schedule in steps."""
-    values = json.loads(recipe.stages[stage.index].model_dump_json(by_alias=True, exclude_unset=True))
+    """A stage as the recipe gives it, with its own part of the schedule in steps. No nulls that mean `as before`: they
+    would hide what the stage below gives."""
+    values = _given(json.loads(recipe.stages[stage.index].model_dump_json(by_alias=True)))
+    for section in ("masking", "batch", "layout"):
+        values[section] = _given(values[section])
     schedule = {
         "rewarm": int(stage.rewarm),
         "lr_scale": stage.lr_scale,
@@ -63,10 +66,14 @@ def _values(recipe: Recipe, stage: ResolvedStage) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in OF_THE_RUN} | {"schedule": schedule}
 
 
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
 def _pilot(run: Run, name: str, num_steps: int, stages: list[dict[str, Any]]) -> Recipe:
     """Nobody is told of it, and it is validated at its ends alone."""
     recipe = run.recipe
-    values = json.loads(recipe.model_dump_json(by_alias=True, exclude_unset=True))
+    values = json.loads(recipe.model_dump_json(by_alias=True))
     warmup = int(in_ticks(recipe.schedule.warmup, run.end, "steps", "schedule.warmup"))
     own = {
         "name": f"{recipe.name}-{name}",

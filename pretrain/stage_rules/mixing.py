@@ -7,12 +7,14 @@ and stay at its peak learning rate. The second has caught up once
 
     mean loss of the second  <=  (1 + tolerance) mean loss of the first
 
-over `window` steps, all after the hop. How long pilots are, the tolerance and the window are our choice. The run counts
-what both have cost (pretrain/recipe/pilots.py, pretrain/training/mixing.py).
+over `window` steps, all after the hop, of which those count where both losses are finite. How long pilots are, the
+tolerance and the window are our choice. The run counts what both have cost (pretrain/recipe/pilots.py,
+pretrain/training/mixing.py).
 """
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from math import isfinite
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -80,9 +82,11 @@ class Mixing(StageRule, Section):
 
 def mixing_time(whole: Sequence[float], grown: Sequence[float], hop: int, window: int, tolerance: float) -> int | None:
     """Steps from the hop until the losses of the pilot that has `grown` meet those of the one that was `whole` all
-    along; None: they have not met."""
-    sums, other = ([0.0, *accumulate(losses)] for losses in (grown, whole))
-    for end in range(hop + window, min(len(whole), len(grown)) + 1):
-        if sums[end] - sums[end - window] <= (1 + tolerance) * (other[end] - other[end - window]):
+    along; None: they have not met. A step in which either has no finite loss counts for neither."""
+    excess = [ours - (1 + tolerance) * other for ours, other in zip(grown, whole, strict=False)]
+    sums = [0.0, *accumulate(value if isfinite(value) else 0.0 for value in excess)]
+    counts = [0, *accumulate(map(isfinite, excess))]
+    for end in range(hop + window, len(excess) + 1):
+        if counts[end] > counts[end - window] and sums[end] <= sums[end - window]:
             return end - hop
     return None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.checkpoint.progress import Decision, Progress
+from pretrain.checkpoint.store import newest_name
 from pretrain.engine.agreement import read_once, say_once
 from pretrain.recipe import Recipe, ResolvedStage, Run
 from pretrain.recipe.pilots import GROWN, WHOLE, mixing_rule, pilots
@@ -34,9 +35,9 @@ class Measured:
 def measure(run: Run, folder: RunFolder, train: Callable[[Recipe, Path], None]) -> "list[DateOfTheHop]":
     """Trains the pilots that the run asks for. Returns the hook that makes use of them at its beginning; none for a run
     that is past it, or asks for none. Collective."""
-    recipes = pilots(run)
-    if not recipes or read_once(lambda: any(folder.checkpoints.glob("step-*"))):
+    if mixing_rule(run) is None or read_once(lambda: newest_name(folder.checkpoints)):
         return []
+    recipes = pilots(run)
     folders = {name: RunFolder(folder.path / "pilots" / name) for name in recipes}
     for name, recipe in recipes.items():
         if not read_once(folders[name].summary.is_file):

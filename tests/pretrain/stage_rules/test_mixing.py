@@ -4,6 +4,7 @@ import io
 import json
 from math import exp
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from rich.console import Console
@@ -12,8 +13,11 @@ from model.errors import UserError
 from pretrain.cost.plan import print_plan
 from pretrain.cost.savings import compare_costs, stage_flops
 from pretrain.recipe import Recipe, Run, resolve
+from pretrain.recipe.load import recipe_of
 from pretrain.recipe.pilots import pilots
+from pretrain.runs.folder import RunFolder
 from pretrain.stage_rules.mixing import mixing_time
+from pretrain.training.mixing import measure
 from pretrain.training.train import train
 from tests.support.tiny import losses, metrics, same_bits, tiny_recipe, train_until
 from tests.support.workers import pool
@@ -45,7 +49,13 @@ def test_the_mixing_time_is_the_first_window_after_the_hop_in_which_both_are_clo
     assert mixing_time(whole, grown, hop=40, window=5, tolerance=0.1) == 26
     assert mixing_time(whole, whole, hop=40, window=5, tolerance=0) == 5, "no window begins before the hop"
     assert mixing_time(whole, grown, hop=40, window=5, tolerance=1e-9) is None
-    assert mixing_time(whole, [float("nan")] * 200, hop=40, window=5, tolerance=0.1) is None
+    nan = float("nan")
+    assert mixing_time(whole, [nan] * 200, hop=40, window=5, tolerance=0.1) is None
+    unmasked = [nan if step in (20, 61, 63) else loss for step, loss in enumerate(grown)]
+    assert mixing_time(whole, unmasked, hop=40, window=1, tolerance=0.1) == 25, (
+        "the 24th step after the hop has no loss to compare"
+    )
+    assert mixing_time(unmasked, unmasked, hop=40, window=5, tolerance=0) == 5
 
 
 def test_pilots_begin_as_the_run_does(corpus):
@@ -59,6 +69,37 @@ def test_pilots_begin_as_the_run_does(corpus):
     for pilot in (whole, grown):
         assert [pilot.learning_rate(step) for step in range(8)] == [run.learning_rate(step) for step in range(8)]
         assert (pilot.recipe.seed, pilot.recipe.data) == (run.recipe.seed, run.recipe.data)
+
+
+def test_ranks_have_the_same_pilots(corpus):
+    """They get the recipe as JSON in which every key is given."""
+    zero, deep = stages(until=RULE)
+    own = {"sequence": 16, "batch": {"global": 4}, "masking": {"rate": 0.3}, "optimizer": {"name": "lamb", "lr": 1e-3}}
+    given = recipe(corpus, stages=[zero | own, deep | {"masking": {"rate": 0.2}}])
+    ours, theirs = (
+        {name: pilot.model_dump(by_alias=True) for name, pilot in pilots(resolve(each, None, 1)).items()}
+        for each in (given, recipe_of(given.model_dump_json(by_alias=True)))
+    )
+    assert ours == theirs
+    (whole,) = resolve(Recipe.model_validate(theirs["whole"]), None, 1).stages
+    assert (whole.sequence, whole.global_batch, whole.mask_rate.first, whole.optimizer.name) == (16, 4, 0.2, "lamb")
+
+
+def test_a_run_past_its_pilots_trains_none_whatever_its_nodes_do(corpus, tmp_path):
+    """A checkpoint that was being written when the run was killed is none to resume from."""
+
+    def train_pilot(pilot: Recipe, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_text("")
+        costs = {"tokens": 1, "flops": 1.0, "seconds": 1.0, "device_seconds": 1.0, "ranks": 1}
+        (folder / "summary.json").write_text(json.dumps(costs))
+
+    with patch("pretrain.training.mixing.say_once"):
+        unfinished, finished = RunFolder(tmp_path / "unfinished"), RunFolder(tmp_path / "finished")
+        (unfinished.checkpoints / "step-00000004.start-1.partial").mkdir(parents=True)
+        (finished.checkpoints / "step-00000004").mkdir(parents=True)
+        assert len(measure(resolved(corpus), unfinished, train_pilot)) == 1
+        assert measure(resolved(corpus, faults={"min_nodes": 1}), finished, train_pilot) == []
 
 
 @pytest.mark.parametrize(
