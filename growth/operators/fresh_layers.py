@@ -23,7 +23,8 @@ class FreshLayers(DepthOperator):
     takes_no_layers: ClassVar[bool] = True
 
     seed: int | None = None
-    """Seed of the new weights. Defaults to the run's, whose layers from scratch begin with the same weights."""
+    """Seed of the new weights. Defaults to the run's, whose layers from scratch begin with the same weights, at this
+    depth: `output_init: scaled` depends on it."""
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
         target = super().target(source, wanted)

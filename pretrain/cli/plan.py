@@ -65,6 +65,7 @@ def plan(
     from pretrain.data import Corpus
     from pretrain.launch.gpus import count_gpus
     from pretrain.recipe import load_recipe, resolve
+    from pretrain.recipe.checks.pilots import check_pilots
     from pretrain.recipe.checks.saved_states import check_saved_states
     from pretrain.recipe.checks.stage_rules import check_lengths
     from pretrain.recipe.precision import precision_in_words
@@ -86,6 +87,7 @@ def plan(
     run = resolve(loaded, corpus.vocab_size if corpus else None, usable_ranks(loaded, nproc))
     check_lengths(run)
     check_saved_states(run)
+    check_pilots(run, corpus.vocab_size if corpus else None)
     start = local_folder(Path(loaded.start)) if loaded.start else None
     if start and start.exists():
         from pretrain.interop.importing import check_start

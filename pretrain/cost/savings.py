@@ -10,7 +10,7 @@ from model.config import BertConfig
 from model.fields import Flag
 from pretrain.cost.flops import training_flops
 from pretrain.recipe import ResolvedStage, Run
-from pretrain.recipe.pilots import mixing_rule
+from pretrain.recipe.pilots import pilot_steps
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,7 @@ def compare_costs(run: Run) -> CostComparison:
 
 def pilot_flops(run: Run) -> float:
     """Of the two pilots that date the first change of shape, if the recipe asks for them (`until: mixing`)."""
-    rule = mixing_rule(run)
-    if rule is None:
-        return 0
-    num_steps, hop, _ = rule.counts
-    small, whole = (stage_flops(stage) for stage in run.stages[:2])
-    return hop * small + (2 * num_steps - hop) * whole
+    return sum(num_steps * stage_flops(run.stages[index]) for index, num_steps in pilot_steps(run).items())
 
 
 def target_config(run: Run) -> BertConfig:

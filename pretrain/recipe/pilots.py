@@ -1,10 +1,13 @@
 """The two pilots of `until: mixing`, as recipes of their own: both begin as the run does."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from model.errors import UserError
 from pretrain.recipe.library import laid_over
+from pretrain.recipe.load import explained
 from pretrain.recipe.run import ResolvedStage, Run
 from pretrain.recipe.schema import Recipe
 from pretrain.recipe.timeline import in_ticks
@@ -21,6 +24,15 @@ def mixing_rule(run: Run) -> Mixing | None:
     return until.mixing if until else None
 
 
+def pilot_steps(run: Run) -> dict[int, int]:
+    """Steps that both pilots together take as each of the first two stages, by its index; empty without pilots."""
+    rule = mixing_rule(run)
+    if rule is None:
+        return {}
+    num_steps, hop, _ = rule.counts
+    return {0: hop, 1: 2 * num_steps - hop}
+
+
 def pilots(run: Run) -> dict[str, Recipe]:
     """By name; none where nothing asks for them. `whole` has the shape of the second stage all along, `grown` begins
     with the first and grows into it. Neither leaves the peak of the learning rate.
@@ -34,8 +46,12 @@ def pilots(run: Run) -> dict[str, Recipe]:
     clashes = {
         "start": (recipe.start is not None, "pilots begin with fresh weights"),
         "faults.min_nodes": (recipe.faults.min_nodes is not None, "pilots keep their nodes"),
-        "masking.end": (first.mask_rate.first != first.mask_rate.last, "the end of its stage is not known beforehand"),
+        "masking.end": (
+            any(stage.mask_rate.first != stage.mask_rate.last for stage in (first, second)),
+            "a pilot is not as long as the stage over which its rate falls",
+        ),
         "schedule.restart": (second.restart is not None, "pilots have one peak of the learning rate"),
+        "schedule.lr_scale": (first.lr_scale != second.lr_scale, "pilots have one peak of the learning rate"),
         "mask_growth": (second.config.unfinished is not None, "its pilot has the full shape all along"),
     }
     for key, (is_used, reason) in clashes.items():
@@ -48,7 +64,9 @@ def pilots(run: Run) -> dict[str, Recipe]:
     grow = [{each.name: each.model_dump(mode="json", exclude_defaults=True)} for each in second.grow]
     shape, schedule = small["shape"] | changed, small["schedule"]
     whole = laid_over(small, grown) | {"steps": num_steps, "shape": shape, "schedule": schedule}
-    stages = {WHOLE: [whole], GROWN: [small | {"steps": hop}, grown | {"steps": num_steps - hop, "grow": grow}]}
+    is_read = any(first.keep in operator.saved_states_read for operator in second.grow)
+    begun = small | {"steps": hop, "keep": first.keep if is_read else None}
+    stages = {WHOLE: [whole], GROWN: [begun, grown | {"steps": num_steps - hop, "grow": grow}]}
     return {name: _pilot(run, name, num_steps, of_pilot) for name, of_pilot in stages.items()}
 
 
@@ -86,4 +104,18 @@ def _pilot(run: Run, name: str, num_steps: int, stages: list[dict[str, Any]]) ->
         "trackers": [],
         "stages": stages,
     }
-    return Recipe.model_validate(laid_over(values | {"schedule": {}}, own))
+    with naming(name), explained(Recipe):
+        return Recipe.model_validate(laid_over(values | {"schedule": {}}, own))
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Inside, a UserError says of which pilot it tells."""
+    try:
+        yield
+    except UserError as fault:
+        raise UserError(in_pilot(name, fault)) from None
+
+
+def in_pilot(name: str, fault: UserError) -> str:
+    return f"until.mixing: pilot {name}: {fault}"

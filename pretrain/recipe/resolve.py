@@ -107,7 +107,7 @@ def _resolve_stage(
         lr_scale=stage.schedule.lr_scale,
         new_unit_rate=_in_steps(stage.schedule.new_units, clock),
         restart=stage.schedule.restart,
-        until=until_in_steps(recipe.stages, index, partial(clock.steps, key="until")),
+        until=until_in_steps(recipe.stages, index, clock),
         split=stage.split and stage.split.in_steps(partial(clock.steps, key="split")),
         keep=stage.keep,
     )

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import UserError
-from pretrain.cost.savings import stage_flops
+from pretrain.cost.savings import pilot_flops, stage_flops
 from pretrain.data import Corpus
 from pretrain.recipe import Run
+from pretrain.recipe.pilots import pilot_steps
 from pretrain.runs.history import History
 
 LEAST_STEPS = 20
@@ -68,12 +69,17 @@ def steps_of(run: Run, flops_per_second: float | None) -> dict[int, float]:
 
 
 def run_flops(run: Run) -> float:
-    """Of a run of steps."""
-    return sum(stage.length * stage_flops(stage) for stage in run.stages)
+    """Of a run of steps, with its pilots."""
+    return sum(stage.length * stage_flops(stage) for stage in run.stages) + pilot_flops(run)
 
 
 def tokens_read(run: Run, num_steps: dict[int, float]) -> float:
-    return sum(num_steps[stage.index] * stage.global_batch * stage.sequence for stage in run.stages)
+    """With those of pilots."""
+    of_pilots = pilot_steps(run)
+    return sum(
+        (num_steps[stage.index] + of_pilots.get(stage.index, 0)) * stage.global_batch * stage.sequence
+        for stage in run.stages
+    )
 
 
 def _reading(run: Run, corpus: Corpus, num_steps: dict[int, float], at_rate: str) -> str:

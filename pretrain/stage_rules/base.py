@@ -30,6 +30,8 @@ class StageRule:
     """Its key in `until`. Metrics, messages and checkpoints use this name, too."""
     waits_for_warmup: ClassVar[bool] = False
     """Whether it ignores the steps of the stage's warmup."""
+    in_hours: ClassVar[bool] = True
+    """Whether it may stand in a run measured in hours."""
 
     def words(self) -> str:
         """What has to hold, to follow `until` in a sentence."""

@@ -27,11 +27,12 @@ from pretrain.stage_rules.view import RunView, StageView
 
 class Mixing(StageRule, Section):
     key: ClassVar[str] = "mixing"
+    in_hours: ClassVar[bool] = False
 
     steps: PositiveAmount = Share(10)
     """Steps of each of the two pilots. If the second does not catch up in them, the stage keeps its length."""
     hop: PositiveAmount = Share(3)
-    """Steps after which the second pilot grows. Give it more than the warmup."""
+    """Steps after which the second pilot grows: more than the warmup has."""
     tolerance: Annotated[Number, Field(ge=0)] = 0.005
     """How far the loss of the second pilot may be above that of the first when it has caught up, as a share of it."""
     window: PositiveAmount = Share(0.2)
@@ -62,8 +63,6 @@ class Mixing(StageRule, Section):
 
     def fault(self, stage: StageView, run: RunView) -> str | None:
         num_steps, hop, window = self.counts
-        if run.unit != "steps":
-            return "until.mixing is for runs measured in steps; give the stage hours"
         if stage.index > 0:
             return "until.mixing is for the first stage, since its pilots begin as the run does; remove it here"
         if not run.stages[1].grow:
@@ -72,6 +71,12 @@ class Mixing(StageRule, Section):
             return (
                 f"until.mixing.hop {hop:,} leaves less than its window ({window:,} steps) of pilots of {num_steps:,} "
                 "steps; lower hop, or raise steps"
+            )
+        warm_at = run.learning_rate.warm_at(stage.start)
+        if hop <= warm_at:
+            return (
+                f"until.mixing.hop {hop:,} is not after the warmup ({warm_at:g} steps), so its pilot would grow before "
+                "the peak of the learning rate; raise hop, or lower schedule.warmup"
             )
         return None
 

@@ -18,9 +18,9 @@ from pretrain.data.text.writing import file_sha256
 from pretrain.engine.agreement import is_group, raise_together, read_once
 from pretrain.engine.place import is_first_of_node, node_name
 from pretrain.recipe import Recipe, Run, resolve
+from pretrain.recipe.checks.pilots import check_pilots
 from pretrain.recipe.checks.saved_states import check_saved_states
 from pretrain.recipe.checks.stage_rules import check_lengths
-from pretrain.recipe.pilots import pilots
 from pretrain.recipe.ranks import usable_ranks
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History
@@ -65,8 +65,7 @@ def _read_run(recipe: Recipe, num_ranks: int, folder: Path, trust_pickle: bool, 
     if not run_folder.has_begun:  # a resumed run may be past the fault, and cannot change its recipe
         check_lengths(run)
         check_saved_states(run)
-        for pilot in pilots(run).values():
-            resolve(pilot, files.vocab_size, run.num_ranks)
+        check_pilots(run, files.vocab_size)
         if recipe.start is not None:
             _check_start(Path(recipe.start), run, trust_pickle)
     return run, files

@@ -10,16 +10,19 @@ import pytest
 from rich.console import Console
 
 from model.errors import UserError
+from pretrain.__main__ import main
 from pretrain.cost.plan import print_plan
 from pretrain.cost.savings import compare_costs, stage_flops
 from pretrain.recipe import Recipe, Run, resolve
+from pretrain.recipe.checks.pilots import check_pilots
 from pretrain.recipe.load import recipe_of
 from pretrain.recipe.pilots import pilots
 from pretrain.runs.folder import RunFolder
+from pretrain.runs.forecast import run_flops, steps_of, tokens_read
 from pretrain.stage_rules.mixing import mixing_time
 from pretrain.training.mixing import measure
 from pretrain.training.train import train
-from tests.support.tiny import losses, metrics, same_bits, tiny_recipe, train_until
+from tests.support.tiny import losses, metrics, same_bits, tiny_recipe, train_until, write_recipe
 from tests.support.workers import pool
 
 STEPS = 20
@@ -34,7 +37,8 @@ def stages(**first) -> list[dict]:
 
 def recipe(corpus: Path, **changes) -> Recipe:
     model = dict(layers=2, hidden=32, heads=4, ffn=64, max_positions=32)
-    return tiny_recipe(corpus, **{"model": model, "stages": stages(until=RULE), "seed": 5, **changes})
+    own = {"model": model, "stages": stages(until=RULE), "seed": 5, "schedule": {"warmup": 2}}
+    return tiny_recipe(corpus, **{**own, **changes})
 
 
 def resolved(corpus: Path, **changes) -> Run:
@@ -102,12 +106,42 @@ def test_a_run_past_its_pilots_trains_none_whatever_its_nodes_do(corpus, tmp_pat
         assert measure(resolved(corpus, faults={"min_nodes": 1}), finished, train_pilot) == []
 
 
+def test_a_kept_state_that_the_second_stage_reads_is_kept_in_the_pilot_that_grows(corpus):
+    first = {"name": "first", "steps": 19, "until": RULE, "keep": "early"}
+    second = {"name": "second", "steps": 1, "keep": "late", "grow": {"interpolate": {"checkpoint": "early"}}}
+    run = resolved(corpus, stages=[first, second])
+    check_pilots(run, None)
+    kept = {name: [stage.keep for stage in pilot.stages] for name, pilot in pilots(run).items()}
+    assert kept == {"whole": [None], "grown": ["early", None]}
+
+
+def test_plan_refuses_a_pilot_that_cannot_be_trained(corpus, tmp_path, capsys):
+    long = stages(steps=10, until=RULE)
+    long[1] |= {"schedule": {"rewarm": 8}}
+    file = write_recipe(tmp_path / "long.yaml", corpus, schedule={"warmup": 2}, stages=long)
+    assert main(["plan", str(file)]) == 2
+    assert "until.mixing: pilot grown: stage deep: schedule.rewarm (8 steps) is longer" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"stages": stages(until={"mixing": {"steps": 8, "hop": 6, "window": 4}})}, "mixing.hop 6 leaves less than"),
+        ({"schedule": {"warmup": 3}}, r"until.mixing.hop 3 is not after the warmup \(3 steps\)"),
+        (
+            {"hours": 1, "stages": [{"name": "a", "hours": "9%", "until": "mixing"}, {"name": "b", "grow": "stack"}]},
+            "stage a: until.mixing is for runs measured in steps, and this one has hours",
+        ),
         ({"start": "runs/other"}, "until.mixing does not go with start"),
         ({"faults": {"min_nodes": 1}}, "until.mixing does not go with faults.min_nodes"),
+        (
+            {"stages": [stages(until=RULE)[0], stages()[1] | {"masking": {"rate": 0.3, "end": 0.15}}]},
+            "until.mixing does not go with masking.end",
+        ),
+        (
+            {"stages": [stages(until=RULE)[0], stages()[1] | {"schedule": {"lr_scale": 0.5}}]},
+            "until.mixing does not go with schedule.lr_scale",
+        ),
         ({"stages": [stages()[1] | {"grow": [], "until": RULE}, {"name": "b", "steps": 1}]}, "stage b has no grow"),
         (
             {"stages": [*stages(), {"name": "c", "steps": 1, "grow": "stack", "grow_when": "mixing"}]},
@@ -125,6 +159,9 @@ def test_plan_counts_the_pilots(corpus):
     with_pilots, without = resolved(corpus), resolved(corpus, stages=stages())
     zero, deep = map(stage_flops, without.stages)
     assert compare_costs(with_pilots).run - compare_costs(without).run == 3 * zero + 13 * deep
+    assert run_flops(with_pilots) - run_flops(without) == 3 * zero + 13 * deep
+    read = [tokens_read(run, steps_of(run, None)) for run in (with_pilots, without)]
+    assert read[0] - read[1] == 16 * 8 * 32
     out = io.StringIO()
     print_plan(with_pilots, on_cpu=True, console=Console(file=out, width=200))
     assert f"two pilots {3 * zero + 13 * deep:.3g}" in " ".join(out.getvalue().split())
