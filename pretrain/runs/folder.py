@@ -57,9 +57,11 @@ class RunFolder:
         """Whether this process has begun to train in it. A rollback does not begin again."""
         self.regroup = path / REGROUP_FILE
         self.checked_shards = path / "checked-shards.json"
+        self.pilots = path / "pilots"
+        """The folders of runs before this one (`until: mixing`)."""
         self._written_first = {
             *(file.name for file in (self.leases, self.recipe, self.versions, self.checked_shards, self.regroup)),
-            *(self.plugins.name, self.logs.name),
+            *(self.plugins.name, self.logs.name, self.pilots.name),
             "lock",  # of earlier versions
         }
         """What a run writes before it takes a step."""
@@ -68,7 +70,8 @@ class RunFolder:
     def has_begun(self) -> bool:
         """Whether there is anything that another recipe could spoil: one that could not start leaves none."""
         names = {whole_name(path) for path in self.path.iterdir()} if self.path.is_dir() else set()
-        return not names <= self._written_first
+        of_pilots = self.pilots.iterdir() if self.pilots.is_dir() else ()
+        return not names <= self._written_first or any(RunFolder(path).has_begun for path in of_pilots)
 
     def completed(self, recipe: Recipe) -> Recipe:
         """The recipe with what it leaves to the run: as the run in the folder was begun, else today's defaults."""

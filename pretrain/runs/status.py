@@ -31,6 +31,15 @@ class Checkpoint:
     age_seconds: float
 
 
+@dataclass(frozen=True)
+class Pilot:
+    """A run before the run, by which it dates its change of shape (`until: mixing`)."""
+
+    name: str
+    step: int
+    num_steps: int | None
+
+
 @dataclass
 class Status:
     """Fields are the keys of `status --json`; None is what the folder does not say."""
@@ -49,6 +58,8 @@ class Status:
     num_steps: int | None = None
     """Of the whole run, where it is measured in steps."""
     stage: str | None = None
+    pilot: Pilot | None = None
+    """The one under way, while the run itself has not taken a step."""
     loss: float | None = None
     """Training loss in nats, a mean over the last steps."""
     valid_loss: float | None = None
@@ -90,14 +101,25 @@ def read_status(folder: Path) -> Status:
     status = Status(str(folder))
     try:
         entries, lines = journal.read(folder), journal.tail(folder / "metrics.jsonl")
+        signs = lines or _read_pilots(status, folder)
         _read_journal(status, entries)
         _read_metrics(status, lines)
         _read_length(status, entries, lines, folder)
         status.checkpoint = _newest_checkpoint(folder / "checkpoints")
-        _judge(status, folder, entries, lines)
+        _judge(status, folder, entries, signs)
     except Exception as fault:  # of whatever kind: a table of twenty runs must not end at the third
         status.state, status.cause = "unknown", f"its files cannot be read ({' '.join(str(fault).split())[:100]})"
     return status
+
+
+def _read_pilots(status: Status, folder: Path) -> list[Entry]:
+    """The last steps and events of the pilot that wrote last."""
+    files = sorted(folder.glob("pilots/*/metrics.jsonl"), key=lambda file: file.stat().st_mtime)
+    lines = journal.tail(files[-1]) if files else []
+    if lines:
+        pilot = files[-1].parent
+        status.pilot = Pilot(pilot.name, lines[-1]["step"], _steps_of_recipe(pilot / "recipe.yaml"))
+    return lines
 
 
 def _read_journal(status: Status, entries: list[Entry]) -> None:
@@ -201,7 +223,8 @@ def _judge(status: Status, folder: Path, entries: list[Entry], lines: list[Entry
 def _seconds_since_written(folder: Path) -> float:
     """Since any of the files changed that a run writes as it goes."""
     dates, files = [], [folder / name for name in ("metrics.jsonl", "recipe.yaml", "checkpoints")]
-    for path in [*files, journal.journal_of(folder), *folder.glob("checkpoints/*/*")]:
+    in_pilots = [*folder.glob("pilots/*/metrics.jsonl"), *folder.glob("pilots/*/checkpoints/*/*")]
+    for path in [*files, journal.journal_of(folder), *folder.glob("checkpoints/*/*"), *in_pilots]:
         with suppress(OSError):
             dates.append(path.stat().st_mtime)
     return max(0.0, time.time() - max(dates)) if dates else 0.0

@@ -33,6 +33,7 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     yield "run", status.run
     yield "state", _state(status) + (f": {status.cause}" if status.cause else "")
     yield "step", _step(status) + (f", stage {status.stage}" if status.stage else "")
+    yield "pilot", _pilot(status)
     yield "loss", ", ".join(_losses(status))
     yield "speed", f"{status.tokens_per_second:,.0f} tokens/s" if status.tokens_per_second else ""
     yield "time left", f"about {duration(status.seconds_left)} of training" if status.seconds_left is not None else ""
@@ -54,7 +55,7 @@ def _row(status: Status) -> Iterator[object]:
     yield _state(status)
     yield "" if status.step is None else f"{status.step:,}"
     yield "" if status.share is None else f"{status.share:.1%}"
-    yield status.stage or ""
+    yield status.stage or (f"pilot {status.pilot.name}" if status.pilot else "")
     yield "" if status.loss is None else f"{status.loss:.3f}"
     yield f"{status.tokens_per_second:,.0f}" if status.tokens_per_second else ""
     yield status.ranks or ""
@@ -74,6 +75,13 @@ def _step(status: Status) -> str:
         return "none yet"
     whole = f" of {status.num_steps:,}" if status.num_steps else ""
     return f"{status.step:,}{whole}" + (f" ({status.share:.1%})" if status.share is not None else "")
+
+
+def _pilot(status: Status) -> str:
+    if status.pilot is None:
+        return ""
+    whole = f" of {status.pilot.num_steps:,}" if status.pilot.num_steps else ""
+    return f"{status.pilot.name}, step {status.pilot.step:,}{whole}"
 
 
 def _losses(status: Status) -> Iterator[str]:

@@ -31,7 +31,7 @@ from pretrain.training.events import Hook
 from pretrain.training.hooks import make_hooks
 from pretrain.training.hooks.journal import record_stop
 from pretrain.training.hooks.rollbacks import Rollback, Rollbacks
-from pretrain.training.mixing import measure
+from pretrain.training.mixing import DateOfTheHop, measure
 from pretrain.training.preflight import check_run, check_shards
 from pretrain.training.resume import lost_checkpoints, restore
 from pretrain.training.saved_states import first_state, raise_lost, restore_initial, step_to_repeat
@@ -58,25 +58,43 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = (), trust_
             start_up.finished("node_check")
         check_shards(corpus, run_folder)
         start_up.finished("corpus")
-        dated = measure(run, run_folder, lambda pilot, path: train(pilot, path, trust_pickle=trust_pickle))
-        rollbacks, position = Rollbacks(recipe.faults.roll_backs), None
-        while True:
-            trainer = _trainer(run, corpus, run_folder, rollbacks, position, [*extra_hooks, *dated], trust_pickle)
-            for hook in dated:
-                hook.count(trainer.progress)
-            _show(f"building the engine{', with torch.compile' * compiles(recipe.compile, device())}")
-            try:
-                trainer.fit()
-                break
-            except Rollback as rollback:
-                trainer.call("on_leave")
-                position = rollback.position
-            except Stop as stop:
-                trainer.call("on_leave")
-                record_stop(run_folder, trainer.progress.step, stop)
-                raise
-            finally:
-                trainer.close()
+        dated = measure(run, run_folder, _train_pilot)
+        _fit(run, corpus, run_folder, extra_hooks, dated, trust_pickle)
+
+
+def _train_pilot(recipe: Recipe, folder: Path, hook: Hook) -> None:
+    """As `train`, in ranks that have surveyed their nodes and checked the corpus for the run itself. Collective."""
+    run, corpus, run_folder = check_run(recipe, dist.get_world_size(), folder)
+    dist.barrier()
+    with run_folder.opened(run.recipe), logged(run_folder.logs, dist.get_rank(), run_folder.start.number):
+        _fit(run, corpus, run_folder, [hook])
+
+
+def _fit(
+    run: Run,
+    corpus: Corpus,
+    folder: RunFolder,
+    extra_hooks: Sequence[Hook],
+    dated: DateOfTheHop | None = None,
+    trust_pickle: bool = False,
+) -> None:
+    """Trains to the end, also after rollbacks. `dated`: what pilots have found."""
+    rollbacks, position = Rollbacks(run.recipe.faults.roll_backs), None
+    while True:
+        trainer = _trainer(run, corpus, folder, rollbacks, position, extra_hooks, dated, trust_pickle)
+        _show(f"building the engine{', with torch.compile' * compiles(run.recipe.compile, device())}")
+        try:
+            trainer.fit()
+            break
+        except Rollback as rollback:
+            trainer.call("on_leave")
+            position = rollback.position
+        except Stop as stop:
+            trainer.call("on_leave")
+            record_stop(folder, trainer.progress.step, stop)
+            raise
+        finally:
+            trainer.close()
 
 
 def _newest(
@@ -115,16 +133,19 @@ def _trainer(
     rollbacks: Rollbacks,
     position: DataPosition | None,
     extra_hooks: Sequence[Hook],
+    dated: DateOfTheHop | None,
     trust_pickle: bool,
 ) -> Trainer:
     """A trainer at the folder's newest intact checkpoint, or at the start. It reads on from `position`, if given."""
-    hooks = make_hooks(run.recipe, folder, rollbacks, extra_hooks)
+    hooks = make_hooks(run.recipe, folder, rollbacks, [*extra_hooks, *([dated] if dated else [])])
     resumed = _resumed(run, corpus, folder, hooks, rollbacks.under_way, trust_pickle)
     state, progress = resumed or (None, Progress())
     if resumed is None:
         raise_together(lost_checkpoints(folder) if dist.get_rank() == 0 else None)
         if run.recipe.start is not None:
             state, progress = first_state(run, corpus, trust_pickle)
+        if dated:
+            dated.begin(run, progress)
     if dist.get_rank() == 0:
         folder.start.begin(progress.step)
     if position is not None:

@@ -29,10 +29,14 @@ class Journal(Hook):
         step = trainer.progress.step
         written = max((line["step"] for line in journal.tail(self.run_folder.metrics)), default=step)
         self.lost_steps = max(0, written - step)
-        entries = journal.read(self.folder)
+        self.begin(step)
+
+    def begin(self, step: int) -> None:
+        """Notes that this process trains, once: a rollback is told when it is reported, and pilots begin their run."""
         if self.run_folder.is_training:
-            return  # a rollback, which is told when it is reported
+            return
         self.run_folder.is_training = True
+        entries = journal.read(self.folder)
         is_first = not any(entry["event"] in journal.STARTS for entry in entries)
         self._write(
             "start" if is_first else "restart",

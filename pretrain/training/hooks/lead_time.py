@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 
@@ -17,6 +17,9 @@ from pretrain.training.events import Hook, TrainerView
 class LeadTime(Hook):
     """On rank 0. A signal is heard at the end of a step: it may come just after one, or while the run starts."""
 
+    is_first: ClassVar[bool] = True
+    """Whether nothing has been trained in this process yet. Pilots are, before their run."""
+
     def __init__(self, folder: RunFolder, signals: Sequence[str]):
         self.folder, self.signals = folder, signals
         self.step_seconds = self.save_seconds = 0.0
@@ -24,7 +27,8 @@ class LeadTime(Hook):
 
     def on_start(self, trainer: TrainerView) -> None:
         self.advised = measured(self.folder.path)
-        self.heard = time.time() if self.folder.is_training else psutil.Process().create_time()
+        self.heard = psutil.Process().create_time() if LeadTime.is_first else time.time()
+        LeadTime.is_first = False
         if not self.folder.is_training:
             self._say()
 

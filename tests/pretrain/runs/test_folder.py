@@ -143,3 +143,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     with patch("os.fsync", side_effect=OSError(28, "No space left on device")), pytest.raises(OSError, match="space"):
         replace_text(file, "new")
     assert file.read_text() == "old"
+
+
+def test_a_pilot_that_could_not_start_holds_no_recipe_fast(tmp_path):
+    run = RunFolder(tmp_path)
+    pilot = run.pilots / "whole"
+    (pilot / "leases").mkdir(parents=True)
+    (pilot / "recipe.yaml").touch()
+    assert not run.has_begun
+    begin(pilot)
+    assert run.has_begun

@@ -66,7 +66,8 @@ def test_nothing_is_said_before_it_is_measured(job):
 
 def test_a_run_measures_its_longest_step_and_checkpoint(job, tmp_path, monkeypatch, capsys):
     job("#SBATCH --signal=USR1@40")
-    clock = iter([108.0, 109.0, 131.0, 132.0])  # steps end; the process began at 100
+    clock = iter([108.0, 109.0, 131.0, 132.0, 5000.0, 5010.0])  # steps end; the process began at 100; the next run
+    monkeypatch.setattr(LeadTime, "is_first", True)
     monkeypatch.setattr(hook_module, "time", SimpleNamespace(time=lambda: next(clock)))
     monkeypatch.setattr(hook_module.psutil, "Process", lambda: SimpleNamespace(create_time=lambda: 100.0))
     trainer = SimpleNamespace(progress=SimpleNamespace(step=3))
@@ -85,6 +86,8 @@ def test_a_run_measures_its_longest_step_and_checkpoint(job, tmp_path, monkeypat
     again = LeadTime(RunFolder(tmp_path), ["SIGUSR1"])
     again.on_start(trainer)
     assert capsys.readouterr().err.splitlines() == said
+    again.on_boundary(trainer)
+    assert again.step_seconds == 10, "another run before it in the same process took the rest"
 
 
 def test_plan_says_what_a_run_has_measured(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -93,6 +94,22 @@ def test_a_run_that_says_nothing_is_silent(run):
     found = read_status(run)
     assert found.state == "silent"
     assert found.silent_seconds == pytest.approx(1000, abs=60)
+
+
+def test_a_pilot_is_a_sign_of_life_of_its_run(run):
+    past = time.time() - 1000
+    pilot = run / "pilots" / "grown"
+    pilot.mkdir(parents=True)
+    (run / "metrics.jsonl").rename(pilot / "metrics.jsonl")
+    (pilot / "recipe.yaml").write_text("steps: 60\n")
+    shutil.rmtree(run / "checkpoints")
+    (run / "journal.jsonl").unlink()
+    journal.write(run, "start", step=0, nodes=2, ranks=16)
+    for path in run.iterdir():
+        os.utime(path, (past, past))
+    found = read_status(run)
+    assert (found.state, found.step) == ("running", None)
+    assert "pilot       grown, step 50 of 60" in one_run(found)
 
 
 def test_a_run_starts_and_saves(run):

@@ -11,16 +11,20 @@ from rich.console import Console
 
 from model.errors import UserError
 from pretrain.__main__ import main
+from pretrain.checkpoint.progress import Progress
 from pretrain.cost.plan import print_plan
 from pretrain.cost.savings import compare_costs, stage_flops
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.checks.pilots import check_pilots
 from pretrain.recipe.load import recipe_of
 from pretrain.recipe.pilots import pilots
+from pretrain.runs import journal
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.forecast import run_flops, steps_of, tokens_read
+from pretrain.runs.status import Pilot, read_status
 from pretrain.stage_rules.mixing import mixing_time
-from pretrain.training.mixing import measure
+from pretrain.training.events import Hook
+from pretrain.training.mixing import DateOfTheHop, Measured, measure
 from pretrain.training.train import train
 from tests.support.tiny import losses, metrics, same_bits, tiny_recipe, train_until, write_recipe
 from tests.support.workers import pool
@@ -92,18 +96,30 @@ def test_ranks_have_the_same_pilots(corpus):
 def test_a_run_past_its_pilots_trains_none_whatever_its_nodes_do(corpus, tmp_path):
     """A checkpoint that was being written when the run was killed is none to resume from."""
 
-    def train_pilot(pilot: Recipe, folder: Path) -> None:
+    def train_pilot(pilot: Recipe, folder: Path, hook: Hook) -> None:
         folder.mkdir(parents=True)
         (folder / "metrics.jsonl").write_text("")
-        costs = {"tokens": 1, "flops": 1.0, "seconds": 1.0, "device_seconds": 1.0, "ranks": 1}
+        costs = {"tokens": 1, "flops": 1.0, "seconds": 1.0, "device_seconds": 6.0, "ranks": 3}
         (folder / "summary.json").write_text(json.dumps(costs))
 
     with patch("pretrain.training.mixing.say_once"):
         unfinished, finished = RunFolder(tmp_path / "unfinished"), RunFolder(tmp_path / "finished")
         (unfinished.checkpoints / "step-00000004.start-1.partial").mkdir(parents=True)
         (finished.checkpoints / "step-00000004").mkdir(parents=True)
-        assert len(measure(resolved(corpus), unfinished, train_pilot)) == 1
-        assert measure(resolved(corpus, faults={"min_nodes": 1}), finished, train_pilot) == []
+        dated = measure(resolved(corpus), unfinished, train_pilot)
+        assert dated and dated.measured.device_seconds == 12, "of one rank, as many as there are now"
+        assert measure(resolved(corpus, faults={"min_nodes": 1}), finished, train_pilot) is None
+
+
+def test_a_stage_that_ends_before_keeps_its_length(corpus):
+    run, progress = resolved(corpus, stages=stages(steps=10, until=RULE)), Progress()
+    dated = DateOfTheHop(Measured(4, num_tokens=7, flops=1.0, train_seconds=1.0, device_seconds=1.0))
+    dated.begin(run, progress)
+    assert (progress.num_tokens, progress.decisions) == (7, [])
+    (event,) = dated.events
+    assert event["message"].endswith(
+        "4 steps after the hop, and stage zero keeps its length: the run has 10 steps after it"
+    )
 
 
 def test_a_kept_state_that_the_second_stage_reads_is_kept_in_the_pilot_that_grows(corpus):
@@ -176,6 +192,10 @@ def test_the_run_grows_that_long_before_its_end_and_an_interrupted_pilot_resumes
     }
     (event,) = [line for line in metrics(tmp_path / "whole") if line.get("event") == "mixing"]
     assert (event["mixing_steps"], event["end"]) == (4, 16)
+    (decision,) = [line for line in metrics(tmp_path / "whole") if line.get("event") == "decision"]
+    assert (decision["rule"], decision["stage"]) == ("mixing", "zero") and "at step 16;" in decision["message"]
+    assert [entry["event"] for entry in journal.read(tmp_path / "whole")].count("start") == 1
+    assert not (tmp_path / "whole" / "pilots" / "whole" / "checked-shards.json").exists(), "the run has checked them"
     assert [stage["steps"] for stage in summaries["."]["stages"]] == [16, 4]
 
     pool(1).run(train, recipe(corpus, stages=stages(steps=16)), tmp_path / "dated")
@@ -186,8 +206,16 @@ def test_the_run_grows_that_long_before_its_end_and_an_interrupted_pilot_resumes
         whole, *of_pilots = (summary[cost] for summary in summaries.values())
         assert whole == pytest.approx(dated[cost] + sum(of_pilots), rel=1e-12)
 
+    told = []
     for step in (5, 5, 12):  # in the first pilot, in the second, in the run
         pool(1).run(train_until, recipe(corpus), tmp_path / "parts", step)
+        told.append(read_status(tmp_path / "parts"))
+    assert [(each.state, each.pilot) for each in told] == [
+        ("preempted", Pilot("whole", 5, 8)),
+        ("preempted", Pilot("grown", 5, 8)),
+        ("preempted", None),
+    ]
+    assert str(told[0].cause).startswith("until.mixing: pilot whole: ") and len(told[2].restarts) == 2
     pool(1).run(train, recipe(corpus), tmp_path / "parts")
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
     assert same_bits(tmp_path / "parts", tmp_path / "whole")
