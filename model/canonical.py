@@ -42,7 +42,7 @@ def _sharing(sharing: Any, layers: Any) -> Any:
         cycle = max(sharing) + 1
         if cycle and len(sharing) == layers and sharing == tuple(layer % cycle for layer in range(layers)):
             sharing = cycle
-    if isinstance(sharing, int) and isinstance(layers, int) and sharing >= layers:
+    if isinstance(sharing, int) and isinstance(layers, int) and sharing >= layers > 0:
         return None
     return sharing
 

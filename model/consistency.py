@@ -19,6 +19,7 @@ def contradictions(shape: Shape) -> Iterator[str]:
 
 
 def _lists(shape: Shape) -> Iterator[str]:
+    yield from shape.idle_without_layers("sharing")
     if not shape.head_dim:
         yield f"hidden {shape.hidden} is not a multiple of heads {shape.heads}; give head_dim or other heads"
     for field in ("heads", "ffn", "sharing"):

@@ -8,6 +8,7 @@ from growth.operators.base import Operator
 from growth.partial_shape import PartialShape
 from model.config import BertConfig, vocabulary_of
 from model.errors import UserError
+from model.variants.inner_heads import HEADS
 from pretrain.recipe.load import explained
 from pretrain.recipe.operators import read_operators
 from pretrain.recipe.schema import Recipe, Stage
@@ -39,7 +40,8 @@ def next_shape(
     """The operators of a stage, and the shape they lead to."""
     if "vocab_size" in shape:
         raise UserError("shape.vocab_size: the vocabulary belongs to the corpus and cannot change between stages")
+    moved = dict.fromkeys(HEADS) if "layers" in shape else {}  # the operators say which layers these then read
     with explained(BertConfig, section="shape"):
-        before.replace(**shape)
+        before.replace(**{**moved, **shape})
     operators = read_operators(grow, before, shape)
     return operators, shapes(before, operators, shape)[-1]

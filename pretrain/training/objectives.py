@@ -44,18 +44,16 @@ def report_heads(trainer: TrainerView, previous: ResolvedStage, before: Evaluati
     """The event `heads`, if a head reads another layer than in the stage `previous`: both losses on the same rows."""
     step, stage = trainer.progress.step, trainer.stage
     moves = {
-        objective: (getattr(previous.config, field), getattr(stage.config, field))
+        objective: [_in_words(getattr(config, field), config.layers) for config in (previous.config, stage.config)]
         for objective, field in (("sentence", "sentence_layer"), ("mlm", "mlm_layer"))
     }
-    told = [
-        f"the {objective} head goes from {_in_words(old)} to {_in_words(new)}"
-        for objective, (old, new) in moves.items()
-        if old != new
-    ]
+    told = [f"the {objective} head goes from {old} to {new}" for objective, (old, new) in moves.items() if old != new]
     if not told:
         return
     loss_before, loss_after = _by_objective(before), _by_objective(after)
-    losses = ", ".join(f"{each} {loss_before[each]:.3f} -> {loss_after[each]:.3f}" for each in loss_before)
+    losses = ", ".join(
+        f"{each} {loss_before[each]:.3f} -> {loss_after[each]:.3f}" for each in loss_before if each in loss_after
+    )
     event = {
         "event": "heads",
         "step": step,
@@ -67,8 +65,8 @@ def report_heads(trainer: TrainerView, previous: ResolvedStage, before: Evaluati
     trainer.call("on_event", event)
 
 
-def _in_words(layer: int | None) -> str:
-    return f"layer {layer}" if layer else "the last layer"
+def _in_words(layer: int | None, num_layers: int) -> str:
+    return "the last layer" if layer in (None, num_layers) else f"layer {layer}"
 
 
 def _by_objective(evaluation: Evaluation) -> dict[str, float]:

@@ -16,7 +16,6 @@ from tests.support.running import small_config
         (dict(sharing=2), dict(sharing=None)),
         (dict(sharing=(0, 0)), dict(sharing=1)),
         (dict(layers=4, sharing=(0, 1, 0, 1)), dict(layers=4, sharing=2)),
-        (dict(layers=0, sharing=1), dict(layers=0)),
     ],
 )
 def test_equal_models_have_equal_configs(given, canonical):
@@ -47,6 +46,7 @@ def test_blocks_of_a_sharing_pattern():
         (dict(sharing=(0, 2)), r"sharing \[0, 2\] skips a block"),
         (dict(sharing=1, heads=(4, 2)), r"layers 0 and 1 share a block, but heads \(4, 2\) makes them different"),
         (dict(layers=0, heads=(), head_dim=6), "heads lists 0 values for 0 layers; give one each, or one number"),
+        (dict(layers=0, sharing=1), "sharing is for layers, and there are 0"),
         (dict(layers=0, frozen_layers=1), "frozen_layers 1 leaves none of 0 layers to train"),
         (dict(layers=0, light_layers=(1,)), "light_layers is for layers, and there are 0"),
         (dict(layers=0, masked={"hidden": 12}), "masked is for layers, and there are 0"),

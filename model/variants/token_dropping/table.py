@@ -37,7 +37,10 @@ class LossTable:
 
     def importance(self, special: Sequence[int]) -> Tensor:
         """What tokens are ranked by, [V] fp32. special: the ids of those that are kept before others."""
-        return self.values.index_fill(0, torch.tensor(special, device=self.values.device), SPECIAL)
+        values = self.values.clone()
+        for each in special:  # one by one: a list of them would be copied to a GPU, which waits for its update
+            values[each] = SPECIAL
+        return values
 
     def to_json(self) -> str:
         return base64.b64encode(self.values.cpu().numpy().astype(_STORED).tobytes()).decode()

@@ -32,6 +32,8 @@ LAYERWISE = {"lamb": 2, "lans": 3, "stableadamw": 1}
 """Norms of each parameter that these optimizers sum over ranks."""
 TRAINER_BYTES = 32
 """The sums of losses and of correct predictions that are logged."""
+LOSS_TABLE_BYTES = 16
+"""For each word, where tokens are dropped: its loss in a step, and how often it was predicted."""
 
 When = Literal["forward", "backward", "reduction", "gathering", "rounds", "update"]
 """`reduction` of gradients may overlap with the backward pass, `gathering` of weights for ZeRO 3 with the forward pass,
@@ -65,6 +67,8 @@ def messages(stage: ResolvedStage, on_cpu: bool) -> Iterator[Message]:
         yield Message(ALL_TO_ALL, "all", matrix_bytes(on_cpu) * numel, "rounds")
     if stage.data_parallel > 1:
         yield Message(ALL_REDUCE, "data", TRAINER_BYTES, "update")
+    if stage.config.token_dropping and stage.data_parallel * stage.tensor_parallel > 1:
+        yield Message(ALL_REDUCE, "all", LOSS_TABLE_BYTES * stage.config.vocab_size, "update")
 
 
 def _of_gradients_and_weights(stage: ResolvedStage, overlaps: bool) -> Iterator[Message]:

@@ -2,6 +2,7 @@
 checkpoints that are to stay are written."""
 
 from itertools import pairwise
+from math import lcm
 from pathlib import Path
 
 from growth.operators import shapes
@@ -41,12 +42,7 @@ def check_shapes_of_saved_states(run: Run) -> None:
 def check_saved_states(run: Run) -> None:
     """Raises UserError if an operator reads a state that neither a stage keeps nor a checkpoint on disk holds, if a
     stage keeps a state that no later stage reads, or if no checkpoint is written at a step whose own is to stay."""
-    every, keep_every = run.recipe.checkpoint.every, run.recipe.checkpoint.keep_every
-    if keep_every and (not every or keep_every % every):
-        raise UserError(
-            f"checkpoint.keep_every {keep_every} keeps checkpoints of steps at which checkpoint.every {every} does not "
-            "save; make it a multiple of every"
-        )
+    _check_kept_steps(run)
     saved = list(dict.fromkeys([INITIAL, *run.saved_states]))
     read = [(stage, operator, name) for stage in run.stages for operator in stage.grow
             for name in operator.saved_states_read]  # fmt: skip
@@ -63,6 +59,19 @@ def check_saved_states(run: Run) -> None:
                 f"stage {stage.name}: keep {stage.keep!r}: no later stage reads it; remove it, or name it in a later "
                 "interpolate or rewind"
             )
+
+
+def _check_kept_steps(run: Run) -> None:
+    """Checkpoints are written at multiples of `every` and at the ends of stages."""
+    every, keep_every = run.recipe.checkpoint.every, run.recipe.checkpoint.keep_every
+    if run.unit != "steps" or not keep_every:
+        return
+    at_ends = any(stage.end % keep_every == 0 for stage in run.stages)
+    if not at_ends and (not every or lcm(every, keep_every) > run.end):
+        raise UserError(
+            f"checkpoint.keep_every {keep_every} keeps nothing: no checkpoint is written at a multiple of it; set "
+            f"checkpoint.every, now {every}, to {keep_every} or a divisor of it"
+        )
 
 
 def _is_checkpoint(path: Path) -> bool:

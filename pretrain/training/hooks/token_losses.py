@@ -41,11 +41,9 @@ def _hand_over(trainer: TrainerView) -> None:
 def _sums_of_all(engine: DeepSpeedEngine) -> Tensor:
     """The step's losses by entry of the vocabulary, and how many, over the global batch: [2, V] fp64.
 
-    One sum over all ranks, of which only the first of each tensor-parallel group has something to add: so every rank
-    gets the same bits, and keeps the same tokens.
+    One sum over all ranks, so that every rank gets the same bits and keeps the same tokens. Those of a tensor-parallel
+    group add the same: losses and counts by one factor, and the table takes their ratio.
     """
     sums: Tensor = engine.module.token_losses.sums.to(device())
-    if engine.module.tp.rank:
-        sums.zero_()
     dist.all_reduce(sums)
     return sums

@@ -14,6 +14,7 @@ from pretrain.recipe.shares import counted, counted_steps
 from pretrain.recipe.timeline import timeline
 from pretrain.settings.values import Share
 from pretrain.settings.yaml_text import parse
+from tests.support.made_up import made_up_recipe
 
 RECIPE = """
 name: tiny
@@ -375,3 +376,10 @@ def test_shares_are_rounded_to_counts_that_exist():
     assert counted({"layers": "5%", "light_layers": "50%"}, {"layers": 6}) == {"layers": 1, "light_layers": [1, 3, 5]}
     assert counted({"low_rank": {"mlm.transform": "25%"}}, {"hidden": 64}) == {"low_rank": {"mlm.transform": 16}}
     assert counted_steps([{"mask_growth": {"steps": "5%"}}], 1000) == [{"mask_growth": {"steps": 50}}]
+
+
+def test_a_head_follows_its_layer_into_a_shallower_model():
+    stages = [{"name": "deep", "steps": 4}, {"name": "shallow", "grow": "coalesce", "shape": {"layers": 4}}]
+    data = {"corpus": "none", "sentence_pairs": "sop"}
+    recipe = made_up_recipe("heads", 8, model={"layers": 8, "sentence_layer": 6}, data=data, stages=stages)
+    assert resolve(recipe, 131, 1).stages[1].config.sentence_layer == 3

@@ -98,10 +98,12 @@ def test_the_first_weights_are_made_again(rewinding, tmp_path):
 
 def test_a_checkpoint_that_is_to_stay_is_one_that_is_written(corpus):
     def check(every: int, keep_every: int) -> None:
-        check_saved_states(resolve(tiny_recipe(corpus, checkpoint={"every": every, "keep_every": keep_every}), 131, 1))
+        settings = {"every": every, "keep_every": keep_every}
+        stages = [{"name": "first", "steps": 4}, {"name": "last", "steps": 6}]
+        check_saved_states(resolve(tiny_recipe(corpus, checkpoint=settings, stages=stages), 131, 1))
 
-    check(4, 8)
-    check(4, 0)
-    for every, keep_every in ((0, 4), (4, 6)):
-        with pytest.raises(UserError, match=f"keep_every {keep_every} keeps .* checkpoint.every {every} does not save"):
+    for every, keep_every in ((4, 0), (4, 8), (2, 3), (0, 4), (3, 5)):  # stages end at 4 and 10
+        check(every, keep_every)
+    for every, keep_every in ((0, 3), (4, 6)):
+        with pytest.raises(UserError, match=f"keep_every {keep_every} keeps nothing: .*, now {every}, to {keep_every}"):
             check(every, keep_every)

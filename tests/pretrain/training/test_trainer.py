@@ -126,7 +126,7 @@ def test_update_sizes_are_logged_around_every_change_and_do_not_jump(runs, name)
 def evaluated(folder: Path) -> tuple[float, float]:
     result, num_rows, _ = evaluate_checkpoint(folder, None)
     assert num_rows == 16  # the recipe's
-    return tuple(result)
+    return result.loss, result.accuracy
 
 
 def test_evaluate_repeats_the_last_validation(runs):

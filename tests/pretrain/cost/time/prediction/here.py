@@ -41,7 +41,7 @@ class Cell:
 
     @property
     def predicted(self) -> float:
-        return min(self.predictions)
+        return median(self.predictions)
 
     @property
     def best(self) -> float:
@@ -117,8 +117,9 @@ def lines_of(machine: Machine, found: list[Cell]) -> list[str]:
     return [
         f"{machine.measured.partition(',')[0]}, {machine.ranks} processes of one thread, fp32. Each round begins with",
         "`profile --calibrate`, which measures products, passes, messages and steps of 2 layers of 64, and goes on to",
-        "every cell. Of predicted and of measured times the best round counts; the spreads say how much more the worst",
-        "was, predicted and measured. This machine has other users, and is slower in one hour than in another.",
+        "every cell. Of predicted times the median of the rounds counts, of measured ones the best; the spreads say",
+        "how much more the longest was than the shortest, predicted and measured. This machine has other users, and is",
+        "slower in one hour than in another.",
         "",
         "| cell | predicted ms | best ms | error | spreads |",
         "|---|---|---|---|---|",
