@@ -133,6 +133,7 @@ def test_a_kept_state_that_the_second_stage_reads_is_kept_in_the_pilot_that_grow
 
 def test_plan_refuses_a_pilot_that_cannot_be_trained(corpus, tmp_path, capsys):
     long = stages(steps=10, until=RULE)
+    long[0] |= {"shape": {"layers": 0, "sharing": None}}
     long[1] |= {"schedule": {"rewarm": 8}}
     file = write_recipe(tmp_path / "long.yaml", corpus, schedule={"warmup": 2}, stages=long)
     assert main(["plan", str(file)]) == 2
