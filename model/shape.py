@@ -232,7 +232,7 @@ class Shape(PlainBert):
                 yield f"{key} and {other} do not go together: {reason}; leave one of them out"
 
     def idle_without_layers(self, key: str) -> Iterator[str]:
-        """A line if `key` is in use and there is no layer that it could say something of."""
+        """One line if `key` is set, but the model has no layers for it to apply to."""
         if not self.layers and self.uses(key):
             yield f"{key} is for layers, and there are 0; leave it out"
 

@@ -128,7 +128,7 @@ class TokenDroppingParts(Parts):
 
     def extend(self, model: nn.Module, tp: TensorParallel) -> None:
         self.losses = TokenLosses(self.config.vocab_size)
-        model.token_losses = self.losses  # type: ignore[assignment]
+        vars(model)["token_losses"] = self.losses
 
     def mask_layers(self, batch: Batch, mask: Mask) -> Mask:
         settings = self.config.token_dropping

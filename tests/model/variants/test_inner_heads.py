@@ -2,6 +2,7 @@
 `tests/pretrain/interop/test_huggingface.py`."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -50,10 +51,7 @@ def test_scores_in_python_are_those_of_the_layer_that_words_are_read_from():
     config = small_config(layers=3, mlm_layer=1)
     ids = random_batch(config).ids
     models = (config, config.replace(mlm_layer=None), config.replace(layers=1, mlm_layer=None))
-    ours, plain, lower = (
-        Model(each, lambda name, each=each: random_weight(each, name), None)(ids)  # type: ignore[arg-type]
-        for each in models
-    )
+    ours, plain, lower = (Model(each, partial(random_weight, each), None)(ids) for each in models)
     assert torch.equal(ours.hidden, plain.hidden)
     assert torch.equal(ours.logits, lower.logits)
 

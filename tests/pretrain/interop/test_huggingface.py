@@ -50,6 +50,15 @@ def reference_outputs(model, batch):
     return model(input_ids=batch.ids, token_type_ids=batch.types, attention_mask=mask, output_hidden_states=True)
 
 
+def assert_their_gradients(ours, reference, config):
+    """`config`: the model of transformers, as a shape of ours."""
+    gradients = dict(reference.named_parameters())
+    for name, spec in parameter_table(config).items():
+        (their_name,) = huggingface_names(config, spec)
+        expected = gradients[their_name].grad.numpy().reshape(spec.shape)
+        np.testing.assert_allclose(ours[name], expected, atol=1e-11, err_msg=name)
+
+
 @kinds
 @pytest.mark.parametrize("layout", ["full", "padded"])
 @pytest.mark.parametrize("changes", [dict(), dict(activation="gelu_tanh"), dict(layers=0)], ids=str)
@@ -72,11 +81,7 @@ def test_logits_and_gradients_equal_transformers(norm, sentence_head, layout, ch
     for size in (1, 2):
         result = run(config, batch, tensor_parallel=size)
         assert result.outputs["loss"] == pytest.approx(loss.item(), rel=1e-12)
-        gradients = dict(reference.named_parameters())
-        for name, spec in parameter_table(config).items():
-            (their_name,) = huggingface_names(config, spec)
-            expected = gradients[their_name].grad.numpy().reshape(spec.shape)
-            np.testing.assert_allclose(result.gradients[name], expected, atol=1e-11, err_msg=name)
+        assert_their_gradients(result.gradients, reference, config)
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
@@ -100,11 +105,7 @@ def test_heads_at_inner_layers_equal_transformers_heads_on_its_inner_states(norm
 
     result = run(config, batch)
     assert result.outputs["loss"] == pytest.approx(loss.item(), rel=1e-12)
-    gradients = dict(reference.named_parameters())
-    for name, spec in parameter_table(config).items():
-        (their_name,) = huggingface_names(plain, spec)
-        expected = gradients[their_name].grad.numpy().reshape(spec.shape)
-        np.testing.assert_allclose(result.gradients[name], expected, atol=1e-11, err_msg=name)
+    assert_their_gradients(result.gradients, reference, plain)
     assert abs(result.outputs["loss"] - run(plain, batch).outputs["loss"]) > 1e-3
 
 
