@@ -11,6 +11,7 @@ from model.errors import UserError
 from pretrain.data import Corpus
 from pretrain.recipe import Recipe
 from pretrain.recipe.load import recipe_of
+from pretrain.recipe.timeline import Timeline
 from pretrain.recipe.until import until_in_steps
 from pretrain.runs.folder import RunFolder
 from pretrain.training.preflight import check_shards
@@ -104,5 +105,5 @@ def test_a_recipe_that_is_handed_on_keeps_a_rule_beside_grow_when(corpus):
     first, second = {**STEPS[0], "until": {"loss": {"below": 2.2}}}, {"name": "b", "steps": 2, "grow": "stack"}
     recipe = tiny_recipe(corpus, stages=[first, second | {"grow_when": "auto", "shape": {"layers": 4}}])
     for each in (recipe, recipe_of(recipe.model_dump_json(by_alias=True))):
-        until = until_in_steps(each.stages, 0, lambda amount: 1)
+        until = until_in_steps(each.stages, 0, Timeline("steps", (0, 8), 10))
         assert until and {rule.key for rule in until.rules} == {"auto", "loss"}
