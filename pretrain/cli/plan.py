@@ -8,8 +8,6 @@ from model.errors import UserError
 from pretrain.cli.arguments import OptionalRecipe, Overrides, check_counts
 from pretrain.settings.options import OptionalFloat, OptionalInt, OptionalPath, OptionalText
 
-TRIAL_STEPS = 4
-
 
 def plan(
     recipe: OptionalRecipe = "",
@@ -125,23 +123,9 @@ def _suggestion(text: str, hours: float | None, nproc: int | None) -> Iterator[s
     speed = known_speed(Path("runs"), recipe)
     where = f"as {speed.run} reached" if speed else "a trial of some steps, just now"
     if speed is None:
+        from pretrain.profile.trial import trial_flops_per_second
+
         print(f"measuring {recipe} for some steps: no run in runs/ tells how fast this machine is", flush=True)
-        speed = Speed(_tried(recipe, num_ranks), Path())
+        speed = Speed(trial_flops_per_second(recipe, ("data.corpus=made-up",), num_ranks), Path())
     found = suggest(given, hours, num_ranks, has_gpus, speed.flops_per_second)
     yield from suggestion_lines(given, found, speed, where, nproc)
-
-
-def _tried(recipe: str, num_ranks: int) -> float:
-    """FLOP/s of all ranks in the last stage, the dearest, over made-up rows."""
-    from tempfile import TemporaryDirectory
-
-    from pretrain.profile.rows import with_rows
-    from pretrain.profile.verb import Profile
-    from pretrain.recipe import load_recipe
-
-    with TemporaryDirectory(prefix="espalier-") as folder:
-        stage = len(load_recipe(recipe).stages) - 1
-        overrides = ("validation.rows=8", "data.corpus=made-up")
-        given, _ = with_rows(recipe, overrides, stage, num_ranks, [], Path(folder))
-        trial = Profile(recipe, given, stage, num_ranks, TRIAL_STEPS, Path(folder), profiled=0)
-        return trial.run("trial").useful_flops_per_second

@@ -41,6 +41,8 @@ def _contender(line: Line) -> Row:
         "flops_speedup_low": flops.low if flops else None,
         "flops_speedup_high": flops.high if flops else None,
         "flops_speedup_over_best": best.reading.factor if best else None,
+        "flops_speedup_over_envelope": line.over_envelope.reading.factor,
+        "flops_speedup_over_envelope_bound": line.over_envelope.reading.bound,
         "verdict": flops.verdict if flops else "baseline",
     }
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from pretrain.compare.roles import Contender
+from pretrain.compare.roles import Contender, sizes_from_scratch
 from pretrain.compare.runs import COSTS
 from pretrain.compare.speedup import Paired, Speedup, speedup
 
@@ -19,6 +19,10 @@ class Line:
     """By currency, over the full model from scratch; empty for the baseline itself."""
     over_best: Speedup | None
     """In FLOPs, over the best of the full model and the small models from scratch. Methods only."""
+    is_size: bool
+    """Trained as the baseline is, at whatever size."""
+    over_envelope: Speedup
+    """In FLOPs, over the best of all such sizes. At most 1 for one of them."""
 
     def to_json(self, scale: str) -> dict[str, Any]:
         flops, wall = self.speedups["flops"], self.speedups["seconds"]
@@ -33,6 +37,9 @@ class Line:
             "flop_speedup_over_best": self.over_best.reading.factor if self.over_best else None,
             "bound_over_best": self.over_best.reading.bound if self.over_best else None,
             "significant_over_best": self.over_best.verdict == "significant" if self.over_best else None,
+            "flops": median(run.costs["flops"] for run in self.contender.runs),
+            "flop_speedup_over_envelope": self.over_envelope.reading.factor,
+            "bound_over_envelope": self.over_envelope.reading.bound,
             "low": flops.low,
             "high": flops.high,
             "significant": flops.verdict == "significant",
@@ -45,10 +52,13 @@ class Line:
 def judge(contender: Contender, found: Sequence[Contender]) -> Line:
     full = [other for other in found if other.role == "from scratch"]
     plain = [other for other in found if other.role != "method"]
+    sizes = sizes_from_scratch(found)
     return Line(
         contender,
         {} if contender in full else {cost: speedup(contender, full, cost) for cost in COSTS},
         over_best(contender, plain) if contender.role == "method" else None,
+        contender in sizes,
+        over_best(contender, sizes),
     )
 
 

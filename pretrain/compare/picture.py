@@ -53,17 +53,18 @@ def draw(contenders: Sequence[Contender], out: Path) -> None:
     figure.legend(
         handles, labels, loc="outside upper center", ncols=min(len(labels), 5), fontsize="small", frameon=False
     )
-    _save(figure, out)
+    save(figure, out, "compare")
     plt.close(figure)
 
 
-def _save(figure: Figure, out: Path) -> None:
+def save(figure: Figure, out: Path, name: str) -> None:
+    """As .png, .svg and .pdf, the same bytes each time."""
     figure.draw_without_rendering()  # lays it out, once for all formats
     figure.set_layout_engine("none")
     with matplotlib.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "compare"}):
         for kind in FORMATS:
             undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-            figure.savefig(out / f"compare.{kind}", metadata=undated)
+            figure.savefig(out / f"{name}.{kind}", metadata=undated)
 
 
 def looks_of(contenders: Sequence[Contender]) -> dict[str, Look]:
@@ -97,8 +98,13 @@ def _draw_final_losses(axes: Axes, contenders: Sequence[Contender], looks: dict[
         named.add(name)
     scratch = [(_cost(each, currency), median(each.losses)) for each in contenders if each.role == "from scratch"]
     axes.plot(*zip(*frontier(scratch), strict=True), color=BASELINE, linewidth=1, zorder=1)
-    axes.set(xlabel=f"cost of the run ({CURRENCIES[currency]})", xscale="log")
-    costs = [_cost(contender, currency) for contender in contenders]
+    axes.set(xlabel=f"cost of the run ({CURRENCIES[currency]})")
+    mark_costs(axes, [_cost(contender, currency) for contender in contenders])
+
+
+def mark_costs(axes: Axes, costs: Sequence[float]) -> None:
+    """A logarithmic axis with as many figures as these costs need."""
+    axes.set_xscale("log")
     is_narrow = max(costs) < 10 * min(costs)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if is_narrow else (1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")

@@ -69,6 +69,12 @@ def contenders(runs: Sequence[FinishedRun], baseline: Sequence[str] = ()) -> lis
     return [Contender(label(group[0]), role(group[0]), group) for group in groups]
 
 
+def sizes_from_scratch(found: Sequence[Contender]) -> list[Contender]:
+    """All that are trained as the baseline is, at whatever size: what one could train instead, larger ones included."""
+    ways = [_way(contender.runs[0]) for contender in found if contender.role == "from scratch"]
+    return [contender for contender in found if _way(contender.runs[0]) in ways]
+
+
 def _named(runs: Sequence[FinishedRun], baseline: Sequence[str]) -> list[FinishedRun]:
     names = sorted({run.name for run in runs})
     for name in baseline:

@@ -79,7 +79,7 @@ class Speedup:
 
 def speedup(method: Contender, baseline: Sequence[Contender], cost: str) -> Speedup:
     """Against the baseline's median curve; low and high over every pairing of a seed here with a seed's curve there."""
-    curve = [_median_point(budget, cost) for budget in baseline]
+    curve = [median_point(budget, cost) for budget in baseline]
     own_cost = median(run.costs[cost] for run in method.runs)
     reading = read_off(curve, median(method.losses), own_cost)
     seeds = sorted({run.seed for budget in baseline for run in budget.runs})
@@ -135,7 +135,8 @@ def frontier(curve: Sequence[Point]) -> list[Point]:
     return points
 
 
-def _median_point(budget: Contender, cost: str) -> Point:
+def median_point(budget: Contender, cost: str) -> Point:
+    """Of its seeds."""
     return median(run.costs[cost] for run in budget.runs), median(budget.losses)
 
 

@@ -22,17 +22,25 @@ class Entry:
     recipe: str
     budget: str = ""
     """Steps, or hours as `0.5h`; empty: the recipe's own."""
+    variant: str = ""
+    """The name of a variant of the recipe, which has `settings`; empty: the recipe as it is."""
+    settings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """Of its runs, without the seed."""
-        return Path(self.recipe).stem + (f"-{self.budget}" if self.budget else "")
+        return (self.variant or Path(self.recipe).stem) + (f"-{self.budget}" if self.budget else "")
 
     @property
     def overrides(self) -> tuple[str, ...]:
+        own = (f"name={self.variant}", *self.settings) if self.variant else ()
         if not self.budget:
-            return ()
-        return (f"hours={self.budget[:-1]}",) if self.budget.endswith("h") else (f"steps={self.budget}",)
+            return own
+        return (*own, f"hours={self.budget[:-1]}" if self.budget.endswith("h") else f"steps={self.budget}")
+
+    def run(self, seed: int) -> str:
+        """The name of a run."""
+        return f"{self.name}-seed{seed}"
 
 
 def read_entries(text: str) -> list[Entry]:
@@ -81,22 +89,31 @@ def train_missing(
     finished: list[Path] = []
     for seed in range(seeds):
         for entry in entries:
-            name = f"{entry.name}-seed{seed}"
-            if not (runs / name / "summary.json").is_file():
+            folder = runs / entry.run(seed)
+            if not (folder / "summary.json").is_file():
                 left = deadline - time.monotonic()
-                if left <= 0:
+                if left <= 0 or not train_one(entry, seed, overrides, left, runs, nproc):
                     return finished
-                print(f"training {name}", file=sys.stderr)
-                arguments = train_arguments(entry.recipe, (f"seed={seed}", *overrides, *entry.overrides), name, runs)
-                code = run_here(["pretrain", *arguments], nproc, seconds=left)
-                if time.monotonic() > deadline and not (runs / name / "summary.json").is_file():
-                    print(f"{name}: out of time; it resumes from its latest checkpoint next time", file=sys.stderr)
-                    return finished
-                if code == ExitCode.INTERRUPTED:
-                    raise KeyboardInterrupt
-                if code == ExitCode.PREEMPTED:
-                    raise Stop(f"training {name} was stopped by a signal and saved; the same command resumes it", code)
-                if code:
-                    raise UserError(f"training {name} failed (exit code {code}); its message is above")
-            finished.append(runs / name)
+            finished.append(folder)
     return finished
+
+
+def train_one(entry: Entry, seed: int, overrides: Sequence[str], seconds: float, runs: Path, nproc: int) -> bool:
+    """Trains a run, or goes on with it, for as long as that. Returns whether it has finished.
+
+    Raises UserError if it fails, Stop if it was stopped by a signal, and KeyboardInterrupt after Ctrl-C.
+    """
+    name, deadline = entry.run(seed), time.monotonic() + seconds
+    print(f"training {name}", file=sys.stderr)
+    arguments = train_arguments(entry.recipe, (f"seed={seed}", *overrides, *entry.overrides), name, runs)
+    code = run_here(["pretrain", *arguments], nproc, seconds=seconds)
+    if time.monotonic() > deadline and not (runs / name / "summary.json").is_file():
+        print(f"{name}: out of time; it resumes from its latest checkpoint next time", file=sys.stderr)
+        return False
+    if code == ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
+    if code == ExitCode.PREEMPTED:
+        raise Stop(f"training {name} was stopped by a signal and saved; the same command resumes it", code)
+    if code:
+        raise UserError(f"training {name} failed (exit code {code}); its message is above")
+    return True

@@ -58,7 +58,7 @@ def test_a_text_is_known_by_its_corpus_its_folder_or_its_size(tmp_path):
 
 def test_the_speed_is_tried_where_no_run_tells_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pretrain.cli.plan._tried", lambda *_: CORE)
+    monkeypatch.setattr("pretrain.profile.trial.trial_flops_per_second", lambda *_: CORE)
     assert main(["plan", "--suggest", "50MB", "--hours", "3"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("measuring laptop for some steps")

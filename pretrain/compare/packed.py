@@ -1,0 +1,192 @@
+"""`compare --scale small`: as many runs of the queue as fit into some minutes, over as many starts as it takes."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from model.errors import UserError
+from pretrain.compare.ladder import (
+    START_SECONDS,
+    Model,
+    Place,
+    Planned,
+    comparable,
+    places,
+    queue,
+    target_layers,
+    unit_flops,
+)
+from pretrain.compare.results import Line, Results
+from pretrain.compare.run_files import Summary, read_summary
+from pretrain.compare.small import RECIPE, Small
+from pretrain.compare.training import Entry, train_one
+from pretrain.runs.folder import RunFolder
+from pretrain.runs.history import History
+from pretrain.settings.tables import WholeTable
+
+Measure = Callable[[str, tuple[str, ...], int], float]
+"""FLOP/s of a recipe under overrides, on some ranks."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    small: Small
+    seeds: int
+    minutes: float
+    """Of all starts together."""
+    results: Results
+    """Its first line is what was `decided`."""
+
+    def train(self) -> list[Path]:
+        """Trains what fits, the most telling run first. Returns the folders of all runs that can be compared.
+
+        A run that a kill, a signal or the end of the minutes cuts off goes on at the next start. Raises UserError if
+        nothing has finished and nothing fits.
+        """
+        self.results.resume()
+        while place := next((place for place in self.queue() if place.fits and place.seconds), None):
+            self._train(place)
+        finished = self.finished()
+        if not finished:
+            least = min(place.seconds for place in self.queue()) / 60
+            raise UserError(
+                f"--minutes {self.minutes:g}: no run fits, for the shortest takes {least:.1f} at {self._speed}; give "
+                "more minutes, or begin anew with another --output"
+            )
+        compared = comparable(finished, self.seeds, target_layers(_losses(finished)))
+        waiting = [self._folder(run).name for run in finished if run not in compared]
+        print(f"{len(finished)} runs have finished: {self.results.file}", file=sys.stderr)
+        if waiting:
+            print(f"left out of the comparison until there are more seeds: {', '.join(waiting)}", file=sys.stderr)
+        return [self._folder(run) for run in compared]
+
+    def print_queue(self) -> None:
+        """What would be trained, and which of it fits."""
+        console, found = Console(), self.queue()
+        if not console.is_terminal:
+            console.width = 140
+        table = WholeTable(title="the most telling run first")
+        for heading in ("run", "purpose", "FLOPs", "minutes", "fits"):
+            table.add_column(heading)
+        for place in found:
+            word = ("yes" if place.fits else "no") if place.seconds else "finished"
+            minutes, flops = f"{place.seconds / 60:.1f}", f"{self._flops(place.run):.3g}"
+            table.add_row(self._folder(place.run).name, place.run.purpose, flops, minutes, word)
+        console.print(table)
+        fitting, spent = sum(place.fits for place in found), self.results.spent_seconds / 60
+        print(
+            f"{fitting} of {len(found)} runs fit into {self.minutes:g} minutes, {spent:.1f} of which are spent, at "
+            f"{self._speed} where no finished run tells it"
+        )
+        target = Model(target_layers(_losses(self.finished()))).name
+        print(f"the target, of two layers or more, is the size that ends lowest in the ladder: {target}, for now")
+
+    @property
+    def baseline(self) -> list[str]:
+        """What the others are measured against: the target from scratch, once there is any."""
+        finished = self.finished()
+        target = Model(target_layers(_losses(finished)))
+        return [target.name] if any(run.model == target for run in finished) else []
+
+    def finished(self) -> dict[Planned, Summary]:
+        found: dict[Planned, Summary] = {}
+        for _ in range(2):  # those of the ladder decide what the others are
+            for run in queue(_losses(found), self.seeds):
+                file = RunFolder(self._folder(run)).summary
+                if file.is_file():
+                    found[run] = read_summary(file)
+        return found
+
+    def queue(self) -> list[Place]:
+        """All runs, with the time that those will take that have not finished."""
+        finished = self.finished()
+        speeds = {run.model: summary.flops / summary.seconds for run, summary in finished.items()}
+        left = 60 * self.minutes - self.results.spent_seconds
+        return places(
+            queue(_losses(finished), self.seeds),
+            lambda run: 0.0 if run in finished else self._seconds(run, speeds),
+            left,
+        )
+
+    def _seconds(self, run: Planned, speeds: Mapping[Model, float]) -> float:
+        """A size that has not been trained yet is taken to be as slow as the slowest that is known."""
+        speed = speeds.get(run.model) or min([self.results.lines[0]["flops_per_second"], *speeds.values()])
+        return START_SECONDS + max(0.0, self._flops(run) - _flops_so_far(self._folder(run))) / speed
+
+    def _train(self, place: Place) -> None:
+        run, folder = place.run, self._folder(place.run)
+        left = 60 * self.minutes - self.results.spent_seconds
+        print(
+            f"{folder.name}: {run.purpose}, {self._flops(run):.3g} FLOPs, about {place.seconds / 60:.1f} of the "
+            f"{left / 60:.1f} minutes that are left",
+            file=sys.stderr,
+        )
+        with self.results.timed(folder.name) as line:
+            if train_one(self._entry(run), run.seed, self.small.overrides, left, folder.parent, self.small.nproc):
+                summary = read_summary(RunFolder(folder).summary)
+                line |= {"purpose": run.purpose, "layers": run.model.layers, "is_grown": run.model.is_grown}
+                line |= {"seed": run.seed, "flops": summary.flops, "valid_loss": summary.valid_loss}
+
+    def _entry(self, run: Planned) -> Entry:
+        return self.small.entry(run.model, max(1, round(self._flops(run) / self.small.step_flops[run.model])))
+
+    def _folder(self, run: Planned) -> Path:
+        return self.results.runs / self._entry(run).run(run.seed)
+
+    def _flops(self, run: Planned) -> float:
+        return run.budget * self.results.lines[0]["unit_flops"]
+
+    @property
+    def _speed(self) -> str:
+        return f"{self.results.lines[0]['flops_per_second']:.3g} FLOP/s"
+
+
+def open_results(
+    small: Small, seeds: int, minutes: float, speed: float | None, file: Path, runs: Path, measure: Measure | None
+) -> Results:
+    """The results in `file`. Without any, decides what a run of the ladder costs; that stands for all later starts.
+
+    `speed`: FLOP/s; None measures them. `measure` None starts and writes nothing.
+    Raises UserError for settings that do not go together, and for others than those that the file was begun with.
+    """
+    if not minutes > 0:
+        raise UserError(f"--minutes {minutes:g} is no time; give more than 0, for example 30")
+    if speed is not None and not speed > 0:
+        raise UserError(f"--speed {speed:g} is no speed; give FLOP/s, for example 1e12")
+    results, settings = Results(file, runs), {"changes": list(small.changes), "nproc": small.nproc}
+    if results.lines:
+        different = [key for key in settings if results.lines[0].get(key) != settings[key]]
+        if different:
+            key, began = {"changes": "--set", "nproc": "--nproc"}[different[0]], results.lines[0].get(different[0])
+            raise UserError(f"{file} was begun with {key} {began}; give the same, or another --output")
+        return results
+    small.check()
+    least, began = small.least_flops, time.time()
+    if speed is None:
+        if measure is None:
+            raise UserError("--dry-run starts nothing that could measure the speed; add --speed, for example 1e12")
+        print("measuring one layer for some steps, since no --speed is given", file=sys.stderr)
+        speed = measure(RECIPE, (*small.overrides, "model.layers=1"), small.nproc)
+    decided: Line = {"unit_flops": unit_flops(60 * minutes, speed, least, seeds), "flops_per_second": speed, **settings}
+    if measure:
+        results.append(decided | {"seconds": round(time.time() - began, 1)})
+    else:
+        results.lines.append(decided)
+    return results
+
+
+def _losses(finished: Mapping[Planned, Summary]) -> dict[Planned, float]:
+    return {run: summary.valid_loss for run, summary in finished.items()}
+
+
+def _flops_so_far(folder: Path) -> float:
+    """Of a run that was cut off."""
+    with suppress(UserError):
+        steps = History.read(folder).steps
+        return float(steps[-1]["flops"]) if steps else 0.0
+    return 0.0

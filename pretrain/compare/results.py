@@ -1,0 +1,75 @@
+"""results.jsonl of `compare --scale small`: what was decided first, then each start and each end of a run.
+
+It is only ever appended to, so that whatever ends a start leaves what came before. `seconds`, by the clock, add up over
+all starts. A start that was killed lasted until its run's last sign of life; the next one writes its end.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from model.errors import UserError
+
+Line = dict[str, Any]
+
+
+class Results:
+    def __init__(self, file: Path, runs: Path) -> None:
+        """`runs`: the folder of the runs' folders. Raises UserError if the file is something else."""
+        self.file, self.runs = file, runs
+        self.lines = _read(file)
+        is_empty = not file.is_file() or not file.stat().st_size
+        if not is_empty and "unit_flops" not in (self.lines or [{}])[0]:
+            raise UserError(f"{file} is not of compare --scale small; name another --output, or move it away")
+
+    @property
+    def spent_seconds(self) -> float:
+        return sum(line.get("seconds", 0.0) for line in [*self.lines, *self._ends_of_killed()])
+
+    def resume(self) -> None:
+        """A new start: writes the end of the one before where that was killed."""
+        for line in self._ends_of_killed():
+            self.append(line)
+
+    def append(self, line: Line) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        is_torn = self.file.exists() and not self.file.read_bytes().endswith(b"\n")  # it was killed as it wrote
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write("\n" * is_torn + json.dumps(line) + "\n")
+        self.lines.append(line)
+
+    @contextmanager
+    def timed(self, run: str) -> Iterator[Line]:
+        """A run is trained inside. Writes its start, and its end with what the line is given until then."""
+        began = time.time()
+        self.append({"run": run, "started": round(began, 1)})
+        line: Line = {"run": run}
+        try:
+            yield line
+        finally:
+            self.append(line | {"seconds": round(time.time() - began, 1)})
+
+    def _ends_of_killed(self) -> list[Line]:
+        if not self.lines or "started" not in self.lines[-1]:
+            return []
+        run, started = self.lines[-1]["run"], self.lines[-1]["started"]
+        metrics = self.runs / run / "metrics.jsonl"
+        seconds = metrics.stat().st_mtime - started if metrics.is_file() else 0.0
+        return [{"run": run, "seconds": round(max(0.0, seconds), 1)}]
+
+
+def _read(file: Path) -> list[Line]:
+    """Its lines; torn ones are skipped."""
+    found = []
+    try:
+        texts = file.read_bytes().splitlines() if file.exists() else []
+    except OSError as fault:
+        raise UserError(f"{file} cannot be read: {fault.strerror}; name another --output") from None
+    for text in texts:
+        with suppress(ValueError):
+            line = json.loads(text)
+            found += [line] if isinstance(line, dict) else []
+    return found
