@@ -11,7 +11,7 @@ def optimizer_changes(run: Run) -> Iterator[str]:
     """A line for each stage with another optimizer than the stage before."""
     for previous, stage in pairwise(run.stages):
         before, after = previous.optimizer.chosen, stage.optimizer.chosen
-        if stage.optimizer.at_rate_of(previous.optimizer) == previous.optimizer:
+        if not stage.has_other_optimizer(previous):
             continue
         line = f"{stage.name}: {before.name} -> {after.name}: "
         line += what_carries(stage.config, before.averages, after.averages)

@@ -77,6 +77,16 @@ class ResolvedStage:
         """Whether units that its operators add begin without state."""
         return any(operator.moments == "new_units" for operator in self.grow)
 
+    def needs_move(self, previous: "ResolvedStage") -> bool:
+        """Whether it differs in something that its engine is built for, unlike row length and learning rate."""
+        fields = ("config", "tensor_parallel", "sequence_parallel", "micro_batch", "accumulation", "deepspeed")
+        differs = any(getattr(previous, field) != getattr(self, field) for field in fields)
+        return bool(self.grow) or differs or self.has_other_optimizer(previous)
+
+    def has_other_optimizer(self, previous: "ResolvedStage") -> bool:
+        """Apart from the learning rate."""
+        return self.optimizer.at_rate_of(previous.optimizer) != previous.optimizer
+
     @property
     def length(self) -> float:
         """Ticks."""

@@ -35,7 +35,7 @@ from pretrain.engine.zero import basic_optimizer, destroy
 from pretrain.recipe import ResolvedStage, Run
 from pretrain.simulation.messages import Sent, recorded
 from pretrain.training.reading import Reader
-from pretrain.training.stages import engine_settings, needs_move
+from pretrain.training.stages import engine_settings
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class SimulatedRank:
             assert stage is not None
             if previous is None:
                 yield _event(f"start of {stage.name}", partial(self._start, stage))
-            elif needs_move(previous, stage):
+            elif stage.needs_move(previous):
                 yield _event(f"change to {stage.name}", partial(self._move, previous, stage))
             if self.corpus is not None:
                 yield _event(f"rows of a step of {stage.name}", partial(self._read, stage))

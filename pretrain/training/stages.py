@@ -47,7 +47,7 @@ def move_on(trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | N
     """
     other_objective = previous.objective != trainer.stage.objective
     before = losses(trainer, previous, previous.sequence) if other_objective else {}
-    if needs_move(previous, trainer.stage):
+    if trainer.stage.needs_move(previous):
         _move(trainer, previous, checkpoints)
     if other_objective:
         report_change(trainer, previous, before, losses(trainer, trainer.stage, previous.sequence))
@@ -89,20 +89,9 @@ def _move(trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | Non
 def _names(previous: ResolvedStage, stage: ResolvedStage) -> list[str]:
     """Of the operators, and of a change of optimizer: `adamw_to_muon`."""
     names = [operator.name for operator in stage.grow]
-    if _other_optimizer(previous, stage):
+    if stage.has_other_optimizer(previous):
         names.append(f"{previous.optimizer.name}_to_{stage.optimizer.name}")
     return names
-
-
-def needs_move(previous: ResolvedStage, stage: ResolvedStage) -> bool:
-    """Whether a stage differs in something that its engine is built for, unlike row length and learning rate."""
-    fields = ("config", "tensor_parallel", "sequence_parallel", "micro_batch", "accumulation", "deepspeed")
-    differs = any(getattr(previous, field) != getattr(stage, field) for field in fields)
-    return bool(stage.grow) or differs or _other_optimizer(previous, stage)
-
-
-def _other_optimizer(previous: ResolvedStage, stage: ResolvedStage) -> bool:
-    return stage.optimizer.at_rate_of(previous.optimizer) != previous.optimizer
 
 
 def begin_step(trainer: TrainerView) -> None:

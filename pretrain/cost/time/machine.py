@@ -99,8 +99,16 @@ class Link(Part):
 
     latency_us: NotNegative
     gb_per_second: Positive
-    of: Mapping[Kind, Positive] = {}
-    """GB/s of a kind of message that differs."""
+    of: Mapping[Kind, Positive | Annotated[list[tuple[Positive, Positive]], Field(min_length=1)]] = {}
+    """GB/s of a kind of message that differs, or [MB, GB/s] of messages of several sizes."""
+
+    def rate(self, kind: Kind, num_bytes: float) -> float:
+        """Bytes per second of a message of that many bytes."""
+        found = self.of.get(kind, self.gb_per_second)
+        if isinstance(found, list):
+            points = tuple(((1e6 * megabytes,), rate) for megabytes, rate in found)
+            return 1e9 * interpolated(points, (num_bytes,))
+        return 1e9 * found
 
 
 class Host(Part):
@@ -112,6 +120,9 @@ class Host(Part):
     """DeepSpeed's hooks, for each parameter tensor and micro-batch, by ZeRO stage."""
     step_ms: NotNegative = 0.0
     """Reading the rows' index, the trainer and its hooks."""
+    waiting: list[tuple[Positive, Positive]] = []
+    """[seconds, share]: of so much work between two meetings of all ranks, what one of them waits for the others. None:
+    all are equally fast."""
     token_ns: NotNegative = 0.0
     """Reading and masking a token; hidden on a GPU."""
     start_seconds: NotNegative = 60.0
@@ -124,6 +135,11 @@ class Host(Part):
     """Of a checkpoint, from a rank's device to the host's memory, while the steps wait."""
     disk_gb_per_second: Positive = 1.0
     """Of all nodes to the disk that they share."""
+
+    def waiting_share(self, seconds: float) -> float:
+        """Of work that lasts so long between two meetings."""
+        points = tuple(((1e6 * at,), share) for at, share in self.waiting)
+        return interpolated(points, (1e6 * seconds,)) if points else 0.0
 
 
 class Machine(Rates):

@@ -18,7 +18,7 @@ from pretrain.recipe import ResolvedStage, Run
 
 @dataclass(frozen=True)
 class Change:
-    """Seconds of a change of shape or layout."""
+    """Seconds of a change of shape, layout or optimizer."""
 
     moving: float = 0.0
     building: float = 0.0
@@ -36,11 +36,11 @@ def checkpoint_seconds(stage: ResolvedStage, num_ranks: int, machine: Machine) -
 
 
 def change_seconds(run: Run, index: int, machine: Machine) -> Change:
-    """Of the change that leads to a stage: none where its engine is like the one before it."""
+    """Of the change that leads to a stage: none where it goes on with the engine of the one before."""
     if index == 0:
         return Change()
     before, stage = run.stages[index - 1], run.stages[index]
-    if _engine(before) == _engine(stage):
+    if not stage.needs_move(before):
         return Change()
     old, new = (largest_bytes(each, run.num_ranks) for each in (before, stage))
     compiled = machine.host.compile_seconds if not machine.on_cpu and run.recipe.compile else 0.0
@@ -70,11 +70,6 @@ def _trip_seconds(num_bytes: int, num_ranks: int, machine: Machine) -> float:
     """Between a rank and others, through its share of the network, and between its device and the host's memory."""
     crosses = num_ranks > machine.ranks and machine.between is not None
     link = machine.between if crosses and machine.between else machine.within
-    rate = link.of.get(ALL_TO_ALL, link.gb_per_second) / (machine.ranks if crosses else 1)
-    sending = num_bytes / (1e9 * rate) if num_ranks > 1 else 0.0
+    rate = link.rate(ALL_TO_ALL, num_bytes) / (machine.ranks if crosses else 1)
+    sending = num_bytes / rate if num_ranks > 1 else 0.0
     return sending + num_bytes / (1e9 * machine.host.copy_gb_per_second)
-
-
-def _engine(stage: ResolvedStage) -> tuple:
-    layout = (stage.tensor_parallel, stage.sequence_parallel, stage.data_parallel)
-    return (stage.config, layout, stage.micro_batch, stage.accumulation, stage.deepspeed)

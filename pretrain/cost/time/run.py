@@ -8,6 +8,7 @@ from pretrain.cost.time.machine import Machine
 from pretrain.cost.time.pauses import Change, change_seconds, checkpoint_seconds, state_bytes
 from pretrain.cost.time.step import Step, StepTime, step_time
 from pretrain.recipe import ResolvedStage, Run
+from pretrain.recipe.pilots import pilot_steps
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,14 @@ class RunTime:
     run: Run
     machine: Machine
     stages: tuple[StageTime, ...]
+    pilots: float
+    """Of the steps of the two pilots that date the first change of shape (`until: mixing`)."""
     from_scratch: float
     """The same steps over the same rows in the target's shape."""
 
     @property
     def seconds(self) -> float:
-        return sum(each.seconds for each in self.stages)
+        return self.pilots + sum(each.seconds for each in self.stages)
 
     @property
     def num_nodes(self) -> int:
@@ -84,7 +87,8 @@ def run_time(run: Run, machine: Machine, segment: float | None = None) -> RunTim
         if each.stage.config != target
     )
     scratch += sum(each.seconds - each.entry.seconds for each in stages if each.stage.config == target)
-    return RunTime(run, machine, stages, scratch)
+    pilots = sum(num_steps * stages[index].step.seconds for index, num_steps in pilot_steps(run).items())
+    return RunTime(run, machine, stages, pilots, scratch)
 
 
 def _stage_time(run: Run, index: int, machine: Machine, segment: float | None) -> StageTime:

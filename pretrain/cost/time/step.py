@@ -33,7 +33,7 @@ class StepTime:
     """Matrix products, attention and passes over memory, of all micro-batches."""
     backward: float
     communication: float
-    """Exposed: what is sent while nothing is computed."""
+    """Exposed: what is sent while nothing is computed, and waiting for slower ranks."""
     hidden: float
     """Communication behind computation: no part of the sum."""
     optimizer: float
@@ -92,12 +92,13 @@ class Step:
             launches = max(0.0, launches - forward - backward)  # the device works on while the host is ahead
         orthogonalizing = self._orthogonalized()
         exposed, hidden = self._sent(forward, backward, orthogonalizing)
+        waited = self._waited(stage.accumulation * (forward + backward))
         tokens = stage.global_batch * stage.sequence
         reading = 1e-9 * host.token_ns * tokens * self.machine.on_cpu  # a GPU computes meanwhile
         return StepTime(
             forward=stage.accumulation * forward,
             backward=stage.accumulation * backward + rounds * reducing,
-            communication=exposed,
+            communication=exposed + waited,
             hidden=hidden,
             optimizer=self._moved(moved.update) + self._update_launches() + orthogonalizing,
             rest=stage.accumulation * launches + 1e-3 * host.step_ms + reading,
@@ -179,6 +180,15 @@ class Step:
                 hidden += min(sum(times) - times[waited], computing)
         return total - hidden, hidden
 
+    def _waited(self, computing: float) -> float:
+        """Seconds of a step in which a rank waits for slower ones. Between tensor-parallel ranks every message is a
+        meeting; data-parallel ones meet where gradients are summed, and before each block that ZeRO 3 gathers."""
+        stage = self.stage
+        over_tensor = (each.times for each in messages(stage, self.machine.on_cpu) if each.over == "tensor")
+        of_data = {2: stage.accumulation, 3: 2 * stage.accumulation * stage.config.layers}.get(stage.zero_stage, 1)
+        num_meetings = sum(over_tensor) + of_data * (stage.data_parallel > 1)
+        return computing * self.machine.host.waiting_share(computing / num_meetings) if num_meetings else 0.0
+
     def seconds_of(self, message: Message) -> float:
         """Of one message, alone."""
         machine, stage = self.machine, self.stage
@@ -191,7 +201,7 @@ class Step:
                 f"machine {machine.name} is one node of {machine.ranks} ranks, and {self.num_ranks} are planned: "
                 "add `between` to its file, or plan for fewer"
             )
-        rate = 1e9 * link.of.get(message.kind, link.gb_per_second)
+        rate = link.rate(message.kind, message.num_bytes)
         if crosses and message.over == "data":
             rate /= stage.tensor_parallel  # as many groups share the network
         if message.kind == ALL_TO_ALL:  # a rank's own bytes; through the network those of all ranks of its node

@@ -56,8 +56,10 @@ def time_lines(time: RunTime, corpus_bytes: int | None) -> Iterator[str]:
     machine, unit = time.machine, "process" if time.machine.on_cpu else "GPU"
     between = sum(each.entry.seconds + each.validation + each.checkpoints for each in time.stages)
     yield (
-        f"the run: {hours(time.seconds)} hours, {hours(between)} of them changes of shape, validation and checkpoints; "
-        f"{time.rank_hours:,.3g} {unit}-hours" + _money(time)
+        f"the run: {hours(time.seconds)} hours, {hours(between)} of them changes of shape, validation and checkpoints"
+        + (f", {hours(time.pilots)} two pilots" if time.pilots else "")
+        + f"; {time.rank_hours:,.3g} {unit}-hours"
+        + _money(time)
     )
     if changes_shape(time.run):
         yield (

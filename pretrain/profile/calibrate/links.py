@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import ceil, log2
+from statistics import median
 
 import torch
 import torch.distributed as dist
@@ -10,8 +11,8 @@ from pretrain.cost.time.machine import KINDS, Kind
 from pretrain.engine.distributed import device
 from pretrain.profile.calibrate.rates import median_seconds
 
-NUM_ELEMENTS = 4 * 2**20
-"""Of a large message: 16 MiB."""
+MESSAGE_BYTES = (2**21, 2**24, 2**27)
+"""From the hidden states of a micro-batch to a bucket of gradients."""
 
 
 def measured_link() -> dict[str, object]:
@@ -19,18 +20,24 @@ def measured_link() -> dict[str, object]:
     size = dist.get_world_size()
     if size == 1:
         return {"latency_us": 0.0, "gb_per_second": 100.0}  # nothing is ever sent
-    rates = {kind: _bandwidth(kind, size) for kind in KINDS}
-    latency = _agreed(1e6 * _of_calls(KINDS[0], size)) / ceil(log2(size))
-    return {"latency_us": latency, "gb_per_second": rates[KINDS[0]], "of": rates}
+    latency = _agreed(_of_calls(KINDS[0], size))
+    rates = {
+        kind: [(1e-6 * num_bytes, _bandwidth(kind, num_bytes, size, latency)) for num_bytes in MESSAGE_BYTES]
+        for kind in KINDS
+    }
+    (_, largest) = rates[KINDS[0]][-1]
+    return {"latency_us": 1e6 * latency / ceil(log2(size)), "gb_per_second": largest, "of": rates}
 
 
-def _bandwidth(kind: Kind, size: int) -> float:
+def _bandwidth(kind: Kind, num_bytes: int, size: int, latency: float) -> float:
+    """GB/s, apart from the latency."""
     rounds = (2 if kind == KINDS[0] else 1) * (size - 1) / size
-    return 1e-9 * rounds * 4 * NUM_ELEMENTS / _agreed(_of_calls(kind, NUM_ELEMENTS))
+    seconds = _agreed(_of_calls(kind, num_bytes // 4))
+    return 1e-9 * rounds * num_bytes / max(seconds - latency, seconds / 2)
 
 
 def _of_calls(kind: Kind, numel: int) -> float:
-    """Seconds of the fastest of some; as many on every rank."""
+    """Seconds, the median of some; as many on every rank."""
     size = dist.get_world_size()
     whole = torch.ones(numel, device=device())
     part = torch.ones(numel // size, device=device())
@@ -41,7 +48,7 @@ def _of_calls(kind: Kind, numel: int) -> float:
         KINDS[2]: lambda: dist.reduce_scatter_tensor(part, whole),
         KINDS[3]: lambda: dist.all_to_all_single(inbox, whole),
     }
-    return min(median_seconds(calls[kind], seconds=0) for _ in range(5))
+    return median(median_seconds(calls[kind], seconds=0) for _ in range(5))
 
 
 def _agreed(seconds: float) -> float:

@@ -32,6 +32,7 @@ from pretrain.profile.calibrate.rates import (
     pass_rates,
     product_rates,
 )
+from pretrain.profile.calibrate.waiting import waiting_shares
 from pretrain.profile.measure import Steps, single_stage
 from pretrain.recipe import Run, load_recipe, resolve
 from pretrain.training.events import Hook, TrainerView
@@ -57,7 +58,7 @@ def measure_all(recipe: str, out: Path) -> None:
         rounds = [{**_rates(_mean), "alone": _rates_alone()} for _ in range(ROUNDS)]
         values = middle_of(rounds)
         values["within"] = measured_link()
-        values["host"] = {"launch_us": _mean(launch_microseconds())}
+        values["host"] = {"launch_us": _mean(launch_microseconds()), "waiting": waiting_shares()}
         values["host"] |= _between_operators(recipe, values)
         if dist.get_rank() == 0:
             out.write_text(json.dumps(values, indent=1) + "\n", "utf-8")

@@ -163,3 +163,29 @@ def test_a_checkpoint_of_muon_holds_one_moment_of_matrices():
     matrices = sum(spec.numel for spec in parameter_table(muon.config).values() if spec.is_layer_matrix)
     assert state_bytes(adamw) == 12 * num_parameters(adamw.config)
     assert state_bytes(muon) == state_bytes(adamw) - 4 * matrices
+
+
+def test_a_message_has_the_rate_of_its_size():
+    link = Link(latency_us=0, gb_per_second=3, of={"all-gather": [(2, 1.0), (128, 4.0)]})
+    assert [link.rate("all-gather", num_bytes) for num_bytes in (2e6, 16e6, 128e6)] == [1e9, pytest.approx(2e9), 4e9]
+    assert link.rate("all-reduce", 2e6) == 3e9
+
+
+def test_ranks_wait_for_slower_ones_wherever_they_meet():
+    """A tenth of work of 10 ms, a hundredth of 1 s: of the logarithms' mean in between."""
+    host = Host(launch_us=0, waiting=[(0.01, 0.1), (1, 0.01)])
+    uneven = ROUND.model_copy(update={"host": host})
+    assert host.waiting_share(0.1) == pytest.approx(0.1**1.5)
+
+    def waited(num_ranks: int, *overrides: str) -> tuple[float, float]:
+        run = planned("base", num_ranks, *overrides)
+        times = [step_time(run, run.stages[0], machine) for machine in (uneven, ROUND)]
+        return times[0].seconds - times[1].seconds, times[1].forward + times[1].backward
+
+    alone, _ = waited(1)
+    assert alone == 0
+    seconds, computing = waited(2, "deepspeed=ds_configs/zero1.json")
+    assert seconds == pytest.approx(computing * host.waiting_share(computing))
+    seconds, computing = waited(2, "deepspeed=ds_configs/zero1.json", "layout.tensor_parallel=2")
+    num_meetings = 4 * 12 + 6  # in every layer, and for embeddings, scores and norms
+    assert seconds == pytest.approx(computing * host.waiting_share(computing / num_meetings))

@@ -12,7 +12,7 @@ from pretrain.cost.time.machine import load_machine
 from pretrain.cost.time.messages import KINDS
 from pretrain.cost.time.passes import MOVED, UPDATE_BYTES
 from pretrain.cost.time.step import step_time
-from pretrain.profile.calibrate import links, measure, rates
+from pretrain.profile.calibrate import links, measure, rates, waiting
 from pretrain.profile.calibrate.verb import filled_in, machine_file, write_machine
 from pretrain.profile.synthetic import synthetic_recipe
 from pretrain.recipe import load_recipe, resolve
@@ -27,7 +27,9 @@ def measured(recipe: str, out: Path) -> None:
         patch.object(rates, "ATTENTION", ((64, 32),)),
         patch.object(rates, "NUM_PARAMETERS", 8000),
         patch.object(rates, "median_seconds", quick),
-        patch.object(links, "NUM_ELEMENTS", 8000),
+        patch.object(links, "MESSAGE_BYTES", (8000, 64000)),
+        patch.object(waiting, "WORK_SECONDS", (0.002, 0.01)),
+        patch.object(waiting, "SECONDS", 0.02),
         patch.object(measure, "ROUNDS", 2),
         patch.object(measure, "WARMUP", 1),
         patch.object(measure, "TIMED", 2),
@@ -46,6 +48,8 @@ def test_two_ranks_measure_a_machine_that_plans(tmp_path, monkeypatch):
     assert machine.measured and machine.host_name and machine.on_cpu and machine.ranks == 2
     assert set(machine.passes) >= {*MOVED, *UPDATE_BYTES, "sum"}
     assert set(machine.within.of) == set(KINDS)
+    assert all([megabytes for megabytes, _ in sizes] == [0.008, 0.064] for sizes in machine.within.of.values())
+    assert [seconds for seconds, _ in machine.host.waiting] == [0.002, 0.01]
     assert machine.host.rebuild_seconds > 0
     assert machine.alone is not None and set(machine.alone.passes) == set(machine.passes)
     run = resolve(load_recipe(recipe, ["precision=fp32"]), None, 2)
