@@ -95,11 +95,12 @@ class Packed:
 
     def finished(self) -> dict[Planned, Summary]:
         found: dict[Planned, Summary] = {}
+        begun = self.results.begun
         for _ in range(2):  # those of the ladder decide what the others are
             for run in queue(_losses(found), self.seeds):
-                file = RunFolder(self._folder(run)).summary
-                if file.is_file():
-                    found[run] = read_summary(file)
+                folder = self._folder(run)
+                if folder.name in begun and RunFolder(folder).summary.is_file():
+                    found[run] = read_summary(RunFolder(folder).summary)
         return found
 
     def queue(self) -> list[Place]:
@@ -120,6 +121,11 @@ class Packed:
 
     def _train(self, place: Place) -> None:
         run, folder = place.run, self._folder(place.run)
+        if RunFolder(folder).summary.is_file():
+            raise UserError(
+                f"{folder} is a finished run that {self.results.file} does not know; give another folder by --runs, or "
+                "move that one away"
+            )
         left = 60 * self.minutes - self.results.spent_seconds
         print(
             f"{folder.name}: {run.purpose}, {self._flops(run):.3g} FLOPs, about {place.seconds / 60:.1f} of the "

@@ -29,6 +29,11 @@ class Results:
     def spent_seconds(self) -> float:
         return sum(line.get("seconds", 0.0) for line in [*self.lines, *self._ends_of_killed()])
 
+    @property
+    def begun(self) -> set[str]:
+        """The names of the runs that are of these results: a folder may hold others."""
+        return {line["run"] for line in self.lines if "run" in line}
+
     def resume(self) -> None:
         """A new start: writes the end of the one before where that was killed."""
         for line in self._ends_of_killed():

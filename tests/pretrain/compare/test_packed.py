@@ -164,6 +164,9 @@ def test_what_does_not_go_together_is_one_line(machine, call, capsys, options, m
 
 def test_a_folder_goes_on_with_its_own_settings_alone(machine, call, tmp_path, capsys):
     assert call("--minutes", "5") == 0
+    for _ in range(2):  # it may be of another recipe
+        assert call("--minutes", "5", "--output", str(tmp_path / "other")) == 2
+        assert "seed0 is a finished run that " in capsys.readouterr().err
     assert call("--minutes", "9", "--set", "optimizer.lr=1e-3") == 2
     assert "results.jsonl was begun with --set ['data.corpus=" in capsys.readouterr().err
     (tmp_path / "out" / "results.jsonl").write_text("mine\n")
