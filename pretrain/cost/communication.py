@@ -29,14 +29,15 @@ class Balance:
 def balance(stage: ResolvedStage) -> Balance:
     """At the rates above. Gradients are summed and weights gathered over the data-parallel ranks.
 
-    A sum is a reduce-scatter and an all-gather: each moves all bytes once. ZeRO 2 reduces after each micro-batch,
-    ZeRO 3 also gathers the weights for each of its passes. What the optimizer itself computes and sends (Muon) counts
-    on neither side: it does not depend on the rows.
+    A sum is a reduce-scatter and an all-gather: each moves all bytes once. ZeRO 2 reduces after each micro-batch (once
+    where each rank clips its own gradient), ZeRO 3 also gathers the weights for each of its passes. What the optimizer
+    itself computes and sends (Muon) counts on neither side: it does not depend on the rows.
     """
     flops = stage_flops(stage) - stage.optimizer.chosen.step_flops(stage.config)
     element = FP32_BYTES if stage.precision == "fp32" else 2
     size = element * parameters_per_tensor_rank(stage.config, stage.tensor_parallel, trained_only=True)
-    rounds = {0: 2, 1: 2, 2: stage.accumulation + 1, 3: 3 * stage.accumulation}[stage.zero_stage]
+    reductions = 1 if stage.zero_stage < 2 or stage.clips_on_ranks else stage.accumulation
+    rounds = 3 * reductions if stage.zero_stage == 3 else 1 + reductions
     sent = rounds * size * (stage.data_parallel - 1) / stage.data_parallel
     num_ranks = stage.data_parallel * stage.tensor_parallel
     return Balance(flops / num_ranks / FLOPS_PER_SECOND, sent / BYTES_PER_SECOND)

@@ -85,12 +85,13 @@ def state_bytes(
     data_parallel: int,
     offload_optimizer: bool = False,
     moments_of: Callable[[ParameterSpec], tuple[str, ...]] = lambda spec: MOMENTS,
+    whole_gradients: bool = False,
 ) -> StateBytes:
     """Weights and gradients in the training precision, the fp32 moments that are kept (`moments_of`), and fp32 masters.
 
     DeepSpeed keeps separate masters except at ZeRO 0 in fp32, where the weights are the masters. ZeRO 1 divides the
-    optimizer state over the data-parallel ranks, ZeRO 2 also the gradients, ZeRO 3 also the weights. Frozen parameters
-    have neither gradients nor moments.
+    optimizer state over the data-parallel ranks, ZeRO 2 also the gradients, ZeRO 3 also the weights. `whole_gradients`:
+    nothing divides them (a rank clips its own). Frozen parameters have neither gradients nor moments.
     """
     count = parameters_per_tensor_rank(config, tensor_parallel)
     trained = parameters_per_tensor_rank(config, tensor_parallel, trained_only=True)
@@ -104,7 +105,7 @@ def state_bytes(
     optimizer = FP32_BYTES * sum(share(count, from_stage=1) for count in (masters, trained, with_second))
     return StateBytes(
         weights=element * share(count, from_stage=3),
-        gradients=element * share(trained, from_stage=2),
+        gradients=element * (trained if whole_gradients else share(trained, from_stage=2)),
         optimizer=0 if offload_optimizer else optimizer,
         host=optimizer if offload_optimizer else 0,
     )
@@ -149,6 +150,7 @@ def stage_bytes(stage: ResolvedStage, on_cpu: bool) -> tuple[StateBytes, StepByt
         data_parallel,
         offloads,
         stage.optimizer.chosen.group_rules.moments_of,
+        stage.clips_on_ranks,
     )
     tokens = stage.micro_batch * stage.sequence
     predictions = round(tokens * stage.most_predicted)

@@ -23,6 +23,7 @@ from pretrain.cost.savings import (
     target_config,
     target_flops,
 )
+from pretrain.optim.buckets import gradient_buckets
 from pretrain.recipe import ResolvedStage, Run
 from pretrain.settings.tables import WholeTable
 from pretrain.stage_rules.until import length_in_words
@@ -98,6 +99,7 @@ def _rules(run: Run, on_cpu: bool) -> Iterator[Text]:
     if any(stage.until for stage in run.stages):
         lines.append("The last stage takes over the steps they leave; the figures here are for full lengths.")
     lines += _changing_nodes(run)
+    lines += _clipping_on_ranks(run)
     lines += equal_copies(run)
     lines += optimizer_changes(run)
     lines += step_shares(run)
@@ -119,12 +121,27 @@ def _changing_nodes(run: Run) -> Iterator[str]:
     if recipe.faults.min_nodes is None:
         return
     difference = "draws other dropout masks and adds up" if run.has_dropout else "adds up"
+    if any(stage.clips_on_ranks for stage in run.stages):
+        difference = f"clips other gradients, {difference}"
     yield (
         f"nodes may come and go, down to {recipe.faults.min_nodes}: batches, data and schedule stay; "
         f"another number of ranks {difference} in another order"
     )
     if recipe.batch.micro is None:
         yield "batch.micro is not set: fewer ranks compute more rows at a time; set it to bound their memory"
+
+
+def _clipping_on_ranks(run: Run) -> Iterator[str]:
+    """Where gradients are not clipped by their global norm."""
+    for stage in run.stages:
+        if stage.clips_on_ranks:
+            optimizer = stage.optimizer
+            number = len(gradient_buckets(stage.config, optimizer.clip_bucket_mb))
+            yield (
+                f"{stage.name}: each of {stage.data_parallel} data-parallel ranks clips its own gradient, in {number} "
+                f"buckets of {optimizer.clip_bucket_mb:g} MB to {optimizer.grad_clip / math.sqrt(number):.3g} each; it "
+                "stays whole until it is reduced, after the last backward pass"
+            )
 
 
 def _savings_table(run: Run) -> Table:

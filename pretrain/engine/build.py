@@ -17,6 +17,7 @@ from model.parallel.layout import ModelParallelUnit, ParallelLayout
 from model.parallel.tensor import TensorParallel
 from model.parameters import parameter_table
 from pretrain.engine.attach import attach_optimizer
+from pretrain.engine.clipping import clip_before_reduction
 from pretrain.engine.compilation import compile_blocks
 from pretrain.engine.config_file import DEFAULT_BUCKET, offloads_optimizer, overlaps_messages
 from pretrain.engine.distributed import device
@@ -24,6 +25,7 @@ from pretrain.engine.norm import copy_norm_before_update, mark_split_gradients, 
 from pretrain.engine.unused import skip_unused_work
 from pretrain.engine.without_compiler import keep_compiler_out
 from pretrain.engine.zero import keep_weights_for_the_backward_pass, prime_optimizer
+from pretrain.optim.buckets import gradient_buckets
 from pretrain.optim.groups import GroupRules, parameter_groups
 from pretrain.optim.options import MakeOptimizer
 
@@ -41,6 +43,8 @@ class EngineSettings:
     make_optimizer: MakeOptimizer
     groups: GroupRules = field(default_factory=GroupRules)
     grad_clip: float = 1.0
+    clip_bucket_mb: float | None = None
+    """Every data-parallel rank clips its own gradient, in buckets of so many MB, before they are averaged."""
     sequence_parallel: bool = False
     """Tensor-parallel ranks divide the tokens among them outside their parallel regions."""
     recompute: bool = False
@@ -88,6 +92,8 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     speed_up_norm(engine)
     copy_norm_before_update(engine)
     skip_unused_work(engine)
+    if settings.clip_bucket_mb is not None:
+        clip_before_reduction(engine, gradient_buckets(config, settings.clip_bucket_mb), settings.grad_clip)
     keep_weights_for_the_backward_pass(engine)
     return engine
 
@@ -144,7 +150,7 @@ def deepspeed_config(settings: EngineSettings, num_trained: int, in_whole_blocks
         "train_micro_batch_size_per_gpu": settings.micro_batch,
         "gradient_accumulation_steps": settings.accumulation,
         "train_batch_size": settings.micro_batch * settings.accumulation * settings.layout.data_parallel,
-        "gradient_clipping": settings.grad_clip,
+        "gradient_clipping": settings.grad_clip if settings.clip_bucket_mb is None else 0.0,
         "bf16": {"enabled": settings.precision == "bf16"},
         "fp16": {**config.get("fp16", {}), "enabled": settings.precision == "fp16"},
         "zero_allow_untested_optimizer": True,  # ours are tested under every stage

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from model.errors import UserError
 from pretrain.launch.gpus import count_gpus
 from pretrain.optim.groups import GroupRules
 from pretrain.settings.values import Number, Rate, Section
@@ -65,6 +66,10 @@ class OptimizerOptions(Section):
     """Which parameters decay. `matrices` leaves out biases and LayerNorms."""
     grad_clip: Annotated[Number, Field(ge=0)] = 1.0
     """Clip the gradient to this global norm. 0 turns clipping off."""
+    clip_bucket_mb: Annotated[Number, Field(gt=0)] | None = None
+    """Instead, let every data-parallel rank clip the gradient of its own rows to that norm before the ranks sum theirs:
+    in B buckets of so many MB (fp32), each to grad_clip / sqrt(B). For ZeRO 1 and 2 ("Breaking MLPerf Training", Kim et
+    al. 2024)."""
     layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """Learning rate of a layer, as a fraction of the rate of the layer above. Below 1 for fine-tuning."""
     compile: bool = True
@@ -73,6 +78,8 @@ class OptimizerOptions(Section):
 
     def check(self) -> None:
         """Raises UserError for options that contradict each other."""
+        if self.clip_bucket_mb is not None and not self.grad_clip:
+            raise UserError("clip_bucket_mb clips to grad_clip, which is 0; set grad_clip above 0, or leave it out")
 
     def make(self, groups: list[dict[str, Any]]) -> TorchOptimizer:
         """The optimizer, over parameter groups. Its learning rate is set before every step."""

@@ -29,7 +29,7 @@ These figures do not say whether both reach the same loss; `compare` measures th
 counted here but in no paper. Stages that a rule may end early count at full length."""
 
 GROUPS = {
-    "From scratch": ("lamb", "lans", "muon", "academic", "albert", "pld", "token-drop"),
+    "From scratch": ("lamb", "lans", "muon", "bucket-clip", "academic", "albert", "pld", "token-drop"),
     "Another objective first": ("clm-then-mlm",),
     "Objectives at different layers": ("hierarchical",),
     "Modern parts": ("rotary", "gated", "no-biases", "local"),

@@ -8,6 +8,7 @@ from growth.operators.base import Operator
 from model.config import BertConfig
 from model.errors import UserError
 from pretrain.engine.config_file import load_engine_file
+from pretrain.recipe.checks.clipping import check_clipping
 from pretrain.recipe.checks.exactness import check_exactness
 from pretrain.recipe.checks.layout import check_layout
 from pretrain.recipe.checks.new_units import check_new_units
@@ -21,7 +22,7 @@ from pretrain.recipe.layout import data_parallel_size, micro_batches
 from pretrain.recipe.learning_rate import learning_rate
 from pretrain.recipe.precision import with_precision
 from pretrain.recipe.run import ResolvedStage, Run
-from pretrain.recipe.schema import Data, NewUnitRate, Precision, Recipe, Stage
+from pretrain.recipe.schema import NewUnitRate, Precision, Recipe, Stage
 from pretrain.recipe.shapes import first_shape, next_shape
 from pretrain.recipe.shares import counted_steps, whole_model
 from pretrain.recipe.timeline import Timeline, timeline
@@ -48,7 +49,7 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
             before = stages[-1] if stages else None
             resolved = _resolve_stage(recipe, index, inherited, before, clock, corpus_vocab_size, num_ranks)
             check_objective(stage, resolved, recipe.data, clock.unit)
-            _check_stage(resolved, before, inherited.engine_file, recipe.data)
+            _check_stage(resolved, before, inherited.engine_file, recipe)
             stages.append(resolved)
     run = Run(recipe, num_ranks, clock.unit, tuple(stages), learning_rate(recipe, stages, clock.unit))
     check_ends(run)
@@ -127,9 +128,9 @@ def _chosen(recipe: Recipe) -> Precision:
     return recipe.precision
 
 
-def _check_stage(stage: ResolvedStage, before: ResolvedStage | None, engine_file: str, data: Data) -> None:
+def _check_stage(stage: ResolvedStage, before: ResolvedStage | None, engine_file: str, recipe: Recipe) -> None:
     config: BertConfig = stage.config
-    check_rows(data, stage.sequence)
+    check_rows(recipe.data, stage.sequence)
     if stage.sequence > config.max_positions:
         raise UserError(
             f"sequence {stage.sequence} is longer than model.max_positions {config.max_positions}; "
@@ -138,6 +139,7 @@ def _check_stage(stage: ResolvedStage, before: ResolvedStage | None, engine_file
     check_layout(stage, before)
     check_new_units(stage)
     check_exactness(stage.deepspeed, stage.precision, engine_file)
+    check_clipping(stage, recipe.faults)
     for setting, reason in config.refused_with().items():
         if getattr(stage, setting):
             raise UserError(reason)

@@ -88,6 +88,11 @@ class ResolvedStage:
         return self.optimizer.at_rate_of(previous.optimizer) != previous.optimizer
 
     @property
+    def clips_on_ranks(self) -> bool:
+        """Whether each data-parallel rank clips its own gradient before they are summed, once in a step."""
+        return self.optimizer.clip_bucket_mb is not None
+
+    @property
     def length(self) -> float:
         """Ticks."""
         return self.end - self.start

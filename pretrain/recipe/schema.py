@@ -176,6 +176,9 @@ class Faults(Section):
     """Let nodes come and go: a job that loses one continues at once with the others, down to this many. The run then
     uses as many ranks as divide its batches, and `batch.micro` is an upper limit. By default the job ends and goes back
     into the queue."""
+    any_ranks: bool = False
+    """Let a run with `optimizer.clip_bucket_mb` go on under another number of data-parallel ranks, each of which then
+    clips the gradient of other rows. By default that is refused."""
     detect_seconds: Annotated[Number, Field(gt=0)] = 30
     """A node that says nothing for this long is taken for lost: its power, network or kernel is gone. Raise it if nodes
     are known to pause for longer."""

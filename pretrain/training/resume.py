@@ -8,6 +8,7 @@ from model.errors import UserError
 from pretrain.checkpoint.files import readable
 from pretrain.checkpoint.progress import Progress
 from pretrain.engine.agreement import raise_together
+from pretrain.recipe import Run
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History
 from pretrain.training.events import Hook
@@ -42,4 +43,18 @@ def lost_checkpoints(folder: RunFolder) -> UserError | None:
     return UserError(
         f"{folder.checkpoints} has none of the checkpoints that {folder.metrics.name} tells of (the last is "
         f"{names[-1]}); restore one, give a new run another --name, or move the folder away"
+    )
+
+
+def other_ranks(run: Run, progress: Progress, saved: dict[str, Any], path: Path) -> UserError | None:
+    """Set where the rest of the run depends on the number of data-parallel ranks, and the checkpoint is of another."""
+    stage = run.stages[progress.stage]
+    now, before = stage.data_parallel, saved.get("written_under", {}).get("data_parallel", stage.data_parallel)
+    clips = any(each.clips_on_ranks for each in run.stages[progress.stage :])
+    if now == before or not clips or run.recipe.faults.any_ranks:
+        return None
+    return UserError(
+        f"checkpoint {path.name} is of {before} data-parallel ranks, now there are {now}: each clips the gradient of "
+        f"its own rows (optimizer.clip_bucket_mb), so the run would become another; start {before}, or allow that by "
+        "faults.any_ranks: true"
     )

@@ -127,6 +127,7 @@ def engine_settings(recipe: Recipe, stage: ResolvedStage) -> EngineSettings:
         make_optimizer=stage.optimizer.chosen.make,
         groups=stage.optimizer.chosen.group_rules,
         grad_clip=stage.optimizer.grad_clip,
+        clip_bucket_mb=stage.optimizer.clip_bucket_mb,
         recompute=recipe.recompute,
         compile=compiles(recipe.compile, device()),
         deepspeed=stage.deepspeed,

@@ -33,7 +33,7 @@ from pretrain.training.hooks.journal import record_stop
 from pretrain.training.hooks.rollbacks import Rollback, Rollbacks
 from pretrain.training.mixing import DateOfTheHop, measure
 from pretrain.training.preflight import check_run, check_shards
-from pretrain.training.resume import lost_checkpoints, restore
+from pretrain.training.resume import lost_checkpoints, other_ranks, restore
 from pretrain.training.saved_states import first_state, raise_lost, restore_initial, step_to_repeat
 from pretrain.training.trainer import Trainer
 
@@ -172,6 +172,7 @@ def _resumed(
         if num_ranks != run.num_ranks and run.has_dropout:
             say_once(f"{path.name} is of {num_ranks} ranks, now there are {run.num_ranks}: dropout draws other masks")
         reached = decided(run, progress.decisions)
+        raise_together(other_ranks(reached, progress, saved, path))
         before = step_to_repeat(reached, progress, folder)
         if before is None:
             restore_initial(reached, corpus, progress, saved, folder, trust_pickle)

@@ -9,6 +9,7 @@ from tests.support.harness import settings
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "adamw": dict(name="adamw", lr=2e-3),
+    "clipped": dict(name="adamw", lr=2e-3, clip_bucket_mb=0.016),
     "lamb": dict(name="lamb", lr=2e-2, weight_decay=0.1),
     "lans": dict(name="lans", lr=2e-2, weight_decay=0.1, adapted="all"),
     "muon": dict(name="muon", lr=5e-3, weight_decay=0.1, fallback={"lr_factor": 0.4}),
@@ -26,4 +27,5 @@ def optimizer_settings(name: str, tp: int, stage: int, precision: str = "fp32", 
         make_optimizer=section.chosen.make,
         groups=section.chosen.group_rules,
         grad_clip=0.5,
+        clip_bucket_mb=section.clip_bucket_mb,
     )

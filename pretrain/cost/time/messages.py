@@ -3,6 +3,7 @@
     ZeRO 0      gradients summed once a step, in pieces of 500 million elements, after the backward pass
     ZeRO 1      gradients summed once a step, bucket by bucket; weights gathered, a message for each parameter group
     ZeRO 2      the same, the gradients after every micro-batch
+                both, where each rank clips its own (pretrain/engine/clipping.py): once, after the last backward pass
     ZeRO 3      weights gathered for every micro-batch, a prefetch bucket at a time; gradients scattered, by buckets
     Muon        parts of matrices to their homes and back, in rounds (pretrain/optim/muon/homes.py)
     TP          hidden states summed four times a layer; the embeddings; scores over the vocabulary
@@ -20,6 +21,7 @@ from model.parameters import ParameterSpec, parameter_table
 from pretrain.cost.memory import FP32_BYTES, matrix_bytes, numel_on_rank
 from pretrain.cost.time.machine import KINDS, Kind
 from pretrain.engine.config_file import DEFAULT_BUCKET, overlaps_messages
+from pretrain.optim.buckets import gradient_buckets
 from pretrain.recipe import ResolvedStage
 
 ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, ALL_TO_ALL = KINDS
@@ -61,6 +63,9 @@ def messages(stage: ResolvedStage, on_cpu: bool) -> Iterator[Message]:
         yield from _of_gradients_and_weights(stage, overlaps_messages(stage.deepspeed, not on_cpu, stage.data_parallel))
     if stage.tensor_parallel > 1:
         yield from _of_hidden_states(stage)
+        if stage.clips_on_ranks:
+            num_buckets = len(gradient_buckets(stage.config, stage.optimizer.clip_bucket_mb))
+            yield Message(ALL_REDUCE, "tensor", 2 * FP32_BYTES * num_buckets, "update")
     yield from _of_norms(stage)
     yield from _of_layerwise_norms(stage)
     for numel in stage.optimizer_work.exchanged:
@@ -80,10 +85,11 @@ def _of_gradients_and_weights(stage: ResolvedStage, overlaps: bool) -> Iterator[
         for numel in _pieces(sizes, DEFAULT_BUCKET):
             yield Message(ALL_REDUCE, "data", element * numel, "update")
         return
-    rounds = 1 if stage.zero_stage == 1 else stage.accumulation
+    rounds = 1 if stage.zero_stage == 1 or stage.clips_on_ranks else stage.accumulation
+    when: When = "update" if stage.clips_on_ranks else "reduction"
     kind = ALL_REDUCE if stage.zero_stage < 3 else REDUCE_SCATTER
     for numel in _buckets(sizes, bucket):
-        yield Message(kind, "data", element * numel, "reduction", rounds)
+        yield Message(kind, "data", element * numel, when, rounds)
     if stage.zero_stage < 3:
         for numel in _groups(stage, align=2 * stage.data_parallel):
             yield Message(ALL_GATHER, "data", element * numel, "update")
@@ -226,7 +232,7 @@ def _as_reduced(stage: ResolvedStage, overlaps: bool) -> list[ParameterSpec]:
     specs = _trained(stage)
     if stage.zero_stage == 0:
         return specs
-    if stage.zero_stage == 1 and not overlaps:
+    if stage.clips_on_ranks or (stage.zero_stage == 1 and not overlaps):
         return _by_group(stage, specs)
     if stage.zero_stage < 3 or not gathers_whole_blocks(stage):
         return specs[::-1]

@@ -35,6 +35,7 @@ class LambOptions(LayerwiseOptions):
     1."""
 
     def check(self) -> None:
+        super().check()
         if self.trust_bounds and self.trust_bounds[0] > self.trust_bounds[1]:
             raise UserError(f"trust_bounds {list(self.trust_bounds)} has the larger bound first; swap them")
 

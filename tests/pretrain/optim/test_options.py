@@ -26,6 +26,7 @@ def test_a_dump_names_every_option_whatever_the_optimizer():
         "weight_decay": 0.01,
         "decayed": "matrices",
         "grad_clip": 1.0,
+        "clip_bucket_mb": None,
         "layer_decay": 1.0,
         "adapted": "matrices",
         "bias_correction": True,

@@ -64,6 +64,8 @@ def planned(
         ("adamw", 1, 3, "bf16", 2, TINY_BUCKETS),
         ("adamw", 2, 0, "bf16", 2, {}),
         ("adamw", 2, 2, "fp32", 1, {}),
+        ("clipped", 1, 2, "bf16", 2, TINY_BUCKETS),
+        ("clipped", 2, 1, "fp32", 2, {}),
         ("muon", 1, 0, "fp32", 1, {}),
         ("muon", 1, 1, "bf16", 2, TINY_BUCKETS),
         ("muon", 1, 3, "fp32", 2, TINY_BUCKETS),
