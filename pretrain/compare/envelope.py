@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from pretrain.compare.roles import Contender
 from pretrain.compare.speedup import Point, frontier, loss_at, median_point
 
+SAME_BUDGET = 1.01
+"""A factor in FLOPs: whole steps of different sizes are never equal."""
+
 
 def curves_by_size(sizes: Sequence[Contender]) -> dict[str, list[Point]]:
     """FLOPs and loss (medians over seeds) of each budget, cheapest first, by the shape of the model."""
@@ -24,8 +27,9 @@ def envelope(curves: Sequence[Sequence[Point]]) -> list[Point]:
     Between its budgets a size is interpolated in the logarithm of FLOPs; beyond them nothing is invented.
     """
     costs = sorted({cost for points in curves for cost, _ in points})
-    lowest = [
-        (cost, min(loss_at(points, cost) for points in curves if points[0][0] <= cost <= points[-1][0]))
-        for cost in costs
-    ]
-    return frontier(lowest)
+    covering = {cost: [points for points in curves if _covers(points, cost)] for cost in costs}
+    return frontier([(cost, min(loss_at(points, cost) for points in covering[cost])) for cost in costs])
+
+
+def _covers(points: Sequence[Point], cost: float) -> bool:
+    return points[0][0] <= cost * SAME_BUDGET and cost <= points[-1][0] * SAME_BUDGET

@@ -19,6 +19,7 @@ def test_the_envelope_is_the_best_of_all_sizes_and_invents_nothing():
     best = envelope([small, large])
     assert best == [(100.0, 5.0), (200.0, pytest.approx(4.5)), (400.0, pytest.approx(3.9)), (800.0, 3.0)]
     assert envelope([small]) == small
+    assert envelope([[(100.0, 5.0)], [(100.5, 4.0)]]) == [(100.0, 4.0)], "one budget, of steps that are not quite equal"
     noisy = [(100.0, 5.0), (200.0, 5.2), (400.0, 4.0)]  # a budget that a cheaper one beats is on the line of the others
     assert envelope([noisy]) == [(100.0, 5.0), (200.0, pytest.approx(4.5)), (400.0, 4.0)]
 
