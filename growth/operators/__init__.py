@@ -18,6 +18,7 @@ from growth.operators.identity_layers import IdentityLayers
 from growth.operators.interleave import Interleave
 from growth.operators.interpolate import Interpolate
 from growth.operators.lengthen import Lengthen
+from growth.operators.ligo import Ligo
 from growth.operators.mask_growth import MaskGrowth
 from growth.operators.own_maps import OwnMaps
 from growth.operators.prune import PruneHeads, PruneNeurons
@@ -41,7 +42,7 @@ OPERATORS: dict[str, type[Operator]] = {
     operator.name: operator
     for operator in (
         Stack, Interleave, AppendTop, IdentityLayers, FreshLayers,
-        Widen, TileFfn, TileCenter, MaskGrowth, Unmask, Lengthen, Unpool,
+        Widen, TileFfn, TileCenter, Ligo, MaskGrowth, Unmask, Lengthen, Unpool,
         Unshare, Share,
         Densify, SoftmaxAttention, OwnMaps,
         PruneHeads, PruneNeurons, FoldSlimming,

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from growth.change import MomentPolicy, ShapeChange
+from growth.learned_maps import LearnedMaps, Learning
 from growth.moments import MomentRule, of_gradients
 from growth.partial_shape import PartialShape
 from growth.state import Fetch, Record
@@ -31,6 +32,10 @@ def _no_correlation(source: BertConfig, shared: BertConfig, fetch: Fetch) -> Cor
     raise UserError("gradients cannot be measured here; set the option correlation to a number from 0 to 1")
 
 
+def no_rows(maps: LearnedMaps, learning: Learning, fetch: Fetch) -> LearnedMaps:
+    raise UserError("maps are learned on the rows of a run; let a stage of one do it, or set the option steps to 0")
+
+
 def _no_saved_state(path: str) -> tuple[BertConfig, Fetch]:
     raise UserError(f"the saved state {path} cannot be opened here")
 
@@ -49,6 +54,8 @@ class Inputs:
     """How the optimizer's moments follow the change."""
     seed: int = 0
     """The run's, for weights that are drawn."""
+    learn: Callable[[LearnedMaps, Learning, Fetch], LearnedMaps] = no_rows
+    """(maps as they are drawn, how to learn them, the state) -> the maps after these steps on the run's corpus."""
 
 
 class Operator(BaseModel):
@@ -77,7 +84,7 @@ class Operator(BaseModel):
     @model_validator(mode="after")
     def _takes_its_policy(self) -> "Operator":
         if self.moments == "new_units" and not self.adds_units:
-            raise UserError("moments new_units is for widen and tile_ffn; choose transform, copy or reset")
+            raise UserError("moments new_units is for widen, tile_ffn and ligo; choose transform, copy or reset")
         return self
 
     def target(self, source: BertConfig, wanted: PartialShape) -> BertConfig:
@@ -100,6 +107,16 @@ class Operator(BaseModel):
     def saved_states_read(self) -> tuple[str, ...]:
         """The saved states that it reads: names that stages keep, or paths."""
         return ()
+
+    @property
+    def learning_steps(self) -> int:
+        """Steps over the stage's rows in which it learns its change. Each costs a step of the model it leads to without
+        the optimizer's part, and `learning_flops`."""
+        return 0
+
+    def learning_flops(self, source: BertConfig, target: BertConfig) -> int:
+        """Of one such step, what comes on top of the model's."""
+        return 0
 
     @property
     def prunes_by_coefficients(self) -> bool:

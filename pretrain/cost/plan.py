@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from rich import box
@@ -12,6 +13,7 @@ from rich.text import Text
 from pretrain.cost.attention import masked_attention
 from pretrain.cost.communication import outweighed
 from pretrain.cost.copies import equal_copies
+from pretrain.cost.learning import learning_flops, learning_notes
 from pretrain.cost.memory import held_bytes, num_parameters, peak_bytes, stage_bytes
 from pretrain.cost.optimizer_changes import optimizer_changes
 from pretrain.cost.optimizer_step import step_shares
@@ -102,6 +104,7 @@ def _rules(run: Run, on_cpu: bool) -> Iterator[Text]:
     lines += _clipping_on_ranks(run)
     lines += equal_copies(run)
     lines += optimizer_changes(run)
+    lines += learning_notes(run)
     lines += step_shares(run)
     lines += outweighed(run, on_cpu)
     lines += masked_attention(run, on_cpu)
@@ -159,6 +162,8 @@ def _savings_table(run: Run) -> Table:
     table.add_section()
     if of_pilots := pilot_flops(run):
         table.add_row("two pilots", "", "", f"{of_pilots:.3g}", f"{of_pilots / costs.target:.1%}")
+    if of_maps := sum(learning_flops(before, stage) for before, stage in pairwise(run.stages)):
+        table.add_row("learned maps", "", "", f"{of_maps:.3g}", f"{of_maps / costs.target:.1%}")
     table.add_row(
         "run", run.moment(run.end), f"{costs.target:.3g}", f"{costs.run:.3g}", f"{1 / (1 + costs.speedup):.1%}"
     )

@@ -5,10 +5,12 @@ of steps. Whether both reach the same loss is a separate question, which `compar
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from model.config import BertConfig
 from model.fields import Flag
 from pretrain.cost.flops import training_flops
+from pretrain.cost.learning import learning_flops
 from pretrain.recipe import ResolvedStage, Run
 from pretrain.recipe.pilots import pilot_steps
 
@@ -33,21 +35,29 @@ class CostComparison:
 
 
 def compare_costs(run: Run) -> CostComparison:
-    """Counts stages that a rule may end early at full length, and the pilots of such a rule. The run must be measured
-    in steps."""
+    """Counts stages that a rule may end early at full length, the pilots of such a rule, and the steps in which
+    operators learn. The run must be measured in steps."""
     assert run.unit == "steps"
     target = target_config(run)
 
     def cost_of_target(sequence: int | None = None) -> float:
         return sum(target_flops(run, stage, target, sequence) * stage.length for stage in run.stages)
 
-    cost = sum(stage_flops(stage) * stage.length for stage in run.stages) + pilot_flops(run)
+    cost = sum(stage_flops(stage) * stage.length for stage in run.stages) + extra_flops(run)
     return CostComparison(cost, cost_of_target(), cost_of_target(run.stages[-1].sequence))
 
 
+def extra_flops(run: Run) -> float:
+    """Of all that a run computes besides the steps of its stages."""
+    return pilot_flops(run) + sum(learning_flops(before, stage) for before, stage in pairwise(run.stages))
+
+
 def pilot_flops(run: Run) -> float:
-    """Of the two pilots that date the first change of shape, if the recipe asks for them (`until: mixing`)."""
-    return sum(num_steps * stage_flops(run.stages[index]) for index, num_steps in pilot_steps(run).items())
+    """Of the two pilots that date the first change of shape, if the recipe asks for them (`until: mixing`). One of them
+    makes that change."""
+    steps = pilot_steps(run)
+    change = learning_flops(*run.stages[:2]) if steps else 0
+    return change + sum(num_steps * stage_flops(run.stages[index]) for index, num_steps in steps.items())
 
 
 def target_config(run: Run) -> BertConfig:

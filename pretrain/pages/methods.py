@@ -39,7 +39,16 @@ GROUPS = {
     "Sharing, then unsharing": ("swe-f", "swe-a", "swe-m", "swe-units"),
     "A relaxed model first": ("core",),
     "Pruning": ("earlybert", "earlybert-carry-on", "earlybert-random"),
-    "A smaller model first": ("bert2bert-fpi", "bert2bert-aki", "bert2bert", "msg", "lemon", "staged", "multilevel"),
+    "A smaller model first": (
+        "bert2bert-fpi",
+        "bert2bert-aki",
+        "bert2bert",
+        "msg",
+        "lemon",
+        "staged",
+        "ligo",
+        "multilevel",
+    ),
 }
 """Headings of the page, with their methods."""
 

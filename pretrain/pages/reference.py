@@ -60,7 +60,7 @@ The operators that `grow` can name. *Tier 1* preserves the function: the loss is
 function or the optimizer's state is an estimate; the run logs the loss before and after. Every operator takes the
 option `moments`: `transform` (the default) maps the optimizer's moments by the operator's own rule, `copy` copies them
 without rescaling, `reset` sets them to zero. Use `reset` to reproduce a paper that starts a new optimizer at each
-change. `widen` and `tile_ffn` take `new_units`, too: old units keep their moments, new ones begin at zero
+change. `widen`, `tile_ffn` and `ligo` take `new_units`, too: old units keep their moments, new ones begin at zero
 ([growth.md](growth.md#optimizer-moments))."""
 
 

@@ -93,6 +93,11 @@ class ResolvedStage:
         return self.optimizer.clip_bucket_mb is not None
 
     @property
+    def learning_steps(self) -> int:
+        """Steps over its rows in which its operators learn their change of shape, before its own begin."""
+        return sum(operator.learning_steps for operator in self.grow)
+
+    @property
     def length(self) -> float:
         """Ticks."""
         return self.end - self.start

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import UserError
-from pretrain.cost.savings import pilot_flops, stage_flops
+from pretrain.cost.savings import extra_flops, stage_flops
 from pretrain.data import Corpus
 from pretrain.recipe import Run
 from pretrain.recipe.pilots import pilot_steps
@@ -69,15 +69,17 @@ def steps_of(run: Run, flops_per_second: float | None) -> dict[int, float]:
 
 
 def run_flops(run: Run) -> float:
-    """Of a run of steps, with its pilots."""
-    return sum(stage.length * stage_flops(stage) for stage in run.stages) + pilot_flops(run)
+    """Of a run of steps, with its pilots and what its operators learn."""
+    return sum(stage.length * stage_flops(stage) for stage in run.stages) + extra_flops(run)
 
 
 def tokens_read(run: Run, num_steps: dict[int, float]) -> float:
-    """With those of pilots."""
+    """With those of pilots, and those from which operators learn."""
     of_pilots = pilot_steps(run)
     return sum(
-        (num_steps[stage.index] + of_pilots.get(stage.index, 0)) * stage.global_batch * stage.sequence
+        (num_steps[stage.index] + of_pilots.get(stage.index, 0) + stage.learning_steps)
+        * stage.global_batch
+        * stage.sequence
         for stage in run.stages
     )
 

@@ -18,6 +18,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 
 from growth.carry import carried_over
 from growth.change import ShapeChange
+from growth.learned_maps import LearnedMaps, Learning
 from growth.operators import shape_change
 from growth.operators.base import Correlation, Inputs
 from growth.operators.saved_state import INITIAL
@@ -86,13 +87,17 @@ class SimulatedRank:
         return engine
 
     def _change(self, previous: ResolvedStage, stage: ResolvedStage, state: TrainingState) -> ShapeChange:
-        """As operators decide it without measuring: uses of a shared block are taken to agree."""
+        """As operators decide it without rows: uses of a shared block are taken to agree, maps stay as they are
+        drawn."""
 
         def correlation(config: BertConfig, shared: BertConfig, fetch: Fetch) -> Correlation:
             return dict.fromkeys(parameter_table(shared), 1.0)
 
+        def learn(maps: LearnedMaps, learning: Learning, fetch: Fetch) -> LearnedMaps:
+            return maps
+
         before, after = previous.optimizer.chosen, stage.optimizer.chosen
-        inputs = Inputs(fetch_from(state), correlation, self._saved, before.moment_rule)
+        inputs = Inputs(fetch_from(state), correlation, self._saved, before.moment_rule, learn=learn)
         change = shape_change(previous.config, stage.grow, stage.shape, inputs)
         return change if before == after else carried_over(change, before.averages, after.averages)
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+from growth.learned_maps import LearnedMaps, Learning
 from growth.moments import MomentRule
-from growth.operators.base import Correlation, Inputs
+from growth.operators.base import Correlation, Inputs, no_rows
 from growth.state import Fetch, TrainingState
 from model.batch import Batch
 from model.config import BertConfig
@@ -36,11 +37,13 @@ def growth_inputs(
     open_saved: Callable[[str], TrainingState],
     report: Callable[[Correlation], None],
     seed: int,
+    learn: Callable[[LearnedMaps, Learning, Fetch], LearnedMaps] = no_rows,
 ) -> Inputs:
     """The inputs of a change that starts from `state`. Their calls are collective.
 
     `moments` is the optimizer's rule. `open_probe` and `open_saved` (a state by its name or path) are called only when
-    an operator asks. `report` hears of every measured correlation. `seed` is the run's.
+    an operator asks. `report` hears of every measured correlation. `seed` is the run's. `learn` takes steps on its
+    rows.
     """
 
     def correlation(config: BertConfig, shared: BertConfig, fetch: Fetch) -> Correlation:
@@ -55,4 +58,4 @@ def growth_inputs(
         opened = open_saved(name)
         return opened.config, fetch_from(opened)
 
-    return Inputs(fetch_from(state), correlation, saved, moments, seed)
+    return Inputs(fetch_from(state), correlation, saved, moments, seed, learn)

@@ -19,7 +19,7 @@ from pretrain.data.batches import TrainingData
 from pretrain.data.index import DataPosition
 from pretrain.engine.distributed import host_group
 from pretrain.recipe import Recipe, ResolvedStage
-from pretrain.training.stages import data_parallel_rank
+from pretrain.training.place import data_parallel_rank
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """How a run enters a stage: with a new engine at the start, later with the engine of the stage before, moved."""
 
 import time
+from functools import partial
 from pathlib import Path
 
-import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 
 from growth.carry import carried_over
@@ -11,11 +11,11 @@ from growth.change import ShapeChange
 from growth.new_units import NewUnits
 from growth.operators import shape_change
 from growth.operators.base import Correlation
+from growth.operators.multilevel import at_depth
 from growth.operators.width import changed_widths
 from growth.partial_shape import PartialShape
 from growth.state import TrainingState
 from model.config import BertConfig
-from model.parallel.layout import ParallelLayout
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.checkpoint.progress import Decision
 from pretrain.engine.agreement import read_once
@@ -29,7 +29,9 @@ from pretrain.recipe import Recipe, ResolvedStage
 from pretrain.training.evaluation import evaluate
 from pretrain.training.events import GrowthEvent, TrainerView
 from pretrain.training.growth_inputs import Probe, growth_inputs
+from pretrain.training.learning import learn
 from pretrain.training.objectives import losses, report_change, report_heads
+from pretrain.training.place import layout_of
 
 
 def start(trainer: TrainerView, state: TrainingState) -> None:
@@ -68,7 +70,8 @@ def _move(trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | Non
         progress.masked_since = progress.step
     progress.new_units = None
     if stage.starts_new_units:
-        progress.new_units = NewUnits.between(changed_widths(previous.config, stage.config), progress.step)
+        as_deep = at_depth(previous.config, stage.config.layers)
+        progress.new_units = NewUnits.between(changed_widths(as_deep, stage.config), progress.step)
     _mark_new_units(trainer)
     begin_step(trainer)
     after = evaluate(trainer.engine, trainer.probe(stage, previous.sequence, previous.objective))
@@ -106,15 +109,6 @@ def begin_step(trainer: TrainerView) -> None:
 def _mark_new_units(trainer: TrainerView) -> None:
     if trainer.progress.new_units is not None:
         mark_new_units(trainer.engine, trainer.progress.new_units)
-
-
-def layout_of(stage: ResolvedStage) -> ParallelLayout:
-    return ParallelLayout(stage.tensor_parallel, stage.data_parallel)
-
-
-def data_parallel_rank(stage: ResolvedStage) -> int:
-    """This rank's place among those that read different rows."""
-    return layout_of(stage).data_parallel_rank(dist.get_rank())
 
 
 def engine_settings(recipe: Recipe, stage: ResolvedStage) -> EngineSettings:
@@ -164,7 +158,9 @@ def _make_change(
         event = {"event": "gradient_correlation", "step": trainer.progress.step, "stage": stage.name}
         trainer.call("on_event", {**event, "values": correlation})
 
-    inputs = growth_inputs(state, before.moment_rule, open_probe, open_saved, report, run.recipe.seed)
+    inputs = growth_inputs(
+        state, before.moment_rule, open_probe, open_saved, report, run.recipe.seed, partial(learn, trainer)
+    )
     change = shape_change(previous.config, stage.grow, stage.shape, inputs)
     if progress.new_units is not None:
         change = progress.new_units.settled(previous.config, progress.step, before.decay_rates).then(change)

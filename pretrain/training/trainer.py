@@ -31,8 +31,8 @@ from pretrain.training import stages
 from pretrain.training.evaluation import evaluate, mean, validation_rows
 from pretrain.training.events import Activity, Hook, StepResult
 from pretrain.training.growth_inputs import PROBE_ROWS
+from pretrain.training.place import data_parallel_rank
 from pretrain.training.reading import Reader
-from pretrain.training.stages import data_parallel_rank
 from pretrain.training.update import update
 
 

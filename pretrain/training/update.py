@@ -11,7 +11,7 @@ from pretrain.engine.distributed import data_parallel_sum, device
 from pretrain.engine.norm import gradient_norm_before_step, skip_step
 from pretrain.engine.readback import Readback
 from pretrain.training.events import TrainerView
-from pretrain.training.stages import data_parallel_rank
+from pretrain.training.place import data_parallel_rank
 
 
 def update(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from growth.operators import OPERATORS, default_operators, shapes
-from tests.support.proving import POST, assert_refused, change_of, grown, random_state, tiny
+from tests.support.proving import MODERN, POST, assert_refused, change_of, grown, random_state, tiny
 
 LOW_RANK = tiny(low_rank={"feedforward.input": 3})
 
@@ -27,6 +27,15 @@ MISTAKES = [
     (POST, {"tile_center": {}}, {"ffn": 5}, r"tile_center: ffn 10 -> 5 shrinks; use coalesce or prune"),
     (POST, {"tile_center": {}}, {"layers": 1}, r"tile_center: layers 2 -> 1 removes layers"),
     (POST, {"tile_center": {}}, {}, r"changes neither layers nor widths"),
+    (POST, {"ligo": {}}, {"ffn": 5}, r"ligo: ffn 10 -> 5 shrinks.*ask for more"),
+    (POST, {"ligo": {}}, {}, r"sets none of layers, hidden, heads, ffn; set one of them"),
+    (POST, {"ligo": {}}, {"layers": 2}, r"layers stay as they are; ask for more, or leave it out"),
+    (POST, {"ligo": {}}, {"heads": (3, 6)}, r"heads \(3, 6\) is not one number for all layers"),
+    (tiny(sharing=1), {"ligo": {}}, {"ffn": 20}, r"needs layers of equal widths with a block each; unshare first"),
+    (tiny(ffn=(10, 12)), {"ligo": {}}, {"hidden": 20}, r"needs layers of equal widths"),
+    (LOW_RANK, {"ligo": {}}, {"ffn": 20}, r"has no maps for low_rank; grow before that"),
+    (MODERN, {"ligo": {}}, {"layers": 4}, r"has no maps for first_norm"),
+    (POST, {"ligo": {}}, {"ffn": 20}, r"learned on the rows of a run.*set the option steps to 0"),
     (POST, {"lengthen": {}}, {"max_positions": 8}, r"max_positions 12 -> 8"),
     (POST, {"unshare": {}}, {}, r"nothing to unshare"),
     (tiny(layers=4, sharing=2), {"unshare": {}}, {"sharing": 1}, r"puts layers.*use share"),

@@ -56,6 +56,7 @@ CASES = {
     "widen lemon": (PLAIN, {"widen": {"how": "lemon"}}, {"hidden": 128, "heads": 16}),
     "tile_ffn": (PLAIN, {"tile_ffn": {}}, {}),
     "tile_center": (PLAIN, {"tile_center": {}}, {"layers": 3, "hidden": 96, "heads": 11, "ffn": 150}),
+    "ligo": (PLAIN, {"ligo": {"steps": 0}}, {"layers": 3}),
     "unmask": (MASKED, {"unmask": {}}, {}),
     "lengthen": (PLAIN, {"lengthen": {}}, {"max_positions": 30}),
     "lengthen interpolate": (PLAIN, {"lengthen": {"how": "interpolate"}}, {"max_positions": 30}),

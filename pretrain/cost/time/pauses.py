@@ -23,10 +23,12 @@ class Change:
     moving: float = 0.0
     building: float = 0.0
     """A new engine, and its compilation."""
+    learning: float = 0.0
+    """Steps in which operators learn it."""
 
     @property
     def seconds(self) -> float:
-        return self.moving + self.building
+        return self.moving + self.building + self.learning
 
 
 def checkpoint_seconds(stage: ResolvedStage, num_ranks: int, machine: Machine) -> float:

@@ -108,7 +108,7 @@ def _stage_time(run: Run, index: int, machine: Machine, segment: float | None) -
         stage=stage,
         step=step,
         num_steps=num_steps,
-        entry=change_seconds(run, index, machine),
+        entry=replace(change_seconds(run, index, machine), learning=stage.learning_steps * step.seconds),
         validation=validations * rows * Step(run, stage, machine, segment).forward_seconds(),
         pause=pause,
         checkpoints=(num_steps / every + 1) * pause,

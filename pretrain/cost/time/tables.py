@@ -80,7 +80,9 @@ def standing_still(time: RunTime) -> str:
     for each in time.stages:
         if each.entry.seconds:
             moving = f"{each.entry.moving:.2g} s to move the state ({each.entry.moving / each.step.seconds:.2g} steps)"
-            parts.append(f"{moving} and {each.entry.building:.2g} s to build the engine of {each.stage.name}")
+            learning = f"{each.entry.learning:.2g} s to learn its maps, " if each.entry.learning else ""
+            building = f"{each.entry.building:.2g} s to build the engine of {each.stage.name}"
+            parts.append(f"{learning}{moving} and {building}")
     return f"steps stand still {', '.join(parts)}"
 
 

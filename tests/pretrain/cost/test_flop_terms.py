@@ -125,6 +125,7 @@ GROWN: dict[str, tuple[dict, dict]] = {
     "widen": ({}, {"hidden": 48, "heads": 8, "ffn": (40, 64)}),
     "tile_ffn": ({}, {"ffn": 64}),
     "tile_center": ({}, {"layers": 3, "hidden": 30, "heads": 5, "ffn": 40}),
+    "ligo": ({}, {"layers": 3, "hidden": 30, "heads": 5, "ffn": 40}),
     "mask_growth": ({}, {"hidden": 30, "ffn": 40, "layers": 3}),
     "unmask": ({"masked": {"ffn": 20}}, {}),
     "lengthen": ({}, {"max_positions": 32}),

@@ -198,7 +198,14 @@ def test_a_stopped_run_ends_in_the_same_bits(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"grow": {"stack": {"moments": "new_units"}}, "shape": {"layers": 4}}, "new_units is for widen and tile_ffn"),
+        (
+            {"grow": {"stack": {"moments": "new_units"}}, "shape": {"layers": 4}},
+            "new_units is for widen, tile_ffn and ligo",
+        ),
+        (
+            {"grow": {"ligo": {"moments": "transform"}}, "shape": {"ffn": 128}},
+            "moments transform is not for ligo: units that are mixed of all others have no moments yet",
+        ),
         ({"grow": "widen"}, "schedule.new_units is for units that begin without state"),
         (
             {"grow": ["stack", {"widen": {"moments": "new_units"}}], "shape": {"layers": 4, "ffn": 128}},

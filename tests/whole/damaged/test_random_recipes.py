@@ -49,6 +49,7 @@ GROWTH: tuple[tuple[Any, dict[str, Any]], ...] = (
     ({"widen": {"how": "lemon"}}, {"hidden": 64}),
     ("tile_ffn", {"ffn": 128}),
     ({"mask_growth": {"steps": 2}}, {"hidden": 40, "layers": 3}),
+    ({"ligo": {"steps": 2}}, {"layers": 3, "hidden": 40, "heads": 6, "ffn": 80}),
     ("unshare", {"sharing": None}),
     ({"share": {"correlation": 0.3}}, {"sharing": 1}),
     ("densify", {"low_rank": {}}),
