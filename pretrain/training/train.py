@@ -168,11 +168,11 @@ def _resumed(
         raise_together(other_vocabulary(saved, corpus, path))
         progress = restore(path, saved, hooks)
         start_up.finished("checkpoint")
+        reached = decided(run, progress.decisions)
+        raise_together(other_ranks(reached, progress, saved, path))
         num_ranks = saved.get("written_under", {}).get("ranks", run.num_ranks)
         if num_ranks != run.num_ranks and run.has_dropout:
             say_once(f"{path.name} is of {num_ranks} ranks, now there are {run.num_ranks}: dropout draws other masks")
-        reached = decided(run, progress.decisions)
-        raise_together(other_ranks(reached, progress, saved, path))
         before = step_to_repeat(reached, progress, folder)
         if before is None:
             restore_initial(reached, corpus, progress, saved, folder, trust_pickle)
