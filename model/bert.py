@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model.alignment import Alignment, sum_of_cosines
 from model.attention import Attention, Mask, SoftmaxAttention, attention_mask
 from model.attention_kernels import PackedRows, packed_rows
 from model.batch import Batch
@@ -28,11 +29,12 @@ from model.variants.parts import only_one, parts_of
 class PretrainingOutput(NamedTuple):
     """Sums over this micro-batch, so that the caller can divide by the counts of the whole global batch."""
 
-    loss: Tensor  # scalar: mlm_scale * mlm_loss + sentence_scale * sentence_loss (+ what variants add)
+    loss: Tensor  # scalar: mlm_scale * mlm_loss + sentence_scale * sentence_loss - align_scale * cosines (+ variants)
     mlm_loss: Tensor  # scalar, summed over masked tokens, or over those that follow others in causal rows
     mlm_correct: Tensor  # scalar int64
     sentence_loss: Tensor  # scalar, summed over segments
     sentence_correct: Tensor  # scalar int64
+    cosines: Tensor | None = None  # scalar, summed over tokens; None: nothing is aligned
 
 
 class BertForPreTraining(nn.Module):
@@ -58,6 +60,8 @@ class BertForPreTraining(nn.Module):
         """Keep only the inputs of the layers, and compute them again in the backward pass."""
         self.loss_passes = IN_CHUNKS
         """How the loss goes over the scores: a compiler takes them as a whole."""
+        self.alignment: Alignment | None = None
+        """The teacher, for as long as there is one."""
         self.final_norm = make_norm(config, config.hidden) if config.norm == "pre" else nn.Identity()
         self.mlm = MaskedWordHead(config, tp)
         if config.sentence_head:
@@ -70,12 +74,20 @@ class BertForPreTraining(nn.Module):
         if tp.sequence_parallel:
             self._sum_gradients_of_parts()
 
-    def forward(self, batch: Batch, mlm_scale: float = 1.0, sentence_scale: float = 1.0) -> PretrainingOutput:
-        """The scales weigh the summed losses: 1 / (masked tokens or segments of the global batch) gives its mean."""
+    def forward(
+        self, batch: Batch, mlm_scale: float = 1.0, sentence_scale: float = 1.0, align_scale: float = 0.0
+    ) -> PretrainingOutput:
+        """The scales weigh the summed losses: 1 / (masked tokens or segments of the global batch) gives its mean.
+
+        align_scale: of the cosines to a teacher. With 0 neither they nor the teacher are computed.
+        """
         for part in self.parts:
             batch = part.arrange(batch)
         words, pairs = self.config.words_from, self.config.sentences_from
-        states = self.states(batch, {words} if batch.sentence_labels is None else {words, pairs})
+        align = self.alignment if align_scale else None
+        target = align.target(batch) if align else None  # before the model keeps anything for the backward pass
+        read = {words} if batch.sentence_labels is None else {words, pairs}
+        states = self.states(batch, read | {align.layer} if align else read)
         hidden = states[words].flatten(0, 1)  # [B * S, H]
         logits = self.mlm(hidden[batch.masked_positions], self.embeddings.word.weight)  # [M, V / tp]
         vocab_size, passes = self.config.vocab_size, self.loss_passes
@@ -88,14 +100,18 @@ class BertForPreTraining(nn.Module):
             if (term := part.loss_term(self, self.tp)) is not None:
                 # Added whole once a step: the shares of all micro-batches in the masked tokens sum to 1.
                 loss = loss + term * len(batch.masked_ids) * mlm_scale
+        cosines = None
+        if align and target is not None:
+            cosines = sum_of_cosines(states[align.layer], target, batch.segments)
+            loss = loss - cosines * align_scale
         if batch.sentence_labels is None:
-            return PretrainingOutput(loss, mlm_loss, mlm_correct, mlm_loss.new_zeros(()), mlm_correct * 0)
+            return PretrainingOutput(loss, mlm_loss, mlm_correct, mlm_loss.new_zeros(()), mlm_correct * 0, cosines)
         hidden = states[pairs].flatten(0, 1)
         scores = self.sentence(self.pooler(hidden[batch.sentence_positions])).to(mlm_loss.dtype)  # [N, 2]
         sentence_loss = F.cross_entropy(scores, batch.sentence_labels, reduction="sum")
         sentence_correct = (scores.argmax(1) == batch.sentence_labels).sum()
         loss = loss + sentence_loss * sentence_scale
-        return PretrainingOutput(loss, mlm_loss, mlm_correct, sentence_loss, sentence_correct)
+        return PretrainingOutput(loss, mlm_loss, mlm_correct, sentence_loss, sentence_correct, cosines)
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states of the last layer, [B, S, H]."""

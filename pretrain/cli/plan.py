@@ -61,6 +61,7 @@ def plan(
     from pretrain.cost.plan import print_plan
     from pretrain.cost.time.machine import load_machine
     from pretrain.data import Corpus
+    from pretrain.interop.teacher import check_folder_teachers, with_folder_teachers
     from pretrain.launch.gpus import count_gpus
     from pretrain.recipe import load_recipe, resolve
     from pretrain.recipe.checks.pilots import check_pilots
@@ -82,10 +83,11 @@ def plan(
         loaded, nproc = with_precision_of(machine, loaded), (nodes or 1) * (nproc or machine.ranks)
     nproc = nproc or 1
     corpus = Corpus.open(loaded.data.corpus) if Path(loaded.data.corpus).exists() else None
-    run = resolve(loaded, corpus.vocab_size if corpus else None, usable_ranks(loaded, nproc))
+    run = with_folder_teachers(resolve(loaded, corpus.vocab_size if corpus else None, usable_ranks(loaded, nproc)))
     check_lengths(run)
     check_saved_states(run)
     check_pilots(run, corpus.vocab_size if corpus else None)
+    check_folder_teachers(run, corpus.tokenizer_hash if corpus else None)
     start = local_folder(Path(loaded.start)) if loaded.start else None
     if start and start.exists():
         from pretrain.interop.importing import check_start

@@ -108,8 +108,8 @@ def _from_scratch(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
 
 
 def _is_plain(run: FinishedRun) -> bool:
-    recipe = run.recipe
-    return len(recipe.stages) == 1 and recipe.stages[0].split is None and recipe.start is None
+    recipe, first = run.recipe, run.recipe.stages[0]
+    return len(recipe.stages) == 1 and first.split is None and first.align is None and recipe.start is None
 
 
 def _end(run: FinishedRun) -> tuple[str, int, str]:

@@ -3,14 +3,14 @@
     peak = weights + gradients + optimizer + buffers + activations (or what replaces them)           on a GPU
     peak = the same, with HEAP_SHARE more for activations, plus what the process itself needs        on a CPU
 
-docs/results/speed.md compares this with measurements. A GPU also holds what torch's allocator does not count:
-`held_bytes`.
+A frozen teacher's weights come on top. docs/results/speed.md compares this with measurements. A GPU also holds what
+torch's allocator does not count: `held_bytes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -53,10 +53,12 @@ class StateBytes:
     gradients: int
     optimizer: int
     host: int = 0
+    teacher: int = 0
+    """Weights of a frozen model that the one in training is aligned with."""
 
     @property
     def device(self) -> int:
-        return self.weights + self.gradients + self.optimizer
+        return self.weights + self.gradients + self.optimizer + self.teacher
 
 
 def num_parameters(config: BertConfig) -> int:
@@ -152,6 +154,7 @@ def stage_bytes(stage: ResolvedStage, on_cpu: bool) -> tuple[StateBytes, StepByt
         stage.optimizer.chosen.group_rules.moments_of,
         stage.clips_on_ranks,
     )
+    held = replace(held, teacher=teacher_bytes(stage))
     tokens = stage.micro_batch * stage.sequence
     predictions = round(tokens * stage.most_predicted)
     bucket = zero.get("reduce_bucket_size", DEFAULT_BUCKET)
@@ -167,7 +170,8 @@ def stage_bytes(stage: ResolvedStage, on_cpu: bool) -> tuple[StateBytes, StepByt
             on_cpu,
             stage.recompute,
             stage.sequence_parallel,
-        ),
+        )
+        + alignment_bytes(stage),
         buffer_bytes(
             config,
             stage.zero_stage,
@@ -182,6 +186,30 @@ def stage_bytes(stage: ResolvedStage, on_cpu: bool) -> tuple[StateBytes, StepByt
         + stage.optimizer_work.scratch_numel * matrix_bytes(on_cpu),
         on_cpu * (PROCESS_BYTES + GLOO_BYTES * (tensor_parallel * data_parallel > 1)),
     )
+
+
+def teacher_bytes(stage: ResolvedStage) -> int:
+    """Weights of the frozen teacher that a layer is aligned with, on one rank; 0 without one, or where its shape is not
+    known. ZeRO 3 divides those that run (pretrain/engine/frozen.py)."""
+    if stage.align is None or stage.align.config is None:
+        return 0
+    share = stage.data_parallel if stage.zero_stage == 3 else 1
+
+    def elements(spec: ParameterSpec) -> int:
+        runs = spec.block is not None or spec.module.startswith("embeddings.")
+        return -(-numel_on_rank(spec, stage.tensor_parallel) // (share if runs else 1))
+
+    element = FP32_BYTES if stage.precision == "fp32" else 2
+    return element * sum(map(elements, parameter_table(stage.align.config).values()))
+
+
+def alignment_bytes(stage: ResolvedStage) -> int:
+    """Of a micro-batch: the teacher's hidden states, and both sides of the cosines in fp32."""
+    if stage.align is None or stage.align.config is None:
+        return 0
+    theirs, element = stage.align.config.hidden, FP32_BYTES if stage.precision == "fp32" else 2
+    width = min(theirs, stage.config.hidden)
+    return stage.micro_batch * stage.sequence * (element * theirs + 2 * FP32_BYTES * width)
 
 
 def matrix_bytes(on_cpu: bool) -> int:

@@ -24,6 +24,7 @@ from pretrain.cost.savings import (
     stage_flops,
     target_config,
     target_flops,
+    teacher_flops,
 )
 from pretrain.optim.buckets import gradient_buckets
 from pretrain.recipe import ResolvedStage, Run
@@ -91,6 +92,8 @@ def _rules(run: Run, on_cpu: bool) -> Iterator[Text]:
             lines.append(f"{stage.name}: {_new_units(stage)}")
         if stage.split:
             lines.append(f"{stage.name}: {stage.split.words()}")
+        if stage.align:
+            lines.append(f"{stage.name}: {_alignment(run, stage)}")
         if stage.zero_stage == 0 and stage.precision != "fp32":
             lines.append(
                 f"{stage.name}: a step of ZeRO 0 in {stage.precision} takes a GPU some twenty kernels a parameter; "
@@ -116,6 +119,19 @@ def _new_units(stage: ResolvedStage) -> str:
     rate = stage.new_unit_rate
     faster = f", at {rate.lr_scale:g} times the learning rate, falling to 1 in {rate.steps:,} steps" * bool(rate.steps)
     return f"new units begin without state and count their own steps{faster}; old ones keep theirs"
+
+
+def _alignment(run: Run, stage: ResolvedStage) -> str:
+    """Of a layer with a frozen teacher."""
+    align = stage.align
+    assert align is not None
+    layer, weight = align.layer_of(stage.config), stage.align_weight_at(stage.start)
+    shape = align.config.summary() if align.config else "not there yet, so not counted"
+    cost = f"; {teacher_flops(stage):.3g} FLOP a step" * (align.config is not None)
+    return (
+        f"layer {layer} of {stage.config.layers} is aligned with the last one of {align.teacher} ({shape}), frozen, at "
+        f"weight {weight:.3g} falling to 0 at {run.moment(align.end)}{cost}"
+    )
 
 
 def _changing_nodes(run: Run) -> Iterator[str]:
@@ -203,12 +219,15 @@ def _memory_table(run: Run, on_cpu: bool) -> Table:
     for heading in ("stage", "TP x DP", "ZeRO"):
         table.add_column(heading)
     of_gpu = () if on_cpu else ("of the GPU",)
-    for heading in ("weights", "gradients", "optimizer", "activations", "buffers", "peak", *of_gpu, "host memory"):
+    has_teacher = any(stage.align for stage in run.stages)
+    held_for = ("weights", *["teacher"] * has_teacher, "gradients", "optimizer")
+    for heading in (*held_for, "activations", "buffers", "peak", *of_gpu, "host memory"):
         table.add_column(heading, justify="right")
     for stage in run.stages:
         held, step = stage_bytes(stage, on_cpu)
         peak = peak_bytes(held, step, on_cpu)
-        parts = [held.weights, held.gradients, held.optimizer, step.activations, step.buffers, peak]
+        of_teacher = [held.teacher] * has_teacher
+        parts = [held.weights, *of_teacher, held.gradients, held.optimizer, step.activations, step.buffers, peak]
         if not on_cpu:
             parts.append(held_bytes(peak, run.num_ranks))
         table.add_row(

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from model.config import BertConfig
 from model.fields import Flag
-from pretrain.cost.flops import training_flops
+from pretrain.cost.flops import encoder_flops, training_flops
 from pretrain.cost.learning import learning_flops
 from pretrain.recipe import ResolvedStage, Run
 from pretrain.recipe.pilots import pilot_steps
@@ -80,12 +80,22 @@ def target_flops(run: Run, stage: ResolvedStage, target: BertConfig, sequence: i
     optimizer."""
     last = run.stages[-1]
     trained = replace(stage, objective=last.objective, mask_rate=last.mask_rate, optimizer=last.optimizer)
-    return stage_flops(replace(trained, config=target, sequence=sequence or stage.sequence))
+    return stage_flops(replace(trained, config=target, sequence=sequence or stage.sequence, align=None))
 
 
 def stage_flops(stage: ResolvedStage) -> int:
-    """FLOPs of one step over all ranks: gradients, and what the optimizer does with them."""
+    """FLOPs of one step over all ranks, in the mean of the stage: gradients, what the optimizer does with them, and a
+    teacher."""
     config, sequence = stage.config, stage.sequence
     predictions = round(stage.global_batch * sequence * stage.predicted_share)
     of_gradients = training_flops(config, stage.global_batch, sequence, predictions)
-    return of_gradients + stage.optimizer.chosen.step_flops(config)
+    of_teacher = round(stage.aligned_share * teacher_flops(stage))
+    return of_gradients + of_teacher + stage.optimizer.chosen.step_flops(config)
+
+
+def teacher_flops(stage: ResolvedStage) -> int:
+    """The forward pass, without heads, of the frozen teacher in a step that computes it; 0 without one, or where its
+    shape is not known. Cosines are no matrix products."""
+    if stage.align is None or stage.align.config is None:
+        return 0
+    return stage.global_batch * encoder_flops(stage.align.config, stage.sequence)

@@ -36,6 +36,10 @@ class CorpusFiles:
         """As the manifest has it: earlier versions counted a vocabulary with holes in another way."""
         return self.manifests[0]["tokenizer"]["vocab_size"]
 
+    @property
+    def tokenizer_hash(self) -> str:
+        return self.manifests[0]["tokenizer"]["hash"]
+
     @classmethod
     def read(cls, path: Path | str) -> "CorpusFiles":
         """Raises UserError if a directory is missing or is not a prepared corpus, if its tokenizer is not the one that
@@ -113,7 +117,7 @@ class Corpus(Vocabulary):
 
     @property
     def tokenizer_hash(self) -> str:
-        return self.manifest["tokenizer"]["hash"]
+        return self.files.tokenizer_hash
 
     def split_hash(self, name: str) -> str:
         """Equal for splits with the same tokens of the same vocabulary."""

@@ -33,6 +33,7 @@ GROUPS = {
     "Another objective first": ("clm-then-mlm",),
     "Objectives at different layers": ("hierarchical",),
     "Modern parts": ("rotary", "gated", "no-biases", "local"),
+    "A teacher": ("let",),
     "Depth": ("stack", "stackbert", "gstack", "stack-auto", "zero-layer", "one-layer", "mslt", "incremental"),
     "Depth, width and length": ("compound", "espalier", "fast"),
     "CompoundGrow's comparison": ("pool", "truncate", "tile", "low-rank", "light-attention"),

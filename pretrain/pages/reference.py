@@ -79,7 +79,7 @@ def reference() -> str:
         table(Recipe),
         "## A stage",
         "A key that a stage omits keeps its value from the stage before, but for `schedule`, `until`, `split`, `keep` "
-        "and `grow`, which are of one stage alone.",
+        "and `grow`, which are of one stage alone, and `align`, which lasts as long as it says.",
         table(Stage),
         "## The optimizer",
         OPTIMIZER,

@@ -78,10 +78,10 @@ def measure(
 
 
 def single_stage(run: Run, index: int, steps: int) -> Run:
-    """A run of `steps` steps of one stage, from fresh weights in that stage's shape, at a constant learning rate."""
-    stage = replace(
-        run.stages[index], index=0, start=0, end=steps, grow=(), shape=PartialShape(), until=None, split=None
-    )
+    """A run of `steps` steps of one stage, from fresh weights in that stage's shape, at a constant learning rate
+    and without a teacher."""
+    untaught = replace(run.stages[index], align=None)
+    stage = replace(untaught, index=0, start=0, end=steps, grow=(), shape=PartialShape(), until=None, split=None)
     constant = Phase(0, steps, stage.optimizer.lr, shape="constant")
     return replace(run, unit="steps", stages=(stage,), learning_rate=LearningRate((constant,)))
 

@@ -15,6 +15,7 @@ from pretrain.recipe.learning_rate import learning_rate
 from pretrain.recipe.run import ResolvedStage, Run
 from pretrain.recipe.schedule import LearningRate
 from pretrain.recipe.schema import NewUnitRate
+from pretrain.recipe.teachers import with_kept_teachers
 
 
 def decided(run: Run, decisions: Sequence[Decision]) -> Run:
@@ -35,10 +36,18 @@ def _decide(run: Run, decision: Decision) -> Run:
 
 
 def _brought_forward(stages: Sequence[ResolvedStage], ticks: float) -> list[ResolvedStage]:
-    """The stages moved earlier by some ticks. Each keeps its length but the last, which lasts to the end of the run."""
-    end = stages[-1].end
-    moved = [replace(stage, start=stage.start - ticks, end=stage.end - ticks) for stage in stages]
-    return [*moved[:-1], replace(moved[-1], end=end)]
+    """The stages moved earlier by some ticks, with the alignments that they begin. Each keeps its length but the last,
+    which lasts to the end of the run."""
+    begin, end = stages[0].start, stages[-1].end
+
+    def moved(stage: ResolvedStage) -> ResolvedStage:
+        align = stage.align
+        if align and align.start >= begin:
+            align = align.moved(-ticks)
+        return replace(stage, start=stage.start - ticks, end=stage.end - ticks, align=align)
+
+    *before, last = map(moved, stages)
+    return [*before, replace(last, end=end)]
 
 
 def _divided(stage: ResolvedStage, tick: float, shape: PartialShape) -> tuple[ResolvedStage, ResolvedStage]:
@@ -78,4 +87,4 @@ def _in_sequence(stages: Sequence[ResolvedStage]) -> list[ResolvedStage]:
         config = shapes(before, grow, stage.shape)[-1]
         config.check_tensor_parallel(stage.tensor_parallel)
         followed.append(replace(stage, index=index, grow=grow, config=config))
-    return followed
+    return list(with_kept_teachers(followed))

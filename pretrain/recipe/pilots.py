@@ -52,6 +52,7 @@ def pilots(run: Run) -> dict[str, Recipe]:
         ),
         "schedule.restart": (second.restart is not None, "pilots have one peak of the learning rate"),
         "schedule.lr_scale": (first.lr_scale != second.lr_scale, "pilots have one peak of the learning rate"),
+        "align": (any(stage.align for stage in (first, second)), "a pilot has no teacher"),
         "mask_growth": (second.config.unfinished is not None, "its pilot has the full shape all along"),
     }
     for key, (is_used, reason) in clashes.items():

@@ -8,6 +8,8 @@ from growth.operators.base import Operator
 from model.config import BertConfig
 from model.errors import UserError
 from pretrain.engine.config_file import load_engine_file
+from pretrain.recipe.align import alignment_of
+from pretrain.recipe.checks.alignment import check_alignment, check_teacher
 from pretrain.recipe.checks.clipping import check_clipping
 from pretrain.recipe.checks.exactness import check_exactness
 from pretrain.recipe.checks.layout import check_layout
@@ -25,6 +27,7 @@ from pretrain.recipe.run import ResolvedStage, Run
 from pretrain.recipe.schema import NewUnitRate, Precision, Recipe, Stage
 from pretrain.recipe.shapes import first_shape, next_shape
 from pretrain.recipe.shares import counted_steps, whole_model
+from pretrain.recipe.teachers import with_kept_teachers
 from pretrain.recipe.timeline import Timeline, timeline
 from pretrain.recipe.until import until_in_steps
 from pretrain.settings.values import Share
@@ -51,6 +54,7 @@ def resolve(recipe: Recipe, corpus_vocab_size: int | None, num_ranks: int) -> Ru
             check_objective(stage, resolved, recipe.data, clock.unit)
             _check_stage(resolved, before, inherited.engine_file, recipe)
             stages.append(resolved)
+    stages = _with_teachers(stages, recipe)
     run = Run(recipe, num_ranks, clock.unit, tuple(stages), learning_rate(recipe, stages, clock.unit))
     check_ends(run)
     check_shapes_of_saved_states(run)
@@ -111,6 +115,7 @@ def _resolve_stage(
         until=until_in_steps(recipe.stages, index, clock),
         split=stage.split and stage.split.in_steps(partial(clock.steps, key="split")),
         keep=stage.keep,
+        align=alignment_of(stage.align, before.align if before else None, clock.span(index), clock.ticks),
     )
 
 
@@ -138,11 +143,22 @@ def _check_stage(stage: ResolvedStage, before: ResolvedStage | None, engine_file
         )
     check_layout(stage, before)
     check_new_units(stage)
+    check_alignment(stage)
     check_exactness(stage.deepspeed, stage.precision, engine_file)
     check_clipping(stage, recipe.faults)
     for setting, reason in config.refused_with().items():
         if getattr(stage, setting):
             raise UserError(reason)
+
+
+def _with_teachers(stages: list[ResolvedStage], recipe: Recipe) -> list[ResolvedStage]:
+    """With the shapes of teachers that earlier stages keep."""
+    known = with_kept_teachers(stages)
+    for asked, stage in zip(recipe.stages, known, strict=True):
+        if stage.align and stage.align.config:
+            with _naming(asked):
+                check_teacher(stage, stage.align.config, recipe.data)
+    return list(known)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from model.config import BertConfig
 from pretrain.data.objective import MaskRate, Objective
 from pretrain.optim.options import StepWork
 from pretrain.optim.section import Optimizer
+from pretrain.recipe.align import StageAlignment
 from pretrain.recipe.schedule import LearningRate
 from pretrain.recipe.schema import NewUnitRate, Precision, Recipe, Restart
 from pretrain.stage_rules.split import Split
@@ -64,6 +65,8 @@ class ResolvedStage:
     """The rules that may end the stage before `end`, with their intervals in steps."""
     split: Split | None
     keep: str | None
+    align: StageAlignment | None = None
+    """With a teacher, at least in its first steps."""
     part: int = 1
     """A stage whose blocks are split while it runs is divided: its parts are numbered from 1."""
 
@@ -120,6 +123,21 @@ class ResolvedStage:
         """Of the step that is taken at tick `now`."""
         return self.mask_rate.at(now, self.start, self.end)
 
+    def align_weight_at(self, now: float) -> float:
+        """Of the cosines to a teacher, in the step that is taken at tick `now`; 0: there is none."""
+        return self.align.weight_at(now) if self.align else 0.0
+
+    @property
+    def aligned_share(self) -> float:
+        """Of its steps, those that compute a teacher."""
+        return max(0.0, min(self.align.end, self.end) - self.start) / self.length if self.align else 0.0
+
+    @property
+    def saved_states_read(self) -> list[str]:
+        """Names or paths: by operators on the way to it, and for a teacher."""
+        names = [name for operator in self.grow for name in operator.saved_states_read]
+        return [*names, self.align.teacher] if self.align else names
+
     @property
     def optimizer_work(self) -> StepWork:
         """Of a step, on one rank."""
@@ -159,5 +177,5 @@ class Run:
 
 def saved_state_names(stages: Sequence[ResolvedStage]) -> list[str]:
     """What the stages keep, preceded by the state before the first step if some operator reads it."""
-    read = {name for stage in stages for operator in stage.grow for name in operator.saved_states_read}
+    read = {name for stage in stages for name in stage.saved_states_read}
     return [*([INITIAL] if INITIAL in read else []), *(stage.keep for stage in stages if stage.keep)]

@@ -11,6 +11,7 @@ from pretrain.data import Masking, Sampling
 from pretrain.data.objective import Objective
 from pretrain.optim.options import OptimizerOptions
 from pretrain.optim.section import Optimizer
+from pretrain.recipe.align import Align
 from pretrain.recipe.schedule import Shape
 from pretrain.recipe.shape_request import ShapeRequest
 from pretrain.settings.values import Amount, Hours, Number, Positive, PositiveAmount, Section
@@ -200,7 +201,7 @@ class Faults(Section):
 
 class Stage(Section):
     """Some steps with one shape. A key that is absent keeps its value from the stage before, but for `schedule`,
-    `until`, `split`, `keep` and `grow`, which are of this stage alone."""
+    `until`, `split`, `keep` and `grow`, which are of this stage alone, and `align`, which lasts as long as it says."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     """Name of the stage in logs, plots and `--set stages.NAME.key=value`. Letters, digits, `_`, `.` and `-`."""
@@ -242,7 +243,8 @@ class Stage(Section):
     """Give neighbouring uses of a shared block separate blocks while the stage runs, wherever their gradients disagree
     (SWE-M)."""
     keep: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")] | None = None
-    """Save the last state of the stage under this name, for `interpolate` and `rewind` in later stages."""
+    """Save the last state of the stage under this name, for `interpolate`, `rewind` and `align` in later stages."""
+    align: Align | None = None
 
 
 def _with_name(optimizer: Optimizer | None) -> Optimizer | None:

@@ -10,6 +10,7 @@ from pretrain.cost.time.run import run_time
 from pretrain.cost.time.sweep import over_layouts, over_nodes, read_sweep, sweep_table
 from pretrain.cost.time.tables import expected_error, print_times, time_lines
 from pretrain.data import Corpus
+from pretrain.interop.teacher import with_folder_teachers
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.runs.forecast import Speed
 from pretrain.runs.submissions import read_limit, submission_lines
@@ -42,7 +43,7 @@ def print_sweep(recipe: Recipe, machine: Machine, text: str, nodes: int, ranks: 
     corpus = Corpus.open(recipe.data.corpus) if Path(recipe.data.corpus).exists() else None
 
     def resolved(num_ranks: int) -> Run:
-        return resolve(recipe, corpus.vocab_size if corpus else None, num_ranks)
+        return with_folder_teachers(resolve(recipe, corpus.vocab_size if corpus else None, num_ranks))
 
     segment = segment_length(recipe, corpus)
     if numbers is None:

@@ -15,6 +15,7 @@ from pretrain.cost.memory import FP32_BYTES
 from pretrain.cost.time.machine import load_machine, machine_names
 from pretrain.cost.time.tables import gib_of
 from pretrain.data import Corpus
+from pretrain.interop.teacher import check_folder_teachers, with_folder_teachers
 from pretrain.recipe import Recipe, ResolvedStage, Run, load_recipe, resolve
 from pretrain.recipe.checks.saved_states import check_saved_states
 from pretrain.recipe.checks.stage_rules import check_lengths
@@ -59,8 +60,10 @@ def resolved(recipe: Recipe, num_ranks: int) -> tuple[Run, Corpus | None]:
         raise UserError("precision fp16 is not simulated; --set precision=bf16 has the same messages and bytes")
     corpus = Corpus.open(recipe.data.corpus) if Path(recipe.data.corpus).exists() else None
     run = resolve(recipe, corpus.vocab_size if corpus else None, usable_ranks(recipe, num_ranks))
+    run = with_folder_teachers(run)
     check_lengths(run)
     check_saved_states(run)
+    check_folder_teachers(run, corpus.tokenizer_hash if corpus else None)
     return run, corpus
 
 

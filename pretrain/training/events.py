@@ -14,6 +14,8 @@ from pretrain.data.objective import Objective
 from pretrain.recipe import ResolvedStage, Run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from deepspeed.runtime.engine import DeepSpeedEngine
 
     from model.batch import Batch
@@ -42,6 +44,8 @@ class StepResult:
     """Time in training steps since the start of the run."""
     tokens_per_second: float
     """Of this step alone."""
+    alignment: float | None = None
+    """Mean cosine of a token's states in the aligned layer and in the teacher; None: there is no teacher."""
 
     def to_json(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if value is not None}
@@ -94,6 +98,8 @@ class TrainerView(Protocol):
     engine: "DeepSpeedEngine"
     progress: Progress
     activity: Activity
+    checkpoints: "Path | None"
+    """The folder where the run saves states by name."""
 
     @property
     def hooks(self) -> "Sequence[Hook]": ...

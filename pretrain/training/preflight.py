@@ -17,6 +17,7 @@ from pretrain.data.corpus import CorpusFiles
 from pretrain.data.text.writing import file_sha256
 from pretrain.engine.agreement import is_group, raise_together, read_once
 from pretrain.engine.place import is_first_of_node, node_name
+from pretrain.interop.teacher import check_folder_teachers, with_folder_teachers
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.recipe.checks.pilots import check_pilots
 from pretrain.recipe.checks.saved_states import check_saved_states
@@ -54,7 +55,7 @@ def _read_run(recipe: Recipe, num_ranks: int, folder: Path, trust_pickle: bool, 
     files = CorpusFiles.read(recipe.data.corpus)
     run_folder = RunFolder(folder)
     recipe = run_folder.completed(recipe)
-    run = resolve(recipe, files.vocab_size, usable_ranks(recipe, num_ranks))
+    run = with_folder_teachers(resolve(recipe, files.vocab_size, usable_ranks(recipe, num_ranks)))
     run_folder.check(recipe)
     if not is_group():  # once, before the ranks
         if not joins:
@@ -66,6 +67,8 @@ def _read_run(recipe: Recipe, num_ranks: int, folder: Path, trust_pickle: bool, 
         check_lengths(run)
         check_saved_states(run)
         check_pilots(run, files.vocab_size)
+        if not is_group():  # once: it reads the files of checkpoints
+            check_folder_teachers(run, files.tokenizer_hash)
         if recipe.start is not None:
             _check_start(Path(recipe.start), run, trust_pickle)
     return run, files

@@ -1,4 +1,4 @@
-"""States that a run has saved under a name and that stages to come read: damaged ones are made again."""
+"""States that a run has saved under a name and that it still reads: damaged ones are made again."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from pretrain.runs.folder import RunFolder
 
 
 def step_to_repeat(run: Run, progress: Progress, run_folder: RunFolder) -> int | None:
-    """None if every state that later stages read is intact, or could be copied from the checkpoint of its step. Else
+    """None if every state that is still read is intact, or could be copied from the checkpoint of its step. Else
     the step that saves it: the run must go back to a checkpoint before that one. Collective."""
     read = _read_later(run, progress)
     for stage in run.stages[: progress.stage + 1]:
@@ -65,9 +65,12 @@ def restore_initial(
 
 
 def _read_later(run: Run, progress: Progress) -> set[str]:
-    """The names of the states that stages to come read."""
-    stages = run.stages[progress.stage + 1 :]
-    return {name for stage in stages for operator in stage.grow for name in operator.saved_states_read}
+    """The names of the states that stages to come read, and of the teacher of this one until it is let go."""
+    this, *later = run.stages[progress.stage :]
+    names = {name for stage in later for name in stage.saved_states_read}
+    if this.align and this.align.weight_at(progress.step):
+        names.add(this.align.teacher)
+    return names
 
 
 def _damage(folder: Path) -> str | None:

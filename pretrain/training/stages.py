@@ -32,6 +32,7 @@ from pretrain.training.growth_inputs import Probe, growth_inputs
 from pretrain.training.learning import learn
 from pretrain.training.objectives import losses, report_change, report_heads
 from pretrain.training.place import layout_of
+from pretrain.training.teacher import provide_teacher
 
 
 def start(trainer: TrainerView, state: TrainingState) -> None:
@@ -98,8 +99,9 @@ def _names(previous: ResolvedStage, stage: ResolvedStage) -> list[str]:
 
 
 def begin_step(trainer: TrainerView) -> None:
-    """Tells what changes with progress where it is: layer dropping, units that fade in, units that began without
-    state."""
+    """Tells what changes with progress where it is: layer dropping, units that fade in, units that began without state,
+    a teacher. Collective where one is opened."""
+    provide_teacher(trainer)
     step, new = trainer.progress.step, trainer.progress.new_units
     if new is not None:
         train_new_units(trainer.engine, step - new.since, trainer.stage.new_unit_rate.at(step - new.since))

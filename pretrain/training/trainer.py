@@ -14,7 +14,7 @@ from growth.state import TrainingState, fresh_state
 from model.batch import Batch
 from pretrain.checkpoint.progress import Decision, Progress
 from pretrain.cost.flops import training_flops
-from pretrain.cost.savings import stage_flops
+from pretrain.cost.savings import stage_flops, teacher_flops
 from pretrain.data import Corpus
 from pretrain.data.ahead import ReadingProcess
 from pretrain.data.objective import Objective
@@ -142,7 +142,8 @@ class Trainer:
         """Reads a global batch and takes one optimizer step over it.
 
         The loss is a sum over masked tokens, divided by their number in the global batch: not a mean of means. A step
-        without any has a loss of NaN and takes its gradient from the sentence pairs alone.
+        without any has a loss of NaN and takes its gradient from the sentence pairs alone. The cosines to a teacher are
+        divided by the number of tokens, in the same way.
         """
         start, device_start = time.perf_counter(), device_clock()
         stage, engine, progress = self.stage, self.engine, self.progress
@@ -154,25 +155,28 @@ class Trainer:
         # DeepSpeed averages over ranks and accumulation steps; the scales undo that.
         copies = stage.data_parallel * stage.accumulation
         mlm_scale, sentence_scale = copies / max(num_masked, 1), copies / max(num_sentences, 1)
+        align_weight = stage.align_weight_at(self.now)
+        scales = mlm_scale, sentence_scale, copies * align_weight / max(num_tokens, 1)
 
         lr = self.run.learning_rate(self.now)
         set_learning_rate(basic_optimizer(engine), lr)
         stages.begin_step(self)
         skipped_before = engine.skipped_steps
-        sums, norm = update(self, rows.batches, mlm_scale, sentence_scale, self._read_ahead)
-        mlm_loss, mlm_correct, sentence_loss, sentence_correct = sums.tolist()
+        sums, norm = update(self, rows.batches, scales, self._read_ahead)
+        mlm_loss, mlm_correct, sentence_loss, sentence_correct, *cosines = sums.tolist()
         mlm_loss, mlm_accuracy = mean(mlm_loss, num_masked), mean(mlm_correct, num_masked)
         loss = mlm_loss + sentence_loss / max(num_sentences, 1)
 
         progress.position = rows.position
         progress.num_tokens += num_tokens
         progress.flops += training_flops(stage.config, stage.global_batch, stage.sequence, num_masked)
+        progress.flops += teacher_flops(stage) if align_weight else 0
         progress.flops += stage.optimizer.chosen.step_flops(stage.config)
         seconds = self._agreed(time.perf_counter() - start)
         progress.train_seconds += seconds
         progress.device_seconds += device_clock() - device_start
         if engine.skipped_steps > skipped_before:  # neither the step count nor the schedule advances
-            self.call("on_skip", loss, lambda: update(self, rows.batches, mlm_scale, sentence_scale))
+            self.call("on_skip", loss, lambda: update(self, rows.batches, scales))
             return
         progress.step += 1
         result = StepResult(
@@ -188,6 +192,7 @@ class Trainer:
             flops=progress.flops,
             seconds=progress.train_seconds,
             tokens_per_second=num_tokens / seconds,
+            alignment=cosines[0] / num_tokens if cosines else None,
         )
         with record_function("hooks"):
             self.call("on_step", result)

@@ -17,28 +17,31 @@ from pretrain.training.place import data_parallel_rank
 def update(
     trainer: TrainerView,
     batches: Sequence[Batch],
-    mlm_scale: float,
-    sentence_scale: float,
+    scales: tuple[float, float, float],
     meanwhile: Callable[[], None] = lambda: None,
 ) -> tuple[Readback, float | None]:
     """Takes the optimizer's step if the gradient is finite, else counts it as skipped.
 
-    `meanwhile` is called once all gradients are under way: a GPU still computes them, and the host has time.
+    `scales` are those of masked words, sentences and cosines (`BertForPreTraining.forward`). `meanwhile` is called once
+    all gradients are under way: a GPU still computes them, and the host has time.
 
     Returns [4] sums over the global batch: MLM loss, correct MLM predictions, sentence loss, correct sentence
-    predictions; and the gradient's norm where DeepSpeed does not report it. The sums are read before the update: by the
-    time that DeepSpeed asks for the norm they are there, and nobody waits for the update itself.
+    predictions, and a fifth where there is a teacher, of the cosines; and the gradient's norm where DeepSpeed does not
+    report it. The sums are read before the update: by the time that DeepSpeed asks for the norm they are there, and
+    nobody waits for the update itself.
     """
     engine = trainer.engine
-    sums = torch.zeros(4, dtype=torch.float64, device=device())
+    sums = torch.zeros(5 if scales[2] else 4, dtype=torch.float64, device=device())
     norm = None
     for index, batch in enumerate(batches):
         _seed_dropout(trainer, index)
         with record_function("forward"):
-            output = engine(batch.to(device()), mlm_scale, sentence_scale)
+            output = engine(batch.to(device()), *scales)
         with record_function("backward"):
             engine.backward(output.loss)
-        parts = (output.mlm_loss, output.mlm_correct, output.sentence_loss, output.sentence_correct)
+        parts = [output.mlm_loss, output.mlm_correct, output.sentence_loss, output.sentence_correct]
+        if output.cosines is not None:
+            parts.append(output.cosines)
         sums += torch.stack([part.detach().double() for part in parts])
         is_last = index == len(batches) - 1
         if is_last:

@@ -49,7 +49,8 @@ def test_the_recipe_of_the_readme_is_the_one_that_ships(tmp_path):
 def test_the_recipes_of_the_page_on_recipes_are_valid(tmp_path):
     page = (HOME / "docs" / "recipes.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    mine, stages, grow, objectives, dropping, ends, hop, cycle, ticket, schedules, peak, decay, timed = blocks
+    mine, stages, grow, objectives, dropping, ends, hop, cycle, ticket, taught, *rest = blocks
+    schedules, peak, decay, timed = rest
     base = load_recipe("base").model_dump(by_alias=True) | {"optimizer": {"lr": 1e-4}}
 
     def run(**values):
@@ -68,6 +69,8 @@ def test_the_recipes_of_the_page_on_recipes_are_valid(tmp_path):
     assert [pilot.steps for pilot in pilots(run(**parse(hop, "page"))).values()] == [100_000, 100_000]
     assert run(**parse(cycle, "page")).saved_states == ["large"]
     assert run(schedule={}, **parse(ticket, "page")).saved_states == ["initial"]
+    small, full = run(**parse(taught, "page")).stages
+    assert full.align.config == small.config and full.align.layer_of(full.config) == 1
     *known, two_phase = re.split(r"\n(?=schedule:)", schedules)
     assert len(known) == 4
     for line in known:

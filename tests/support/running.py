@@ -128,7 +128,7 @@ def run_rank(
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
-    return {key: value.item() for key, value in output._asdict().items()}, gradients
+    return {key: value.item() for key, value in output._asdict().items() if value is not None}, gradients
 
 
 def assert_close(left: Result, right: Result, tolerance: float = 1e-10) -> None:

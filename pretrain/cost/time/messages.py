@@ -33,7 +33,7 @@ PERSISTENT = 100_000
 LAYERWISE = {"lamb": 2, "lans": 3, "stableadamw": 1}
 """Norms of each parameter that these optimizers sum over ranks."""
 TRAINER_BYTES = 32
-"""The sums of losses and of correct predictions that are logged."""
+"""The sums of losses and of correct predictions that are logged. (Those of cosines to a teacher are not counted.)"""
 LOSS_TABLE_BYTES = 16
 """For each word, where tokens are dropped: its loss in a step, and how often it was predicted."""
 
@@ -70,6 +70,7 @@ def messages(stage: ResolvedStage, on_cpu: bool) -> Iterator[Message]:
     yield from _of_layerwise_norms(stage)
     for numel in stage.optimizer_work.exchanged:
         yield Message(ALL_TO_ALL, "all", matrix_bytes(on_cpu) * numel, "rounds")
+    yield from of_teacher(stage)
     if stage.data_parallel > 1:
         yield Message(ALL_REDUCE, "data", TRAINER_BYTES, "update")
     if stage.config.token_dropping and stage.data_parallel * stage.tensor_parallel > 1:
@@ -143,6 +144,32 @@ def _of_hidden_states(stage: ResolvedStage) -> Iterator[Message]:
     yield Message(ALL_REDUCE, "tensor", FP32_BYTES * predictions, "forward", stage.accumulation)
     yield Message(ALL_REDUCE, "tensor", 2 * FP32_BYTES * predictions, "forward", stage.accumulation)
     yield Message(ALL_REDUCE, "tensor", predictions * width, "backward", stage.accumulation)
+
+
+def of_teacher(stage: ResolvedStage) -> Iterator[Message]:
+    """Forward pass of the frozen teacher in the steps that compute it: among tensor-parallel ranks as above, and the
+    weights that data-parallel ranks divide under ZeRO 3 (pretrain/engine/frozen.py), module by module."""
+    if stage.align is None or stage.align.config is None or not stage.aligned_share:
+        return
+    config, element, times = stage.align.config, _element(stage), stage.accumulation * stage.aligned_share
+    tokens = stage.micro_batch * stage.sequence
+    if stage.tensor_parallel > 1:
+        of_layers = element * tokens * config.hidden
+        for kind in (REDUCE_SCATTER, ALL_GATHER) if stage.sequence_parallel else (ALL_REDUCE,):
+            inside = times * 2 * config.layers
+            outside = element * tokens * (config.hidden if kind == ALL_GATHER else config.embedding_width)
+            yield Message(kind, "tensor", of_layers, "forward", inside)
+            yield Message(kind, "tensor", outside, "forward", times)
+    if stage.sequence_parallel:  # of the aligned layer
+        yield Message(ALL_GATHER, "tensor", element * tokens * stage.config.hidden, "forward", times)
+    if stage.zero_stage == 3 and stage.data_parallel > 1:
+        modules: dict[int | None, int] = {}
+        for spec in parameter_table(config).values():
+            if spec.block is not None or spec.module.startswith("embeddings."):
+                modules[spec.block] = modules.get(spec.block, 0) + numel_on_rank(spec, stage.tensor_parallel)
+        for numel in modules.values():
+            padded = -(-numel // stage.data_parallel) * stage.data_parallel
+            yield Message(ALL_GATHER, "data", element * padded, "forward", times)
 
 
 def _of_norms(stage: ResolvedStage) -> Iterator[Message]:

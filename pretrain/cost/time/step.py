@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log2
 
 from model.errors import UserError
@@ -12,6 +12,7 @@ from pretrain.cost.time.machine import KINDS, Machine, Rates
 from pretrain.cost.time.messages import ALL_TO_ALL, Message, messages
 from pretrain.cost.time.passes import Bytes, pass_bytes
 from pretrain.cost.time.products import Mixing, Product, backward_products, forward_products, mixing
+from pretrain.data.objective import MaskRate
 from pretrain.engine.config_file import overlaps_messages
 from pretrain.recipe import ResolvedStage, Run
 
@@ -68,7 +69,7 @@ class Step:
     """One stage of a run on a machine."""
 
     def __init__(self, run: Run, stage: ResolvedStage, machine: Machine, segment: float | None):
-        self.stage, self.machine, self.segment = stage, machine, segment
+        self.run, self.stage, self.machine, self.segment = run, stage, machine, segment
         self.num_ranks = stage.data_parallel * stage.tensor_parallel
         choice = run.recipe.compile
         self.fused = not machine.on_cpu if choice == "auto" else choice
@@ -92,6 +93,7 @@ class Step:
             launches = max(0.0, launches - forward - backward)  # the device works on while the host is ahead
         orthogonalizing = self._orthogonalized()
         exposed, hidden = self._sent(forward, backward, orthogonalizing)
+        forward += self._taught()
         waited = self._waited(stage.accumulation * (forward + backward))
         tokens = stage.global_batch * stage.sequence
         reading = 1e-9 * host.token_ns * tokens * self.machine.on_cpu  # a GPU computes meanwhile
@@ -112,6 +114,16 @@ class Step:
         moved = pass_bytes(self.stage, self.machine.on_cpu, self.fused)
         looked, _ = mixing(self.stage, self.segment)
         return self._computed(forward_products(self.stage), looked, moved.forward)
+
+    def _taught(self) -> float:
+        """Seconds of one micro-batch of a frozen teacher, in the mean of the steps: its forward pass, without heads."""
+        stage = self.stage
+        if stage.align is None or stage.align.config is None:
+            return 0.0
+        teacher = replace(
+            stage, config=stage.align.config, align=None, objective="mlm", mask_rate=MaskRate(0, 0), recompute=False
+        )
+        return stage.aligned_share * Step(self.run, teacher, self.machine, self.segment).forward_seconds()
 
     def _computed(self, products: Iterable[Product], looked: Sequence[Mixing], moved: Bytes) -> float:
         precision, width = self.stage.precision, self.stage.config.head_dim

@@ -1,7 +1,6 @@
 """Whether the saved states that operators read exist by then, and have the shape of the model there; and whether the
 checkpoints that are to stay are written."""
 
-from itertools import pairwise
 from math import lcm
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from growth.operators.saved_state import INITIAL
 from model.errors import UserError, nearest
 from pretrain.checkpoint import find_checkpoint
 from pretrain.checkpoint.files import INDEX
-from pretrain.recipe.run import Run
+from pretrain.recipe.run import ResolvedStage, Run
 
 
 def check_shapes_of_saved_states(run: Run) -> None:
@@ -20,23 +19,31 @@ def check_shapes_of_saved_states(run: Run) -> None:
     """
     saved, may_have_split = {INITIAL: run.stages[0].config}, False
     saved_while_splitting: list[str] = []
-    for before, stage in pairwise(run.stages):
-        may_have_split = before.split is not None or (may_have_split and not before.grow)
-        if before.keep:
-            saved[before.keep] = before.config
-            saved_while_splitting += [before.keep] if may_have_split else []
-        for operator, shape in zip(stage.grow, shapes(before.config, stage.grow, stage.shape), strict=False):
-            for name in operator.saved_states_read:
-                if name in saved_while_splitting:
-                    raise UserError(
-                        f"stage {stage.name}: grow {operator.name}: when {name} is saved its groups may have split, so "
-                        "its shape is not known beforehand; keep a stage before the one with split, or one after "
-                        "unshare"
-                    )
-                if name in saved:
-                    operator.check_saved_state(name, saved[name], shape)
-                elif name in run.saved_states:
-                    raise UserError(f"stage {stage.name}: {name!r} is saved only after this stage; keep an earlier one")
+
+    def check_known(name: str, stage: ResolvedStage, reader: str) -> None:
+        if name in saved_while_splitting:
+            raise UserError(
+                f"stage {stage.name}: {reader}: when {name} is saved its groups may have split, so its shape is not "
+                "known beforehand; keep a stage before the one with split, or one after unshare"
+            )
+        if name in run.saved_states and name not in saved:
+            raise UserError(f"stage {stage.name}: {name!r} is saved only after this stage; keep an earlier one")
+
+    before: ResolvedStage | None = None
+    for stage in run.stages:
+        if before is not None:
+            may_have_split = before.split is not None or (may_have_split and not before.grow)
+            if before.keep:
+                saved[before.keep] = before.config
+                saved_while_splitting += [before.keep] if may_have_split else []
+            for operator, shape in zip(stage.grow, shapes(before.config, stage.grow, stage.shape), strict=False):
+                for name in operator.saved_states_read:
+                    check_known(name, stage, f"grow {operator.name}")
+                    if name in saved:
+                        operator.check_saved_state(name, saved[name], shape)
+        if stage.align:
+            check_known(stage.align.teacher, stage, "align.teacher")
+        before = stage
 
 
 def check_saved_states(run: Run) -> None:
@@ -52,12 +59,12 @@ def check_saved_states(run: Run) -> None:
                 f"stage {stage.name}: grow {operator.name}: no stage keeps {name!r}{nearest(name, saved)}, and no "
                 f"checkpoint has that path; the saved states are {', '.join(saved)}"
             )
-    names_read = [name for *_, name in read]
+    names_read = [name for stage in run.stages for name in stage.saved_states_read]
     for stage in run.stages:
         if stage.keep and stage.keep not in names_read:
             raise UserError(
                 f"stage {stage.name}: keep {stage.keep!r}: no later stage reads it; remove it, or name it in a later "
-                "interpolate or rewind"
+                "interpolate, rewind or align"
             )
 
 

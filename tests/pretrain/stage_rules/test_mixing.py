@@ -152,6 +152,10 @@ def test_plan_refuses_a_pilot_that_cannot_be_trained(corpus, tmp_path, capsys):
         ({"start": "runs/other"}, "until.mixing does not go with start"),
         ({"faults": {"min_nodes": 1}}, "until.mixing does not go with faults.min_nodes"),
         (
+            {"stages": [stages(until=RULE)[0] | {"keep": "a"}, stages()[1] | {"align": {"teacher": "a"}}]},
+            "until.mixing does not go with align: a pilot has no teacher",
+        ),
+        (
             {"stages": [stages(until=RULE)[0], stages()[1] | {"masking": {"rate": 0.3, "end": 0.15}}]},
             "until.mixing does not go with masking.end",
         ),
