@@ -4,7 +4,8 @@ All of them rather than two: the others would wait for the two anyway, so every 
 replicas already decide which is wrong. Under ZeRO 3 no rank could compute without the others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -82,13 +83,29 @@ def _gradients(engine: DeepSpeedEngine, batch: Batch, seed: int, figures: Callab
     num_sentences = 0 if batch.sentence_labels is None else len(batch.sentence_labels)
     try:
         torch.manual_seed(seed)
-        output = engine.module(batch.to(device()), 1 / max(len(batch.masked_ids), 1), 1 / max(num_sentences, 1))
-        torch.autograd.grad(output.loss, parameters, allow_unused=True)
+        with _whole_blocks_unreduced(engine):
+            output = engine.module(batch.to(device()), 1 / max(len(batch.masked_ids), 1), 1 / max(num_sentences, 1))
+            torch.autograd.grad(output.loss, parameters, allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
     nothing = torch.zeros(2, dtype=torch.float64, device=device())
     return torch.stack([found.get(index, nothing) for index in range(len(parameters))])
+
+
+@contextmanager
+def _whole_blocks_unreduced(engine: DeepSpeedEngine) -> Iterator[None]:
+    """Passes that are made inside reduce nothing: for blocks that ZeRO 3 gathers whole, DeepSpeed 0.19.8 waits at the
+    end of a block's backward pass and not at its parameters. What is called there is settled in the forward pass."""
+    hooks = [(handle.hooks_dict_ref(), handle.id) for handle in getattr(engine.optimizer, "_leaf_module_hooks", ())]
+    kept = [of_module[number] for of_module, number in hooks]
+    for of_module, number in hooks:
+        of_module[number] = lambda *_: None  # in its place, and so in its turn
+    try:
+        yield
+    finally:
+        for (of_module, number), hook in zip(hooks, kept, strict=True):
+            of_module[number] = hook
 
 
 def _bits(gradient: Tensor) -> Tensor:

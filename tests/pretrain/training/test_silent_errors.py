@@ -17,6 +17,8 @@ from tests.support.workers import pool
 
 LAYER = "blocks.0.feedforward.input"
 WRONG_RANK = 1
+IN_WHOLE_BLOCKS = dict(layers=2, hidden=32, heads=4, ffn=64, max_positions=32)
+"""Without sharing, so that ZeRO 3 gathers and reduces a block in one message."""
 
 
 class BadMemory(Hook):
@@ -73,7 +75,12 @@ def rollback(folder: Path) -> str:
 
 @pytest.mark.parametrize(
     ("ranks", "zero", "changes"),
-    [(2, 1, {}), (2, 3, {"recompute": True}), (4, 2, {"layout": {"tensor_parallel": 2, "sequence_parallel": True}})],
+    [
+        (2, 1, {}),
+        (2, 3, {"recompute": True}),
+        (2, 3, {"model": IN_WHOLE_BLOCKS}),
+        (4, 2, {"layout": {"tensor_parallel": 2, "sequence_parallel": True}}),
+    ],
 )
 def test_the_checks_change_nothing(corpus, tmp_path, ranks, zero, changes):
     checks = {"check_replicas": 1, "check_arithmetic": 2}
@@ -113,7 +120,7 @@ def stopped_with(recipe: Recipe, folder: Path) -> str:
 
 
 def test_a_rank_that_stays_wrong_ends_the_run(corpus, tmp_path):
-    recipe = recipe_of(corpus, 3, {"check_arithmetic": 6, "roll_backs": 1})
+    recipe = recipe_of(corpus, 3, {"check_arithmetic": 6, "roll_backs": 1}, model=IN_WHOLE_BLOCKS)
     for line in pool(2).run(stopped_with, recipe, tmp_path / "run"):
         assert re.fullmatch(
             r"step 6: rank 0 on \S+ or rank 1 on \S+ has other gradients of the same rows than other replicas, after "
