@@ -24,7 +24,7 @@ def check_new_units(stage: ResolvedStage) -> None:
     if not chosen.steps_elementwise:
         raise UserError(
             f"moments new_units does not go with {chosen.name}, which scales a whole tensor by one norm: new units "
-            "cannot have steps and a learning rate of their own; choose adamw or muon in this stage"
+            "cannot have steps and a learning rate of their own; choose adamw or muon in this stage, or moments: reset"
         )
     if stage.config.frozen_layers:
         raise UserError(
