@@ -85,9 +85,9 @@ def plan(
     corpus = Corpus.open(loaded.data.corpus) if Path(loaded.data.corpus).exists() else None
     run = with_folder_teachers(resolve(loaded, corpus.vocab_size if corpus else None, usable_ranks(loaded, nproc)))
     check_lengths(run)
+    check_folder_teachers(run, corpus.tokenizer_hash if corpus else None)
     check_saved_states(run)
     check_pilots(run, corpus.vocab_size if corpus else None)
-    check_folder_teachers(run, corpus.tokenizer_hash if corpus else None)
     start = local_folder(Path(loaded.start)) if loaded.start else None
     if start and start.exists():
         from pretrain.interop.importing import check_start

@@ -62,8 +62,8 @@ def resolved(recipe: Recipe, num_ranks: int) -> tuple[Run, Corpus | None]:
     run = resolve(recipe, corpus.vocab_size if corpus else None, usable_ranks(recipe, num_ranks))
     run = with_folder_teachers(run)
     check_lengths(run)
-    check_saved_states(run)
     check_folder_teachers(run, corpus.tokenizer_hash if corpus else None)
+    check_saved_states(run)
     return run, corpus
 
 

@@ -65,10 +65,10 @@ def _read_run(recipe: Recipe, num_ranks: int, folder: Path, trust_pickle: bool, 
             History.read(folder)  # a damaged line would stop the run at its end, which needs them all
     if not run_folder.has_begun:  # a resumed run may be past the fault, and cannot change its recipe
         check_lengths(run)
-        check_saved_states(run)
-        check_pilots(run, files.vocab_size)
         if not is_group():  # once: it reads the files of checkpoints
             check_folder_teachers(run, files.tokenizer_hash)
+        check_saved_states(run)
+        check_pilots(run, files.vocab_size)
         if recipe.start is not None:
             _check_start(Path(recipe.start), run, trust_pickle)
     return run, files

@@ -231,13 +231,16 @@ def test_a_teacher_that_cannot_teach_is_refused_before_the_ranks_start(corpus, t
     other = prepared(tmp_path, made_up_documents(40, seed=5, longest=20))
 
     def refusal(teacher: Path, **changes) -> str:
-        stages = [{"name": "full", "steps": 2, "align": {"teacher": str(teacher)}}]
+        stages = changes.pop("stages", [{"name": "full", "steps": 2, "align": {"teacher": str(teacher)}}])
         with pytest.raises(UserError) as caught:
             check_run(recipe(corpus, stages=stages, schedule={"warmup": 0}, **changes), 1, tmp_path / "run")
         assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
         return str(caught.value)
 
     assert "no stage keeps it, and no folder has that path" in refusal(tmp_path / "missing")
+    assert "align.teacher smal: no stage keeps it (did you mean 'small'?)" in refusal(
+        kept, stages=aligned(teacher="smal")
+    )
     assert "is damaged: index.json" in refusal(damaged)
     assert "has neither index.json (Espalier) nor config.json (Hugging Face)" in refusal(tmp_path / "empty")
     longer = {"sequence": 64, "model": MODEL | {"max_positions": 64}}
