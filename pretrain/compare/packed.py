@@ -29,6 +29,9 @@ from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History
 from pretrain.settings.tables import WholeTable
 
+OPTIONS = {"changes": "--set", "nproc": "--nproc", "runs": "--runs", "flops_per_second": "--speed"}
+"""That hold for all starts."""
+
 Measure = Callable[[str, tuple[str, ...], int], float]
 """FLOP/s of a recipe under overrides, on some ranks."""
 
@@ -40,7 +43,6 @@ class Packed:
     minutes: float
     """Of all starts together."""
     results: Results
-    """Its first line is what was `decided`."""
 
     def train(self) -> list[Path]:
         """Trains what fits, the most telling run first. Returns the folders of all runs that can be compared.
@@ -52,11 +54,16 @@ class Packed:
         while place := next((place for place in self.queue() if place.fits and place.seconds), None):
             self._train(place)
         finished = self.finished()
+        for place in self.queue():
+            if place.seconds and self._folder(place.run).exists():
+                print(
+                    f"{self._folder(place.run).name} has not finished; it goes on with more --minutes", file=sys.stderr
+                )
         if not finished:
             least = min(place.seconds for place in self.queue()) / 60
             raise UserError(
                 f"--minutes {self.minutes:g}: no run fits, for the shortest takes {least:.1f} at {self._speed}; give "
-                "more minutes, or begin anew with another --output"
+                "more minutes"
             )
         compared = comparable(finished, self.seeds, target_layers(_losses(finished)))
         waiting = [self._folder(run).name for run in finished if run not in compared]
@@ -116,14 +123,14 @@ class Packed:
 
     def _seconds(self, run: Planned, speeds: Mapping[Model, float]) -> float:
         """A size that has not been trained yet is taken to be as slow as the slowest that is known."""
-        speed = speeds.get(run.model) or min([self.results.lines[0]["flops_per_second"], *speeds.values()])
+        speed = speeds.get(run.model) or min([self.results.decided["flops_per_second"], *speeds.values()])
         return START_SECONDS + max(0.0, self._flops(run) - _flops_so_far(self._folder(run))) / speed
 
     def _train(self, place: Place) -> None:
         run, folder = place.run, self._folder(place.run)
-        if RunFolder(folder).summary.is_file():
+        if folder.exists() and folder.name not in self.results.begun:
             raise UserError(
-                f"{folder} is a finished run that {self.results.file} does not know; give another folder by --runs, or "
+                f"{folder} is a run that {self.results.file} does not know; give another folder by --runs, or "
                 "move that one away"
             )
         left = 60 * self.minutes - self.results.spent_seconds
@@ -145,17 +152,17 @@ class Packed:
         return self.results.runs / self._entry(run).run(run.seed)
 
     def _flops(self, run: Planned) -> float:
-        return run.budget * self.results.lines[0]["unit_flops"]
+        return run.budget * self.results.decided["unit_flops"]
 
     @property
     def _speed(self) -> str:
-        return f"{self.results.lines[0]['flops_per_second']:.3g} FLOP/s"
+        return f"{self.results.decided['flops_per_second']:.3g} FLOP/s"
 
 
 def open_results(
     small: Small, seeds: int, minutes: float, speed: float | None, file: Path, runs: Path, measure: Measure | None
 ) -> Results:
-    """The results in `file`. Without any, decides what a run of the ladder costs; that stands for all later starts.
+    """The results in `file`. Before the first run, decides what one of the ladder costs: that stands from then on.
 
     `speed`: FLOP/s; None measures them. `measure` None starts and writes nothing.
     Raises UserError for settings that do not go together, and for others than those that the file was begun with.
@@ -164,15 +171,17 @@ def open_results(
         raise UserError(f"--minutes {minutes:g} is no time; give more than 0, for example 30")
     if speed is not None and not speed > 0:
         raise UserError(f"--speed {speed:g} is no speed; give FLOP/s, for example 1e12")
-    results, settings = Results(file, runs), {"changes": list(small.changes), "nproc": small.nproc}
-    if results.lines:
-        different = [key for key in settings if results.lines[0].get(key) != settings[key]]
+    results = Results(file, runs, writes=measure is not None)
+    settings = {"changes": list(small.changes), "nproc": small.nproc, "runs": str(runs.resolve())}
+    if results.begun:
+        given = settings if speed is None else settings | {"flops_per_second": speed}
+        different = [key for key in given if results.decided.get(key) != given[key]]
         if different:
-            key, began = {"changes": "--set", "nproc": "--nproc"}[different[0]], results.lines[0].get(different[0])
-            raise UserError(f"{file} was begun with {key} {began}; give the same, or another --output")
+            option, began = OPTIONS[different[0]], results.decided.get(different[0])
+            raise UserError(f"{file} was begun with {option} {began}; give the same, or another --output and --runs")
         return results
     small.check()
-    least, began = small.least_flops, time.time()
+    least, start = small.least_flops, time.monotonic()
     if speed is None:
         if measure is None:
             raise UserError("--dry-run starts nothing that could measure the speed; add --speed, for example 1e12")
@@ -180,7 +189,7 @@ def open_results(
         speed = measure(RECIPE, (*small.overrides, "model.layers=1"), small.nproc)
     decided: Line = {"unit_flops": unit_flops(60 * minutes, speed, least, seeds), "flops_per_second": speed, **settings}
     if measure:
-        results.append(decided | {"seconds": round(time.time() - began, 1)})
+        results.append(decided | {"seconds": round(time.monotonic() - start, 1)})
     else:
         results.lines.append(decided)
     return results

@@ -1,4 +1,4 @@
-"""How ranks agree: on an error, and on a value."""
+"""How ranks agree: on an error, on a value, and on stopping."""
 
 import sys
 import time
@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 
 from model.errors import UserError
 from model.lazy import dist, torch
+from pretrain.engine import signals
 from pretrain.engine.exits import Stop
 
 T = TypeVar("T")
@@ -94,6 +95,15 @@ def rank_0_first(act: Callable[[], None]) -> None:
     raise_together(error)
     if dist.get_rank() == 0:
         store.delete_key(ACTED)
+
+
+def asked_to_stop() -> bool:
+    """Whether any rank has received a signal. Collective, among the hosts."""
+    from pretrain.engine.distributed import host_group
+
+    asked = torch.tensor(signals.received is not None, dtype=torch.int32)
+    dist.all_reduce(asked, dist.ReduceOp.MAX, group=host_group())
+    return bool(asked.item())
 
 
 def say_once(line: str) -> None:

@@ -71,11 +71,7 @@ def import_model(
         settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             raise ValueError("config.json holds no settings")
-        if settings.get("is_decoder") or settings.get("add_cross_attention"):
-            raise UserError(
-                f"{directory} is a decoder (is_decoder or add_cross_attention in its config.json): its tokens see only "
-                "those before them; choose an encoder"
-            )
+        _check_encoder(directory, settings)
         settings, state, fields = _as_bert(settings, state)
         exported = _exported_shape(settings, state)
         if exported is None:
@@ -91,11 +87,20 @@ def possible_shapes(directory: Path, **overrides) -> list[BertConfig]:
     config.json, and before it the one that was exported, which the weights may have left since."""
     with opening(directory):
         settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        _check_encoder(directory, settings)
         with safe_open(directory / "model.safetensors", framework="pt") as file:
             state = {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
         exported = [BertConfig(**settings[EXPORTED_SHAPE]).replace(**overrides)] if EXPORTED_SHAPE in settings else []
         settings, _, fields = _as_bert(settings, state)
         return [*exported, import_config(settings, **{**fields, **overrides})]
+
+
+def _check_encoder(directory: Path, settings: dict) -> None:
+    if settings.get("is_decoder") or settings.get("add_cross_attention"):
+        raise UserError(
+            f"{directory} is a decoder (is_decoder or add_cross_attention in its config.json): its tokens see only "
+            "those before them; choose an encoder"
+        )
 
 
 def _as_bert(settings: dict, state: dict[str, Tensor]) -> AsBert:

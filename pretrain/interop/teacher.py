@@ -16,10 +16,20 @@ from pretrain.recipe.teachers import in_evaluation
 from pretrain.settings.hub import local_folder
 
 
-def with_folder_teachers(run: Run) -> Run:
+def with_folder_teachers(run: Run, has_begun: bool = False) -> Run:
     """The run with the shapes of teachers that no stage of it keeps, read from their folders; those that are not there
-    stay unknown. Raises UserError for a folder without a model, or with one that cannot teach this one."""
-    return replace(run, stages=tuple(_with_folder_teacher(run, stage) for stage in run.stages))
+    stay unknown. Raises UserError for a folder without a model, or with one that cannot teach this one. A run that has
+    begun may be past its teacher: there it stays unknown, too, until somebody opens it."""
+
+    def found(stage: ResolvedStage) -> ResolvedStage:
+        try:
+            return _with_folder_teacher(run, stage)
+        except UserError:
+            if has_begun:
+                return stage
+            raise
+
+    return replace(run, stages=tuple(map(found, run.stages)))
 
 
 def check_folder_teachers(run: Run, tokenizer: str | None) -> None:
@@ -38,6 +48,11 @@ def check_folder_teachers(run: Run, tokenizer: str | None) -> None:
         checkpoint = _checkpoint(folder)
         if checkpoint is None:
             continue
+        if checkpoint.parent.parent == folder and not (folder / "summary.json").is_file():
+            raise UserError(
+                f"{named} is a run that has not finished, whose newest checkpoint is not always the same; name one of "
+                f"its checkpoints, such as {checkpoint}"
+            )
         if damage := find_damage(checkpoint):
             raise UserError(f"{named} is damaged: {damage}; choose another checkpoint")
         theirs = read_index(checkpoint)["run"].get("tokenizer", tokenizer)

@@ -141,6 +141,12 @@ def _check_stage(stage: ResolvedStage, before: ResolvedStage | None, engine_file
             f"sequence {stage.sequence} is longer than model.max_positions {config.max_positions}; "
             "lower it or raise max_positions"
         )
+    for operator in stage.grow[:-1]:
+        if operator.learning_steps:
+            raise UserError(
+                f"grow: {operator.name} learns its maps on the rows of this stage, so it has to come last; put it "
+                "behind the other operators, or give it steps: 0"
+            )
     check_layout(stage, before)
     check_new_units(stage)
     check_alignment(stage)

@@ -118,6 +118,8 @@ class SimulatedRank:
     def _step_messages(self, stage: ResolvedStage) -> Counter[Sent]:
         sizes = {"data": stage.data_parallel, "tensor": stage.tensor_parallel, "all": dist.get_world_size()}
         sent: Counter[Sent] = Counter()
+        if stage.align is not None:  # a step with the teacher
+            stage = replace(stage, end=min(stage.end, stage.align.end))
         for message in messages(stage, self.on_cpu):
             if sizes[message.over] > 1:
                 sent[Sent(message.kind, sizes[message.over], message.num_bytes)] += int(message.times)

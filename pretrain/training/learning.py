@@ -10,8 +10,12 @@ import torch
 from growth.learned_maps import LearnedMaps, Learning, map_flops
 from growth.state import Fetch
 from pretrain.cost.flops import training_flops
+from pretrain.engine import signals
+from pretrain.engine.agreement import asked_to_stop
 from pretrain.engine.build import PRECISIONS
+from pretrain.engine.exits import Stop
 from pretrain.engine.learned_maps import LearningRows, learn_maps
+from pretrain.launch.outcome import ExitCode
 from pretrain.training.events import TrainerView
 from pretrain.training.place import layout_of
 from pretrain.training.reading import Reader
@@ -27,6 +31,12 @@ def learn(trainer: TrainerView, maps: LearnedMaps, learning: Learning, fetch: Fe
 
     def read() -> LearningRows:
         nonlocal taken
+        if asked_to_stop():
+            raise Stop(
+                f"{signals.received or 'a signal to another rank'} received in step {taken} of learning the maps to "
+                f"stage {stage.name}: the same command resumes before them",
+                code=ExitCode.PREEMPTED,
+            )
         taken += 1
         trainer.start_activity(f"step {taken} of learning the maps to stage {stage.name}")
         rows = reader.read(trainer.now)

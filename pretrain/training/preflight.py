@@ -55,7 +55,8 @@ def _read_run(recipe: Recipe, num_ranks: int, folder: Path, trust_pickle: bool, 
     files = CorpusFiles.read(recipe.data.corpus)
     run_folder = RunFolder(folder)
     recipe = run_folder.completed(recipe)
-    run = with_folder_teachers(resolve(recipe, files.vocab_size, usable_ranks(recipe, num_ranks)))
+    resolved = resolve(recipe, files.vocab_size, usable_ranks(recipe, num_ranks))
+    run = with_folder_teachers(resolved, run_folder.has_begun)
     run_folder.check(recipe)
     if not is_group():  # once, before the ranks
         if not joins:

@@ -55,6 +55,6 @@ def other_ranks(run: Run, progress: Progress, saved: dict[str, Any], path: Path)
         return None
     return UserError(
         f"checkpoint {path.name} is of {before} data-parallel ranks, now there are {now}: each clips the gradient of "
-        f"its own rows (optimizer.clip_bucket_mb), so the run would become another; start {before}, or allow that by "
-        "faults.any_ranks: true"
+        f"its own rows (optimizer.clip_bucket_mb), so the run would become another; start as many ranks as before "
+        f"({before * stage.tensor_parallel}), or allow that by faults.any_ranks: true"
     )

@@ -56,7 +56,9 @@ def grow(path: Path, to: Sequence[str], operators: Sequence[str], out: Path) -> 
     wanted = read_shape(to)
     chosen = read_operators([_read_operator(text) for text in operators or [AUTO]], state.config, wanted)
     if any(getattr(operator, "moments", None) == "new_units" for operator in chosen):
-        raise UserError("moments new_units counts the steps of a run: give it to a stage, or choose transform or reset")
+        learns = any(operator.learning_steps for operator in chosen)
+        others = "reset, and steps: 0" if learns else "transform or reset"
+        raise UserError(f"moments new_units counts the steps of a run: give it to a stage, or choose {others}")
     grown: dict[str, Any] = {"from": str(named), "operators": [operator.name for operator in chosen]}
     inputs = growth_inputs(
         state,

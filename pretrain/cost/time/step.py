@@ -198,6 +198,7 @@ class Step:
         stage = self.stage
         over_tensor = (each.times for each in messages(stage, self.machine.on_cpu) if each.over == "tensor")
         of_data = {2: stage.accumulation, 3: 2 * stage.accumulation * stage.config.layers}.get(stage.zero_stage, 1)
+        of_data = 1 if stage.clips_on_ranks else of_data
         num_meetings = sum(over_tensor) + of_data * (stage.data_parallel > 1)
         return computing * self.machine.host.waiting_share(computing / num_meetings) if num_meetings else 0.0
 

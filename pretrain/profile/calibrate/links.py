@@ -39,6 +39,7 @@ def _bandwidth(kind: Kind, num_bytes: int, size: int, latency: float) -> float:
 def _of_calls(kind: Kind, numel: int) -> float:
     """Seconds, the median of some; as many on every rank."""
     size = dist.get_world_size()
+    numel = max(size, numel // size * size)  # it is divided
     whole = torch.ones(numel, device=device())
     part = torch.ones(numel // size, device=device())
     inbox = torch.ones_like(whole)

@@ -57,6 +57,11 @@ REFUSALS = (
         "master weights and moments stay fp32 in every precision; remove it",
     ),
     Refusal(
+        "managed_gradient_accumulation",
+        lambda value: value is False,
+        "every micro-batch would be a step of its own; remove it",
+    ),
+    Refusal(
         "data_types.grad_accum_dtype",
         lambda value: value not in (None, "auto"),
         "it changes where DeepSpeed keeps the masters; gradients are summed in the precision of the weights; remove it",

@@ -19,7 +19,7 @@ def check_new_units(stage: ResolvedStage) -> None:
     if len(stage.grow) > 1:
         raise UserError(
             f"moments new_units goes with no other operator ({', '.join(each.name for each in stage.grow)}): it would "
-            "have to know what that makes of new units; give the other one its own stage"
+            "have to know what that makes of new units; give the other one its own stage, or choose moments: reset"
         )
     if not chosen.steps_elementwise:
         raise UserError(

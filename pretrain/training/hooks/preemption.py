@@ -1,10 +1,7 @@
 """Stops on a signal: at the next step boundary, saved, with an exit code that means `start me again`."""
 
-import torch
-import torch.distributed as dist
-
 from pretrain.engine import signals
-from pretrain.engine.distributed import host_group
+from pretrain.engine.agreement import asked_to_stop
 from pretrain.engine.exits import Stop
 from pretrain.launch.outcome import ExitCode
 from pretrain.training.events import Hook, TrainerView
@@ -21,9 +18,7 @@ class Preemption(Hook):
         self.checkpoints = checkpoints
 
     def on_boundary(self, trainer: TrainerView) -> None:
-        asked = torch.tensor(signals.received is not None, dtype=torch.int32)
-        dist.all_reduce(asked, dist.ReduceOp.MAX, group=host_group())
-        if asked.item():
+        if asked_to_stop():
             self.checkpoints.save(trainer)
             self.checkpoints.store.flush()
             raise Stop(

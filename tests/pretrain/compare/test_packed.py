@@ -1,5 +1,6 @@
 """Runs packed into minutes: in order, none twice, over several starts. Training is made up, by a clock of its own."""
 
+import fcntl
 import json
 import os
 import re
@@ -136,11 +137,11 @@ def test_a_start_that_was_killed_counts_until_its_runs_last_sign_of_life(tmp_pat
     os.utime(folder / "metrics.jsonl", (1040, 1040))
     lines = [{"unit_flops": 1.0, "seconds": 2.0}, {"run": folder.name, "started": 1000.0}]
     file.write_text("\n".join(map(json.dumps, lines)) + '\n{"run": "sma')
-    assert Results(file, folder.parent).spent_seconds == 42
-    resumed = Results(file, folder.parent)
+    assert Results(file, folder.parent, writes=False).spent_seconds == 42
+    resumed = Results(file, folder.parent, writes=True)
     resumed.resume()
     os.utime(folder / "metrics.jsonl", (2000, 2000))
-    assert resumed.spent_seconds == Results(file, folder.parent).spent_seconds == 42
+    assert resumed.spent_seconds == Results(file, folder.parent, writes=False).spent_seconds == 42
 
 
 @pytest.mark.parametrize(
@@ -166,9 +167,22 @@ def test_a_folder_goes_on_with_its_own_settings_alone(machine, call, tmp_path, c
     assert call("--minutes", "5") == 0
     for _ in range(2):  # it may be of another recipe
         assert call("--minutes", "5", "--output", str(tmp_path / "other")) == 2
-        assert "seed0 is a finished run that " in capsys.readouterr().err
+        assert "seed0 is a run that " in capsys.readouterr().err
+    assert call("--minutes", "9", "--speed", "1e15") == 2
+    assert "results.jsonl was begun with --speed 1" in capsys.readouterr().err
+    with (tmp_path / "out" / "results.jsonl").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert call("--minutes", "9") == 2
+    assert "results.jsonl is written by another start of this comparison; wait" in capsys.readouterr().err
     assert call("--minutes", "9", "--set", "optimizer.lr=1e-3") == 2
     assert "results.jsonl was begun with --set ['data.corpus=" in capsys.readouterr().err
     (tmp_path / "out" / "results.jsonl").write_text("mine\n")
     assert call("--minutes", "9") == 2
     assert "results.jsonl is not of compare --scale small; name another --output" in capsys.readouterr().err
+
+
+def test_budgets_are_decided_anew_until_the_first_run(machine, call, tmp_path, capsys):
+    assert call("--minutes", "0.1") == 2
+    assert call("--minutes", "5") == 0
+    *decided, _ = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()][:3]
+    assert ["unit_flops" in line for line in decided] == [True, True] and machine.trained

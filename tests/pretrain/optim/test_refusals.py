@@ -88,6 +88,13 @@ def test_masters_are_fp32(tmp_path, key):
         resolve(load_recipe("base", [f"deepspeed={file}", "precision=bf16"]), None, 2)
 
 
+def test_a_step_is_one_of_a_global_batch(tmp_path):
+    file = tmp_path / "engine.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 1}, "managed_gradient_accumulation": False}))
+    with pytest.raises(UserError, match="managed_gradient_accumulation to False: every micro-batch would be a step"):
+        resolve(load_recipe("base", [f"deepspeed={file}"]), None, 2)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_every_shipped_engine_file_takes_every_optimizer(name):
     for stage in ("zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"):

@@ -43,8 +43,8 @@ def test_other_ranks_are_refused_unless_allowed(corpus, tmp_path):
     (message,) = pool(1).run(stop_message, train, clipping(corpus), folder)
     assert message == (
         "checkpoint step-00000002 is of 2 data-parallel ranks, now there are 1: each clips the gradient of its own "
-        "rows (optimizer.clip_bucket_mb), so the run would become another; start 2, or allow that by "
-        "faults.any_ranks: true"
+        "rows (optimizer.clip_bucket_mb), so the run would become another; start as many ranks as "
+        "before (2), or allow that by faults.any_ranks: true"
     )
     assert metrics(folder) == before
     shutil.copytree(folder, tmp_path / "same")

@@ -1,13 +1,17 @@
 """A run that learns the maps of its change of shape: it resumes to the same bits, and its cost counts."""
 
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from growth.learned_maps import map_flops
+from model.errors import UserError
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
 from pretrain.cost.learning import learning_flops
+from pretrain.engine.exits import Stop
+from pretrain.launch.outcome import ExitCode
 from pretrain.recipe import resolve
 from pretrain.training.train import train
 from tests.support.tiny import losses, metrics, same_bits, tiny_recipe, train_until
@@ -49,6 +53,29 @@ def test_a_run_stopped_before_the_change_learns_the_same(corpus, whole, tmp_path
     assert learned(tmp_path / "run") == learned(whole)
     assert losses(tmp_path / "run") == losses(whole)
     assert same_bits(tmp_path / "run", whole)
+
+
+def signalled_while_learning(recipe, folder: Path) -> None:
+    """A signal that comes in the second step on the maps."""
+    calls = count()
+    with patch("pretrain.training.learning.asked_to_stop", lambda: next(calls) == 1), pytest.raises(Stop) as stopped:
+        train(recipe, folder)
+    assert stopped.value.code == ExitCode.PREEMPTED and "step 1 of learning" in str(stopped.value)
+
+
+def test_a_signal_is_heard_while_it_learns(corpus, whole, tmp_path):
+    pool(1).run(signalled_while_learning, recipe_of(corpus), tmp_path / "run")
+    assert not any(line.get("event") == "learned_maps" for line in metrics(tmp_path / "run"))
+    pool(1).run(train, recipe_of(corpus), tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(whole) and same_bits(tmp_path / "run", whole)
+
+
+def test_it_learns_last(corpus):
+    grow = [{"ligo": {"steps": STEPS, "moments": "reset"}}, {"lengthen": {}}]
+    shapes = [stage["shape"] | {"max_positions": length} for stage, length in zip(STAGES, (32, 64), strict=True)]
+    stages = [STAGES[0] | {"shape": shapes[0]}, STAGES[1] | {"grow": grow, "shape": shapes[1]}]
+    with pytest.raises(UserError, match="ligo learns its maps on the rows of this stage, so it has to come last"):
+        resolve(tiny_recipe(corpus, model=MODEL | {"max_positions": 64}, stages=stages), None, 1)
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,8 @@ def test_a_teacher_that_cannot_teach_is_refused_before_the_ranks_start(corpus, t
     damaged = Path(shutil.copytree(kept, tmp_path / "damaged"))
     with (damaged / "index.json").open("a") as index:
         index.write(" ")
+    unfinished = Path(shutil.copytree(whole[0], tmp_path / "unfinished"))
+    (unfinished / "summary.json").unlink()
     (tmp_path / "empty").mkdir()
     other = prepared(tmp_path, made_up_documents(40, seed=5, longest=20))
 
@@ -242,6 +244,7 @@ def test_a_teacher_that_cannot_teach_is_refused_before_the_ranks_start(corpus, t
         kept, stages=aligned(teacher="smal")
     )
     assert "is damaged: index.json" in refusal(damaged)
+    assert "is a run that has not finished, whose newest checkpoint is not always the same" in refusal(unfinished)
     assert "has neither index.json (Espalier) nor config.json (Hugging Face)" in refusal(tmp_path / "empty")
     longer = {"sequence": 64, "model": MODEL | {"max_positions": 64}}
     assert "has 32 positions, and rows have 64 tokens" in refusal(kept, **longer)
