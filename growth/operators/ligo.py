@@ -37,7 +37,7 @@ class Ligo(Operator):
     adds_units: ClassVar[bool] = True
 
     moments: MomentPolicy = "new_units"
-    """`new_units`: old units keep their moments, new ones begin without any; `reset`: all begin anew, as in the
+    """`new_units`: old units keep their moments, new ones start at zero; `reset`: all moments start at zero, as in the
     paper."""
     steps: Annotated[int, Field(ge=0)] = 100
     """Steps in which the maps are learned, each over a global batch of the stage, read from where the run is; the

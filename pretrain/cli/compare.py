@@ -43,7 +43,7 @@ def compare(
         nproc: Number of processes for each run.
         scale: A word for the size of the models, kept in the JSON. Without folders and recipes, small packs --minutes
             with runs at width 64: a ladder of 1, 2, 4 and 8 layers, then the best of them, half of it and one late hop
-            at equal FLOPs, more seeds, larger budgets. The same command goes on where it was.
+            at equal FLOPs, more seeds, larger budgets. Run the same command again to continue.
         speed: FLOP/s of this machine, from which --scale small takes its budgets. By default it is measured.
         dry_run: With --scale small: list the runs and which of them fit, start nothing.
         baseline: Names of the recipes to measure against, separated by commas. Defaults to those that train the

@@ -97,7 +97,7 @@ def places(runs: Iterable[Planned], seconds_of: Callable[[Planned], float], left
 
 
 def comparable(finished: Collection[Planned], num_seeds: int, layers: int) -> list[Planned]:
-    """Without larger budgets at which the target, of so many layers, or half of it has one seed only.
+    """The finished runs, without larger budgets at which the target (`layers` deep) or half of it has only one seed.
 
     A budget of the baseline with a single seed leaves nothing significant at the others, either.
     """

@@ -57,7 +57,8 @@ class Packed:
         for place in self.queue():
             if place.seconds and self._folder(place.run).exists():
                 print(
-                    f"{self._folder(place.run).name} has not finished; it goes on with more --minutes", file=sys.stderr
+                    f"{self._folder(place.run).name} has not finished; give more --minutes to resume it",
+                    file=sys.stderr,
                 )
         if not finished:
             least = min(place.seconds for place in self.queue()) / 60

@@ -35,7 +35,7 @@ class Results:
 
     @property
     def decided(self) -> Line:
-        """What holds for all runs. Until the first of them a start decides anew."""
+        """The settings that all runs share. Each start decides them again until a run has begun."""
         return [line for line in self.lines if "unit_flops" in line][-1]
 
     @property

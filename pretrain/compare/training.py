@@ -99,7 +99,7 @@ def train_missing(
 
 
 def train_one(entry: Entry, seed: int, overrides: Sequence[str], seconds: float, runs: Path, nproc: int) -> bool:
-    """Trains a run, or goes on with it, for as long as that. Returns whether it has finished.
+    """Trains a run, or resumes it, for at most `seconds`. Returns whether it has finished.
 
     Raises UserError if it fails, Stop if it was stopped by a signal, and KeyboardInterrupt after Ctrl-C.
     """

@@ -44,7 +44,7 @@ class EngineSettings:
     groups: GroupRules = field(default_factory=GroupRules)
     grad_clip: float = 1.0
     clip_bucket_mb: float | None = None
-    """Every data-parallel rank clips its own gradient, in buckets of so many MB, before they are averaged."""
+    """Every data-parallel rank clips its own gradient before they are averaged, in buckets of this size in MB."""
     sequence_parallel: bool = False
     """Tensor-parallel ranks divide the tokens among them outside their parallel regions."""
     recompute: bool = False

@@ -67,9 +67,9 @@ class OptimizerOptions(Section):
     grad_clip: Annotated[Number, Field(ge=0)] = 1.0
     """Clip the gradient to this global norm. 0 turns clipping off."""
     clip_bucket_mb: Annotated[Number, Field(gt=0)] | None = None
-    """Instead, let every data-parallel rank clip the gradient of its own rows to that norm before the ranks sum theirs:
-    in B buckets of so many MB (fp32), each to grad_clip / sqrt(B). For ZeRO 1 and 2 ("Breaking MLPerf Training", Kim et
-    al. 2024)."""
+    """Instead, let every data-parallel rank clip the gradient of its own rows to that norm before the gradients are
+    summed: in B buckets of this size in MB (fp32), each to grad_clip / sqrt(B). For ZeRO 1 and 2 ("Breaking MLPerf
+    Training", Kim et al. 2024)."""
     layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """Learning rate of a layer, as a fraction of the rate of the layer above. Below 1 for fine-tuning."""
     compile: bool = True

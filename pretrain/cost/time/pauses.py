@@ -38,7 +38,7 @@ def checkpoint_seconds(stage: ResolvedStage, num_ranks: int, machine: Machine) -
 
 
 def change_seconds(run: Run, index: int, machine: Machine) -> Change:
-    """Of the change that leads to a stage: none where it goes on with the engine of the one before."""
+    """Of the change that leads to a stage: none where it keeps the engine of the stage before."""
     if index == 0:
         return Change()
     before, stage = run.stages[index - 1], run.stages[index]
