@@ -37,6 +37,20 @@ class Decision:
         return cls(**{**values, "shape": PartialShape(values["shape"])})
 
 
+@dataclass(frozen=True)
+class Before:
+    """What led to the state that a run continues (`start_with: state`): one run, or several one after the other."""
+
+    recipes: list[dict[str, Any]]
+    """Of each, as JSON, the first one's first."""
+    steps: int
+    num_tokens: int
+    flops: float
+    train_seconds: float
+    device_seconds: float
+    """Of all ranks."""
+
+
 @dataclass
 class Progress:
     step: int = 0
@@ -58,13 +72,16 @@ class Progress:
     """The stage's new units that have begun without state, and when."""
     token_losses: LossTable | None = None
     """By which token dropping keeps tokens; None before the first step of a stage that drops any."""
+    before: Before | None = None
+    """None for a run that continues no other's state. Counted in nothing else here."""
     decisions: list[Decision] = field(default_factory=list)
     """What the run has decided about its stages."""
     loss_scaler: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("new_units", "token_losses")}
-        values = {name: value for name, value in asdict(self).items() if name not in own}
+        left_out = {*own, *(["before"] if self.before is None else [])}
+        values = {name: value for name, value in asdict(self).items() if name not in left_out}
         some = {name: value.to_json() for name, value in own.items() if value is not None}
         return {**values, **some, "decisions": [decision.to_json() for decision in self.decisions]}
 
@@ -74,6 +91,7 @@ class Progress:
         position = DataPosition(**{"draw": ANYWHERE, **values["position"]})  # absent: begun by an earlier version
         own: dict[str, Any] = {"new_units": NewUnits, "token_losses": LossTable}
         some = {name: kind.from_json(values[name]) for name, kind in own.items() if name in values}
+        some |= {"before": Before(**values["before"])} if "before" in values else {}
         return cls(**{**values, **some, "position": position, "decisions": decisions})
 
 

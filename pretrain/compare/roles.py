@@ -1,18 +1,21 @@
 """The role of each run in a comparison: the target from scratch, a small model, or a method.
 
-From scratch means one stage from random weights: one shape and one row length throughout. Anything else is a method,
-whether its shape changes or not: short rows first, a shared block, dropped layers.
+From scratch means one stage from random weights: one shape and one row length throughout, in one run or in one that
+continues the state of another, as decays from a constant rate do. Anything else is a method, whether its shape changes
+or not: short rows first, a shared block, dropped layers.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal, get_args
 
 from model.errors import UserError, nearest
-from pretrain.compare.runs import FinishedRun, by_recipe
+from pretrain.compare.runs import FinishedRun, by_recipe, settings
+from pretrain.recipe import Recipe
 from pretrain.recipe.shares import counted, row_length, whole_model
-from pretrain.runs.folder import lasting, without
+from pretrain.runs.folder import without
 
 Role = Literal["from scratch", "method", "small"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -108,21 +111,22 @@ def _from_scratch(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
 
 
 def _is_plain(run: FinishedRun) -> bool:
-    recipe, first = run.recipe, run.recipe.stages[0]
-    return len(recipe.stages) == 1 and first.split is None and first.align is None and recipe.start is None
+    firsts = [recipe.stages[0] for recipe in run.recipes if len(recipe.stages) == 1]
+    has_one_stage = len(firsts) == len(run.recipes) and all(one.split is None and one.align is None for one in firsts)
+    return has_one_stage and len(_way(run)) == 1 and run.recipes[0].start is None
 
 
 def _end(run: FinishedRun) -> tuple[str, int, str]:
     """The shape, the tokens in a row and the objective that a run ends with."""
     asked = [stage.objective for stage in run.recipe.stages if stage.objective]
-    return run.shape, _row_lengths(run)[-1], (asked or ["mlm"])[-1]
+    return run.shape, _row_lengths(run.recipe)[-1], (asked or ["mlm"])[-1]
 
 
-def _row_lengths(run: FinishedRun) -> list[int]:
+def _row_lengths(recipe: Recipe) -> list[int]:
     """Of every stage."""
-    lengths = [run.recipe.sequence]
-    for stage in run.recipe.stages:
-        lengths.append(row_length(stage.sequence, run.recipe.sequence) or lengths[-1])
+    lengths = [recipe.sequence]
+    for stage in recipe.stages:
+        lengths.append(row_length(stage.sequence, recipe.sequence) or lengths[-1])
     return lengths[1:]
 
 
@@ -130,9 +134,14 @@ def _flops_a_token(run: FinishedRun) -> float:
     return run.costs["flops"] / run.costs["tokens"]
 
 
-def _way(run: FinishedRun) -> dict[str, Any]:
-    """What a run does, but for sizes, budget and rates: its recipe, with the first shape and rows in counts."""
-    recipe = without(lasting(run.recipe), (*NAME_SEED_AND_BUDGET, *RATES, ("sequence",), ("stages", "sequence")))
+def _way(run: FinishedRun) -> list[dict[str, Any]]:
+    """What a run does, but for sizes, budget and rates. A decay goes the way of what it continues."""
+    return [way for way, _ in groupby(map(_one_way, run.recipes))]
+
+
+def _one_way(run: Recipe) -> dict[str, Any]:
+    """Its recipe, with the first shape and rows in counts."""
+    recipe = without(settings(run), (*NAME_SEED_AND_BUDGET, *RATES, ("sequence",), ("stages", "sequence")))
     whole = whole_model(recipe["model"])
     first = whole | counted(recipe["stages"][0].pop("shape"), whole)
     model = {field: value for field, value in first.items() if field not in SIZES}
@@ -140,7 +149,8 @@ def _way(run: FinishedRun) -> dict[str, Any]:
 
 
 def _recipe_at_any_budget(run: FinishedRun) -> str:
-    return json.dumps(without(lasting(run.recipe), NAME_SEED_AND_BUDGET), sort_keys=True)
+    recipes = [without(settings(recipe), NAME_SEED_AND_BUDGET) for recipe in run.recipes]
+    return json.dumps(recipes, sort_keys=True)
 
 
 def _in_words(end: tuple[str, int, str]) -> str:

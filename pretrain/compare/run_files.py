@@ -42,6 +42,17 @@ class ValidationRows(BaseModel):
     """Hash of the vocabulary and the tokens."""
 
 
+class Before(BaseModel):
+    """What led to the state that a run continues (`start_with: state`; pretrain/checkpoint/progress.py)."""
+
+    recipes: Annotated[list[Recipe], Field(min_length=1)]
+    steps: int
+    num_tokens: int
+    flops: float
+    train_seconds: float
+    device_seconds: float
+
+
 class Summary(BaseModel):
     """summary.json."""
 
@@ -55,6 +66,7 @@ class Summary(BaseModel):
     valid_accuracy: FiniteFloat
     stages: Annotated[list[Stage], Field(min_length=1)]
     growth: list[Growth]
+    before: Before | None = None
 
 
 class Step(BaseModel):

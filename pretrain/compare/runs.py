@@ -4,18 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from model.errors import UserError
-from pretrain.compare.run_files import Growth, Step, ValidationRows, read_recipe, read_steps, read_summary
+from pretrain.compare.run_files import Before, Growth, Step, ValidationRows, read_recipe, read_steps, read_summary
 from pretrain.recipe import Recipe
-from pretrain.runs.folder import RunFolder, lasting
+from pretrain.recipe.noise import as_recorded
+from pretrain.runs.folder import RunFolder, lasting, without
 
 COSTS = ("flops", "tokens", "seconds", "device_seconds")
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One folder under runs/."""
+    """One folder under runs/. If it continues the state of another run, that one's costs are its own as well."""
 
     path: Path
     recipe: Recipe
@@ -28,6 +30,7 @@ class FinishedRun:
     """By COSTS, for the whole run: training steps and shape changes, without validation and checkpoints."""
     growth: tuple[Growth, ...]
     steps: tuple[Step, ...]
+    before: Before | None = None
 
     @classmethod
     def read(cls, path: Path) -> "FinishedRun":
@@ -37,6 +40,13 @@ class FinishedRun:
             raise UserError(f"{path} is not a finished run (no summary.json); name finished folders under runs/")
         summary = read_summary(folder.summary)
         growing_seconds = sum(event.seconds for event in summary.growth)
+        before, steps = summary.before, read_steps(folder.metrics)
+        own = {
+            "flops": summary.flops,
+            "tokens": summary.tokens,
+            "seconds": summary.seconds + growing_seconds,
+            "device_seconds": summary.device_seconds + growing_seconds * summary.ranks,
+        }
         return cls(
             path=path,
             recipe=read_recipe(folder.recipe),
@@ -44,14 +54,10 @@ class FinishedRun:
             validated_on=summary.validated_on,
             valid_loss=summary.valid_loss,
             valid_accuracy=summary.valid_accuracy,
-            costs={
-                "flops": summary.flops,
-                "tokens": summary.tokens,
-                "seconds": summary.seconds + growing_seconds,
-                "device_seconds": summary.device_seconds + growing_seconds * summary.ranks,
-            },
+            costs=_with_earlier(own, before) if before else own,
             growth=tuple(summary.growth),
-            steps=read_steps(folder.metrics),
+            steps=_after_earlier(steps, before) if before else steps,
+            before=before,
         )
 
     @property
@@ -63,11 +69,40 @@ class FinishedRun:
         return self.recipe.seed
 
     @property
+    def recipes(self) -> list[Recipe]:
+        """Of the runs that it continues, the first one's first, and its own."""
+        return [*(map(as_recorded, self.before.recipes) if self.before else ()), self.recipe]
+
+    @property
     def budget(self) -> str:
+        earlier = self.before.steps if self.before else 0
         if self.recipe.hours:
-            return f"{self.recipe.hours:g} hours"
+            return f"{self.recipe.hours:g} hours" + (f" after {earlier:,} steps" if earlier else "")
         counts = (stage.steps for stage in self.recipe.stages)
-        return f"{self.recipe.steps or sum(count for count in counts if isinstance(count, int)):,} steps"
+        own = self.recipe.steps or sum(count for count in counts if isinstance(count, int))
+        return f"{earlier + own:,} steps"
+
+
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe's training depends on, as JSON, but for the path of a state that it continues."""
+    begins_anew = recipe.start is not None and recipe.start_with == "weights"
+    return without(lasting(recipe), () if begins_anew else (("start",), ("start_with",)))
+
+
+def _with_earlier(own: dict[str, float], before: Before) -> dict[str, float]:
+    return {
+        "flops": own["flops"] + before.flops,
+        "tokens": own["tokens"] + before.num_tokens,
+        "seconds": own["seconds"] + before.train_seconds,
+        "device_seconds": own["device_seconds"] + before.device_seconds,
+    }
+
+
+def _after_earlier(steps: Sequence[Step], before: Before) -> tuple[Step, ...]:
+    return tuple(
+        step.model_copy(update={"flops": step.flops + before.flops, "seconds": step.seconds + before.train_seconds})
+        for step in steps
+    )
 
 
 def check_validation(runs: Sequence[FinishedRun]) -> None:
@@ -126,10 +161,13 @@ def _check_alike(one: FinishedRun, other: FinishedRun) -> None:
         raise UserError(
             f"{one.path} and {other.path} are both seed {one.seed} of {one.name} at {one.budget}; leave one out"
         )
-    settings = [lasting(run.recipe) for run in (one, other)]
-    different = [key for key in settings[0] if key != "seed" and settings[0][key] != settings[1][key]]
+    ours, theirs = ([settings(recipe) for recipe in run.recipes] for run in (one, other))
+    pairs = zip(ours, theirs, strict=False)
+    different = {key for mine, yours in pairs for key in mine if key != "seed" and mine[key] != yours[key]}
+    if len(ours) != len(theirs):
+        different.add("start")
     if different:
         raise UserError(
-            f"{one.path} and {other.path} are both {one.name} at {one.budget}, but their {', '.join(different)} "
-            "differ; train one of them under another name (--set name=...)"
+            f"{one.path} and {other.path} are both {one.name} at {one.budget}, but their "
+            f"{', '.join(sorted(different))} differ; train one of them under another name (--set name=...)"
         )

@@ -14,7 +14,7 @@ from growth.state import TrainingState
 from model.config import BertConfig
 from model.errors import UserError
 from pretrain.checkpoint.files import load_checkpoint, read_index, readable
-from pretrain.checkpoint.progress import Progress
+from pretrain.checkpoint.progress import Before, Progress
 from pretrain.checkpoint.vocabulary import other_vocabulary
 from pretrain.data import Corpus, DataPosition
 from pretrain.engine.agreement import read_once, say_once
@@ -48,6 +48,7 @@ def continued(
     with readable(checkpoint):
         saved, theirs = Progress.from_json(run["progress"]), Recipe.model_validate(run["recipe"])
         position, same_corpus = saved.position, Path(run["corpus"]) == corpus.path.resolve()
+        led_here = _before(run, saved)
     same_order = (theirs.seed, theirs.data.sampling) == (recipe.seed, recipe.data.sampling)
     if not (same_corpus and same_order):
         other = "another order (seed, data)" if same_corpus else "another corpus"
@@ -55,7 +56,11 @@ def continued(
         position = DataPosition(draw=position.draw)
     faded = saved.masked_since - saved.step  # negative: before the first step of this run
     return changed_state(state, change), Progress(
-        position=position, masked_since=faded, loss_scaler=saved.loss_scaler, token_losses=saved.token_losses
+        position=position,
+        masked_since=faded,
+        loss_scaler=saved.loss_scaler,
+        token_losses=saved.token_losses,
+        before=led_here,
     )
 
 
@@ -80,6 +85,18 @@ def settled_units(config: BertConfig, run: dict[str, Any]) -> ShapeChange:
     if progress.new_units is None:
         return identity(config)
     return progress.new_units.settled(config, progress.step, optimizer_of(run).decay_rates)
+
+
+def _before(run: dict[str, Any], saved: Progress) -> Before:
+    ranks, earlier = run["written_under"]["ranks"], saved.before
+    return Before(
+        recipes=[*(earlier.recipes if earlier else []), run["recipe"]],
+        steps=saved.step + (earlier.steps if earlier else 0),
+        num_tokens=saved.num_tokens + (earlier.num_tokens if earlier else 0),
+        flops=saved.flops + (earlier.flops if earlier else 0.0),
+        train_seconds=saved.train_seconds + (earlier.train_seconds if earlier else 0.0),
+        device_seconds=saved.device_seconds * ranks + (earlier.device_seconds if earlier else 0.0),
+    )
 
 
 def _continuable(path: Path) -> Path:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from typing import Any
 
 from model.errors import UserError
@@ -137,6 +138,7 @@ def summarize(trainer: TrainerView, history: History) -> dict[str, Any]:
         "valid_accuracy": validations[-1]["valid_accuracy"],
         "stages": [_summary(stage, history) for stage in run.stages if history.steps_of(stage.name)],
         "growth": history.events("growth"),
+        **({"before": asdict(progress.before)} if progress.before else {}),
     }
 
 

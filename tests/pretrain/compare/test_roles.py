@@ -1,5 +1,6 @@
 """Which runs are the baseline, which are methods, and which are seeds of one recipe."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from model.config import BertConfig
 from model.errors import UserError
 from pretrain.compare.roles import Contender, contenders
+from pretrain.compare.run_files import Before
 from pretrain.compare.runs import FinishedRun
 from pretrain.recipe import resolve
 from tests.support.made_up import VALIDATION, made_up_recipe
@@ -52,6 +54,25 @@ def test_from_scratch_is_the_target_in_one_stage(name):
     changed = run(name.replace(" ", "-"), **METHODS[name])
     found = roles([*SCRATCH, run("stacked", stages=GROWN), changed])
     assert found == {"full-50": "from scratch", "full-100": "from scratch", "stacked": "method", changed.name: "method"}
+
+
+def continuing(first: FinishedRun, steps: int, **changes: Any) -> FinishedRun:
+    """A decay that takes on the state of `first`, with its costs."""
+    own = run(f"after-{steps}", steps, start="wherever", start_with="state", **changes)
+    earlier = Before(recipes=[first.recipe], steps=90, num_tokens=1, flops=1, train_seconds=1, device_seconds=1)
+    return replace(own, before=earlier)
+
+
+def test_a_decay_is_from_scratch_if_what_it_continues_is_and_goes_the_same_way():
+    peak = run("peak", schedule={"shape": "constant"})
+    decay, other = continuing(peak, 10), continuing(peak, 20, optimizer={"name": "lans", "lr": 1e-3})
+    grown, imported = run("grown", stages=GROWN), run("imported", start="elsewhere")
+    after_growth, after_import = continuing(grown, 30), continuing(imported, 40)
+    found = roles([decay, other, after_growth, after_import])
+    assert decay.budget == "100 steps"
+    assert found == {decay.name: "from scratch"} | dict.fromkeys(
+        (each.name for each in (other, after_growth, after_import)), "method"
+    )
 
 
 def test_small_is_what_the_baseline_does_in_another_size():

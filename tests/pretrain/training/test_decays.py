@@ -8,6 +8,8 @@ import torch
 
 from model.errors import UserError
 from pretrain.checkpoint import find_checkpoint, load_checkpoint
+from pretrain.compare.roles import contenders
+from pretrain.compare.runs import FinishedRun
 from pretrain.data import Corpus, DataPosition
 from pretrain.interop.continuing import check_continued, continued
 from pretrain.recipe import Recipe, resolve
@@ -41,6 +43,12 @@ def test_a_decay_is_the_end_of_a_run_that_decays_there(corpus, tmp_path, constan
     pool(2).run(train, recipe_of(corpus, DECAY, schedule={"shape": "sqrt"}, **start), tmp_path / "decay")
     assert losses(tmp_path / "decay") == losses(tmp_path / "whole")[peak:]
     assert same_bits(tmp_path / "decay", tmp_path / "whole")
+    decay, whole_run = FinishedRun.read(tmp_path / "decay"), FinishedRun.read(tmp_path / "whole")
+    assert decay.budget == whole_run.budget == f"{peak + DECAY} steps"
+    counted = ("flops", "tokens")
+    assert [decay.costs[cost] for cost in counted] == pytest.approx([whole_run.costs[cost] for cost in counted], 1e-12)
+    assert [step.flops for step in decay.steps] == pytest.approx([step.flops for step in whole_run.steps[peak:]], 1e-12)
+    assert [contender.role for contender in contenders([decay])] == ["from scratch"]
 
 
 def test_moments_carry_over_to_another_optimizer(corpus, tmp_path, constant):
