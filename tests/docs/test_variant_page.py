@@ -25,7 +25,7 @@ def tree(tmp_path_factory):
     """A copy of the code with the page's changes: a new folder, and lines in two files that are there."""
     tree = tmp_path_factory.mktemp("tree")
     for folder in ("model", "growth", "pretrain", "ds_configs", "tests"):
-        shutil.copytree(HOME / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(HOME / folder, tree / folder)
     shutil.copy(HOME / "pyproject.toml", tree)
     folder = tree / "model" / "variants" / "layer_scale"
     folder.mkdir()

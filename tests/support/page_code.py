@@ -50,7 +50,7 @@ class Copy:
 def with_page(page: str, path: Path) -> Copy:
     """Writes the page's Python files into a copy of the tree and applies its diffs, line by line."""
     for top in ("model", "growth", "pretrain", "ds_configs"):
-        shutil.copytree(HOME / top, path / top, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(HOME / top, path / top)
     new, changed = [], []
     for block in blocks(page):
         if block.language == "python" and block.path:

@@ -13,9 +13,9 @@ from pretrain.training.train import train
 from tests.support.tiny import losses, metrics, same_bits, tiny_recipe, train_until
 from tests.support.workers import pool
 
-PLAIN = [{"name": "tied", "steps": 24}]
-LARGE = {"global": 16, "micro": 4}
-"""Rows. An epoch is of about 15 steps."""
+PLAIN = [{"name": "tied", "steps": 12}]
+LARGE = {"global": 32, "micro": 8}
+"""Rows. An epoch is of about 7 steps."""
 NO_DROPOUT = dict(
     layers=2, hidden=32, heads=4, ffn=64, sharing=1, max_positions=32, hidden_dropout=0, attention_dropout=0
 )
@@ -28,11 +28,11 @@ NO_DROPOUT = dict(
 def test_two_parts_are_the_whole(corpus, tmp_path, zero, layout):
     """Dropout on, two micro-batches a step or four, the stop in the second epoch."""
     settings = {"layout": layout, "deepspeed": f"ds_configs/zero{zero}.json", "seed": zero}
-    recipe = tiny_recipe(corpus, stages=PLAIN, batch=LARGE, checkpoint={"every": 10}, **settings)
+    recipe = tiny_recipe(corpus, stages=PLAIN, batch=LARGE, checkpoint={"every": 6}, **settings)
     pool(2).run(train, recipe, tmp_path / "whole")
-    pool(2).run(train_until, recipe, tmp_path / "parts", 17)
+    pool(2).run(train_until, recipe, tmp_path / "parts", 9)
     stopped = read_index(find_checkpoint(tmp_path / "parts"))["run"]
-    assert stopped["progress"]["step"] == 17
+    assert stopped["progress"]["step"] == 9
     assert stopped["progress"]["position"]["epoch"] == 1
     pool(2).run(train, recipe, tmp_path / "parts")
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
@@ -94,11 +94,11 @@ def train_and_note_rows(recipe: Recipe, folder: Path) -> list[list[str]]:
 
 @pytest.fixture(scope="session")
 def half_way(corpus, tmp_path_factory) -> tuple[Path, list[list[str]], list[float]]:
-    """A run stopped at 12 of 24 steps under 2 ranks, ZeRO 1; rows and losses of the same run when it is not stopped."""
+    """A run stopped at 6 of 12 steps under 2 ranks, ZeRO 1; rows and losses of the same run when it is not stopped."""
     folder = tmp_path_factory.mktemp("layouts")
     recipe = laid_out(corpus, 1, 1)
     rows = pool(2).run(train_and_note_rows, recipe, folder / "whole")
-    pool(2).run(train_until, recipe, folder / "half", 12)
+    pool(2).run(train_until, recipe, folder / "half", 6)
     return folder / "half", rows_of_steps(rows, 1), losses(folder / "whole")
 
 
@@ -114,5 +114,5 @@ def test_any_layout_goes_on_from_any_other(corpus, tmp_path, half_way, layout):
     folder = tmp_path / "half"
     shutil.copytree(stopped, folder)
     rows = pool(ranks).run(train_and_note_rows, laid_out(corpus, tensor_parallel, zero), folder)
-    assert rows_of_steps(rows, tensor_parallel) == expected_rows[12:]
+    assert rows_of_steps(rows, tensor_parallel) == expected_rows[6:]
     assert losses(folder) == pytest.approx(expected_losses, rel=1e-6)

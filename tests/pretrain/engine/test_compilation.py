@@ -165,20 +165,20 @@ def test_a_block_whose_tokens_are_divided_compiles_whole():
 
 
 def losses(tp: int, stage: int, compile: bool, changes: dict) -> tuple[list[float], bool]:
-    """Three steps, a change of shape, three more; and whether the first engine outlived its end."""
+    """Two steps, a change of shape, two more; and whether the first engine outlived its end."""
     chosen = replace(settings(tp, stage), compile=compile, **changes)
     config = CONFIG.replace(layers=1, attention_dropout=0.1 * (tp > 1))
     with patch("torch.compile", partial(torch.compile, backend="aot_eager")):
         engines = [start(config, chosen)]
         torch.manual_seed(3)
-        found = train(engines[0], 0, 3)
+        found = train(engines[0], 0, 2)
         old = weakref.ref(engines[0].module)
         operators = [make_operator("stack", {}), make_operator("widen", {})]
         wanted = {"layers": 2, "ffn": 80}
         engine, _ = move(engines.pop(), chosen, lambda state: shape_change(config, operators, wanted))
         gc.collect()
         leaked = old() is not None
-        found += train(engine, 3, 3)
+        found += train(engine, 2, 2)
         destroy(engine)
     return found, leaked
 

@@ -1,4 +1,4 @@
-"""An identity move changes nothing: the state read back is bitwise the same, and so are the next 5 losses.
+"""An identity move changes nothing: the state read back is bitwise the same, and so are the next 3 losses.
 
 Every layout meets every ZeRO stage, every stage both precisions; sizes that no rank count divides, and CPU offload.
 """
@@ -20,18 +20,18 @@ def identity_move(
 ) -> tuple[bool, list, list]:
     chosen = settings(tp, stage, precision, accumulation, **zero)
     engine = start(config, chosen)
-    uninterrupted = train(engine, 0, 8)
+    uninterrupted = train(engine, 0, 5)
     destroy(engine)
     del engine
 
     engine = start(config, chosen)
-    train(engine, 0, 3)
+    train(engine, 0, 2)
     before = whole_state(read_state(engine))
     engine, _ = move(engine, chosen)
     after = whole_state(read_state(engine))
-    continued = train(engine, 3, 5)
+    continued = train(engine, 2, 3)
     destroy(engine)
-    return same(before, after), uninterrupted[3:], continued
+    return same(before, after), uninterrupted[2:], continued
 
 
 LAYOUTS = ((1, 1), (2, 1), (4, 2), (2, 2))
@@ -55,4 +55,4 @@ def test_identity_move_is_bitwise(ranks, tp, stage, precision, accumulation, zer
     ):
         assert same_state
         assert continued == expected
-        assert len(set(expected)) > 3, "the run does not move, so equality shows nothing"
+        assert len(set(expected)) == 3, "the run does not move, so equality shows nothing"

@@ -25,11 +25,11 @@ SHARED = CONFIG.replace(layers=4, sharing=2)
 
 
 def grow(config, operators, wanted, old, new) -> tuple[bool, list[float], bool]:
-    """Trains 3 steps, moves from layout `old` to `new` (tp, stage, precision), trains 3 more. Whether the state was
+    """Trains 2 steps, moves from layout `old` to `new` (tp, stage, precision), trains 2 more. Whether the state was
     right after the move, the losses, and whether every step has gone on from where the change put it."""
     made = [make_operator(name, options) for name, options in operators]
     engine = start(config, settings(*old))
-    train(engine, 0, 3)
+    train(engine, 0, 2)
     before = whole_state(read_state(engine))
 
     def change(fetch: Fetch) -> ShapeChange:
@@ -40,10 +40,10 @@ def grow(config, operators, wanted, old, new) -> tuple[bool, list[float], bool]:
     expected = {name: unsharded.record(name, before.__getitem__) for name in parameter_table(unsharded.target)}
     engine, _ = move(engine, settings(*new), lambda state: change(fetch_from(state)))
     read_back = whole_state(read_state(engine))
-    losses = train(engine, 3, 3)
+    losses = train(engine, 2, 2)
     steps = {name: record.step for name, record in whole_state(read_state(engine)).items()}
     destroy(engine)
-    went_on = steps == {name: record.step + 3 for name, record in expected.items()}
+    went_on = steps == {name: record.step + 2 for name, record in expected.items()}
     return same(expected, read_back), losses, went_on
 
 
