@@ -9,12 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.fp8 import fp8_linear
 from model.parallel.tensor import TensorParallel
 
 REPLICATED = TensorParallel()
 
 
-class Linear(nn.Module):
+class Multiplying(nn.Module):
+    """What multiplies by matrices of its own."""
+
+    fp8 = False
+    """In FP8 (`multiply_in_fp8`)."""
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return fp8_linear(x, weight, bias) if self.fp8 else F.linear(x, weight, bias)
+
+
+class Linear(Multiplying):
     """x [..., inputs] -> [..., outputs]. Column parallel when `outputs` counts only this rank's part."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True):
@@ -23,7 +34,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return self.product(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]} -> {self.weight.shape[0]}"
@@ -38,12 +49,12 @@ class RowParallelLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.tp.size == 1:
-            return F.linear(x, self.weight, self.bias)
-        x = self.tp.leave(F.linear(x, self.weight))
+            return self.product(x, self.weight, self.bias)
+        x = self.tp.leave(self.product(x, self.weight))
         return x if self.bias is None else x + self.bias
 
 
-class LowRankLinear(nn.Module):
+class LowRankLinear(Multiplying):
     """`Linear` with weight up @ down: x [..., inputs] -> [..., rank] -> [..., outputs].
 
     Column parallel: `outputs` is this rank's part, `down` is whole on every rank and collects the gradient of all.
@@ -58,14 +69,14 @@ class LowRankLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # The input has entered the tensor-parallel region already (once for query, key and value), so `down` enters.
-        return F.linear(F.linear(x, self.tp.enter(self.down)), self.up, self.bias)
+        return self.product(self.product(x, self.tp.enter(self.down)), self.up, self.bias)
 
 
 class LowRankRowParallelLinear(LowRankLinear):
     """x [..., this rank's part of the inputs] -> [..., rank], summed over tensor-parallel ranks -> [..., outputs]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.tp.leave(F.linear(x, self.down)), self.up, self.bias)
+        return self.product(self.tp.leave(self.product(x, self.down)), self.up, self.bias)
 
 
 def make_linear(
@@ -86,3 +97,10 @@ def make_row_parallel_linear(
     if rank is None:
         return RowParallelLinear(inputs, outputs, tp, bias)
     return LowRankRowParallelLinear(inputs, outputs, rank, tp, bias)
+
+
+def multiply_in_fp8(blocks: nn.Module) -> None:
+    """Lets all linear layers in these blocks do so."""
+    for module in blocks.modules():
+        if isinstance(module, Multiplying):
+            module.fp8 = True

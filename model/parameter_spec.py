@@ -8,6 +8,9 @@ from typing import Literal
 VOCABULARY_MULTIPLE = 128
 """The word table is padded to this multiple under every tensor-parallel size: the size never changes the shape."""
 
+FP8_MULTIPLE = 16
+"""Of the sides of matrices that a GPU multiplies in FP8."""
+
 Role = Literal["produced", "consumed", "fixed"]
 """What a parameter does on an axis. `produced`: its output lives there; `consumed`: its input does; `fixed`: neither
 grows with it nor feeds it (vocabulary, positions, classes)."""

@@ -103,6 +103,7 @@ def _rules(run: Run, on_cpu: bool) -> Iterator[Text]:
             lines.append(f"{stage.name}: its final state is saved as checkpoints/{stage.keep}")
     if any(stage.until for stage in run.stages):
         lines.append("The last stage takes over the steps they leave; the figures here are for full lengths.")
+    lines += _fp8(run)
     lines += _changing_nodes(run)
     lines += _clipping_on_ranks(run)
     lines += equal_copies(run)
@@ -132,6 +133,14 @@ def _alignment(run: Run, stage: ResolvedStage) -> str:
         f"layer {layer} of {stage.config.layers} is aligned with the last one of {align.teacher} ({shape}), frozen, at "
         f"weight {weight:.3g} falling to 0 at {run.moment(align.end)}{cost}"
     )
+
+
+def _fp8(run: Run) -> Iterator[str]:
+    if run.recipe.fp8:
+        yield (
+            "linear layers of blocks multiply in FP8; FLOPs and bytes are counted as without it, and predicted times "
+            f"are those of {run.recipe.precision}"
+        )
 
 
 def _changing_nodes(run: Run) -> Iterator[str]:

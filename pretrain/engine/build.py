@@ -13,6 +13,7 @@ from deepspeed.utils import set_z3_leaf_modules
 from model.bert import BertForPreTraining
 from model.block import Block, whole_block
 from model.config import BertConfig
+from model.linear import multiply_in_fp8
 from model.parallel.layout import ModelParallelUnit, ParallelLayout
 from model.parallel.tensor import TensorParallel
 from model.parameters import parameter_table
@@ -51,6 +52,8 @@ class EngineSettings:
     """Layers are recomputed in the backward pass; only their inputs are kept."""
     compile: bool = False
     """Blocks run through torch.compile."""
+    fp8: bool = False
+    """Linear layers of the blocks multiply in FP8."""
     deepspeed: Mapping[str, Any] = field(default_factory=dict)
     """The DeepSpeed JSON: ZeRO stage, offload, communication. `deepspeed_config` fills in what the recipe owns."""
 
@@ -68,6 +71,8 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     )
     model = build_model(config, tp, PRECISIONS[settings.precision])
     model.recompute = settings.recompute
+    if settings.fp8:
+        multiply_in_fp8(model.blocks)
     in_whole_blocks = gather_whole_blocks(model)
     if settings.compile:
         compile_blocks(model)

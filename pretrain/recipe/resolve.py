@@ -12,6 +12,7 @@ from pretrain.recipe.align import alignment_of
 from pretrain.recipe.checks.alignment import check_alignment, check_teacher
 from pretrain.recipe.checks.clipping import check_clipping
 from pretrain.recipe.checks.exactness import check_exactness
+from pretrain.recipe.checks.fp8 import check_fp8
 from pretrain.recipe.checks.layout import check_layout
 from pretrain.recipe.checks.new_units import check_new_units
 from pretrain.recipe.checks.objective import check_objective
@@ -152,6 +153,8 @@ def _check_stage(stage: ResolvedStage, before: ResolvedStage | None, engine_file
     check_alignment(stage)
     check_exactness(stage.deepspeed, stage.precision, engine_file)
     check_clipping(stage, recipe.faults)
+    if recipe.fp8:
+        check_fp8(stage)
     for setting, reason in config.refused_with().items():
         if getattr(stage, setting):
             raise UserError(reason)

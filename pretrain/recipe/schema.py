@@ -320,6 +320,10 @@ class Recipe(Section):
     tf32: bool = False
     """With `precision: fp32` on a GPU since Ampere, round the inputs of matrix products to 10 bits (TF32). Several
     times as fast, less precise than fp32 and more than bf16."""
+    fp8: bool = False
+    """Multiply in FP8 in the linear layers of the blocks, forward and backward, on GPUs since Ada and Hopper. Weights
+    and all else keep their `precision`, which is best `bf16`. Try it for models as wide as BERT-large. A CPU emulates
+    it, for tests."""
     deterministic: bool = False
     """On a GPU, kernels that sum in a fixed order: a run that is resumed or repeated on the same ranks and libraries
     has the same bits. Slower. Runs on CPUs have them anyway."""

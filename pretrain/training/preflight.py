@@ -38,6 +38,8 @@ def check_run(
     run, files = read_once(lambda: _read_run(recipe, num_ranks, folder, trust_pickle, joins))
     if run.stages[0].precision == "fp16":
         check_fp16()
+    if run.recipe.fp8:
+        check_fp8_device()
     for tracker in run.recipe.trackers:
         if find_spec(tracker) is None:
             raise UserError(f"trackers: {tracker} is not installed here; pip install {tracker}, or leave it out")
@@ -92,6 +94,13 @@ def check_fp16() -> None:
 
     if not computes_on_gpu():
         raise UserError("precision fp16 needs a GPU; choose bf16 or fp32")
+
+
+def check_fp8_device() -> None:
+    """Raises UserError where the device that trains is a GPU without FP8."""
+    from pretrain.engine import fp8
+
+    fp8.check_fp8_device()
 
 
 def check_compiler() -> None:

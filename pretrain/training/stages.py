@@ -126,6 +126,7 @@ def engine_settings(recipe: Recipe, stage: ResolvedStage) -> EngineSettings:
         clip_bucket_mb=stage.optimizer.clip_bucket_mb,
         recompute=recipe.recompute,
         compile=compiles(recipe.compile, device()),
+        fp8=recipe.fp8,
         deepspeed=stage.deepspeed,
     )
 

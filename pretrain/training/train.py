@@ -20,6 +20,7 @@ from pretrain.engine.agreement import raise_together, say_once
 from pretrain.engine.compilation import compiles
 from pretrain.engine.distributed import device
 from pretrain.engine.exits import Stop
+from pretrain.engine.fp8 import emulation_in_words
 from pretrain.engine.nodes import show, survey
 from pretrain.launch import start_up
 from pretrain.recipe import Recipe, Run
@@ -44,7 +45,7 @@ def train(recipe: Recipe, folder: Path, extra_hooks: Sequence[Hook] = (), trust_
     `trust_pickle`: whether pickled weights to start from may run code.
     """
     run, corpus, run_folder = check_run(recipe, dist.get_world_size(), folder, trust_pickle)
-    for line in (corpus.note, precision_in_words(recipe, run.recipe)):
+    for line in (corpus.note, precision_in_words(recipe, run.recipe), emulation_in_words(run.recipe.fp8)):
         if line:
             say_once(line)
     _show(f"opened {recipe.data.corpus}")

@@ -45,6 +45,7 @@ class Cell:
     deepspeed: dict[str, Any] = field(default_factory=dict)
     stage: int = 1
     recompute: bool = False
+    fp8: bool = False
 
     def engine(self, config: BertConfig) -> Any:
         return start_engine(fresh_state(config, seed=0), self.settings())
@@ -58,6 +59,7 @@ class Cell:
             make_optimizer=adamw((0.9, 0.98), 1e-6),
             compile=self.compiled and compiles("auto", device()),
             recompute=self.recompute,
+            fp8=self.fp8,
             deepspeed={"zero_optimization": {"stage": self.stage}, **self.deepspeed},
         )
 
@@ -75,6 +77,7 @@ class Cell:
 CELLS = (
     Cell("everything on"),
     Cell("full rows", packed=False),
+    Cell("in FP8", fp8=True),
     Cell("not compiled", compiled=False),
     Cell("attention with a mask", has_kernel=False),
     Cell("loss in chunks", fused_loss=False),
