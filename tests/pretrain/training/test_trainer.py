@@ -17,7 +17,7 @@ from pretrain.use.evaluate import evaluate_checkpoint
 from tests.support.corpora import made_up_documents, prepared
 from tests.support.workers import pool
 
-STEPS = 6
+STEPS = 4
 
 
 @pytest.fixture(scope="session")
