@@ -61,7 +61,7 @@ def flip_a_bit(gradient: torch.Tensor) -> torch.Tensor:
 def recipe_of(corpus: Path, zero: int = 1, faults: dict | None = None, **changes) -> Recipe:
     short = {"stages": [{"name": "a", "steps": 8}], "schedule": {"warmup": 2}, "validation": {"rows": 8}}
     deepspeed = f"ds_configs/zero{zero}.json"
-    return tiny_recipe(corpus, **short, deepspeed=deepspeed, faults=faults or {}, **changes)
+    return tiny_recipe(corpus, **(short | changes), deepspeed=deepspeed, faults=faults or {})
 
 
 def train_with(hook: type[Hook], recipe: Recipe, folder: Path, *arguments: int) -> None:
@@ -83,7 +83,7 @@ def rollback(folder: Path) -> str:
     ],
 )
 def test_the_checks_change_nothing(corpus, tmp_path, ranks, zero, changes):
-    checks = {"check_replicas": 1, "check_arithmetic": 2}
+    checks, changes = {"check_replicas": 1, "check_arithmetic": 2}, {"stages": [{"name": "a", "steps": 4}], **changes}
     pool(ranks).run(train, recipe_of(corpus, zero, **changes), tmp_path / "without")
     pool(ranks).run(train, recipe_of(corpus, zero, checks, **changes), tmp_path / "with")
     assert metrics(tmp_path / "with") == metrics(tmp_path / "without")
