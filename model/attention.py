@@ -1,17 +1,17 @@
 """Self-attention, cut by heads under tensor parallelism."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model.attention_kernels import PackedRows, fused_attention
+from model.attention_kernels import PackedRows, drawing_attention, fused_attention
 from model.batch import Batch
 from model.config import BertConfig
 from model.dropout import dropout
 from model.linear import make_linear, make_row_parallel_linear
 from model.norm import make_norm
+from model.parallel.own_draws import Draws
 from model.parallel.tensor import TensorParallel
 from model.rotary import RotaryMask
 
@@ -52,7 +52,7 @@ class Attention(nn.Module):
         """The weighted sums of the values. All [B, n, S, d]."""
         raise NotImplementedError
 
-    def randomly(self, function: Callable[..., Tensor], *arguments) -> Tensor:
+    def randomly(self, function: Draws, *arguments) -> Tensor:
         """function(*arguments), which draws random numbers: its own on each tensor-parallel rank, as its heads are.
         Under sequence parallelism all that a rank draws is its own."""
         as_it_is = self.tp.size == 1 or self.tp.sequence_parallel
@@ -69,7 +69,7 @@ class SoftmaxAttention(Attention):
             return self.mix(attention_map(query, key, mask), value)
         if not (self.training and self.dropout):
             return fused_attention(query, key, value, mask, 0.0)
-        return self.randomly(fused_attention, query, key, value, mask, self.dropout)
+        return self.randomly(*drawing_attention(query, key, value, mask, self.dropout))
 
     def mix(self, probabilities: Tensor, value: Tensor) -> Tensor:
         """Dropout on the map [B, n, S, S], then the weighted sum of the values [B, n, S, d]."""

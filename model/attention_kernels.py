@@ -18,13 +18,14 @@ window around each token. Causal rows are runs to them even without packing or p
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.batch import Batch, Runs
+from model.parallel.own_draws import Draws, draws
 
 try:
     from flash_attn import flash_attn_varlen_func
@@ -78,6 +79,22 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
+_over_runs_of: dict[str, Draws] = {}
+
+
+def with_dropout(kernel: Kernel) -> Kernel:
+    """Decorates a kernel for runs that has dropout, which each tensor-parallel rank draws for itself."""
+
+    @wraps(kernel)
+    def over_runs(query, key, value, starts, longest, before, after, dropout):
+        packed = PackedRows(Runs(starts, longest), kernel, (before, after))
+        return _over_runs(query, key, value, packed, dropout)
+
+    _over_runs_of[kernel.__name__] = draws(over_runs)
+    return kernel
+
+
+@with_dropout
 def flash_attn(
     query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float, sight: Sight = WHOLE_RUN
 ) -> Tensor:
@@ -109,6 +126,22 @@ def fused_attention(
     if isinstance(mask, PackedRows):
         return _over_runs(query, key, value, mask, dropout)
     return F.scaled_dot_product_attention(query, key, value, mask, dropout)
+
+
+def drawing_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | PackedRows | None, dropout: float
+) -> tuple:
+    """The function for that and its arguments, as `model.parallel.own_draws` takes them."""
+    if isinstance(mask, PackedRows):
+        runs = mask.runs
+        return _over_runs_of[mask.kernel.__name__], query, key, value, runs.starts, runs.longest, *mask.sight, dropout
+    return over_rows, query, key, value, *([] if mask is None else [mask]), dropout
+
+
+@draws
+def over_rows(query: Tensor, key: Tensor, value: Tensor, *mask_and_dropout) -> Tensor:
+    *mask, dropout = mask_and_dropout
+    return fused_attention(query, key, value, mask[0] if mask else None, dropout)
 
 
 def _over_runs(query: Tensor, key: Tensor, value: Tensor, packed: PackedRows, dropout: float) -> Tensor:

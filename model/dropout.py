@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.parallel.own_draws import draws
+
 CHANCES = 2**16
 """On a CPU, 16 random bits decide about an element: a probability is rounded to a multiple of 1 / CHANCES."""
 
@@ -19,6 +21,7 @@ class Dropout(nn.Module):
         return dropout(x, self.probability) if self.training and self.probability else x
 
 
+@draws
 def dropout(x: Tensor, probability: float) -> Tensor:
     """x [...] -> [...], drawn from the default generator of its device."""
     if x.device.type != "cpu":

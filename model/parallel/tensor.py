@@ -1,6 +1,6 @@
 """Tensor parallelism as one rank sees it: its regions, its part of a tensor, its own random numbers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from model.parallel import own_draws
 from model.parallel import sequence as sequence_parallel
 from model.parameter_spec import ParameterSpec
 
@@ -92,20 +93,13 @@ class TensorParallel:
         if self.size == 1:
             yield
             return
-        seed = int(torch.randint(2**62, ()))  # from the CPU stream: no device synchronisation
-        generator = (
-            torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
-        )
-        outer = generator.get_state()
-        generator.manual_seed(seed + self.rank)
-        try:
+        with own_draws.drawing_from(own_draws.own_seed(self.rank), device):
             yield
-        finally:
-            generator.set_state(outer)
 
-    @torch._disable_dynamo  # it sets a generator
-    def draw_own(self, function: Callable[..., Tensor], *arguments) -> Tensor:
-        """function(tensor, ...) with this rank's own random numbers."""
+    def draw_own(self, function: own_draws.Draws, *arguments) -> Tensor:
+        """function(tensor, ...) with this rank's own random numbers, in a compiled block also."""
+        if torch.compiler.is_compiling():
+            return own_draws.in_graph(function, arguments, self.rank)
         with self.sharded_randomness(arguments[0].device):
             return function(*arguments)
 
