@@ -5,13 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.attention_kernels import PackedRows, drawing_attention, fused_attention
+from model.attention_kernels import PackedRows, drawing_attention, fused_attention, takes_products
 from model.batch import Batch
 from model.config import BertConfig
 from model.dropout import dropout
 from model.linear import make_linear, make_row_parallel_linear
 from model.norm import make_norm
-from model.parallel.own_draws import Draws
 from model.parallel.tensor import TensorParallel
 from model.rotary import RotaryMask
 
@@ -52,29 +51,26 @@ class Attention(nn.Module):
         """The weighted sums of the values. All [B, n, S, d]."""
         raise NotImplementedError
 
-    def randomly(self, function: Draws, *arguments) -> Tensor:
-        """function(*arguments), which draws random numbers: its own on each tensor-parallel rank, as its heads are.
-        Under sequence parallelism all that a rank draws is its own."""
-        as_it_is = self.tp.size == 1 or self.tp.sequence_parallel
-        return function(*arguments) if as_it_is else self.tp.draw_own(function, *arguments)
-
 
 class SoftmaxAttention(Attention):
     """softmax(q k^T / sqrt(d)) v: that of BERT."""
 
+    kernel: str | None = None
+    """The one of `model.attention_kernels` that the run prefers."""
+
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | PackedRows | None) -> Tensor:
         """softmax(q k^T / sqrt(d)) v, with dropout on the probabilities. All [B, n, S, d], a mask bool [B, 1, S, S]."""
-        if query.device.type == "cpu" and not isinstance(mask, PackedRows):
-            # Plain matrix products are 2.7 to 4.8 times faster in bf16 than torch's fused kernel.
+        if not isinstance(mask, PackedRows) and takes_products(self.kernel, query.device):
             return self.mix(attention_map(query, key, mask), value)
-        if not (self.training and self.dropout):
-            return fused_attention(query, key, value, mask, 0.0)
-        return self.randomly(*drawing_attention(query, key, value, mask, self.dropout))
+        probability = self.dropout if self.training else 0.0
+        if not (probability and self.tp.draws_own):
+            return fused_attention(query, key, value, mask, probability, self.kernel)
+        return self.tp.draw_own(*drawing_attention(query, key, value, mask, probability, self.kernel))
 
     def mix(self, probabilities: Tensor, value: Tensor) -> Tensor:
         """Dropout on the map [B, n, S, S], then the weighted sum of the values [B, n, S, d]."""
         if self.training and self.dropout:
-            probabilities = self.randomly(dropout, probabilities, self.dropout)
+            probabilities = self.tp.draw_own(dropout, probabilities, self.dropout)
         return probabilities @ value
 
 

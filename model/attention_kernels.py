@@ -1,19 +1,22 @@
-"""Which kernel computes softmax attention on a GPU. (On a CPU: plain matrix products, see `model.attention`.)
+"""The kernels of softmax attention, and which of them does what is asked.
 
-| rows | precision | kernel |
-|---|---|---|
-| one segment each, no padding | any | torch's scaled_dot_product_attention, without a mask |
-| packed or padded | 16 bit | the package flash-attn's; without it torch's varlen_attn, which has no dropout |
-| packed or padded | otherwise | scaled_dot_product_attention with a mask: all S x S products of a row |
+| name | rows | precision | kernel |
+|---|---|---|---|
+| `flash-attn` | packed or padded, causal | 16 bit | the package flash-attn's for runs of tokens |
+| `varlen` | the same | 16 bit | torch's varlen_attn, which has no dropout |
+| `products` | any | any | plain matrix products: on a CPU 2.7 to 4.8 times faster in bf16 than torch's fused kernel |
+| `fused` | any | any | torch's scaled_dot_product_attention, with a mask where rows need one: all S x S products |
+| `cudnn` | any | 16 bit | the same through cuDNN |
 
-The mask is also needed in 16 bit: for attention dropout without flash-attn, for heads wider than 256 or not a multiple
-of 8, on GPUs before Ampere, and for variants whose `attends_over_runs` is False.
+The order without a preference: on a GPU the first of `flash-attn` and `varlen` that can do it, else `fused`; on a CPU
+`products`. A run prefers what its recipe names or a trial found (`pretrain.training.attention`).
 
-Both packages' kernels are operators to torch.compile: it compiles a block around them as a whole, once for all numbers
-and lengths of runs.
+The kernels for runs need Ampere and heads of up to 256, in multiples of 8. Variants whose `attends_over_runs` is False
+take none of them. They compute only what a segment may see of itself (Dao et al. 2022, arXiv 2205.14135), or a window
+around each token. Causal rows are runs to them even without packing or padding: their window ends at the token.
 
-The kernels for runs of tokens compute only what a segment may see of itself (Dao et al. 2022, arXiv 2205.14135), or a
-window around each token. Causal rows are runs to them even without packing or padding: their window ends at the token.
+All are operators to torch.compile: it compiles a block around them as a whole, once for all numbers and lengths of
+runs.
 """
 
 from collections.abc import Callable
@@ -23,6 +26,7 @@ from functools import cache, wraps
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.batch import Batch, Runs
 from model.parallel.own_draws import Draws, draws
@@ -40,8 +44,8 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Runs, float, Sight], Tensor]
 """query, key, value [T, n, d], the runs of the T tokens, probability of dropout, what a token sees
 -> context [T, n, d]."""
 
-LARGEST_HEAD, HEAD_MULTIPLE = 256, 8
-"""Widths of a head that the kernels for runs accept."""
+LARGEST_HEAD, LARGEST_HEAD_OF_CUDNN, HEAD_MULTIPLE = 256, 128, 8
+"""Widths of a head that the kernels for runs and cuDNN's accept."""
 OLDEST_DEVICE = (8, 0)
 """The lowest compute capability they run on (Ampere)."""
 
@@ -55,23 +59,69 @@ class PackedRows:
     sight: Sight = WHOLE_RUN
 
 
-def packed_rows(batch: Batch, dtype: torch.dtype, head_dim: int, dropout: float) -> PackedRows | None:
+@dataclass(frozen=True)
+class Asked:
+    """What a kernel is to do."""
+
+    device: torch.device
+    dtype: torch.dtype
+    head_dim: int
+    dropout: float
+    """0 in evaluation."""
+
+
+@dataclass(frozen=True)
+class AttentionKernel:
+    obstacle: Callable[[Asked], str | None]
+    """Why it cannot do that, to be read after its name; None: it can."""
+    over_runs: Kernel | None = None
+    """None: it takes a mask, or none where all of a row is seen."""
+
+
+def packed_rows(
+    batch: Batch, dtype: torch.dtype, head_dim: int, dropout: float, preferred: str | None = None
+) -> PackedRows | None:
     """What attention takes instead of a mask; None: it needs one. `dropout` is 0 in evaluation."""
     if batch.runs is None:
         return None
-    kernel = kernel_for_runs(batch.ids.device, dtype, head_dim, dropout)
+    kernel = kernel_for_runs(batch.ids.device, dtype, head_dim, dropout, preferred)
     return None if kernel is None else PackedRows(batch.runs, kernel, (-1, 0) if batch.causal else WHOLE_RUN)
 
 
-def kernel_for_runs(device: torch.device, dtype: torch.dtype, head_dim: int, dropout: float) -> Kernel | None:
-    """The fastest kernel that can do this; None: there is none."""
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
-        return None
-    if head_dim > LARGEST_HEAD or head_dim % HEAD_MULTIPLE or capability(device) < OLDEST_DEVICE:
-        return None
-    if flash_attn_varlen_func is not None:
-        return flash_attn
-    return None if dropout else torch_varlen
+def kernel_for_runs(
+    device: torch.device, dtype: torch.dtype, head_dim: int, dropout: float, preferred: str | None = None
+) -> Kernel | None:
+    """The preferred kernel if it can do this, else the first that can; None: it takes a mask."""
+    asked = Asked(device, dtype, head_dim, dropout)
+    names = [*KERNELS] if preferred is None else [preferred, *KERNELS]
+    return next(KERNELS[name].over_runs for name in names if KERNELS[name].obstacle(asked) is None)
+
+
+def _over_runs_or_cudnn(asked: Asked, largest_head: int = LARGEST_HEAD) -> str | None:
+    if asked.device.type != "cuda":
+        return "needs a GPU"
+    if asked.dtype not in (torch.bfloat16, torch.float16):
+        return "needs precision bf16 or fp16"
+    if asked.head_dim > largest_head or asked.head_dim % HEAD_MULTIPLE:
+        return f"takes heads of up to {largest_head} in multiples of {HEAD_MULTIPLE}, not of {asked.head_dim}"
+    return "needs a GPU since Ampere" if capability(asked.device) < OLDEST_DEVICE else None
+
+
+def _flash_attn(asked: Asked) -> str | None:
+    missing = "needs the package flash-attn, which is not installed here"
+    return _over_runs_or_cudnn(asked) or (missing if flash_attn_varlen_func is None else None)
+
+
+def _torch_varlen(asked: Asked) -> str | None:
+    return _over_runs_or_cudnn(asked) or ("has no dropout (model.attention_dropout)" if asked.dropout else None)
+
+
+def _cudnn(asked: Asked) -> str | None:
+    return _over_runs_or_cudnn(asked, LARGEST_HEAD_OF_CUDNN)
+
+
+def _nothing(asked: Asked) -> None:
+    return None
 
 
 @cache
@@ -119,29 +169,71 @@ def torch_varlen(
     return context
 
 
+KERNELS = {
+    "flash-attn": AttentionKernel(_flash_attn, flash_attn),
+    "varlen": AttentionKernel(_torch_varlen, torch_varlen),
+    "products": AttentionKernel(_nothing),
+    "fused": AttentionKernel(_nothing),
+    "cudnn": AttentionKernel(_cudnn),
+}
+"""By the names that a recipe gives them, in the order in which they are asked."""
+
+CUDNN_FIRST = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+"""The others where a later stage asks for what it cannot do."""
+
+
+def takes_products(preferred: str | None, device: torch.device) -> bool:
+    """Whether rows that a mask, or nothing, divides are left to plain matrix products."""
+    return preferred == "products" or (device.type == "cpu" and preferred not in ("fused", "cudnn"))
+
+
 def fused_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | PackedRows | None, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | PackedRows | None,
+    dropout: float,
+    preferred: str | None = None,
 ) -> Tensor:
     """softmax(q k^T / sqrt(d)) v, with dropout on the probabilities. All [B, n, S, d], a mask bool [B, 1, S, S]."""
     if isinstance(mask, PackedRows):
         return _over_runs(query, key, value, mask, dropout)
+    if preferred == "cudnn":
+        with sdpa_kernel(CUDNN_FIRST, set_priority=True):
+            return F.scaled_dot_product_attention(query, key, value, mask, dropout)
     return F.scaled_dot_product_attention(query, key, value, mask, dropout)
 
 
 def drawing_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | PackedRows | None, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | PackedRows | None,
+    dropout: float,
+    preferred: str | None = None,
 ) -> tuple:
     """The function for that and its arguments, as `model.parallel.own_draws` takes them."""
     if isinstance(mask, PackedRows):
         runs = mask.runs
         return _over_runs_of[mask.kernel.__name__], query, key, value, runs.starts, runs.longest, *mask.sight, dropout
-    return over_rows, query, key, value, *([] if mask is None else [mask]), dropout
+    function = over_rows_by_cudnn if preferred == "cudnn" else over_rows
+    return function, query, key, value, *([] if mask is None else [mask]), dropout
 
 
 @draws
-def over_rows(query: Tensor, key: Tensor, value: Tensor, *mask_and_dropout) -> Tensor:
+def over_rows(query: Tensor, key: Tensor, value: Tensor, *mask_and_dropout, preferred: str | None = None) -> Tensor:
     *mask, dropout = mask_and_dropout
-    return fused_attention(query, key, value, mask[0] if mask else None, dropout)
+    return fused_attention(query, key, value, mask[0] if mask else None, dropout, preferred)
+
+
+@draws
+def over_rows_by_cudnn(query: Tensor, key: Tensor, value: Tensor, *mask_and_dropout) -> Tensor:
+    return over_rows(query, key, value, *mask_and_dropout, preferred="cudnn")
 
 
 def _over_runs(query: Tensor, key: Tensor, value: Tensor, packed: PackedRows, dropout: float) -> Tensor:

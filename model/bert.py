@@ -60,6 +60,8 @@ class BertForPreTraining(nn.Module):
         """Keep only the inputs of the layers, and compute them again in the backward pass."""
         self.loss_passes = IN_CHUNKS
         """How the loss goes over the scores: a compiler takes them as a whole."""
+        self.kernel: str | None = None
+        """The attention kernel that the run prefers."""
         self.alignment: Alignment | None = None
         """The teacher, for as long as there is one."""
         self.final_norm = make_norm(config, config.hidden) if config.norm == "pre" else nn.Identity()
@@ -145,7 +147,14 @@ class BertForPreTraining(nn.Module):
         config, dropout = self.config, self.config.attention_dropout if self.training else 0.0
         if batch.runs is None or not config.attends_over_runs:
             return None
-        return packed_rows(batch, self.mlm.bias.dtype, config.head_dim, dropout)
+        return packed_rows(batch, self.mlm.bias.dtype, config.head_dim, dropout, self.kernel)
+
+    def prefer_kernel(self, name: str | None) -> None:
+        """Takes this one of `model.attention_kernels` wherever it can do what is asked."""
+        self.kernel = name
+        for module in self.modules():
+            if isinstance(module, SoftmaxAttention):
+                module.kernel = name
 
     def token_randomness(self, device: torch.device) -> AbstractContextManager[None]:
         """For dropout between the tensor-parallel regions: of each rank's own where its tokens are."""

@@ -1,7 +1,7 @@
 """A function under random numbers of its own, as operators that torch.compile keeps whole in its graph.
 
-The compiler cannot set a generator. One operator draws a seed, one calls a function under it, and one calls it again for
-the gradient, under the same seed: nothing that was drawn is kept, and a compiled block draws what another draws.
+The compiler cannot set a generator. One operator draws a seed, one calls a function under it, and one calls it again
+for the gradient, under the same seed: nothing that was drawn is kept, and a compiled block draws what another draws.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -58,9 +58,7 @@ def _(rank: int) -> Tensor:
 
 
 @torch.library.custom_op("espalier::call_with_seed", mutates_args=())
-def _call(
-    function: str, tensors: Sequence[Tensor], numbers: Sequence[int], probability: float, seed: Tensor
-) -> Tensor:
+def _call(function: str, tensors: Sequence[Tensor], numbers: Sequence[int], probability: float, seed: Tensor) -> Tensor:
     with drawing_from(seed, tensors[0].device):
         return _laid_out_as(tensors[0], _known[function](*tensors, *numbers, probability))
 

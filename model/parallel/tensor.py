@@ -96,8 +96,16 @@ class TensorParallel:
         with own_draws.drawing_from(own_draws.own_seed(self.rank), device):
             yield
 
+    @property
+    def draws_own(self) -> bool:
+        """Whether random numbers inside a region have to be made this rank's own, as its heads are. Under sequence
+        parallelism all that a rank draws is."""
+        return self.size > 1 and not self.sequence_parallel
+
     def draw_own(self, function: own_draws.Draws, *arguments) -> Tensor:
         """function(tensor, ...) with this rank's own random numbers, in a compiled block also."""
+        if not self.draws_own:
+            return function(*arguments)
         if torch.compiler.is_compiling():
             return own_draws.in_graph(function, arguments, self.rank)
         with self.sharded_randomness(arguments[0].device):

@@ -77,6 +77,8 @@ class Progress:
     decisions: list[Decision] = field(default_factory=list)
     """What the run has decided about its stages."""
     loss_scaler: dict[str, float] = field(default_factory=dict)
+    attention_kernel: str | None = None
+    """The one of `model.attention_kernels` that the run was begun with; None: it prefers none."""
 
     def to_json(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("new_units", "token_losses")}

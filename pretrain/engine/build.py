@@ -50,6 +50,8 @@ class EngineSettings:
     """Tensor-parallel ranks divide the tokens among them outside their parallel regions."""
     recompute: bool = False
     """Layers are recomputed in the backward pass; only their inputs are kept."""
+    attention_kernel: str | None = None
+    """The one of `model.attention_kernels` to prefer."""
     compile: bool = False
     """Blocks run through torch.compile."""
     fp8: bool = False
@@ -73,6 +75,7 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     model.recompute = settings.recompute
     if settings.fp8:
         multiply_in_fp8(model.blocks)
+    model.prefer_kernel(settings.attention_kernel)
     in_whole_blocks = gather_whole_blocks(model)
     if settings.compile:
         compile_blocks(model)

@@ -21,6 +21,7 @@ from pretrain.stage_rules.until import Until
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PrecisionOrAuto = Literal["auto", "fp32", "bf16", "fp16"]
+AttentionKernel = Literal["auto", "trial", "flash-attn", "varlen", "products", "fused", "cudnn"]
 
 
 class FromCorpus(Section):
@@ -332,6 +333,10 @@ class Recipe(Section):
     results, much less memory, about a third more compute."""
     compile: Literal["auto"] | bool = "auto"
     """Compile the blocks of the model with torch.compile. `auto` does so on a GPU that has the compilers it needs."""
+    attention_kernel: AttentionKernel = "auto"
+    """What computes attention. `auto` times what can do it on a GPU when the run starts, keeps the fastest, and takes
+    `products` on a CPU; with `deterministic` nothing is timed. `trial` is timed on a CPU, too. A name is preferred
+    wherever it can do what is asked ([performance.md](performance.md#on-a-gpu))."""
     sequence: Positive = 128
     """Tokens per row."""
     batch: Batch

@@ -46,6 +46,8 @@ def check_run(
     check_options(run.recipe.hooks)
     if run.recipe.compile is True:
         check_compiler()
+    if run.recipe.attention_kernel not in ("auto", "trial"):
+        check_attention_kernel(run)
     corpus = Corpus.of(files)
     for stage in run.stages:
         check_mask_token(stage.config, corpus.special.mask)
@@ -109,6 +111,16 @@ def check_compiler() -> None:
     from pretrain.engine.distributed import device
 
     compiles(True, device())
+
+
+def check_attention_kernel(run: Run) -> None:
+    """Raises UserError where the device that trains does not have the kernel that the recipe names."""
+    from pretrain.training.attention import obstacle_to
+
+    name = run.recipe.attention_kernel
+    for stage in run.stages:
+        if obstacle := obstacle_to(name, stage):
+            raise UserError(f"attention_kernel {name} {obstacle} (stage {stage.name}); name another, or auto")
 
 
 def check_shards(corpus: Corpus, folder: RunFolder) -> None:

@@ -26,6 +26,7 @@ from pretrain.engine.move import move, restore_loss_scaler, start_engine
 from pretrain.engine.new_units import mark_new_units, train_new_units
 from pretrain.engine.zero import destroy
 from pretrain.recipe import Recipe, ResolvedStage
+from pretrain.training.attention import choose_attention_kernel
 from pretrain.training.evaluation import evaluate
 from pretrain.training.events import GrowthEvent, TrainerView
 from pretrain.training.growth_inputs import Probe, growth_inputs
@@ -37,7 +38,8 @@ from pretrain.training.teacher import provide_teacher
 
 def start(trainer: TrainerView, state: TrainingState) -> None:
     """Builds the first engine of this process, for the trainer's stage. Collective."""
-    trainer.engine = start_engine(state, engine_settings(trainer.run.recipe, trainer.stage))
+    choose_attention_kernel(trainer)
+    trainer.engine = start_engine(state, _settings(trainer))
     restore_loss_scaler(trainer.engine, trainer.progress.loss_scaler)
     _mark_new_units(trainer)
     begin_step(trainer)
@@ -61,7 +63,7 @@ def _move(trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | Non
     started = time.perf_counter()
     trainer.engine, times = move(
         release_engine(trainer),
-        engine_settings(trainer.run.recipe, trainer.stage),
+        _settings(trainer),
         lambda state: _make_change(trainer, previous, checkpoints, state),
     )
     seconds = time.perf_counter() - started
@@ -113,7 +115,11 @@ def _mark_new_units(trainer: TrainerView) -> None:
         mark_new_units(trainer.engine, trainer.progress.new_units)
 
 
-def engine_settings(recipe: Recipe, stage: ResolvedStage) -> EngineSettings:
+def _settings(trainer: TrainerView) -> EngineSettings:
+    return engine_settings(trainer.run.recipe, trainer.stage, trainer.progress.attention_kernel)
+
+
+def engine_settings(recipe: Recipe, stage: ResolvedStage, attention_kernel: str | None = None) -> EngineSettings:
     return EngineSettings(
         layout=layout_of(stage),
         sequence_parallel=stage.sequence_parallel,
@@ -125,6 +131,7 @@ def engine_settings(recipe: Recipe, stage: ResolvedStage) -> EngineSettings:
         grad_clip=stage.optimizer.grad_clip,
         clip_bucket_mb=stage.optimizer.clip_bucket_mb,
         recompute=recipe.recompute,
+        attention_kernel=attention_kernel,
         compile=compiles(recipe.compile, device()),
         fp8=recipe.fp8,
         deepspeed=stage.deepspeed,

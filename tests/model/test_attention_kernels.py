@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from model import attention_kernels
 from model.attention_kernels import Sight, flash_attn, kernel_for_runs, torch_varlen
@@ -34,6 +35,29 @@ def test_choice(monkeypatch, installed, device, dtype, head_dim, dropout, comput
     monkeypatch.setattr(attention_kernels, "flash_attn_varlen_func", (lambda: None) if installed else None)
     monkeypatch.setattr(attention_kernels, "capability", lambda device: compute)
     assert kernel_for_runs(device, dtype, head_dim, dropout) is expected
+
+
+def test_a_preferred_kernel_is_taken_where_it_can_do_it(monkeypatch):
+    monkeypatch.setattr(attention_kernels, "flash_attn_varlen_func", lambda: None)
+    monkeypatch.setattr(attention_kernels, "capability", lambda device: (9, 0))
+    assert kernel_for_runs(GPU, BF16, 64, 0.0, "varlen") is torch_varlen
+    assert kernel_for_runs(GPU, BF16, 64, 0.1, "varlen") is flash_attn
+    assert kernel_for_runs(GPU, BF16, 64, 0.0, "cudnn") is None, "which takes a mask"
+    assert kernel_for_runs(GPU, FP32, 64, 0.0, "cudnn") is None, "nor can another do it"
+
+
+@pytest.mark.parametrize("name", ["fused", "cudnn"])
+@pytest.mark.parametrize("layout", ["padded", "full"])
+def test_kernels_for_rows_give_what_products_give(monkeypatch, name, layout):
+    """cuDNN is not on a CPU: torch takes the next one."""
+    config, seen = small_config(), []
+    batch, fused = random_batch(config, layout), F.scaled_dot_product_attention
+    expected = build(config)(batch).loss.item()
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *given: seen.append(given) or fused(*given))
+    model = build(config)
+    model.prefer_kernel(name)
+    assert model(batch).loss.item() == pytest.approx(expected, rel=1e-12)
+    assert len(seen) == config.layers
 
 
 def test_runs_are_the_segments_and_the_padding_of_each_row():

@@ -1,4 +1,4 @@
-"""Attention dropout under tensor parallelism in compiled blocks: one graph, and the numbers that it draws without one."""
+"""Attention dropout under tensor parallelism in compiled blocks: one graph, which draws what is drawn without."""
 
 from dataclasses import replace
 from functools import partial
