@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from model import attention_kernels
+from model.attention_kernels import KERNELS, WHOLE_RUN, Asked, fused_attention
 from model.batch import Runs
 from model.config import BertConfig
 from model.loss import IN_CHUNKS, Passes, vocab_parallel_cross_entropy
@@ -38,7 +38,11 @@ def rows(config: BertConfig, num_rows: int, sequence: int, largest: int, budget:
         yield {"kernel": name, "size": f"{m} x {k} x {n}", "ms": seconds * 1e3, "TFLOP/s": 2e-12 * m * k * n / seconds}
     for name, work in attentions(config, num_rows, sequence).items():
         flops = 3.5 * 4 * num_rows * sequence**2 * config.hidden  # forward and backward, as if a row were one run
-        yield timed(name, f"{num_rows} x {sequence}", work, budget, flops)
+        size = f"{num_rows} x {sequence}"
+        if isinstance(work, str):
+            yield {"kernel": name, "size": size, "not here": work}
+        else:
+            yield timed(name, size, work, budget, flops)
     passes = {"in chunks": IN_CHUNKS} | ({"compiled": compiled_loss()} if computes_on_gpu() else {})
     for name, how in passes.items():
         yield timed(f"loss {name}, forward and backward", f"{predicted}", loss(predicted, config, how), budget)
@@ -56,8 +60,9 @@ def random(*shape: int) -> Tensor:
     return torch.randn(*shape, device=device(), dtype=torch.bfloat16)
 
 
-def attentions(config: BertConfig, num_rows: int, sequence: int) -> dict[str, Callable[[], Any]]:
-    """Forward and backward of every kernel, over rows of two runs each where it can tell them apart."""
+def attentions(config: BertConfig, num_rows: int, sequence: int) -> dict[str, Callable[[], Any] | str]:
+    """Forward and backward of every kernel, over rows of two runs each where it can tell them apart; or why this one
+    is not here."""
     heads: Any = config.heads  # plain: a number
     head_dim = config.hidden // heads
     inputs = [random(num_rows, heads, sequence, head_dim).requires_grad_() for _ in range(3)]
@@ -74,17 +79,33 @@ def attentions(config: BertConfig, num_rows: int, sequence: int) -> dict[str, Ca
 
         return work
 
-    found = {}
+    found: dict[str, Callable[[], Any] | str] = {}
     for dropout in (0.0, 0.1):
-        for name, given in (("no mask", None), ("mask", mask)):
-            found[f"torch's fused, {name}, dropout {dropout}"] = both(
-                lambda q, k, v, given=given, p=dropout: F.scaled_dot_product_attention(q, k, v, given, p), inputs
-            )
-        for name, kernel in (("flash-attn", attention_kernels.flash_attn), ("varlen", attention_kernels.torch_varlen)):
-            found[f"{name}, runs, dropout {dropout}"] = both(
-                lambda q, k, v, kernel=kernel, p=dropout: kernel(q, k, v, runs, p), flat
+        for kernel, called in (("fused", "torch's fused"), ("cudnn", "cuDNN")):
+            for name, given in (("no mask", None), ("mask", mask)):
+                found[f"{called}, {name}, dropout {dropout}"] = obstacle_to(kernel, head_dim, dropout) or both(
+                    partial(over_rows, mask=given, dropout=dropout, kernel=kernel), inputs
+                )
+        for kernel in ("flash-attn", "varlen"):
+            found[f"{kernel}, runs, dropout {dropout}"] = obstacle_to(kernel, head_dim, dropout) or both(
+                partial(over_runs, runs=runs, dropout=dropout, kernel=kernel), flat
             )
     return found
+
+
+def obstacle_to(kernel: str, head_dim: int, dropout: float) -> str | None:
+    obstacle = KERNELS[kernel].obstacle(Asked(device(), torch.bfloat16, head_dim, dropout))
+    return f"{kernel} {obstacle}" if obstacle else None
+
+
+def over_rows(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, kernel: str) -> Tensor:
+    return fused_attention(query, key, value, mask, dropout, kernel)
+
+
+def over_runs(query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float, kernel: str) -> Tensor:
+    of_runs = KERNELS[kernel].over_runs
+    assert of_runs is not None
+    return of_runs(query, key, value, runs, dropout, WHOLE_RUN)
 
 
 def loss(predicted: int, config: BertConfig, passes: Passes) -> Callable[[], Any]:

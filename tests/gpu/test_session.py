@@ -15,9 +15,6 @@ from tests.gpu.page import page
 from tests.gpu.session import Part, run_part
 from tests.support.workers import pool
 
-ERRORS_ON_A_CPU = ("kernels",)
-"""Parts that hold rows of what only a GPU has."""
-
 
 def rehearse(folder) -> None:
     for part in session.parts(tries_out=True):
@@ -31,8 +28,9 @@ def test_every_part_measures(tmp_path):
         report = reports[part.name]
         assert report["ended"] == "complete", report
         assert report["rows"]
-        if part.name not in ERRORS_ON_A_CPU:
-            assert not any("error" in row for row in report["rows"]), report
+        assert not any("error" in row for row in report["rows"]), report
+    missing = {row["kernel"]: row["not here"] for row in reports["kernels"]["rows"] if "not here" in row}
+    assert missing["varlen, runs, dropout 0.1"] == "varlen needs a GPU"
     shown = page(tmp_path)
     assert all(f"## {part.name}" in shown for part in session.parts(tries_out=True))
 
