@@ -11,6 +11,7 @@ from model.parameters import parameter_table
 from pretrain.checkpoint.parts import Parts, Piece, divided
 from pretrain.engine.distributed import device
 from pretrain.engine.gather import BATCH, batches
+from pretrain.engine.host_copy import HOST, moved
 
 
 def evenly(state: TrainingState) -> Parts:
@@ -43,11 +44,11 @@ def _exchange(pieces: Sequence[Piece], numels: dict[Piece, int], state: Training
             kinds = parts.kinds(piece.name)
             numel_from[state.owners[piece.name]] += numels[piece] * len(kinds)
             coming += [piece] * len(kinds)
-    outbox = torch.cat(outgoing).to(device())
+    outbox = moved(torch.cat(outgoing), device())
     inbox = torch.empty(sum(numel_from), device=device())
     dist.all_to_all_single(inbox, outbox, numel_from, numel_to)
     table = parameter_table(state.config)
-    for piece, flat in zip(coming, inbox.cpu().split([numels[piece] for piece in coming]), strict=True):
+    for piece, flat in zip(coming, moved(inbox, HOST).split([numels[piece] for piece in coming]), strict=True):
         tensor = flat.view(piece.rows, *table[piece.name].shape[1:])
         parts.tensors.setdefault(piece, []).append(tensor)
 

@@ -18,6 +18,7 @@ from pretrain.checkpoint.memory import age, is_private, names_in
 from pretrain.checkpoint.store import STEP, newest_name
 from pretrain.engine.agreement import from_rank_0
 from pretrain.engine.distributed import device
+from pretrain.engine.host_copy import HOST, moved
 from pretrain.engine.place import node_name
 
 T = TypeVar("T")
@@ -110,12 +111,12 @@ def _read(path: Path, index: dict[str, Any], holders: Mapping[str, list[int]]) -
             kept = (opened[file].get_tensor(f"{name}/{kind}") for kind in state.kinds(name))
             tensors = torch.stack([tensor.view(spec.shape) for tensor in kept])
             if reader != owner:
-                dist.send(tensors.to(device()), owner)
+                dist.send(moved(tensors, device()), owner)
         if rank == owner:
             if reader != owner:
                 received = torch.empty(len(state.kinds(name)), *spec.shape, device=device())
                 dist.recv(received, reader)
-                tensors = received.cpu()
+                tensors = moved(received, HOST)
             state.records[name] = Record.of(tensors.unbind(), steps[name])
     return state
 

@@ -19,6 +19,7 @@ from model.parameter_spec import ParameterSpec
 from model.parameters import parameter_table
 from pretrain.engine.distributed import device
 from pretrain.engine.gather import BATCH, batches, gather
+from pretrain.engine.host_copy import fill, moved
 from pretrain.engine.host_memory import return_freed_memory
 from pretrain.engine.scatter import scatter
 from pretrain.engine.spread import Plan
@@ -119,7 +120,7 @@ def _write_records(
             kept = [name for name in trained if kind in plan.kinds(name)]
             own = {name: records[name].tensors()[number] for name in kept if name in records}
             for name, part in scatter(kept, division, plan.owners, own):
-                getattr(local[name], kind).copy_(part)
+                fill(getattr(local[name], kind), part)
     for name in names:
         if name not in trained:
             _write_frozen(engine, plan, name, records.get(name))
@@ -151,7 +152,7 @@ def _write_frozen(engine: DeepSpeedEngine, plan: Plan, name: str, record: Record
 
 def _from_owner(own: Tensor | None, spec: ParameterSpec, owner: int) -> Tensor:
     """A tensor of `spec.shape` that one rank has, on all ranks."""
-    tensor = torch.empty(spec.shape, device=device()) if own is None else own.to(device()).contiguous()
+    tensor = torch.empty(spec.shape, device=device()) if own is None else moved(own, device()).contiguous()
     dist.broadcast(tensor, owner)
     return tensor
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from model.parallel.division import Division
 from model.parallel.tensor import unshard
 from pretrain.engine.distributed import device
+from pretrain.engine.host_copy import HOST, moved
 
 Name = TypeVar("Name")
 
@@ -55,7 +56,7 @@ def _gather_batch(
         _, numel = division.span(name, rank, owners[name])
         if numel:
             numel_to[owners[name]] += numel
-            outgoing.append(parts[name].to(device()))
+            outgoing.append(moved(parts[name], device()))
     own = [name for name in names if owners[name] == rank]
     sources = range(num_ranks if own else 0)  # a rank of a thousand owns little
     spans = [[division.span(name, source, rank) for name in own] for source in sources]
@@ -66,7 +67,7 @@ def _gather_batch(
     dist.all_to_all_single(inbox, outbox, numel_from, numel_to)
 
     shards = {name: [torch.empty(shape) for shape in division.shard_shapes(name)] for name in own}
-    flat = inbox.cpu()
+    flat = moved(inbox, HOST)
     first = 0
     for source, from_source in enumerate(spans):
         for name, (start, numel) in zip(own, from_source, strict=True):

@@ -24,6 +24,7 @@ from model.parallel.tensor import TensorParallel
 from model.parameters import parameter_table
 from pretrain.engine.build import build_model
 from pretrain.engine.distributed import device
+from pretrain.engine.host_copy import HOST, moved
 
 LARGEST_NORM = 1.0
 """Of the maps' gradient: a larger one is scaled down, as in the released code."""
@@ -56,7 +57,7 @@ def learn_maps(
     """
     tp = layout.install()
     of_maps = torch.promote_types(dtype, torch.float32)
-    maps = maps.each(lambda tensor: tensor.to(device(), of_maps, copy=True).requires_grad_())
+    maps = maps.each(lambda tensor: moved(tensor.to(of_maps), device(), copy=True).requires_grad_())
     optimizer = torch.optim.AdamW(maps.tensors(), learning.lr, weight_decay=learning.weight_decay)
     old = _old_weights(maps, fetch, tp, of_maps)
     model = build_model(maps.target, tp, dtype).eval()
@@ -71,7 +72,7 @@ def learn_maps(
         optimizer.zero_grad()
     for tensor in maps.tensors():
         dist.broadcast(tensor.detach(), src=0)  # equal already, unless a library's sums differ from rank to rank
-    return maps.each(lambda tensor: tensor.detach().cpu()), losses
+    return maps.each(lambda tensor: moved(tensor.detach(), HOST)), losses
 
 
 def _old_weights(maps: LearnedMaps, fetch: Fetch, tp: TensorParallel, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -80,7 +81,7 @@ def _old_weights(maps: LearnedMaps, fetch: Fetch, tp: TensorParallel, dtype: tor
     own: dict[str, Tensor] = {}
     for name, spec in parameter_table(maps.source).items():
         weight = fetch(name).weight
-        own[name] = (weight if maps.maps_the_cut(spec) else tp.shard(spec, weight)).to(device(), dtype)
+        own[name] = moved(weight if maps.maps_the_cut(spec) else tp.shard(spec, weight), device()).to(dtype)
     stacked: dict[tuple[str, ...], Tensor] = {}
     old: dict[str, Tensor] = {}
     for name, spec in parameter_table(maps.target).items():

@@ -9,6 +9,7 @@ from torch import Tensor
 from model.parallel.division import Division
 from model.parallel.tensor import shard
 from pretrain.engine.distributed import device
+from pretrain.engine.host_copy import moved
 
 
 def scatter(
@@ -36,7 +37,7 @@ def scatter(
     numel_from = [0] * num_ranks
     for name, numel in held.items():
         numel_from[owners[name]] += numel
-    outbox = torch.cat(outgoing).to(device())
+    outbox = moved(torch.cat(outgoing), device())
     inbox = torch.empty(sum(numel_from), device=device())
     dist.all_to_all_single(inbox, outbox, numel_from, numel_to)
     for (name, numel), part in zip(held.items(), inbox.split(list(held.values())), strict=True):

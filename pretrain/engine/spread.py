@@ -19,6 +19,7 @@ from model.parameters import parameter_table
 from pretrain.engine.distributed import device
 from pretrain.engine.exits import Stop
 from pretrain.engine.gather import BATCH, batches
+from pretrain.engine.host_copy import HOST, moved
 
 Source = tuple[int, str]
 """A record: the number of its state in a plan, and its name."""
@@ -39,11 +40,11 @@ def fetch_from(state: TrainingState) -> Fetch:
         if dist.get_world_size() == 1:
             return state.records[name]
         if rank == owner:
-            message = _flat(state.records[name]).to(device())
+            message = moved(_flat(state.records[name]), device())
         else:
             message = torch.empty(len(state.kinds(name)) * spec.numel, device=device())
         dist.broadcast(message, owner)
-        return _record(message.cpu(), spec.shape, state, name)
+        return _record(moved(message, HOST), spec.shape, state, name)
 
     return fetch
 
@@ -152,10 +153,10 @@ class Plan:
             [sum(self._numel(source) for source in sources) for sources in each] for each in (outgoing, incoming)
         )
         sent = (tensor for sources in outgoing for source in sources for tensor in self._own(source).tensors())
-        outbox = torch.cat([torch.empty(0), *(tensor.reshape(-1) for tensor in sent)]).to(device())
+        outbox = moved(torch.cat([torch.empty(0), *(tensor.reshape(-1) for tensor in sent)]), device())
         inbox = torch.empty(sum(numel_from), device=device())
         dist.all_to_all_single(inbox, outbox, numel_from, numel_to)
-        rest = inbox.cpu()
+        rest = moved(inbox, HOST)
         for sources in incoming:
             for source in sources:
                 numel = self._numel(source)

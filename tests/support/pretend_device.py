@@ -3,7 +3,7 @@
 Inside `pretend_device()` this process computes on "meta", as DeepSpeed's accelerator says, and what is there lives in
 wrappers around tensors of the CPU. As with a GPU, an operator that mixes the two places raises, and so does a
 collective over a tensor of the host, which NCCL would refuse. What exists already stays on the host, where optimizer
-offload leaves it. Gradients are not followed.
+offload leaves it. Gradients are not followed. The context gives the list of bytes of all copies between the two places.
 """
 
 from collections.abc import Iterator
@@ -23,6 +23,9 @@ COLLECTIVES = (
     *("all_reduce", "broadcast", "all_gather", "send", "recv"),
     *("all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single"),
 )
+
+
+_crossed: list[int] = []
 
 
 class OnDevice(Tensor):
@@ -66,6 +69,11 @@ def run(function: Any, arguments: Any, options: dict[str, Any]) -> Any:
     goes_to_device = torch.device(asked) == DEVICE if asked is not None else bool(ours)
     if function is torch.ops.aten.copy_.default:
         goes_to_device = isinstance(arguments[0], OnDevice)
+        crosses = len(ours) == 1
+    else:
+        crosses = copies and goes_to_device != bool(ours)
+    if crosses:
+        _crossed.append(tensors[-1].nbytes)
     if asked is not None:
         options = options | {"device": torch.device("cpu")}
     wrapped = {id(tensor.held): tensor for tensor in ours}
@@ -97,11 +105,12 @@ def guarded(collective: Any) -> Any:
 
 
 @contextmanager
-def pretend_device() -> Iterator[None]:
+def pretend_device() -> Iterator[list[int]]:
     with ExitStack() as stack:
         accelerator = type(get_accelerator())
         stack.enter_context(patch.object(accelerator, "current_device_name", lambda self: str(DEVICE)))
         for name in COLLECTIVES:
             stack.enter_context(patch.object(dist, name, guarded(getattr(dist, name))))
         stack.enter_context(Placing())
-        yield
+        _crossed.clear()
+        yield _crossed

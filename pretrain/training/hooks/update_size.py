@@ -6,6 +6,7 @@ from torch import Tensor
 
 from model.parameters import parameter_table
 from pretrain.engine.distributed import device
+from pretrain.engine.host_copy import HOST, moved
 from pretrain.engine.zero import fragments
 from pretrain.recipe import ResolvedStage
 from pretrain.training.events import StepResult, TrainerView
@@ -47,7 +48,7 @@ class UpdateSizes(StageEntry):
 
     @staticmethod
     def _copy(trainer: TrainerView) -> dict[str, Tensor]:
-        return {name: weight.to("cpu", copy=True) for name, weight in weights(trainer).items()}
+        return {name: moved(weight, HOST, copy=True) for name, weight in weights(trainer).items()}
 
 
 def weights(trainer: TrainerView) -> dict[str, Tensor]:
@@ -63,7 +64,7 @@ def update_sizes(before: dict[str, Tensor], after: dict[str, Tensor], names: lis
     sums = torch.zeros(2, len(names), dtype=torch.float64)
     for index, name in enumerate(names):
         if name in after:
-            sums[0, index] = (after[name] - before[name].to(after[name].device)).double().square().sum()
+            sums[0, index] = (after[name] - moved(before[name], after[name].device)).double().square().sum()
             sums[1, index] = after[name].numel()
     sums = sums.to(device())
     dist.all_reduce(sums)

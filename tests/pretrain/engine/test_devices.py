@@ -3,6 +3,7 @@
 Which device that is, one place decides.
 """
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -13,19 +14,28 @@ from growth.change import identity
 from pretrain.checkpoint import even
 from pretrain.checkpoint.even import evenly
 from pretrain.checkpoint.parts import Piece
-from pretrain.engine import distributed
+from pretrain.engine import distributed, exchange, host_copy
+from pretrain.engine.attach import partition
 from pretrain.engine.coefficients import coefficients
 from pretrain.engine.equal_units import equal_units
-from pretrain.engine.exchange import division_of, read_state
+from pretrain.engine.exchange import division_of, read_state, write_state
+from pretrain.engine.host_copy import Staging
 from pretrain.engine.replicas import different_replica, gather
 from pretrain.engine.scatter import scatter
 from pretrain.engine.spread import Plan, fetch_from
-from pretrain.engine.zero import destroy, fragments
+from pretrain.engine.zero import basic_optimizer, destroy, fragments
+from pretrain.optim.groups import GroupRules
+from pretrain.optim.lamb.step import Lamb
+from pretrain.optim.layerwise import LayerwiseOptimizer
+from pretrain.optim.muon.step import Muon
 from pretrain.training.hooks import update_size
 from pretrain.training.hooks.update_size import update_sizes
 from tests.support.harness import CONFIG, settings, start, train
 from tests.support.pretend_device import pretend_device
 from tests.support.workers import pool
+
+BUFFER = 4096
+"""Bytes of what may go between host and device at once."""
 
 SLIM = CONFIG.replace(slimming={"heads": 1e-4, "ffn": 1e-4})
 
@@ -33,6 +43,7 @@ SLIM = CONFIG.replace(slimming={"heads": 1e-4, "ffn": 1e-4})
 def offloaded() -> None:
     """What ranks say to each other about an engine whose state is on the host."""
     engine = start(SLIM, settings(1, stage=2))
+    staging, largest = Staging(BUFFER), 4 * CONFIG.vocab_size * CONFIG.hidden
     before = {name: fragment.weight.clone() for name, fragment in fragments(engine).items()}
     train(engine, 0, 1)
     after = {name: fragment.weight for name, fragment in fragments(engine).items()}
@@ -58,14 +69,73 @@ def offloaded() -> None:
         ]
 
     expected = said()
-    with pretend_device():
+    with patch.object(host_copy, "_of_this_rank", lambda: staging), pretend_device() as crossed:
         assert said() == expected
+    assert max(crossed) <= BUFFER < largest, max(crossed)
     assert expected[-2:] == [[[0], [1]], None]
     destroy(engine)
 
 
 def test_collectives_over_offloaded_state_run_on_the_device():
     pool(2).run(offloaded)
+
+
+def written(stage: int) -> None:
+    """A state that owners send to the ranks which hold its parts."""
+    engine = start(CONFIG, settings(1, stage))
+    local, state = fragments(engine), read_state(engine)
+
+    def write() -> dict[str, list]:
+        for fragment in local.values():
+            for tensor in fragment.tensors():
+                tensor.fill_(-1)
+        with patch.object(exchange, "publish_all"):  # DeepSpeed's messages, from where its engine was built
+            write_state(engine, Plan.of(identity(CONFIG), state))
+        return {name: [tensor.tolist() for tensor in fragment.tensors()] for name, fragment in local.items()}
+
+    expected = write()
+    with pretend_device():
+        assert write() == expected
+    destroy(engine)
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_an_offloaded_state_is_written_through_the_device(stage):
+    pool(2).run(written, stage)
+
+
+def stepped(optimizer: type[LayerwiseOptimizer]) -> None:
+    """Steps of an optimizer whose ranks speak to each other, from the same state."""
+    chosen = replace(
+        settings(1, stage=2), make_optimizer=optimizer, groups=GroupRules(orthogonalizes=optimizer is Muon)
+    )
+    engine = start(CONFIG, chosen)
+    inner, local = basic_optimizer(engine), fragments(engine)
+    start_state = [tensor.clone() for fragment in local.values() for tensor in fragment.tensors()]
+
+    def step() -> list[list[float]]:
+        tensors = [tensor for fragment in local.values() for tensor in fragment.tensors()]
+        for tensor, value in zip(tensors, start_state, strict=True):
+            tensor.copy_(value)
+        for group in inner.param_groups:
+            group["lr"] = 1e-3
+            for flat in group["params"]:
+                flat.grad = torch.linspace(-1, 1, flat.numel())
+                inner.state[flat]["step"].fill_(1)
+        inner.attach(replace(partition(engine), num_calls=1))
+        inner.step()
+        return [tensor.tolist() for tensor in tensors]
+
+    expected = step()
+    with pretend_device() as crossed:
+        assert step() == expected
+    assert crossed
+    destroy(engine)
+
+
+@pytest.mark.parametrize("optimizer", [Lamb, Muon])
+def test_an_offloaded_optimizer_speaks_on_the_device(optimizer):
+    pool(2).run(stepped, optimizer)
 
 
 def host_tensor() -> str:
