@@ -98,12 +98,17 @@ def rank_0_first(act: Callable[[], None]) -> None:
 
 
 def asked_to_stop() -> bool:
-    """Whether any rank has received a signal. Collective, among the hosts."""
+    """Whether any rank has received a signal. Collective."""
+    return bool(largest(signals.received is not None)[0])
+
+
+def largest(*numbers: int) -> list[int]:
+    """Of each number, the largest that a rank says. Collective, among the hosts."""
     from pretrain.engine.distributed import host_group
 
-    asked = torch.tensor(signals.received is not None, dtype=torch.int32)
-    dist.all_reduce(asked, dist.ReduceOp.MAX, group=host_group())
-    return bool(asked.item())
+    said = torch.tensor(numbers, dtype=torch.int32)
+    dist.all_reduce(said, dist.ReduceOp.MAX, group=host_group())
+    return said.tolist()
 
 
 def say_once(line: str) -> None:

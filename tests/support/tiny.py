@@ -65,8 +65,10 @@ def signal_at(step: int) -> Iterator[None]:
     """As if SIGUSR1 came to the last rank during this step."""
 
     def on_boundary(self: Preemption, trainer: Trainer) -> None:
-        if trainer.progress.step == step and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
-            signals.received = "SIGUSR1"
+        if trainer.progress.step == step:
+            self.asking.steps_left = 1
+            if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+                signals.received = "SIGUSR1"
         try:
             original(self, trainer)
         finally:

@@ -1,24 +1,42 @@
 """Stops on a signal: at the next step boundary, saved, with an exit code that means `start me again`."""
 
+import math
+import time
+from collections import deque
+
+import torch.distributed as dist
+
 from pretrain.engine import signals
-from pretrain.engine.agreement import asked_to_stop
+from pretrain.engine.agreement import largest
 from pretrain.engine.exits import Stop
 from pretrain.launch.outcome import ExitCode
+from pretrain.recipe import ResolvedStage
 from pretrain.training.events import Hook, TrainerView
 from pretrain.training.hooks.checkpoints import Checkpoints
 
+SHARE = 0.005
+"""Of a step's time: ranks that need more to ask each other do so every few steps."""
+
+HEARD_SECONDS = 1.0
+"""How much later they may then hear of a signal."""
+
+NUM_TIMED = 32
+"""How often ranks ask in each stage, at every step, before they may begin to leave steps out."""
+
 
 class Preemption(Hook):
-    """A signal may reach only some ranks, and any of them first, so all agree before any acts.
-
-    The hosts do, at every step: it takes them a fraction of a millisecond, in which a GPU still has the update to do.
-    """
+    """A signal may reach only some ranks, and any of them first, so all agree before any acts."""
 
     def __init__(self, checkpoints: Checkpoints):
         self.checkpoints = checkpoints
+        self.asking = Asking()
+
+    def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
+        self.asking = Asking()  # its steps, and its ranks' ways, take another time
 
     def on_boundary(self, trainer: TrainerView) -> None:
-        if asked_to_stop():
+        is_due, is_last_of_stage = self.asking.is_due(), trainer.now >= trainer.stage.end
+        if (is_due or is_last_of_stage) and self.asking.ask():
             self.checkpoints.save(trainer)
             self.checkpoints.store.flush()
             raise Stop(
@@ -26,3 +44,41 @@ class Preemption(Hook):
                 "the same command resumes from there",
                 code=ExitCode.PREEMPTED,
             )
+
+
+class Asking:
+    """The hosts ask each other, at the same steps: at each one, where that takes a fraction of a millisecond.
+
+    Gloo sends the answer from rank to rank, twice around, so hundreds of ranks take tens of milliseconds. Where that
+    is much beside a step, rank 0 says in the same message how many steps later they ask again.
+    """
+
+    def __init__(self) -> None:
+        self.every = self.steps_left = 1
+        self.seconds: deque[float] = deque(maxlen=NUM_TIMED)
+        """That asking took, with the wait for the last rank."""
+        self.answered_at = 0.0
+
+    def is_due(self) -> bool:
+        """Whether to ask at this step. Called once in each."""
+        self.steps_left -= 1
+        return self.steps_left <= 0
+
+    def ask(self) -> bool:
+        """Whether any rank has received a signal. Collective."""
+        began_at = time.perf_counter()
+        every = self._steps(began_at) if dist.get_rank() == 0 else 0
+        is_asked, self.every = largest(signals.received is not None, every)
+        self.steps_left = self.every
+        self.answered_at = time.perf_counter()
+        self.seconds.append(self.answered_at - began_at)
+        return bool(is_asked)
+
+    def _steps(self, now: float) -> int:
+        """To the next time, by rank 0's clock. Of what asking took the least counts: the rest is a wait for ranks that
+        the next step would wait for."""
+        if len(self.seconds) < NUM_TIMED:
+            return 1
+        step_seconds = (now - self.answered_at) / self.every
+        wanted, allowed = min(self.seconds) / (SHARE * step_seconds), HEARD_SECONDS / step_seconds
+        return max(1, min(math.ceil(wanted), int(allowed)))
