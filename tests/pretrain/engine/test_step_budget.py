@@ -73,6 +73,30 @@ def test_a_deeper_model_takes_no_more_launches_and_waits_in_a_step(stage):
     assert operators <= 100 and reads <= 6, shallow
 
 
+def pass_counts(stage: int, layers: int) -> tuple[int, int]:
+    """Operators and host reads of the third forward and backward pass, and of what a test adds to them."""
+    engine = start(CONFIG.replace(layers=layers), settings(1, stage, "bf16"))
+    train(engine, 0, 2)
+    step, of_step = engine.step, Counting()
+
+    def counted_step() -> None:
+        with of_step:
+            step()
+
+    engine.step = counted_step
+    with Counting() as counted:
+        train(engine, 2, 1)
+    destroy(engine)
+    return counted.operators - of_step.operators, counted.reads - of_step.reads
+
+
+@pytest.mark.parametrize(("stage", "per_layer"), [(1, 60), (3, 100)])
+def test_forward_and_backward_take_few_launches_for_a_layer_and_wait_for_none(stage, per_layer):
+    (shallow,), (deep,) = (pool(1).run(pass_counts, stage, layers) for layers in (1, 4))
+    assert (deep[0] - shallow[0]) / 3 <= per_layer
+    assert deep[1] == shallow[1] <= 1  # the test reads the loss
+
+
 def readers(stages: list[tuple[int, str]]) -> list[tuple[set[str], bool]]:
     """On engines of these stages and precisions, as on a GPU: who reads a value in the second step of the optimizer,
     and whether the norm that is copied before the update is DeepSpeed's."""
