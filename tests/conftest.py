@@ -29,6 +29,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--damaged", type=int, default=30, help="damaged inputs of each kind (tests/whole/damaged)")
     parser.addoption("--recipes", type=int, default=1, help="random recipes that are trained (tests/whole/damaged)")
+    parser.addoption("--fake-gpu", metavar="PYTHON", help="of an environment with CUDA's torch: runs tests/gpu/fake")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -17,7 +17,7 @@ import socket
 import traceback
 from collections.abc import Callable
 from functools import cache
-from multiprocessing import connection, get_context
+from multiprocessing import Pipe, connection, get_context
 from typing import Any
 
 from pretrain.launch.start_up import importing
@@ -72,17 +72,20 @@ class Pool:
         return [results[rank] for rank in range(self.world_size)]
 
     def _start(self) -> None:
-        context = get_context("spawn") if self.world_size in (2, 4) or self._on_gpu else FORKED
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         for rank in range(self.world_size):
-            ours, theirs = context.Pipe()
-            arguments = (theirs, rank, self.world_size, port, self._device)
-            process = context.Process(target=_serve, args=arguments, daemon=True)
-            process.start()
+            ours, theirs = Pipe()
+            self._ranks.append((self._start_rank(theirs, rank, port), ours))
             theirs.close()
-            self._ranks.append((process, ours))
+
+    def _start_rank(self, pipe: connection.Connection, rank: int, port: int) -> Any:
+        context = get_context("spawn") if self.world_size in (2, 4) or self._on_gpu else FORKED
+        arguments = (pipe, rank, self.world_size, port, self._device)
+        process = context.Process(target=serve, args=arguments, daemon=True)
+        process.start()
+        return process
 
     def stop(self) -> None:
         for process, pipe in self._ranks:
@@ -92,7 +95,8 @@ class Pool:
         self._ranks = []
 
 
-def _serve(pipe: connection.Connection, rank: int, world_size: int, port: int, device: dict[str, str]) -> None:
+def serve(pipe: connection.Connection, rank: int, world_size: int, port: int, device: dict[str, str]) -> None:
+    """A rank of a pool: calls the functions that come through `pipe` until it closes."""
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive", **device,
