@@ -9,7 +9,8 @@
 | `cudnn` | any | 16 bit | the same through cuDNN |
 
 The order without a preference: on a GPU the first of `flash-attn` and `varlen` that can do it, else `fused`; on a CPU
-`products`. A run prefers what its recipe names or a trial found (`pretrain.training.attention`).
+`products`. A run prefers what its recipe names or a trial found (`pretrain.training.attention`): one kernel for rows
+with runs of tokens, and one for others.
 
 The kernels for runs need Ampere and heads of up to 256, in multiples of 8. Variants whose `attends_over_runs` is False
 take none of them. They compute only what a segment may see of itself (Dao et al. 2022, arXiv 2205.14135), or a window

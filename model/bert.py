@@ -60,8 +60,8 @@ class BertForPreTraining(nn.Module):
         """Keep only the inputs of the layers, and compute them again in the backward pass."""
         self.loss_passes = IN_CHUNKS
         """How the loss goes over the scores: a compiler takes them as a whole."""
-        self.kernel: str | None = None
-        """The attention kernel that the run prefers."""
+        self.kernel_for_runs: str | None = None
+        """The one of `model.attention_kernels` that the run prefers for rows with runs of tokens."""
         self.alignment: Alignment | None = None
         """The teacher, for as long as there is one."""
         self.final_norm = make_norm(config, config.hidden) if config.norm == "pre" else nn.Identity()
@@ -147,11 +147,12 @@ class BertForPreTraining(nn.Module):
         config, dropout = self.config, self.config.attention_dropout if self.training else 0.0
         if batch.runs is None or not config.attends_over_runs:
             return None
-        return packed_rows(batch, self.mlm.bias.dtype, config.head_dim, dropout, self.kernel)
+        return packed_rows(batch, self.mlm.bias.dtype, config.head_dim, dropout, self.kernel_for_runs)
 
-    def prefer_kernel(self, name: str | None) -> None:
-        """Takes this one of `model.attention_kernels` wherever it can do what is asked."""
-        self.kernel = name
+    def prefer_kernel(self, name: str | None, for_runs: str | None) -> None:
+        """Takes these of `model.attention_kernels` wherever they can do what is asked: `for_runs` where rows have runs
+        of tokens and attention needs no mask, `name` elsewhere."""
+        self.kernel_for_runs = for_runs
         for module in self.modules():
             if isinstance(module, SoftmaxAttention):
                 module.kernel = name

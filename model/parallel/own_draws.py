@@ -59,8 +59,12 @@ def _(rank: int) -> Tensor:
 
 @torch.library.custom_op("espalier::call_with_seed", mutates_args=())
 def _call(function: str, tensors: Sequence[Tensor], numbers: Sequence[int], probability: float, seed: Tensor) -> Tensor:
-    with drawing_from(seed, tensors[0].device):
-        return _laid_out_as(tensors[0], _known[function](*tensors, *numbers, probability))
+    """Under the same autograd as the gradient: torch may choose a kernel by it, whose random numbers are others."""
+    with _autograd():
+        arguments = _leaves(tensors)
+        with drawing_from(seed, tensors[0].device):
+            result = _known[function](*arguments, *numbers, probability).detach()
+    return _laid_out_as(tensors[0], result)
 
 
 @_call.register_fake
@@ -79,8 +83,8 @@ def _gradient(
 ) -> list[Tensor]:
     """Of the floating-point tensors."""
     with _autograd():
-        again = [each.detach() for each in tensors]
-        inputs = [each.requires_grad_() for each in _floating(again)]
+        again = _leaves(tensors)
+        inputs = _floating(again)
         with drawing_from(seed, gradient.device):
             result = _known[function](*again, *numbers, probability)
         found = torch.autograd.grad(result, inputs, gradient)
@@ -106,6 +110,11 @@ def _backward(ctx, gradient: Tensor) -> tuple:
 
 
 _call.register_autograd(_backward, setup_context=_keep)
+
+
+def _leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The same values; the floating-point ones require a gradient."""
+    return [each.detach().requires_grad_(each.is_floating_point()) for each in tensors]
 
 
 def _floating(tensors: Sequence[Tensor]) -> list[Tensor]:

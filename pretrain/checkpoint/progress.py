@@ -79,6 +79,8 @@ class Progress:
     loss_scaler: dict[str, float] = field(default_factory=dict)
     attention_kernel: str | None = None
     """The one of `model.attention_kernels` that the run was begun with; None: it prefers none."""
+    kernel_for_runs: str | None = None
+    """The same for rows with runs of tokens."""
 
     def to_json(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("new_units", "token_losses")}

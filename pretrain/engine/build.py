@@ -52,6 +52,8 @@ class EngineSettings:
     """Layers are recomputed in the backward pass; only their inputs are kept."""
     attention_kernel: str | None = None
     """The one of `model.attention_kernels` to prefer."""
+    kernel_for_runs: str | None = None
+    """The one to prefer for rows with runs of tokens."""
     compile: bool = False
     """Blocks run through torch.compile."""
     fp8: bool = False
@@ -75,7 +77,7 @@ def build_engine(config: BertConfig, settings: EngineSettings, steps: Mapping[st
     model.recompute = settings.recompute
     if settings.fp8:
         multiply_in_fp8(model.blocks)
-    model.prefer_kernel(settings.attention_kernel)
+    model.prefer_kernel(settings.attention_kernel, settings.kernel_for_runs)
     in_whole_blocks = gather_whole_blocks(model)
     if settings.compile:
         compile_blocks(model)

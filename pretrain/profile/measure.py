@@ -26,6 +26,7 @@ from pretrain.profile.peak_memory import peak_bytes, reset_peak, resident_bytes
 from pretrain.recipe import ResolvedStage, Run, load_recipe, resolve
 from pretrain.recipe.schedule import LearningRate, Phase
 from pretrain.training.events import Hook, StepResult, TrainerView
+from pretrain.training.preflight import check_device
 from pretrain.training.trainer import Trainer
 
 
@@ -60,7 +61,9 @@ def measure(
     loaded = load_recipe(recipe, overrides)
     with process_group():
         corpus = Corpus.open(loaded.data.corpus)
-        run = single_stage(resolve(loaded, corpus.vocab_size, dist.get_world_size()), stage, warmup + steps + profiled)
+        whole = resolve(loaded, corpus.vocab_size, dist.get_world_size())
+        check_device(whole)
+        run = single_stage(whole, stage, warmup + steps + profiled)
         baseline = resident_bytes()
         taken = Steps(warmup + steps)
         first = warmup + steps + 1

@@ -30,7 +30,8 @@ PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "tokenizers")
 # What may change when a run is resumed: where and how it is computed, watched and saved, but not what it learns.
 FREE_KEYS = (
     *(("checkpoint",), ("faults",), ("validation",), ("layout",), ("deepspeed",), ("batch", "micro"), ("paper",)),
-    *(("compile",), ("data", "corpus"), ("stages", "layout"), ("stages", "deepspeed"), ("stages", "batch", "micro")),
+    *(("compile",), ("attention_kernel",), ("data", "corpus")),
+    *(("stages", "layout"), ("stages", "deepspeed"), ("stages", "batch", "micro")),
     *(("plugins",), ("trackers",)),  # plugins may have moved
 )
 

@@ -1,13 +1,13 @@
 """Which attention kernel a run prefers: the one that its recipe names, the one it was begun with, or the fastest of a
 trial on its own rows.
 
-One choice holds for all stages. Where a later one asks for what the kernel cannot do, `model.attention_kernels` takes
+One choice holds for all stages. Where one of them asks for what the kernel cannot do, `model.attention_kernels` takes
 the next that can.
 """
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import torch
@@ -17,88 +17,119 @@ from model.attention import Mask, SoftmaxAttention, attention_mask
 from model.attention_kernels import KERNELS, Asked, packed_rows
 from model.batch import Batch
 from model.config import BertConfig
-from model.errors import UserError
 from model.parallel.tensor import TensorParallel
-from pretrain.engine.agreement import read_once, say_once
+from pretrain.engine.agreement import first_message, largest, read_once, say_once
 from pretrain.engine.build import PRECISIONS
 from pretrain.engine.distributed import computes_on_gpu, device
-from pretrain.recipe import ResolvedStage, Run
+from pretrain.engine.exits import Stop
+from pretrain.recipe import Recipe, ResolvedStage
 from pretrain.training.events import TrainerView
 
 WARMUP, REPEATS = 2, 5
 
 
 def choose_attention_kernel(trainer: TrainerView) -> None:
-    """Sets the choice in the progress of the run, before it has an engine. Collective: rank 0 chooses."""
-    recipe, stage, progress = trainer.run.recipe, trainer.stage, trainer.progress
+    """Sets the choice in the progress of the run, before it has an engine, for all stages that come. Collective."""
+    recipe, progress = trainer.run.recipe, trainer.progress
     if recipe.attention_kernel not in ("auto", "trial"):
-        progress.attention_kernel = recipe.attention_kernel
+        progress.attention_kernel = progress.kernel_for_runs = recipe.attention_kernel
         return
-    if stage.config.attention != "softmax" or not stage.config.layers:
+    stages = with_softmax(trainer.run.stages[trainer.stage.index :])
+    if not stages:
         return
-    kept = progress.attention_kernel
-    obstacle = None if kept is None else read_once(partial(_loss_of, kept, trainer.run))
-    if obstacle:
-        say_once(f"the run was begun with attention kernel {kept}, which {obstacle}: another will round differently")
-    if kept is not None and not obstacle:
+    # On a CPU the fastest, whatever a GPU may have chosen.
+    takes_products = recipe.attention_kernel == "auto" and not computes_on_gpu()
+    if _is_kept(progress.attention_kernel, stages, recipe) and not takes_products:
         return
-    tries = recipe.attention_kernel == "trial" or (computes_on_gpu() and not recipe.deterministic)
-    progress.attention_kernel, line = read_once(partial(_fastest, trainer) if tries else partial(_first, stage))
-    if line:
-        say_once(line)
+    chosen = (None, None) if takes_products else _chosen(trainer, max(stages, key=lambda stage: stage.sequence))
+    progress.attention_kernel, progress.kernel_for_runs = chosen
 
 
-def obstacle_to(name: str, stage: ResolvedStage) -> str | None:
-    """Why the kernel cannot do what a stage asks of it here, to be read after its name; None: it can."""
-    return KERNELS[name].obstacle(asked(stage.config, PRECISIONS[stage.precision]))
+def with_softmax(stages: Sequence[ResolvedStage]) -> list[ResolvedStage]:
+    """Those that ask for a kernel."""
+    return [stage for stage in stages if stage.config.attention == "softmax" and stage.config.layers]
 
 
-def asked(config: BertConfig, dtype: torch.dtype) -> Asked:
-    return Asked(device(), dtype, config.head_dim, config.attention_dropout)
+def obstacle_to(name: str, stages: Sequence[ResolvedStage]) -> str | None:
+    """Why the kernel can do here what none of the stages asks of it, to be read after its name; None: it can do one's,
+    or nothing is asked."""
+    obstacles = [KERNELS[name].obstacle(_asked(stage)) for stage in stages]
+    return obstacles[0] if obstacles and all(obstacles) else None
 
 
-def _loss_of(name: str, run: Run) -> str | None:
-    """Why the kernel that the run has kept is none of this machine's: it can do no stage."""
-    obstacles = [obstacle_to(name, stage) for stage in run.stages]
-    if not all(obstacles):
-        return None
-    if run.recipe.deterministic:
-        raise UserError(
-            f"the run was begun with attention kernel {name}, which {obstacles[0]}: with another it would not have the "
+def _asked(stage: ResolvedStage) -> Asked:
+    return Asked(device(), PRECISIONS[stage.precision], stage.config.head_dim, stage.config.attention_dropout)
+
+
+def _is_kept(name: str | None, stages: Sequence[ResolvedStage], recipe: Recipe) -> bool:
+    """Whether the run was begun with a kernel that every rank still has. Collective."""
+    if name is None:
+        return False
+    obstacle = first_message(obstacle_to(name, stages))
+    if obstacle and recipe.deterministic:
+        raise Stop(
+            f"the run was begun with attention kernel {name}, which {obstacle}: with another it would not have the "
             "same bits; resume it where it was, or begin a new run"
         )
-    return obstacles[0]
+    if obstacle:
+        say_once(f"the run was begun with attention kernel {name}, which {obstacle}: another will round differently")
+    return not obstacle
 
 
-def _first(stage: ResolvedStage) -> tuple[str | None, None]:
-    """Without a trial: none on a CPU, whose products may be left for a GPU's kernels."""
-    if not computes_on_gpu():
-        return None, None
-    what = asked(stage.config, PRECISIONS[stage.precision])
-    return next(name for name, kernel in KERNELS.items() if kernel.obstacle(what) is None and name != "products"), None
+def _chosen(trainer: TrainerView, stage: ResolvedStage) -> tuple[str | None, str | None]:
+    """The kernel to prefer, and the one to prefer for rows with runs. Collective."""
+    recipe, names = trainer.run.recipe, _there(stage)
+    if recipe.deterministic:
+        first = next((name for name in names if KERNELS[name].over_runs), None)
+        return first, first
+    if recipe.attention_kernel == "auto":
+        names.remove("products")  # whose maps [B, n, S, S] `plan` does not count on a GPU
+    best, for_runs, line = read_once(partial(_fastest, trainer, stage, names))
+    say_once(line)
+    return best, for_runs
 
 
-def _fastest(trainer: TrainerView) -> tuple[str, str]:
-    stage = trainer.stage
+def _there(stage: ResolvedStage) -> list[str]:
+    """The kernels that can do what the stage asks on every rank, in their order. Collective."""
+    missing = largest(*(obstacle_to(name, [stage]) is not None for name in KERNELS))
+    return [name for name, is_missing in zip(KERNELS, missing, strict=True) if not is_missing]
+
+
+def _fastest(trainer: TrainerView, stage: ResolvedStage, names: Sequence[str]) -> tuple[str | None, str | None, str]:
+    """Those two of `_chosen`, and what is to be said of them.
+
+    A kernel that takes a mask is preferred for rows with runs only if it has won against those for runs: a stage, or
+    the validation, may have such rows, or no dropout, where the trial did not.
+    """
     num_heads = stage.config.block_heads(0) // stage.tensor_parallel
-    seconds = try_kernels(stage.config, _one_micro_batch(trainer), PRECISIONS[stage.precision], num_heads)
-    best, *_ = names = sorted(seconds, key=lambda name: seconds[name])
-    times = ", ".join(f"{name} {1e3 * seconds[name]:.3g} ms" for name in names)
-    return best, f"attention kernel {best}, the fastest of a trial: {times}"
+    rows = one_micro_batch(trainer, stage)
+    seconds = try_kernels(stage.config, rows, PRECISIONS[stage.precision], num_heads, names)
+    if computes_on_gpu():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    if not seconds:
+        return None, None, "attention kernel: none could be timed"
+    best, *_ = tried = sorted(seconds, key=lambda name: seconds[name])
+    times = ", ".join(f"{name} {1e3 * seconds[name]:.3g} ms" for name in tried)
+    for_runs = best if any(KERNELS[name].over_runs for name in tried) else None
+    return best, for_runs, f"attention kernel {best}, the fastest of a trial: {times}"
 
 
-def _one_micro_batch(trainer: TrainerView) -> Batch:
+def one_micro_batch(trainer: TrainerView, stage: ResolvedStage) -> Batch:
     """As many rows as a micro-batch has, divided into segments as those of the validation are."""
-    rows = trainer.probe(trainer.stage)[0]
-    chosen = torch.arange(trainer.stage.micro_batch) % len(rows.ids)
+    found = trainer.probe(stage)
+    rows = next((batch for batch in found if batch.segments is not None), found[0])
+    chosen = torch.arange(stage.micro_batch) % len(rows.ids)
     none = rows.masked_ids[:0]
     segments = None if rows.segments is None else rows.segments.to("cpu")[chosen]
     return Batch(rows.ids.to("cpu")[chosen], none, none, segments=segments, causal=rows.causal).to(device())
 
 
-def try_kernels(config: BertConfig, batch: Batch, dtype: torch.dtype, num_heads: int) -> dict[str, float]:
-    """Median seconds of attention forward and backward by each kernel that can do it here. Draws no random number of
-    the run's."""
+def try_kernels(
+    config: BertConfig, batch: Batch, dtype: torch.dtype, num_heads: int, names: Collection[str]
+) -> dict[str, float]:
+    """Median seconds of attention forward and backward by each kernel of these that takes the rows. Draws no random
+    number of the run's."""
     place = batch.ids.device
     with torch.device("meta"):
         attention = SoftmaxAttention(config, num_heads, TensorParallel()).train()
@@ -106,9 +137,9 @@ def try_kernels(config: BertConfig, batch: Batch, dtype: torch.dtype, num_heads:
     with torch.random.fork_rng([place] if place.type == "cuda" else []):
         shape = (*batch.ids.shape, num_heads, config.head_dim)
         inputs = [torch.randn(shape, dtype=dtype, device=place).transpose(1, 2).requires_grad_() for _ in range(3)]
-        for name, kernel in KERNELS.items():
+        for name in names:
             in_runs = batch.runs is not None and config.attends_over_runs
-            if kernel.obstacle(asked(config, dtype)) or (kernel.over_runs and not in_runs):
+            if KERNELS[name].over_runs and not in_runs:
                 continue
             attention.kernel = name
             packed = packed_rows(batch, dtype, config.head_dim, config.attention_dropout, name) if in_runs else None

@@ -36,18 +36,11 @@ def check_run(
     `trust_pickle`: whether pickled weights to start from may run code. `joins`: whether others may train it already.
     """
     run, files = read_once(lambda: _read_run(recipe, num_ranks, folder, trust_pickle, joins))
-    if run.stages[0].precision == "fp16":
-        check_fp16()
-    if run.recipe.fp8:
-        check_fp8_device()
+    check_device(run)
     for tracker in run.recipe.trackers:
         if find_spec(tracker) is None:
             raise UserError(f"trackers: {tracker} is not installed here; pip install {tracker}, or leave it out")
     check_options(run.recipe.hooks)
-    if run.recipe.compile is True:
-        check_compiler()
-    if run.recipe.attention_kernel not in ("auto", "trial"):
-        check_attention_kernel(run)
     corpus = Corpus.of(files)
     for stage in run.stages:
         check_mask_token(stage.config, corpus.special.mask)
@@ -90,6 +83,18 @@ def _check_start(path: Path, run: Run, trust_pickle: bool) -> None:
         check_start(path, run.stages[0].config, trust_pickle)
 
 
+def check_device(run: Run) -> None:
+    """Raises UserError where the device that trains lacks something that the recipe asks for."""
+    if run.stages[0].precision == "fp16":
+        check_fp16()
+    if run.recipe.fp8:
+        check_fp8_device()
+    if run.recipe.compile is True:
+        check_compiler()
+    if run.recipe.attention_kernel not in ("auto", "trial"):
+        check_attention_kernel(run)
+
+
 def check_fp16() -> None:
     """Raises UserError where the device that trains is no GPU."""
     from pretrain.engine.distributed import computes_on_gpu
@@ -114,13 +119,12 @@ def check_compiler() -> None:
 
 
 def check_attention_kernel(run: Run) -> None:
-    """Raises UserError where the device that trains does not have the kernel that the recipe names."""
-    from pretrain.training.attention import obstacle_to
+    """Raises UserError where the kernel that the recipe names can do what no stage asks on the device that trains."""
+    from pretrain.training.attention import obstacle_to, with_softmax
 
     name = run.recipe.attention_kernel
-    for stage in run.stages:
-        if obstacle := obstacle_to(name, stage):
-            raise UserError(f"attention_kernel {name} {obstacle} (stage {stage.name}); name another, or auto")
+    if obstacle := obstacle_to(name, with_softmax(run.stages)):
+        raise UserError(f"attention_kernel {name} {obstacle}; name another, or auto")
 
 
 def check_shards(corpus: Corpus, folder: RunFolder) -> None:

@@ -116,10 +116,13 @@ def _mark_new_units(trainer: TrainerView) -> None:
 
 
 def _settings(trainer: TrainerView) -> EngineSettings:
-    return engine_settings(trainer.run.recipe, trainer.stage, trainer.progress.attention_kernel)
+    progress = trainer.progress
+    return engine_settings(trainer.run.recipe, trainer.stage, progress.attention_kernel, progress.kernel_for_runs)
 
 
-def engine_settings(recipe: Recipe, stage: ResolvedStage, attention_kernel: str | None = None) -> EngineSettings:
+def engine_settings(
+    recipe: Recipe, stage: ResolvedStage, attention_kernel: str | None = None, kernel_for_runs: str | None = None
+) -> EngineSettings:
     return EngineSettings(
         layout=layout_of(stage),
         sequence_parallel=stage.sequence_parallel,
@@ -132,6 +135,7 @@ def engine_settings(recipe: Recipe, stage: ResolvedStage, attention_kernel: str 
         clip_bucket_mb=stage.optimizer.clip_bucket_mb,
         recompute=recipe.recompute,
         attention_kernel=attention_kernel,
+        kernel_for_runs=kernel_for_runs,
         compile=compiles(recipe.compile, device()),
         fp8=recipe.fp8,
         deepspeed=stage.deepspeed,

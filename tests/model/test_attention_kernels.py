@@ -55,7 +55,7 @@ def test_kernels_for_rows_give_what_products_give(monkeypatch, name, layout):
     expected = build(config)(batch).loss.item()
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *given: seen.append(given) or fused(*given))
     model = build(config)
-    model.prefer_kernel(name)
+    model.prefer_kernel(name, name)
     assert model(batch).loss.item() == pytest.approx(expected, rel=1e-12)
     assert len(seen) == config.layers
 

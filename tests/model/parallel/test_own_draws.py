@@ -14,6 +14,7 @@ from model import attention_kernels
 from model.attention_kernels import with_dropout
 from model.batch import Batch, Runs
 from model.dropout import dropout
+from model.parallel.own_draws import draws, in_graph
 from pretrain.engine.compilation import compile_blocks
 from tests.support.running import build, layout_of, random_batch, small_config
 from tests.support.workers import pool
@@ -88,3 +89,18 @@ def test_ranks_draw_their_own_in_a_graph_and_the_same_outside():
     (one, other), _ = pool(2).run(drawn)
     assert not torch.equal(one[:64], one[64:128]) and not torch.equal(one[:64], other[:64])
     assert one[128] == other[128]
+
+
+def test_a_function_draws_under_the_same_autograd_when_it_is_called_again():
+    seen = []
+
+    @draws
+    def noting(x: Tensor, probability: float) -> Tensor:
+        seen.append((x.requires_grad, torch.is_grad_enabled()))
+        return x * probability
+
+    x = torch.ones(4, requires_grad=True)
+    y = in_graph(noting, (x, 0.5), 0)
+    assert y.requires_grad and torch.autograd.grad(y.sum(), x)[0].tolist() == [0.5] * 4
+    assert not in_graph(noting, (x.detach(), 0.5), 0).requires_grad, "as a compiler hands it over"
+    assert seen == [(True, True)] * 3

@@ -41,3 +41,18 @@ def test_widths_of_sixteen_go_with_it():
 def test_others_do_not(changes, message):
     with pytest.raises(UserError, match=message):
         resolved(**changes)
+
+
+def pruned(multiple: int, **changes):
+    stages = [{"name": "whole", "steps": 5}, {"name": "pruned", "steps": 5, "shape": {"ffn": 32}, **changes}]
+    stages[1]["grow"] = {"prune_neurons": {"quota": "global"}}
+    model = dict(layers=2, hidden=32, heads=4, ffn=64, max_positions=32, ffn_multiple=multiple)
+    return resolve(tiny_recipe(Path("corpora/tiny"), fp8=True, model=model, stages=stages), None, 2)
+
+
+def test_widths_that_the_run_decides_are_multiples_too():
+    pruned(16)
+    with pytest.raises(UserError, match=r"stage pruned: fp8 needs .* set model\.ffn_multiple to a multiple of 16, or"):
+        pruned(8)
+    with pytest.raises(UserError, match=r"set model\.ffn_multiple to a multiple of 32"):
+        pruned(16, layout={"tensor_parallel": 2})

@@ -105,7 +105,8 @@ def test_a_key_or_value_that_is_gone_is_named(tmp_path):
 
 
 def test_where_and_how_it_runs_may_change(tmp_path):
-    other = tiny_recipe(CORPUS, layout={"tensor_parallel": 2}, checkpoint={"every": 1}, data={"corpus": "elsewhere"})
+    changes = dict(layout={"tensor_parallel": 2}, checkpoint={"every": 1}, attention_kernel="fused")
+    other = tiny_recipe(CORPUS, data={"corpus": "elsewhere"}, **changes)
     check(tmp_path, held(), other)
 
 
