@@ -47,8 +47,12 @@ class Before:
     num_tokens: int
     flops: float
     train_seconds: float
+    seconds: float
+    """With changes of shape, as `device_seconds`."""
     device_seconds: float
     """Of all ranks."""
+    was_grown: bool
+    """Whether a model was grown in between, by no run."""
 
 
 @dataclass
@@ -64,6 +68,8 @@ class Progress:
     device_seconds: float = 0.0
     """What the devices of one rank worked for it: on a CPU processor seconds, which other users of the machine do not
     stretch; elsewhere the same as train_seconds."""
+    growth_seconds: float = 0.0
+    """Of changes of shape."""
     stage: int = 0
     """Index of the stage whose shape the state has: at a change of shape, that of the stage before it."""
     masked_since: int = 0

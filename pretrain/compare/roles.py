@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any, Literal, get_args
 
 from model.errors import UserError, nearest
-from pretrain.compare.runs import FinishedRun, by_recipe, settings
+from pretrain.compare.runs import FinishedRun, by_recipe
 from pretrain.recipe import Recipe
 from pretrain.recipe.shares import counted, row_length, whole_model
 from pretrain.runs.folder import without
@@ -136,20 +136,21 @@ def _flops_a_token(run: FinishedRun) -> float:
 
 def _way(run: FinishedRun) -> list[dict[str, Any]]:
     """What a run does, but for sizes, budget and rates. A decay goes the way of what it continues."""
-    return [way for way, _ in groupby(map(_one_way, run.recipes))]
+    ways = [way for way, _ in groupby(map(_one_way, run.recipes, run.settings))]
+    return [*ways, {"grown": True}] if run.before and run.before.was_grown else ways
 
 
-def _one_way(run: Recipe) -> dict[str, Any]:
-    """Its recipe, with the first shape and rows in counts."""
-    recipe = without(settings(run), (*NAME_SEED_AND_BUDGET, *RATES, ("sequence",), ("stages", "sequence")))
-    whole = whole_model(recipe["model"])
-    first = whole | counted(recipe["stages"][0].pop("shape"), whole)
+def _one_way(recipe: Recipe, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, with the first shape and rows in counts."""
+    way = without(settings, (*NAME_SEED_AND_BUDGET, *RATES, ("sequence",), ("stages", "sequence")))
+    whole = whole_model(way["model"])
+    first = whole | counted(way["stages"][0].pop("shape"), whole)
     model = {field: value for field, value in first.items() if field not in SIZES}
-    return recipe | {"model": model, "rows": _row_lengths(run)}
+    return way | {"model": model, "rows": _row_lengths(recipe)}
 
 
 def _recipe_at_any_budget(run: FinishedRun) -> str:
-    recipes = [without(settings(recipe), NAME_SEED_AND_BUDGET) for recipe in run.recipes]
+    recipes = [without(settings, NAME_SEED_AND_BUDGET) for settings in run.settings]
     return json.dumps(recipes, sort_keys=True)
 
 

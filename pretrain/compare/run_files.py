@@ -50,7 +50,11 @@ class Before(BaseModel):
     num_tokens: int
     flops: float
     train_seconds: float
+    """By which a budget in hours goes."""
+    seconds: float
+    """With shape changes, as `device_seconds`."""
     device_seconds: float
+    was_grown: bool
 
 
 class Summary(BaseModel):

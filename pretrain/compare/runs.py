@@ -10,7 +10,7 @@ from model.errors import UserError
 from pretrain.compare.run_files import Before, Growth, Step, ValidationRows, read_recipe, read_steps, read_summary
 from pretrain.recipe import Recipe
 from pretrain.recipe.noise import as_recorded
-from pretrain.runs.folder import RunFolder, lasting, without
+from pretrain.runs.folder import RunFolder, lasting
 
 COSTS = ("flops", "tokens", "seconds", "device_seconds")
 
@@ -74,33 +74,39 @@ class FinishedRun:
         return [*(map(as_recorded, self.before.recipes) if self.before else ()), self.recipe]
 
     @property
+    def settings(self) -> list[dict[str, Any]]:
+        """What its training depends on, as JSON: of each of `recipes`, where all but the first begin with the state of
+        the one before."""
+        first, *later = [lasting(recipe) for recipe in self.recipes]
+        return [first, *({**values, "start": None, "start_with": "weights"} for values in later)]
+
+    @property
     def budget(self) -> str:
-        earlier = self.before.steps if self.before else 0
-        if self.recipe.hours:
-            return f"{self.recipe.hours:g} hours" + (f" after {earlier:,} steps" if earlier else "")
-        counts = (stage.steps for stage in self.recipe.stages)
-        own = self.recipe.steps or sum(count for count in counts if isinstance(count, int))
-        return f"{earlier + own:,} steps"
-
-
-def settings(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe's training depends on, as JSON, but for the path of a state that it continues."""
-    begins_anew = recipe.start is not None and recipe.start_with == "weights"
-    return without(lasting(recipe), () if begins_anew else (("start",), ("start_with",)))
+        recipe, before = self.recipe, self.before
+        counts = (stage.steps for stage in recipe.stages)
+        steps = recipe.steps or sum(count for count in counts if isinstance(count, int))
+        if before is None:
+            return f"{recipe.hours:g} hours" if recipe.hours else f"{steps:,} steps"
+        earlier_hours = before.train_seconds / 3600
+        if recipe.hours:
+            return f"{earlier_hours + recipe.hours:.3g} hours"
+        if any(earlier.hours for earlier in before.recipes):
+            return f"{steps:,} steps after {earlier_hours:.3g} hours"
+        return f"{before.steps + steps:,} steps"
 
 
 def _with_earlier(own: dict[str, float], before: Before) -> dict[str, float]:
     return {
         "flops": own["flops"] + before.flops,
         "tokens": own["tokens"] + before.num_tokens,
-        "seconds": own["seconds"] + before.train_seconds,
+        "seconds": own["seconds"] + before.seconds,
         "device_seconds": own["device_seconds"] + before.device_seconds,
     }
 
 
 def _after_earlier(steps: Sequence[Step], before: Before) -> tuple[Step, ...]:
     return tuple(
-        step.model_copy(update={"flops": step.flops + before.flops, "seconds": step.seconds + before.train_seconds})
+        step.model_copy(update={"flops": step.flops + before.flops, "seconds": step.seconds + before.seconds})
         for step in steps
     )
 
@@ -161,10 +167,11 @@ def _check_alike(one: FinishedRun, other: FinishedRun) -> None:
         raise UserError(
             f"{one.path} and {other.path} are both seed {one.seed} of {one.name} at {one.budget}; leave one out"
         )
-    ours, theirs = ([settings(recipe) for recipe in run.recipes] for run in (one, other))
-    pairs = zip(ours, theirs, strict=False)
-    different = {key for mine, yours in pairs for key in mine if key != "seed" and mine[key] != yours[key]}
-    if len(ours) != len(theirs):
+    pairs = zip(one.settings, other.settings, strict=False)
+    different = {
+        key for ours, theirs in pairs for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)
+    } - {"seed"}
+    if len(one.recipes) != len(other.recipes):
         different.add("start")
     if different:
         raise UserError(

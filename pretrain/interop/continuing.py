@@ -5,6 +5,7 @@ Several runs may start from one checkpoint, each with its own schedule, so one r
 decays (WSD).
 """
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +90,19 @@ def settled_units(config: BertConfig, run: dict[str, Any]) -> ShapeChange:
 
 def _before(run: dict[str, Any], saved: Progress) -> Before:
     ranks, earlier = run["written_under"]["ranks"], saved.before
-    return Before(
-        recipes=[*(earlier.recipes if earlier else []), run["recipe"]],
-        steps=saved.step + (earlier.steps if earlier else 0),
-        num_tokens=saved.num_tokens + (earlier.num_tokens if earlier else 0),
-        flops=saved.flops + (earlier.flops if earlier else 0.0),
-        train_seconds=saved.train_seconds + (earlier.train_seconds if earlier else 0.0),
-        device_seconds=saved.device_seconds * ranks + (earlier.device_seconds if earlier else 0.0),
+    own = Before(
+        recipes=[run["recipe"]],
+        steps=saved.step,
+        num_tokens=saved.num_tokens,
+        flops=saved.flops,
+        train_seconds=saved.train_seconds,
+        seconds=saved.train_seconds + saved.growth_seconds,
+        device_seconds=(saved.device_seconds + saved.growth_seconds) * ranks,
+        was_grown="grown" in run,
     )
+    if earlier is None:
+        return own
+    return Before(**{field.name: getattr(earlier, field.name) + getattr(own, field.name) for field in fields(Before)})
 
 
 def _continuable(path: Path) -> Path:

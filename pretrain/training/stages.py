@@ -69,6 +69,7 @@ def _move(trainer: TrainerView, previous: ResolvedStage, checkpoints: Path | Non
     seconds = time.perf_counter() - started
     _settle(trainer, trainer.engine.module.config)
     stage, progress = trainer.stage, trainer.progress
+    progress.growth_seconds += seconds
     if stage.config.restarts_fading(previous.config):
         progress.masked_since = progress.step
     progress.new_units = None

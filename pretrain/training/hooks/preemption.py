@@ -11,7 +11,7 @@ from pretrain.engine.agreement import largest
 from pretrain.engine.exits import Stop
 from pretrain.launch.outcome import ExitCode
 from pretrain.recipe import ResolvedStage
-from pretrain.training.events import Hook, TrainerView
+from pretrain.training.events import Evaluation, Hook, TrainerView
 from pretrain.training.hooks.checkpoints import Checkpoints
 
 SHARE = 0.005
@@ -34,9 +34,13 @@ class Preemption(Hook):
     def on_stage(self, trainer: TrainerView, stage: ResolvedStage) -> None:
         self.asking = Asking()  # its steps, and its ranks' ways, take another time
 
+    def on_validation(self, trainer: TrainerView, evaluation: Evaluation) -> None:
+        self.asking.soon()
+
     def on_boundary(self, trainer: TrainerView) -> None:
         is_due, is_last_of_stage = self.asking.is_due(), trainer.now >= trainer.stage.end
-        if (is_due or is_last_of_stage) and self.asking.ask():
+        is_saved = self.checkpoints.saved_step == trainer.progress.step  # where the run may leave for other nodes
+        if (is_due or is_last_of_stage or is_saved) and self.asking.ask():
             self.checkpoints.save(trainer)
             self.checkpoints.store.flush()
             raise Stop(
@@ -54,7 +58,9 @@ class Asking:
     """
 
     def __init__(self) -> None:
-        self.every = self.steps_left = 1
+        self.steps_left = 1
+        self.steps_taken = 0
+        """Since the last answer."""
         self.seconds: deque[float] = deque(maxlen=NUM_TIMED)
         """That asking took, with the wait for the last rank."""
         self.answered_at = 0.0
@@ -62,14 +68,19 @@ class Asking:
     def is_due(self) -> bool:
         """Whether to ask at this step. Called once in each."""
         self.steps_left -= 1
+        self.steps_taken += 1
         return self.steps_left <= 0
+
+    def soon(self) -> None:
+        """At the next step: this one has taken long. All ranks call it in the same steps."""
+        self.steps_left = 1
 
     def ask(self) -> bool:
         """Whether any rank has received a signal. Collective."""
         began_at = time.perf_counter()
         every = self._steps(began_at) if dist.get_rank() == 0 else 0
-        is_asked, self.every = largest(signals.received is not None, every)
-        self.steps_left = self.every
+        is_asked, self.steps_left = largest(signals.received is not None, every)
+        self.steps_taken = 0
         self.answered_at = time.perf_counter()
         self.seconds.append(self.answered_at - began_at)
         return bool(is_asked)
@@ -79,6 +90,6 @@ class Asking:
         the next step would wait for."""
         if len(self.seconds) < NUM_TIMED:
             return 1
-        step_seconds = (now - self.answered_at) / self.every
+        step_seconds = (now - self.answered_at) / self.steps_taken
         wanted, allowed = min(self.seconds) / (SHARE * step_seconds), HEARD_SECONDS / step_seconds
         return max(1, min(math.ceil(wanted), int(allowed)))

@@ -8,7 +8,7 @@ import pytest
 
 from model.config import BertConfig
 from model.errors import UserError
-from pretrain.compare.roles import Contender, contenders
+from pretrain.compare.roles import Contender, contenders, sizes_from_scratch
 from pretrain.compare.run_files import Before
 from pretrain.compare.runs import FinishedRun
 from pretrain.recipe import resolve
@@ -56,11 +56,11 @@ def test_from_scratch_is_the_target_in_one_stage(name):
     assert found == {"full-50": "from scratch", "full-100": "from scratch", "stacked": "method", changed.name: "method"}
 
 
-def continuing(first: FinishedRun, steps: int, **changes: Any) -> FinishedRun:
+def continuing(first: FinishedRun, steps: int, seed: int = 0, hours: float = 2.0, **changes: Any) -> FinishedRun:
     """A decay that takes on the state of `first`, with its costs."""
-    own = run(f"after-{steps}", steps, start="wherever", start_with="state", **changes)
-    earlier = Before(recipes=[first.recipe], steps=90, num_tokens=1, flops=1, train_seconds=1, device_seconds=1)
-    return replace(own, before=earlier)
+    own = run(f"after-{steps}", steps, seed, start="wherever", start_with="state", **changes)
+    costs = {"num_tokens": 1, "flops": 1, "train_seconds": 3600 * hours, "seconds": 1, "device_seconds": 1}
+    return replace(own, before=Before(recipes=[first.recipe], steps=90, was_grown=False, **costs))
 
 
 def test_a_decay_is_from_scratch_if_what_it_continues_is_and_goes_the_same_way():
@@ -68,11 +68,21 @@ def test_a_decay_is_from_scratch_if_what_it_continues_is_and_goes_the_same_way()
     decay, other = continuing(peak, 10), continuing(peak, 20, optimizer={"name": "lans", "lr": 1e-3})
     grown, imported = run("grown", stages=GROWN), run("imported", start="elsewhere")
     after_growth, after_import = continuing(grown, 30), continuing(imported, 40)
-    found = roles([decay, other, after_growth, after_import])
+    by_hand = continuing(run("small", model={"layers": 2}), 50)
+    by_hand = replace(by_hand, before=by_hand.before.model_copy(update={"was_grown": True}))
+    unknown = run("unknown", 60, start="wherever", start_with="state")  # of an earlier version
+    methods = [other, after_growth, after_import, by_hand, unknown]
+    found = roles([decay, *methods])
     assert decay.budget == "100 steps"
-    assert found == {decay.name: "from scratch"} | dict.fromkeys(
-        (each.name for each in (other, after_growth, after_import)), "method"
-    )
+    assert found == {decay.name: "from scratch"} | {each.name: "method" for each in methods}
+    assert {each.name for each in sizes_from_scratch(contenders([decay, *methods]))} == {decay.name}
+
+
+def test_decays_of_runs_by_the_clock_are_one_budget_for_all_seeds():
+    """Which have taken as long, but not as many steps."""
+    peak = run("peak")
+    peak = replace(peak, recipe=peak.recipe.model_copy(update={"steps": None, "hours": 2.0}))
+    assert [continuing(peak, 10, seed, 2 + seed / 3600).budget for seed in (0, 1)] == ["10 steps after 2 hours"] * 2
 
 
 def test_small_is_what_the_baseline_does_in_another_size():
@@ -181,6 +191,10 @@ def test_two_recipes_under_one_name_are_no_seeds():
         UserError, match=r"full-50-50-0 and runs/other are both full-50 at 50 steps, but their optimizer"
     ):
         contenders([*SCRATCH, other], ["full-50"])
+    for seeds in ((0, 1), (1, 0)):
+        plain, started = run("full-50", 50, seeds[0]), run("full-50", 50, seeds[1], start="elsewhere")
+        with pytest.raises(UserError, match="but their start differ"):
+            contenders([plain, started], ["full-50"])
     with pytest.raises(UserError, match="are both seed 0 of full-50 at 50 steps; leave one out"):
         contenders([*SCRATCH, run("full-50", 50, folder="runs/again")])
 

@@ -43,11 +43,12 @@ def test_asking_takes_little_of_a_step_and_a_signal_does_not_wait_long(asking_se
     assert asked_at[NUM_TIMED:] == list(range(NUM_TIMED, NUM_TIMED + 5 * every, every))
 
 
-def asked_and_stopped(signalled_after: int | None) -> tuple[list[int], int | None]:
+def asked_and_stopped(signalled_after: int | None, saved_at: int | None = None) -> tuple[list[int], int | None]:
     """The steps at which this rank asks in a stage of 10, if rank 0 wants every fourth; and where it stops, if the
-    last rank gets a signal after a step."""
-    hook, asked_at = Preemption(MagicMock()), []
-    trainer = SimpleNamespace(now=0, stage=SimpleNamespace(end=NUM_STEPS), progress=SimpleNamespace(step=0))
+    last rank gets a signal after a step. At `saved_at` there is a checkpoint, and a validation after it."""
+    hook, asked_at = Preemption(MagicMock(saved_step=saved_at)), []
+    progress = SimpleNamespace(step=0)
+    trainer = SimpleNamespace(now=0, stage=SimpleNamespace(end=NUM_STEPS), progress=progress)
     hook.on_stage(trainer, trainer.stage)
     ask = hook.asking.ask
 
@@ -59,7 +60,10 @@ def asked_and_stopped(signalled_after: int | None) -> tuple[list[int], int | Non
     try:
         with patch.object(Asking, "_steps", lambda self, now: 4):
             for trainer.now in range(1, NUM_STEPS + 1):
+                progress.step = trainer.now
                 hook.on_boundary(trainer)
+                if trainer.now == saved_at:
+                    hook.on_validation(trainer, MagicMock())
                 if trainer.now == signalled_after and dist.get_rank() == dist.get_world_size() - 1:
                     signals.received = "SIGUSR1"
     except Stop:
@@ -73,3 +77,9 @@ def test_all_ranks_ask_and_stop_at_the_same_steps_and_at_the_last_of_a_stage():
     assert pool(2).run(asked_and_stopped, None) == [([1, 5, 9, 10], None)] * 2
     assert pool(2).run(asked_and_stopped, 2) == [([1, 5], 5)] * 2
     assert pool(2).run(asked_and_stopped, 9) == [([1, 5, 9, 10], 10)] * 2
+
+
+def test_they_ask_where_a_checkpoint_is_and_after_a_validation():
+    """The run may leave at the one, for other nodes, and the other takes long."""
+    assert pool(2).run(asked_and_stopped, 2, 3) == [([1, 3], 3)] * 2
+    assert pool(2).run(asked_and_stopped, 3, 3) == [([1, 3, 4], 4)] * 2

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from model.errors import UserError
+from pretrain.checkpoint import find_checkpoint, read_index
 from pretrain.compare.runs import FinishedRun
 from pretrain.data import Corpus
 from pretrain.recipe import Recipe
@@ -101,6 +102,8 @@ def test_metrics_and_summary(runs):
     assert compared.validated_on.tokens == 48  # those of the last stage
     assert compared.validated_on.rows == compared.recipe.validation.rows
     assert compared.costs["flops"] == summary["flops"]
+    progress = read_index(find_checkpoint(folder))["run"]["progress"]
+    assert progress["growth_seconds"] == pytest.approx(sum(event["seconds"] for event in growth.values()))
     assert list((folder / "tensorboard").iterdir())
     assert json.loads((folder / "versions.json").read_text())["deepspeed"]
 
