@@ -1,4 +1,4 @@
-"""A frozen model beside the one in training: it runs in evaluation mode, and is neither trained nor saved.
+"""A frozen model next to the one being trained: it runs in evaluation mode, and is neither trained nor saved.
 
 Up to ZeRO 2 every rank holds its tensor-parallel part of the weights, as it does of the weights of the model in
 training. Under ZeRO 3 the data-parallel ranks divide the blocks and the embeddings among them, as DeepSpeed divides

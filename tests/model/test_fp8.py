@@ -34,7 +34,7 @@ def in_fp8(tensor: Tensor, kind: tuple[int, int, float]) -> np.ndarray:
 
 
 def of_many_sizes(*shape: int, seed: int) -> Tensor:
-    """Some so small beside the largest that FP8 has few bits for them, or none."""
+    """Some are so much smaller than the largest that FP8 has few bits for them, or none."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator) * 10 ** (-8 * torch.rand(shape, generator=generator))
 
