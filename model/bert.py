@@ -147,7 +147,9 @@ class BertForPreTraining(nn.Module):
         config, dropout = self.config, self.config.attention_dropout if self.training else 0.0
         if batch.runs is None or not config.attends_over_runs:
             return None
-        return packed_rows(batch, self.mlm.bias.dtype, config.head_dim, dropout, self.kernel_for_runs)
+        # Not of a parameter by name: ZeRO 3 would gather it, here on those ranks alone whose rows have runs.
+        dtype = next(self.parameters()).dtype
+        return packed_rows(batch, dtype, config.head_dim, dropout, self.kernel_for_runs)
 
     def prefer_kernel(self, name: str | None, for_runs: str | None) -> None:
         """Takes these of `model.attention_kernels` wherever they can do what is asked: `for_runs` where rows have runs

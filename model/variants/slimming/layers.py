@@ -28,7 +28,7 @@ class SlimmingParts(Parts):
         """The L1 penalty over all layers and tensor-parallel ranks. Scalar."""
         config = self.config
         assert config.slimming is not None
-        total = torch.zeros((), device=model.get_parameter("mlm.bias").device)
+        total = torch.zeros((), device=next(model.parameters()).device)
         for layer in range(config.layers):
             block = f"blocks.{config.block_of(layer)}"
             total = total + config.slimming.heads * model.get_parameter(f"{block}.attention.coefficients").abs().sum()

@@ -5,6 +5,7 @@ Variants that go together share a shape, so that four short runs of each cover a
 
 import pytest
 
+from model.parameters import parameter_table
 from pretrain.engine.exchange import read_state
 from pretrain.engine.zero import destroy
 from tests.support.harness import CONFIG, settings, start, train, whole_state
@@ -49,8 +50,21 @@ def losses_and_steps(config, tp: int, stage: int, precision: str, num_steps: int
         engine.module.begin_step(step, step, seed=5)
         losses += train(engine, step, 1)
     steps = {name: record.step for name, record in whole_state(read_state(engine)).items()}
+    if stage == 3:
+        assert read_from_outside(engine) <= {"embeddings.word.weight", *coefficients(config)}
     destroy(engine)
     return losses, steps
+
+
+def read_from_outside(engine) -> set[str]:
+    """The parameters that other modules read than their own, each of which ZeRO 3 gathers in a message of its own."""
+    named = {parameter: name for name, parameter in engine.module.named_parameters()}
+    return {named[parameter] for module in engine.module.modules() for _, parameter in module.ds_external_parameters()}
+
+
+def coefficients(config) -> set[str]:
+    """Slimming's, which are also a part of the loss."""
+    return {name for name in parameter_table(config) if name.endswith(".coefficients")}
 
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)

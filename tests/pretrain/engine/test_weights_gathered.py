@@ -1,15 +1,17 @@
-"""ZeRO 3 gathers weights once for both passes of a micro-batch, also after a validation before the first step."""
+"""ZeRO 3 gathers weights once for both passes of a micro-batch, the same ones on all ranks."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from unittest.mock import patch
 
 import torch
 
+from model.batch import Runs
 from pretrain.engine import build
 from pretrain.engine.zero import destroy
-from pretrain.simulation.messages import recorded
+from pretrain.simulation.messages import Sent, recorded
 from pretrain.training.evaluation import evaluate
-from tests.support.harness import CONFIG, global_batch, settings, start, train
+from tests.support.harness import CONFIG, GLOBAL_ROWS, global_batch, rows, settings, start, train
 from tests.support.workers import pool
 
 
@@ -36,3 +38,20 @@ def test_deepspeed_still_gathers_again_what_it_has_released():
     (number, loss), (without, same_loss) = (pool(2).run(gathered, each, True)[0] for each in (True, False))
     assert number > 3 * without
     assert loss == same_loss
+
+
+def sent_in_the_first_step(with_runs: bool) -> list[Sent]:
+    batch = rows(global_batch(CONFIG, 0), 0, GLOBAL_ROWS // 2)
+    if with_runs:
+        batch = replace(batch, runs=Runs.of(torch.ones_like(batch.ids)))
+    engine = start(CONFIG, settings(1, stage=3))
+    with recorded() as sent:
+        engine.backward(engine(batch).loss)
+        engine.step()
+    destroy(engine)
+    return sent
+
+
+def test_rows_with_runs_gather_nothing_else():
+    """On a GPU the rows of one rank may have runs and those of another none: each would wait for another weight."""
+    assert pool(2).run(sent_in_the_first_step, True) == pool(2).run(sent_in_the_first_step, False)
