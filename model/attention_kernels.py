@@ -2,22 +2,24 @@
 
 | name | rows | precision | kernel |
 |---|---|---|---|
-| `flash-attn` | packed or padded, causal | 16 bit | the package flash-attn's for runs of tokens |
+| `flash-attn-3` | packed or padded, causal | 16 bit | the package flash-attn-3's for runs of tokens, without dropout |
+| `flash-attn` | the same | 16 bit | the package flash-attn's |
 | `varlen` | the same | 16 bit | torch's varlen_attn, which has no dropout |
 | `products` | any | any | plain matrix products: on a CPU 2.7 to 4.8 times faster in bf16 than torch's fused kernel |
 | `fused` | any | any | torch's scaled_dot_product_attention, with a mask where rows need one: all S x S products |
 | `cudnn` | any | 16 bit | the same through cuDNN |
 
-The order without a preference: on a GPU the first of `flash-attn` and `varlen` that can do it, else `fused`; on a CPU
+The order without a preference: on a GPU the first of the kernels for runs that can do it, else `fused`; on a CPU
 `products`. A run prefers what its recipe names or a trial found (`pretrain.training.attention`): one kernel for rows
 with runs of tokens, and one for others.
 
-The kernels for runs need Ampere and heads of up to 256, in multiples of 8. Variants whose `attends_over_runs` is False
-take none of them. They compute only what a segment may see of itself (Dao et al. 2022, arXiv 2205.14135), or a window
-around each token. Causal rows are runs to them even without packing or padding: their window ends at the token.
+The kernels for runs need Ampere, `flash-attn-3` Hopper, and heads of up to 256, in multiples of 8. Variants whose
+`attends_over_runs` is False take none of them. They compute only what a segment may see of itself (Dao et al. 2022,
+arXiv 2205.14135), or a window around each token. Causal rows are runs to them even without packing or padding: their
+window ends at the token.
 
 All are operators to torch.compile: it compiles a block around them as a whole, once for all numbers and lengths of
-runs.
+runs. Builds of `flash-attn-3` without flash-attention's pull request 1769 divide the block.
 """
 
 from collections.abc import Callable
@@ -36,6 +38,10 @@ try:
     from flash_attn import flash_attn_varlen_func
 except Exception:  # a package built for another torch fails in its own way
     flash_attn_varlen_func = None
+try:
+    from flash_attn_interface import flash_attn_varlen_func as flash_attn_3_varlen_func
+except Exception:
+    flash_attn_3_varlen_func = None
 
 Sight = tuple[int, int]
 """How many tokens before it and after it a token sees; -1: all of its run."""
@@ -47,8 +53,8 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Runs, float, Sight], Tensor]
 
 LARGEST_HEAD, LARGEST_HEAD_OF_CUDNN, HEAD_MULTIPLE = 256, 128, 8
 """Widths of a head that the kernels for runs and cuDNN's accept."""
-OLDEST_DEVICE = (8, 0)
-"""The lowest compute capability they run on (Ampere)."""
+OLDEST_DEVICE, HOPPER = (8, 0), (9, 0)
+"""The lowest compute capability they run on (Ampere), and the only one of `flash-attn-3`."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,9 @@ def kernel_for_runs(
     return next(KERNELS[name].over_runs for name in names if KERNELS[name].obstacle(asked) is None)
 
 
+NO_DROPOUT = "has no dropout (model.attention_dropout)"
+
+
 def _over_runs_or_cudnn(asked: Asked, largest_head: int = LARGEST_HEAD) -> str | None:
     if asked.device.type != "cuda":
         return "needs a GPU"
@@ -108,13 +117,27 @@ def _over_runs_or_cudnn(asked: Asked, largest_head: int = LARGEST_HEAD) -> str |
     return "needs a GPU since Ampere" if capability(asked.device) < OLDEST_DEVICE else None
 
 
+def _flash_attn_3(asked: Asked) -> str | None:
+    """Its builds before September 2025 take `deterministic` and ignore it (flash-attention's pull request 1893), and
+    no build has it for every head."""
+    if obstacle := _over_runs_or_cudnn(asked):
+        return obstacle
+    if capability(asked.device) != HOPPER:
+        return "needs a GPU of Hopper"
+    if flash_attn_3_varlen_func is None:
+        return "needs the package flash-attn-3, which is not installed here"
+    if asked.dropout:
+        return NO_DROPOUT
+    return "keeps no order of sums (deterministic)" if torch.are_deterministic_algorithms_enabled() else None
+
+
 def _flash_attn(asked: Asked) -> str | None:
     missing = "needs the package flash-attn, which is not installed here"
     return _over_runs_or_cudnn(asked) or (missing if flash_attn_varlen_func is None else None)
 
 
 def _torch_varlen(asked: Asked) -> str | None:
-    return _over_runs_or_cudnn(asked) or ("has no dropout (model.attention_dropout)" if asked.dropout else None)
+    return _over_runs_or_cudnn(asked) or (NO_DROPOUT if asked.dropout else None)
 
 
 def _cudnn(asked: Asked) -> str | None:
@@ -158,6 +181,16 @@ def flash_attn(
     )  # fmt: skip
 
 
+def flash_attn_3(
+    query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float, sight: Sight = WHOLE_RUN
+) -> Tensor:
+    """Shah et al. 2024 (arXiv 2407.08608)."""
+    assert not dropout
+    starts, longest = runs.starts, runs.longest
+    found = flash_attn_3_varlen_func(query, key, value, starts, starts, longest, longest, window_size=sight)
+    return found[0] if isinstance(found, tuple) else found  # its first builds return the log-sum-exp, too
+
+
 def torch_varlen(
     query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float, sight: Sight = WHOLE_RUN
 ) -> Tensor:
@@ -171,6 +204,7 @@ def torch_varlen(
 
 
 KERNELS = {
+    "flash-attn-3": AttentionKernel(_flash_attn_3, flash_attn_3),
     "flash-attn": AttentionKernel(_flash_attn, flash_attn),
     "varlen": AttentionKernel(_torch_varlen, torch_varlen),
     "products": AttentionKernel(_nothing),

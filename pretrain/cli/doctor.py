@@ -239,6 +239,10 @@ def _kernels() -> "Iterator[Row]":
     flash = installed_version("flash-attn") if _has("flash_attn", "flash_attn.flash_attn_interface") else None
     changes = "on GPUs packed rows with attention dropout"
     yield Row("flash-attn", flash or "-", "optional", "ok" if flash else "-", changes)
+    # by module, since its distribution has had two names
+    flash = (installed_version("flash-attn-3") or "found") if _has("flash_attn_3", "flash_attn_interface") else None
+    changes = "on Hopper packed rows without attention dropout"
+    yield Row("flash-attn-3", flash or "-", "optional", "ok" if flash else "-", changes)
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     changes = "LAMB, LANS, StableAdamW on a CPU (else 2.5 x slower), offload"
     yield Row("C++ compiler", compiler or "-", "optional", "ok" if compiler else "-", changes)

@@ -21,7 +21,7 @@ from pretrain.stage_rules.until import Until
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PrecisionOrAuto = Literal["auto", "fp32", "bf16", "fp16"]
-AttentionKernel = Literal["auto", "trial", "flash-attn", "varlen", "products", "fused", "cudnn"]
+AttentionKernel = Literal["auto", "trial", "flash-attn-3", "flash-attn", "varlen", "products", "fused", "cudnn"]
 
 
 class FromCorpus(Section):

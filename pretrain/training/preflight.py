@@ -120,10 +120,13 @@ def check_compiler() -> None:
 
 def check_attention_kernel(run: Run) -> None:
     """Raises UserError where the kernel that the recipe names can do what no stage asks on the device that trains."""
+    from pretrain.engine.deterministic import deterministic
     from pretrain.training.attention import obstacle_to, with_softmax
 
     name = run.recipe.attention_kernel
-    if obstacle := obstacle_to(name, with_softmax(run.stages)):
+    with deterministic(run.recipe.deterministic):
+        obstacle = obstacle_to(name, with_softmax(run.stages))
+    if obstacle:
         raise UserError(f"attention_kernel {name} {obstacle}; name another, or auto")
 
 

@@ -86,7 +86,7 @@ def attentions(config: BertConfig, num_rows: int, sequence: int) -> dict[str, Ca
                 found[f"{called}, {name}, dropout {dropout}"] = obstacle_to(kernel, head_dim, dropout) or both(
                     partial(over_rows, mask=given, dropout=dropout, kernel=kernel), inputs
                 )
-        for kernel in ("flash-attn", "varlen"):
+        for kernel in ("flash-attn-3", "flash-attn", "varlen"):
             found[f"{kernel}, runs, dropout {dropout}"] = obstacle_to(kernel, head_dim, dropout) or both(
                 partial(over_runs, runs=runs, dropout=dropout, kernel=kernel), flat
             )

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from model import attention_kernels
-from model.attention_kernels import Sight, flash_attn, kernel_for_runs, torch_varlen
+from model.attention_kernels import KERNELS, Asked, Sight, flash_attn, flash_attn_3, kernel_for_runs, torch_varlen
 from model.batch import Batch, Runs
 from model.config import BertConfig
+from pretrain.engine.deterministic import deterministic
 from tests.support.running import build, random_batch, small_config
 from tests.support.variants import VARIANTS
 
@@ -33,8 +34,27 @@ BF16, FP32 = torch.bfloat16, torch.float32
 )
 def test_choice(monkeypatch, installed, device, dtype, head_dim, dropout, compute, expected):
     monkeypatch.setattr(attention_kernels, "flash_attn_varlen_func", (lambda: None) if installed else None)
+    monkeypatch.setattr(attention_kernels, "flash_attn_3_varlen_func", None)
     monkeypatch.setattr(attention_kernels, "capability", lambda device: compute)
     assert kernel_for_runs(device, dtype, head_dim, dropout) is expected
+
+
+@pytest.mark.parametrize(
+    ("dropout", "compute", "fixed_order", "expected"),
+    [
+        (0.0, (9, 0), False, flash_attn_3),
+        (0.1, (9, 0), False, flash_attn),
+        (0.0, (9, 0), True, flash_attn),
+        (0.0, (8, 9), False, flash_attn),
+        (0.0, (10, 0), False, flash_attn),
+    ],
+)
+def test_flash_attn_3_needs_hopper_no_dropout_and_no_order(monkeypatch, dropout, compute, fixed_order, expected):
+    for name in ("flash_attn_varlen_func", "flash_attn_3_varlen_func"):
+        monkeypatch.setattr(attention_kernels, name, lambda: None)
+    monkeypatch.setattr(attention_kernels, "capability", lambda device: compute)
+    with deterministic(fixed_order):
+        assert kernel_for_runs(GPU, BF16, 64, dropout) is expected
 
 
 def test_a_preferred_kernel_is_taken_where_it_can_do_it(monkeypatch):
@@ -134,6 +154,19 @@ def check_runs(monkeypatch, config: BertConfig, batch: Batch) -> None:
         torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("as_first_built", [False, True])
+@pytest.mark.parametrize("sight", [(-1, -1), (-1, 0), (2, 2)])
+def test_flash_attn_3_takes_runs_and_a_window(monkeypatch, sight, as_first_built):
+    def stand_in(query, key, value, starts, starts_of_keys, longest, longest_of_keys, *, window_size):
+        assert torch.equal(starts, starts_of_keys) and longest == longest_of_keys
+        context = one_by_one(query, key, value, Runs(starts, longest), 0.0, window_size)
+        return (context, None) if as_first_built else context
+
+    monkeypatch.setattr(attention_kernels, "flash_attn_3_varlen_func", stand_in)
+    given = *torch.randn(3, 9, 2, 8), Runs(torch.tensor([0, 4, 9], dtype=torch.int32), 5), 0.0, sight
+    assert torch.equal(flash_attn_3(*given), one_by_one(*given))
+
+
 def test_only_what_needs_a_map_or_divides_rows_keeps_the_mask():
     reasons = {"light_layers", "pool_window", "attention", "layer_drop", "sub_models"}
     for changes in CASES.values():
@@ -141,14 +174,15 @@ def test_only_what_needs_a_map_or_divides_rows_keeps_the_mask():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kernel", [torch_varlen, flash_attn])
+@pytest.mark.parametrize("kernel", [torch_varlen, flash_attn, flash_attn_3])
 @pytest.mark.parametrize("layout", ["packed", "padded", "full"])
 @pytest.mark.parametrize("local", [None, {"window": 4, "global_every": 2}], ids=["global", "local"])
 @pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
 def test_on_a_gpu(monkeypatch, kernel, layout, local, causal):
     """In bf16, compared with the mask in fp32, up to bf16 rounding."""
-    if kernel is flash_attn and attention_kernels.flash_attn_varlen_func is None:
-        pytest.skip("flash-attn is not installed")
+    name = next(name for name, known in KERNELS.items() if known.over_runs is kernel)
+    if missing := KERNELS[name].obstacle(Asked(GPU, BF16, 16, 0.0)):
+        pytest.skip(f"{name} {missing}")
     config = small_config(hidden=64, heads=4, ffn=128, local_attention=local)
     batch = replace(random_batch(config, layout), causal=causal).to("cuda")
     assert (batch.runs is None) == (layout == "full" and not causal)

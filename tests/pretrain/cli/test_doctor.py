@@ -38,6 +38,7 @@ def test_this_environment_is_ready_and_every_row_says_what_it_changes(capsys):
         "GPUs",
         "apex",
         "flash-attn",
+        "flash-attn-3",
         "SLURM",
     ):
         assert item in rows

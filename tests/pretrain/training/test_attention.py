@@ -146,7 +146,8 @@ def chosen(monkeypatch):
         }.items():
             monkeypatch.setattr(choice, name, stand_in)
         monkeypatch.setattr(attention_kernels, "capability", lambda device: (9, 0))
-        monkeypatch.setattr(attention_kernels, "flash_attn_varlen_func", None)
+        for name in ("flash_attn_varlen_func", "flash_attn_3_varlen_func"):
+            monkeypatch.setattr(attention_kernels, name, None)
         freed = []
         for name in ("empty_cache", "reset_peak_memory_stats"):
             monkeypatch.setattr(torch.cuda, name, lambda name=name: freed.append(name))
@@ -223,11 +224,16 @@ def test_rows_with_runs_have_a_preference_of_their_own(monkeypatch):
     assert asked == [None, "fused"] and model.blocks[0].attention.kernel == "fused"
 
 
-def test_a_named_kernel_has_to_do_what_one_stage_asks(chosen):
+def test_a_named_kernel_has_to_do_what_one_stage_asks(chosen, monkeypatch):
     chosen(on_gpu=True, attention_kernel="varlen", stages=UNDROPPED)  # the machine stays
     check_attention_kernel(resolve(recipe_of(attention_kernel="varlen", stages=UNDROPPED), 128, 1))
     with pytest.raises(UserError, match=r"^attention_kernel varlen has no dropout .*; name another, or auto$"):
         check_attention_kernel(resolve(recipe_of(attention_kernel="varlen"), 128, 1))
+    monkeypatch.setattr(attention_kernels, "flash_attn_3_varlen_func", lambda: None)
+    check_attention_kernel(resolve(recipe_of(attention_kernel="flash-attn-3", stages=UNDROPPED), 128, 1))
+    fixed = recipe_of({"attention_dropout": 0.0}, attention_kernel="flash-attn-3", deterministic=True)
+    with pytest.raises(UserError, match=r"^attention_kernel flash-attn-3 keeps no order .*; name another, or auto$"):
+        check_attention_kernel(resolve(fixed, 128, 1))
 
 
 def profiled(corpus: Path, folder: Path) -> str:
@@ -241,7 +247,7 @@ def test_profile_refuses_what_training_refuses(corpus, tmp_path):
     assert pool(1).run(profiled, corpus, tmp_path) == ["attention_kernel varlen needs a GPU; name another, or auto"]
 
 
-@pytest.mark.parametrize("name", ["flash-attn", "varlen", "cudnn"])
+@pytest.mark.parametrize("name", ["flash-attn-3", "flash-attn", "varlen", "cudnn"])
 def test_a_kernel_that_is_not_here_is_one_line(corpus, name):
     run = resolve(tiny_recipe(corpus, attention_kernel=name, **SHORT), 128, 1)
     with pytest.raises(UserError, match=rf"^attention_kernel {name} needs a GPU; name another, or auto$"):
