@@ -27,6 +27,9 @@ from pretrain.training.events import TrainerView
 
 WARMUP, REPEATS = 2, 5
 
+WITHIN_PLAN = [name for name in KERNELS if name != "products"]
+"""What `auto` tries on a GPU: the maps [B, n, S, S] of products are none that `plan` counts there."""
+
 
 def choose_attention_kernel(trainer: TrainerView) -> None:
     """Sets the choice in the progress of the run, before it has an engine, for all stages that come. Collective."""
@@ -83,7 +86,7 @@ def _chosen(trainer: TrainerView, stage: ResolvedStage) -> tuple[str | None, str
         first = next((name for name in names if KERNELS[name].over_runs), None)
         return first, first
     if recipe.attention_kernel == "auto":
-        names.remove("products")  # whose maps [B, n, S, S] `plan` does not count on a GPU
+        names = [name for name in names if name in WITHIN_PLAN]
     best, for_runs, line = read_once(partial(_fastest, trainer, stage, names))
     say_once(line)
     return best, for_runs

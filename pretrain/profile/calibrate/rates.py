@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle
+from math import inf
 from statistics import median
 
 import torch
@@ -12,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.attention import attention_map
-from model.attention_kernels import fused_attention
+from model.attention_kernels import KERNELS, Asked, PackedRows, fused_attention
+from model.batch import Runs
 from model.dropout import dropout
 from model.loss import vocab_parallel_cross_entropy
 from model.parallel.tensor import TensorParallel
@@ -23,6 +25,7 @@ from pretrain.optim.lamb.step import Lamb
 from pretrain.optim.lans.step import Lans
 from pretrain.optim.stableadamw.step import StableAdamW
 from pretrain.profile.peak import synchronize
+from pretrain.training.attention import WITHIN_PLAN
 
 SECONDS = 0.12
 """Of each measurement."""
@@ -88,22 +91,45 @@ def product_seconds(m: int, k: int, n: int, dtype: torch.dtype) -> float:
 
 
 def attention_rates(dtype: torch.dtype) -> Iterator[tuple[int, int, float]]:
-    """[tokens, head_dim, TFLOP/s] forward and backward, from the projections to the context and back."""
+    """[tokens, head_dim, TFLOP/s] forward and backward, from the projections to the context and back. By the kernel
+    that is the fastest there, as a run finds it (`pretrain.training.attention`), over rows or segments of so many
+    tokens."""
     tokens, heads = (4096, 4) if device().type == "cpu" else (16384, 16)
     for length, width in ATTENTION:
         shape = (tokens // length, length, heads * width)
         inputs = [torch.randn(shape, device=device(), dtype=dtype, requires_grad=True) for _ in range(3)]
-
-        def call(inputs: list[Tensor] = inputs, width: int = width) -> None:
-            query, key, value = (x.unflatten(-1, (-1, width)).transpose(1, 2) for x in inputs)
-            if device().type == "cpu":
-                context = attention_map(query, key, None) @ value
-            else:
-                context = fused_attention(query, key, value, None, 0.0)
-            context.transpose(1, 2).flatten(2).backward(inputs[0].detach())
-
+        seconds = min(attention_seconds(name, inputs, heads) for name in kernels_for(dtype, width))
         flops = 3 * 4 * tokens * length * heads * width
-        yield length, width, 1e-12 * flops / median_seconds(call)
+        yield length, width, 1e-12 * flops / seconds
+
+
+def kernels_for(dtype: torch.dtype, head_dim: int) -> list[str]:
+    """Those that a run may choose on this device."""
+    if device().type == "cpu":
+        return ["products"]
+    asked = Asked(device(), dtype, head_dim, dropout=0.0)
+    return [name for name in WITHIN_PLAN if KERNELS[name].obstacle(asked) is None]
+
+
+def attention_seconds(kernel: str, inputs: list[Tensor], heads: int) -> float:
+    """Of queries, keys and values [B, S, heads * head_dim]; endless where the kernel refuses them."""
+    num_rows, length, _ = inputs[0].shape
+    starts = torch.arange(0, (num_rows + 1) * length, length, dtype=torch.int32, device=device())
+    over_runs = KERNELS[kernel].over_runs
+    mask = PackedRows(Runs(starts, length), over_runs) if over_runs else None
+
+    def call() -> None:
+        query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in inputs)
+        if kernel == "products":
+            context = attention_map(query, key, None) @ value
+        else:
+            context = fused_attention(query, key, value, mask, 0.0, kernel)
+        context.transpose(1, 2).flatten(2).backward(inputs[0].detach())
+
+    try:
+        return median_seconds(call)
+    except RuntimeError:
+        return inf
 
 
 def pass_rates(dtype: torch.dtype) -> dict[str, float]:

@@ -2,11 +2,15 @@
 
 import json
 from functools import partial
+from math import inf
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import torch
 
+from model import attention_kernels
+from model.attention_kernels import KERNELS, AttentionKernel
 from model.errors import UserError
 from pretrain.cost.time.machine import load_machine
 from pretrain.cost.time.messages import KINDS
@@ -62,6 +66,44 @@ def test_two_ranks_measure_a_machine_that_plans(tmp_path, monkeypatch):
     file.write_text("price: -1\n", "utf-8")
     with pytest.raises(UserError, match="price is -1"):
         filled_in(file)
+
+
+def test_attention_is_as_fast_as_its_fastest_kernel(monkeypatch):
+    seconds = {"slow": 2.0, "quick": 0.5, "refusing": inf}
+    monkeypatch.setattr(rates, "kernels_for", lambda dtype, head_dim: [*seconds])
+    monkeypatch.setattr(rates, "attention_seconds", lambda kernel, inputs, heads: seconds[kernel])
+    found = list(rates.attention_rates(torch.float32))
+    assert found == [
+        (length, width, pytest.approx(1e-12 * 3 * 4 * 4096 * length * 4 * width / 0.5))
+        for length, width in rates.ATTENTION
+    ]
+
+
+def test_kernels_for_runs_are_timed_over_rows_that_are_one_each(monkeypatch):
+    seen = []
+
+    def quick(query, key, value, runs, dropout, sight):
+        seen.append((query.shape, runs.starts.tolist(), runs.longest, dropout))
+        return query + key + value
+
+    def refusing(*arguments):
+        raise RuntimeError("not with these shapes")
+
+    can = KERNELS["fused"].obstacle
+    made_up = {"quick": AttentionKernel(can, quick), "refusing": AttentionKernel(can, refusing)}
+    monkeypatch.setattr(rates, "median_seconds", partial(rates.median_seconds, seconds=0))
+    inputs = [torch.randn(3, 8, 32, requires_grad=True) for _ in range(3)]
+    with patch.dict(KERNELS, made_up):
+        assert rates.attention_seconds("refusing", inputs, 4) == inf > rates.attention_seconds("quick", inputs, 4)
+    assert set(map(str, seen)) == {str((torch.Size([24, 4, 8]), [0, 8, 16, 24], 8, 0.0))}
+
+
+def test_on_a_gpu_those_are_timed_that_auto_tries(monkeypatch):
+    monkeypatch.setattr(rates, "device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(attention_kernels, "capability", lambda device: (8, 0))
+    monkeypatch.setattr(attention_kernels, "flash_attn_varlen_func", None)
+    assert rates.kernels_for(torch.bfloat16, 64) == ["varlen", "fused", "cudnn"]
+    assert rates.kernels_for(torch.float32, 64) == ["fused"]
 
 
 def test_each_number_is_the_median_of_the_rounds():
