@@ -184,8 +184,13 @@ def stage_bytes(stage: ResolvedStage, on_cpu: bool) -> tuple[StateBytes, StepByt
         ),
         fp32_gradient_bytes(config, stage.zero_stage, stage.precision, tensor_parallel)
         + stage.optimizer_work.scratch_numel * matrix_bytes(on_cpu),
-        on_cpu * (PROCESS_BYTES + GLOO_BYTES * (tensor_parallel * data_parallel > 1)),
+        process_bytes(tensor_parallel * data_parallel, on_cpu),
     )
+
+
+def process_bytes(num_ranks: int, on_cpu: bool) -> int:
+    """On a CPU: what the libraries need for themselves in a process that trains."""
+    return on_cpu * (PROCESS_BYTES + GLOO_BYTES * (num_ranks > 1))
 
 
 def teacher_bytes(stage: ResolvedStage) -> int:

@@ -13,8 +13,8 @@ from rich.text import Text
 from pretrain.cost.attention import masked_attention
 from pretrain.cost.communication import outweighed
 from pretrain.cost.copies import equal_copies
-from pretrain.cost.learning import learning_flops, learning_notes
-from pretrain.cost.memory import held_bytes, num_parameters, peak_bytes, stage_bytes
+from pretrain.cost.learning import learning_bytes, learning_flops, learning_notes
+from pretrain.cost.memory import StateBytes, StepBytes, held_bytes, num_parameters, peak_bytes, stage_bytes
 from pretrain.cost.optimizer_changes import optimizer_changes
 from pretrain.cost.optimizer_step import step_shares
 from pretrain.cost.savings import (
@@ -30,6 +30,9 @@ from pretrain.optim.buckets import gradient_buckets
 from pretrain.recipe import ResolvedStage, Run
 from pretrain.settings.tables import WholeTable
 from pretrain.stage_rules.until import length_in_words
+
+MemoryRow = tuple[str, str, ResolvedStage, StateBytes, StepBytes]
+"""Its name and ZeRO stage, in words; and what it is about."""
 
 
 def print_plan(run: Run, on_cpu: bool = True, console: Console | None = None) -> None:
@@ -232,21 +235,29 @@ def _memory_table(run: Run, on_cpu: bool) -> Table:
     held_for = ("weights", *["teacher"] * has_teacher, "gradients", "optimizer")
     for heading in (*held_for, "activations", "buffers", "peak", *of_gpu, "host memory"):
         table.add_column(heading, justify="right")
-    for stage in run.stages:
-        held, step = stage_bytes(stage, on_cpu)
+    rows = (row for stage in run.stages for row in _memory_rows(run, stage, on_cpu))
+    for name, zero, stage, held, step in rows:
         peak = peak_bytes(held, step, on_cpu)
         of_teacher = [held.teacher] * has_teacher
         parts = [held.weights, *of_teacher, held.gradients, held.optimizer, step.activations, step.buffers, peak]
         if not on_cpu:
             parts.append(held_bytes(peak, run.num_ranks))
         table.add_row(
-            stage.name,
+            name,
             f"{stage.tensor_parallel} x {stage.data_parallel}{', sequence' * stage.sequence_parallel}",
-            f"{stage.zero_stage}{' + offload' if held.host else ''}",
+            zero,
             *map(_bytes, parts),
             _bytes(held.host) if held.host else "-",
         )
     return table
+
+
+def _memory_rows(run: Run, stage: ResolvedStage, on_cpu: bool) -> Iterator[MemoryRow]:
+    """What a rank holds in the steps of a stage, and before them where the stage's operators learn their maps."""
+    for held, step in learning_bytes(run, stage, on_cpu):
+        yield f"{stage.name}: maps", "-", stage, held, step
+    held, step = stage_bytes(stage, on_cpu)
+    yield stage.name, f"{stage.zero_stage}{' + offload' if held.host else ''}", stage, held, step
 
 
 def _schedule_table(run: Run) -> Table:

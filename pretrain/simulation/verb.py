@@ -74,7 +74,7 @@ def lines(run: Run) -> Iterator[str]:
         with suppress(UserError):  # of the user's own, one that cannot be read does not matter here
             machines.append(load_machine(name))
     for stage in run.stages:
-        needed = gib_of(stage, run.num_ranks, on_cpu=False)
+        needed = gib_of(run, stage, on_cpu=False)
         fitting = [each.name for each in machines if each.memory_gib and each.memory_gib >= needed]
         yield (
             f"{stage.name}: a rank takes {needed:.3g} GiB of its GPU, which {', '.join(fitting)} has"

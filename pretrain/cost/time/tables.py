@@ -6,11 +6,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pretrain.cost.memory import held_bytes, peak_bytes, stage_bytes
+from pretrain.cost.learning import most_bytes
+from pretrain.cost.memory import held_bytes
 from pretrain.cost.savings import changes_shape
 from pretrain.cost.time.machine import Machine
 from pretrain.cost.time.run import RunTime, disk_bytes
-from pretrain.recipe import ResolvedStage
+from pretrain.recipe import ResolvedStage, Run
 from pretrain.settings.tables import WholeTable
 
 GIB = 2**30
@@ -104,13 +105,13 @@ def too_large(time: RunTime) -> Iterator[str]:
 
 
 def gib_of_a_rank(time: RunTime, stage: ResolvedStage) -> float:
-    return gib_of(stage, time.run.num_ranks, time.machine.on_cpu)
+    return gib_of(time.run, stage, time.machine.on_cpu)
 
 
-def gib_of(stage: ResolvedStage, num_ranks: int, on_cpu: bool) -> float:
-    """What a rank takes of its memory, or of its GPU's."""
-    peak = peak_bytes(*stage_bytes(stage, on_cpu), on_cpu)
-    return (peak if on_cpu else held_bytes(peak, num_ranks)) / GIB
+def gib_of(run: Run, stage: ResolvedStage, on_cpu: bool) -> float:
+    """What a rank takes of its memory, or of its GPU's, in a stage of a run."""
+    peak = most_bytes(run, stage, on_cpu)
+    return (peak if on_cpu else held_bytes(peak, run.num_ranks)) / GIB
 
 
 def _money(time: RunTime) -> str:
