@@ -17,7 +17,7 @@ from torch import Tensor
 from model.config import BertConfig
 from model.errors import UserError
 from model.initialize import initial_weight
-from model.parameters import parameter_table
+from model.parameters import ParameterSpec, parameter_table
 from pretrain.interop.families import FAMILIES as RELATIVES
 from pretrain.interop.families import AsBert
 from pretrain.interop.huggingface import (
@@ -61,11 +61,7 @@ def import_model(
     the file are not used and which heads are fresh. Raises UserError for a model that computes something else.
     """
     directory = Path(directory)
-    for file in ("config.json", "model.safetensors"):
-        if not (directory / file).is_file():
-            raise UserError(
-                f"{directory} has no {file}; save the model there with save_pretrained (safetensors, one file)"
-            )
+    _check_files(directory)
     with opening(directory):
         state = dict(load_file(directory / "model.safetensors"))
         settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -84,15 +80,38 @@ def import_model(
 
 def possible_shapes(directory: Path, **overrides) -> list[BertConfig]:
     """The shapes that `import_model` may find in a folder, as far as they can be told without reading a weight: that of
-    config.json, and before it the one that was exported, which the weights may have left since."""
+    config.json, and before it the one that was exported, which the weights may have left since. Raises UserError where
+    names or shapes of the weights are those of neither."""
+    _check_files(directory)
     with opening(directory):
         settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         _check_encoder(directory, settings)
         with safe_open(directory / "model.safetensors", framework="pt") as file:
             state = {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
         exported = [BertConfig(**settings[EXPORTED_SHAPE]).replace(**overrides)] if EXPORTED_SHAPE in settings else []
-        settings, _, fields = _as_bert(settings, state)
-        return [*exported, import_config(settings, **{**fields, **overrides})]
+        settings, state, fields = _as_bert(settings, state)
+        shapes = [*exported, import_config(settings, **{**fields, **overrides})]
+        faults = [_fault(config, state) for config in shapes]
+        if all(faults):
+            raise UserError(f"{directory}: {faults[-1]}")
+        return [config for config, fault in zip(shapes, faults, strict=True) if fault is None]
+
+
+def _fault(config: BertConfig, state: Mapping[str, Tensor]) -> str | None:
+    """What keeps tensors of these names and shapes from being a model of `config`."""
+    try:
+        _check_fit(config, _tied(state))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _check_files(directory: Path) -> None:
+    for file in ("config.json", "model.safetensors"):
+        if not (directory / file).is_file():
+            raise UserError(
+                f"{directory} has no {file}; save the model there with save_pretrained (safetensors, one file)"
+            )
 
 
 def _check_encoder(directory: Path, settings: dict) -> None:
@@ -165,47 +184,43 @@ def import_weights(
 ) -> dict[str, Tensor]:
     """Logical fp32 weights of every parameter of `config`. A head that is absent is fresh; every tensor of `state` is
     used, or named to `note`, or refused."""
-    state = _tied({_modern_name(name): tensor for name, tensor in state.items()})
-    padded = parameter_table(
-        config if config.embedding_size else plain_shape(config)
-    )  # only export pads, and no ALBERT
+    state = _tied(state)
+    _check_fit(config, state)
+    padded = _padded_table(config)
     weights, used, fresh = {}, set(), []
     for name, spec in parameter_table(config).items():
         theirs, *copies = huggingface_names(config, spec)
         if theirs in state:
-            shape = tuple(state[theirs].shape)
-            if shape != merged_shape(padded[name]):
-                raise UserError(f"{theirs} has shape {shape}, but its config.json says {merged_shape(padded[name])}")
             weights[name] = state[theirs].float().reshape(padded[name].shape)[corner(spec.shape)].contiguous()
             used |= {theirs, *copies}
-        elif name.startswith(HEADS):
+        else:
             weights[name] = initial_weight(config, name, seed)
             fresh.append(name)
-        else:
-            raise UserError(
-                f"the model to import has no {theirs}: it is not the {config.norm}-LN BERT of its config.json"
-            )
     for name in padded.keys() - weights.keys():  # biases that a plain BERT has and ours has not: zeros are none
         used |= {
             theirs for theirs in huggingface_names(config, padded[name]) if theirs in state and not state[theirs].any()
         }
-    _check_heads(weights, fresh)
-    _check_unused(state.keys() - used, config, note)
+    unused = {name for name in state.keys() - used if not name.endswith(BUFFERS)}
+    _check_encoder_is_used(unused, config)
+    if unused:
+        note(f"not used: {', '.join(sorted(unused))}")
     if fresh:
         heads = [head for head in HEADS if any(name.startswith(f"{head}.") for name in fresh)]
         note(f"its file has no {', '.join(heads)} head; {'it is' if len(heads) == 1 else 'they are'} drawn afresh")
     return weights
 
 
-def _tied(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the second names of the output layer. UserError where these hold other values: what that model computes
-    cannot be kept, since here the output layer is the word table."""
-    state = dict(state)
+def _tied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By the names of today, without the second names of the output layer. UserError where these hold other values:
+    what that model computes cannot be kept, since here the output layer is the word table. Tensors without values
+    (meta) are compared by their shapes alone."""
+    state = {_modern_name(name): tensor for name, tensor in state.items()}
     for second, first in DECODER.items():
         tensor = state.pop(second, None)
         if tensor is None:
             continue
-        if not torch.equal(tensor, state.setdefault(first, tensor)):
+        other = state.setdefault(first, tensor)
+        if tensor.shape != other.shape or not (tensor.is_meta or torch.equal(tensor, other)):
             raise UserError(
                 f"{second} differs from {first}: its output layer is not tied to its word embeddings, as Espalier's "
                 "is; tie them and train it so, or start from another model"
@@ -213,27 +228,49 @@ def _tied(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _check_heads(weights: Mapping[str, Tensor], fresh: Sequence[str]) -> None:
+def _check_fit(config: BertConfig, state: Mapping[str, Tensor]) -> None:
+    """Raises UserError where names or shapes of the tensors are not those of `config`. Reads no value."""
+    padded, fresh = _padded_table(config), []
+    for name, spec in parameter_table(config).items():
+        theirs = huggingface_names(config, spec)[0]
+        if theirs in state:
+            shape = tuple(state[theirs].shape)
+            if shape != merged_shape(padded[name]):
+                raise UserError(f"{theirs} has shape {shape}, but its config.json says {merged_shape(padded[name])}")
+        elif name.startswith(HEADS):
+            fresh.append(name)
+        else:
+            raise UserError(
+                f"the model to import has no {theirs}: it is not the {config.norm}-LN BERT of its config.json"
+            )
+    _check_heads(config, fresh)
+    known = {theirs for spec in padded.values() for theirs in huggingface_names(config, spec)}
+    _check_encoder_is_used({name for name in state.keys() - known if not name.endswith(BUFFERS)}, config)
+
+
+def _padded_table(config: BertConfig) -> dict[str, ParameterSpec]:
+    """What transformers has in place of the parameters: only export pads, and no ALBERT."""
+    return parameter_table(config if config.embedding_size else plain_shape(config))
+
+
+def _check_heads(config: BertConfig, fresh: Sequence[str]) -> None:
     """Half a head is a damaged file, not a model without that head."""
     for head in HEADS:
-        names = [name for name in weights if name.startswith(f"{head}.")]
+        names = [name for name in parameter_table(config) if name.startswith(f"{head}.")]
         absent = [name for name in names if name in fresh]
         if absent and len(absent) < len(names):
             raise UserError(f"the model to import has a part of the {head} head, but no {absent[0]}; save it again")
 
 
-def _check_unused(names: set[str], config: BertConfig, note: Note) -> None:
+def _check_encoder_is_used(unused: set[str], config: BertConfig) -> None:
     """Heads of other tasks may go; a part of the encoder may not."""
-    names = {name for name in names if not name.endswith(BUFFERS)}
-    inner = sorted(name for name in names if name.startswith("bert.") and not name.startswith("bert.pooler."))
+    inner = sorted(name for name in unused if name.startswith("bert.") and not name.startswith("bert.pooler."))
     if inner:
         more = f" and {len(inner) - 1} more" if len(inner) > 1 else ""
         raise UserError(
             f"the model to import has {inner[0]}{more}, for which a {config.norm}-LN BERT of its config.json has no "
             "place; choose a plain BERT"
         )
-    if names:
-        note(f"not used: {', '.join(sorted(names))}")
 
 
 def _modern_name(name: str) -> str:

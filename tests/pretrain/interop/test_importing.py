@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
+from safetensors.torch import load_file, save_file
 
 from growth.state import TrainingState, fresh_state
 from model.config import BertConfig
@@ -128,6 +129,14 @@ def spy_on_weights(path: Path, config: BertConfig) -> str:
     """What `check_start` says, which may read no weight."""
     with patch("torch.Tensor.copy_", side_effect=AssertionError), patch(f"{huggingface_import.__name__}.load_file"):
         return check_error(path, config)
+
+
+def test_a_model_without_one_of_its_weights_is_refused_before_ranks_start(tmp_path):
+    export_model(tmp_path, CONFIG, fresh_weights())
+    state, name = load_file(tmp_path / "model.safetensors"), "bert.encoder.layer.1.output.dense.bias"
+    del state[name]
+    save_file(state, tmp_path / "model.safetensors")
+    assert f"{tmp_path}: the model to import has no {name}" in spy_on_weights(tmp_path, CONFIG)
 
 
 def test_shapes_are_compared_before_ranks_start(tmp_path):

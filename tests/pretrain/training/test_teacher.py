@@ -10,8 +10,11 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from growth.state import fresh_state
 from model.alignment import Alignment
+from model.config import BertConfig
 from model.errors import UserError
 from model.initialize import initial_weight
 from pretrain.checkpoint.progress import Decision
@@ -23,6 +26,7 @@ from pretrain.cost.time.messages import ALL_GATHER, of_teacher
 from pretrain.cost.time.step import step_time
 from pretrain.data import Corpus
 from pretrain.engine import frozen
+from pretrain.interop.huggingface import export_model
 from pretrain.interop.teacher import read_teacher
 from pretrain.recipe import Recipe, ResolvedStage, Run, resolve
 from pretrain.recipe.decisions import decided
@@ -249,6 +253,48 @@ def test_a_teacher_that_cannot_teach_is_refused_before_the_ranks_start(corpus, t
     longer = {"sequence": 64, "model": MODEL | {"max_positions": 64}}
     assert "has 32 positions, and rows have 64 tokens" in refusal(kept, **longer)
     assert "was trained with another vocabulary" in refusal(kept, data={"corpus": str(other.directory)})
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("missing", "the model to import has no bert.encoder.layer.1.output.dense.weight"),
+        ("extra", "the model to import has bert.encoder.layer.7.output.dense.weight, for which"),
+        (
+            "narrow",
+            r"bert.encoder.layer.1.output.dense.weight has shape \(16, 8\), but its config.json says \(16, 32\)",
+        ),
+        ("half a head", "has a part of the mlm head, but no mlm.norm.bias"),
+        ("untied", "cls.predictions.decoder.weight differs from bert.embeddings.word_embeddings.weight"),
+        ("no file", "has no model.safetensors; save the model there with save_pretrained"),
+    ],
+)
+def test_a_folder_of_transformers_whose_weights_are_no_model_is_refused_before_the_ranks_start(
+    corpus, tmp_path, fault, message
+):
+    """By the names and shapes in the header of its file, in the check that `plan` and the launcher make."""
+    config = BertConfig(**MODEL | SMALL, vocab_size=Corpus.open(corpus).vocab_size)
+    folder, name = tmp_path / "theirs", "bert.encoder.layer.1.output.dense.weight"
+    export_model(folder, config, {name: record.weight for name, record in fresh_state(config, 0).records.items()})
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    changed = {
+        "missing": lambda: state.pop(name),
+        "extra": lambda: state.update({name.replace("1", "7"): state[name].clone()}),
+        "narrow": lambda: state.update({name: state[name][:, :8].contiguous()}),
+        "half a head": lambda: state.pop("cls.predictions.transform.LayerNorm.bias"),
+        "untied": lambda: state.update({"cls.predictions.decoder.weight": torch.zeros(3, 16)}),
+        "no file": lambda: None,
+    }
+    changed[fault]()
+    save_file(state, file)
+    if fault == "no file":
+        file.unlink()
+    stages = [{"name": "full", "steps": 2, "align": {"teacher": str(folder)}}]
+    asked_for = recipe(corpus, stages=stages, schedule={"warmup": 0})
+    with pytest.raises(UserError, match=f"stage full: {folder}.*{message}") as caught:
+        check_run(asked_for, 1, tmp_path / "run")
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
 def sent_by_a_teacher(stage: ResolvedStage) -> Counter:
