@@ -61,38 +61,27 @@ def plan(
     from pretrain.cost.plan import print_plan
     from pretrain.cost.time.machine import load_machine
     from pretrain.data import Corpus
-    from pretrain.interop.teacher import check_folder_teachers, with_folder_teachers
+    from pretrain.interop.teacher import with_folder_teachers
     from pretrain.launch.gpus import count_gpus
     from pretrain.recipe import load_recipe, resolve
-    from pretrain.recipe.checks.pilots import check_pilots
-    from pretrain.recipe.checks.saved_states import check_saved_states
-    from pretrain.recipe.checks.stage_rules import check_lengths
     from pretrain.recipe.precision import precision_in_words
     from pretrain.recipe.ranks import idle_ranks, usable_ranks
     from pretrain.runs.forecast import forecast_lines, known_speed
     from pretrain.runs.lead_time import has_slurm, lead_lines, measured
+    from pretrain.runs.planned import check_planned, start_of
     from pretrain.runs.prediction import print_prediction, print_sweep, with_precision_of
-    from pretrain.settings.hub import local_folder
 
     machine = load_machine(on) if on else None
     loaded = load_recipe(recipe, overrides)
     if machine and sweep:
-        print_sweep(loaded, machine, sweep, nodes or 1, nproc or machine.ranks, plot)
+        print_sweep(loaded, machine, sweep, nodes or 1, nproc or machine.ranks, plot, trust_pickle)
         return
     if machine:
         loaded, nproc = with_precision_of(machine, loaded), (nodes or 1) * (nproc or machine.ranks)
     nproc = nproc or 1
     corpus = Corpus.open(loaded.data.corpus) if Path(loaded.data.corpus).exists() else None
     run = with_folder_teachers(resolve(loaded, corpus.vocab_size if corpus else None, usable_ranks(loaded, nproc)))
-    check_lengths(run)
-    check_folder_teachers(run, corpus.tokenizer_hash if corpus else None)
-    check_saved_states(run)
-    check_pilots(run, corpus.vocab_size if corpus else None)
-    start = local_folder(Path(loaded.start)) if loaded.start else None
-    if start and start.exists():
-        from pretrain.interop.importing import check_start
-
-        check_start(start, run.stages[0].config, trust_pickle)
+    check_planned(run, corpus, trust_pickle)
     found = count_gpus() == 0 if device == "auto" else device == "cpu"
     print_plan(run, on_cpu=machine.on_cpu if machine else found)
     if line := precision_in_words(loaded, run.recipe):
@@ -105,7 +94,7 @@ def plan(
         print(line)
     for line in lead_lines(measured(Path("runs", loaded.name)) if has_slurm() else None, loaded.faults.signals):
         print(line)
-    if start and not start.exists():
+    if (start := start_of(run)) and not start.exists():
         print(f"start {start} does not exist yet: it was not checked")
     if corpus is None:
         print(f"corpus {loaded.data.corpus} does not exist yet: planned with the vocabulary of the recipe, or BERT's")

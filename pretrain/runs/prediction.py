@@ -13,6 +13,7 @@ from pretrain.data import Corpus
 from pretrain.interop.teacher import with_folder_teachers
 from pretrain.recipe import Recipe, Run, resolve
 from pretrain.runs.forecast import Speed
+from pretrain.runs.planned import check_planned
 from pretrain.runs.submissions import read_limit, submission_lines
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -32,8 +33,17 @@ def print_prediction(run: Run, machine: Machine, corpus: Corpus | None, limit: s
     return Speed(flops / time.seconds, Path(machine.name))
 
 
-def print_sweep(recipe: Recipe, machine: Machine, text: str, nodes: int, ranks: int, picture: Path | None) -> None:
-    """`text`: what is varied; the rest is as the recipe, `nodes` and `ranks` of each say. `picture`: a file for it."""
+def print_sweep(
+    recipe: Recipe,
+    machine: Machine,
+    text: str,
+    nodes: int,
+    ranks: int,
+    picture: Path | None,
+    trust_pickle: bool = False,
+) -> None:
+    """`text`: what is varied; the rest is as the recipe, `nodes` and `ranks` of each say. `picture`: a file for it.
+    `trust_pickle`: whether pickled weights to start from may run code."""
     numbers = read_sweep(text)
     if picture:
         check_picture(picture)
@@ -52,6 +62,7 @@ def print_sweep(recipe: Recipe, machine: Machine, text: str, nodes: int, ranks: 
         choices, lines = over_nodes(resolved, machine, ranks, numbers, segment)
     if not choices:
         raise UserError(f"--sweep {text}: nothing fits. {' '.join(lines)}")
+    check_planned(choices[0].time.run, corpus, trust_pickle)
     console = Console()
     if not console.is_terminal:
         console.width = 140
