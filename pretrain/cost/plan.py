@@ -140,10 +140,7 @@ def _alignment(run: Run, stage: ResolvedStage) -> str:
 
 def _fp8(run: Run) -> Iterator[str]:
     if run.recipe.fp8:
-        yield (
-            "linear layers of blocks multiply in FP8; FLOPs and bytes are counted as without it, and predicted times "
-            f"are those of {run.recipe.precision}"
-        )
+        yield "linear layers of blocks multiply in FP8; FLOPs and bytes are counted as without it"
 
 
 def _changing_nodes(run: Run) -> Iterator[str]:

@@ -9,12 +9,15 @@ LEAST_CAPABILITY = (8, 9)
 """Of CUDA devices: Ada. Hopper has 9.0."""
 
 
+def multiplies_in_fp8() -> bool:
+    """Whether this device is a GPU that does."""
+    return computes_on_gpu() and torch.cuda.get_device_capability(device()) >= LEAST_CAPABILITY
+
+
 def check_fp8_device() -> None:
     """Raises UserError on a GPU that does not multiply in FP8."""
-    if not computes_on_gpu():
-        return
-    major, minor = torch.cuda.get_device_capability(device())
-    if (major, minor) < LEAST_CAPABILITY:
+    if computes_on_gpu() and not multiplies_in_fp8():
+        major, minor = torch.cuda.get_device_capability(device())
         raise UserError(
             f"fp8 needs a GPU of compute capability 8.9 or higher (Ada, Hopper, Blackwell), and "
             f"{torch.cuda.get_device_name(device())} has {major}.{minor}; leave fp8 out"

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from model.errors import UserError, nearest
 from pretrain.cost.time.rates import Points, interpolated
@@ -41,9 +41,9 @@ class Arithmetic(Part):
     """Of the data sheet, dense; none: shares are of the best rate measured."""
     products: Annotated[list[tuple[Positive, Positive, Positive, Positive]], Field(min_length=1)]
     """[M, K, N, TFLOP/s] of matrix products [M, K] x [K, N]."""
-    attention: Annotated[list[tuple[Positive, Positive, Positive]], Field(min_length=1)]
+    attention: list[tuple[Positive, Positive, Positive]] = []
     """[tokens, head_dim, TFLOP/s] of softmax attention over whole rows or segments of that many tokens, forward and
-    backward, its products counted once."""
+    backward, its products counted once. None in FP8."""
 
     def product_rate(self, m: float, k: float, n: float) -> float:
         """FLOP/s."""
@@ -71,11 +71,20 @@ class Rates(Part):
     """What a rank computes and moves."""
 
     name: str = ""
-    arithmetic: Annotated[Mapping[Literal["fp32", "bf16", "fp16"], Arithmetic], Field(min_length=1)]
+    arithmetic: Annotated[Mapping[Literal["fp32", "bf16", "fp16", "fp8"], Arithmetic], Field(min_length=1)]
+    """`fp8`: of products whose operands have been cast."""
     gb_per_second: Positive
     """Of a rank's memory."""
     passes: Mapping[str, Positive] = {}
     """GB/s of a kind of pass over memory that differs (`pretrain/cost/time/passes.py` names them)."""
+
+    @field_validator("arithmetic")
+    @classmethod
+    def _attends(cls, arithmetic: Mapping[str, Arithmetic]) -> Mapping[str, Arithmetic]:
+        for precision, each in arithmetic.items():
+            if precision != "fp8" and not each.attention:
+                raise ValueError(f"{precision} needs a rate of attention")
+        return arithmetic
 
     def of(self, precision: str) -> Arithmetic:
         """Raises UserError for a precision that was not measured."""
@@ -84,8 +93,9 @@ class Rates(Part):
             found = next((each for name, each in self.arithmetic.items() if name == "bf16"), None)
         if found is None:
             known = ", ".join(self.arithmetic)
+            other = "leave fp8 out" if precision == "fp8" else "set precision"
             raise UserError(
-                f"machine {self.name} has no rates in {precision}, only in {known}: set precision, or calibrate again"
+                f"machine {self.name} has no rates in {precision}, only in {known}: {other}, or calibrate again"
             )
         return found
 

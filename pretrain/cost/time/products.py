@@ -20,6 +20,7 @@ class Product(NamedTuple):
     k: float
     n: float
     times: float
+    in_block: bool = False
 
     @property
     def flops(self) -> float:
@@ -35,22 +36,23 @@ class Mixing(NamedTuple):
 
 def forward_products(stage: ResolvedStage) -> Iterator[Product]:
     """Those of one micro-batch's forward pass."""
-    for specs, tokens, times, _ in _linears(stage):
+    for specs, tokens, times, _ in linears(stage):
         for spec in specs:
             inputs, outputs = sides(spec, stage.tensor_parallel)
-            yield Product(tokens, inputs, outputs, times)
+            yield Product(tokens, inputs, outputs, times, spec.block is not None)
 
 
 def backward_products(stage: ResolvedStage) -> Iterator[Product]:
     """Those of its backward pass; with recomputation the layers' forward pass again."""
-    for specs, tokens, times, trained in _linears(stage):
+    for specs, tokens, times, trained in linears(stage):
         for spec in specs:
             inputs, outputs = sides(spec, stage.tensor_parallel)
-            yield Product(tokens, outputs, inputs, times * trained)
+            in_block = spec.block is not None
+            yield Product(tokens, outputs, inputs, times * trained, in_block)
             if spec.trainable:
-                yield Product(outputs, tokens, inputs, times * trained)
-            if stage.recompute and spec.block is not None:
-                yield Product(tokens, inputs, outputs, times)
+                yield Product(outputs, tokens, inputs, times * trained, in_block)
+            if stage.recompute and in_block:
+                yield Product(tokens, inputs, outputs, times, in_block)
 
 
 def mixing(stage: ResolvedStage, segment: float | None = None) -> tuple[list[Mixing], list[Mixing]]:
@@ -67,17 +69,7 @@ def mixing(stage: ResolvedStage, segment: float | None = None) -> tuple[list[Mix
     return forward, backward
 
 
-def sides(spec: ParameterSpec, tensor_parallel: int) -> tuple[int, int]:
-    """Inputs and outputs of the matrix that one tensor-parallel rank holds. The word table is one in the head."""
-    sizes = list(spec.padded_shape)
-    if spec.tensor_parallel_axis is not None:
-        sizes[spec.tensor_parallel_axis] //= tensor_parallel
-    role = "consumed" if spec.is_product else "produced"
-    inputs = prod(size for size, axis in zip(sizes, spec.axes, strict=True) if axis.role == role)
-    return inputs, prod(sizes) // inputs
-
-
-def _linears(stage: ResolvedStage) -> Iterator[tuple[list[ParameterSpec], float, float, float]]:
+def linears(stage: ResolvedStage) -> Iterator[tuple[list[ParameterSpec], float, float, float]]:
     """Matrices, tokens, how often they are used, and the share of the uses that has a backward pass.
 
     Below the lowest layer that trains, nothing needs a gradient.
@@ -99,3 +91,13 @@ def _linears(stage: ResolvedStage) -> Iterator[tuple[list[ParameterSpec], float,
     yield [decoder(config)], rows * predictions, 1, 1
     for head in ("pooler", "sentence"):
         yield outside.get(head, []), rows, 1, 1
+
+
+def sides(spec: ParameterSpec, tensor_parallel: int) -> tuple[int, int]:
+    """Inputs and outputs of the matrix that one tensor-parallel rank holds. The word table is one in the head."""
+    sizes = list(spec.padded_shape)
+    if spec.tensor_parallel_axis is not None:
+        sizes[spec.tensor_parallel_axis] //= tensor_parallel
+    role = "consumed" if spec.is_product else "produced"
+    inputs = prod(size for size, axis in zip(sizes, spec.axes, strict=True) if axis.role == role)
+    return inputs, prod(sizes) // inputs

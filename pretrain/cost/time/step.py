@@ -8,9 +8,10 @@ from math import ceil, log2
 from model.errors import UserError
 from model.parameters import parameter_table
 from pretrain.cost.savings import stage_flops
+from pretrain.cost.time.fp8 import cast_bytes, cast_operators
 from pretrain.cost.time.machine import KINDS, Machine, Rates
 from pretrain.cost.time.messages import ALL_TO_ALL, Message, messages
-from pretrain.cost.time.passes import Bytes, pass_bytes
+from pretrain.cost.time.passes import Bytes, PassBytes, pass_bytes
 from pretrain.cost.time.products import Mixing, Product, backward_products, forward_products, mixing
 from pretrain.data.objective import MaskRate
 from pretrain.engine.config_file import overlaps_messages
@@ -70,6 +71,7 @@ class Step:
 
     def __init__(self, run: Run, stage: ResolvedStage, machine: Machine, segment: float | None):
         self.run, self.stage, self.machine, self.segment = run, stage, machine, segment
+        self.fp8 = run.recipe.fp8
         self.num_ranks = stage.data_parallel * stage.tensor_parallel
         choice = run.recipe.compile
         self.fused = not machine.on_cpu if choice == "auto" else choice
@@ -82,7 +84,7 @@ class Step:
 
     def time(self) -> StepTime:
         stage, host = self.stage, self.machine.host
-        moved = pass_bytes(stage, self.machine.on_cpu, self.fused)
+        moved = self._passes()
         looked, looked_back = mixing(stage, self.segment)
         forward = self._computed(forward_products(stage), looked, moved.forward)
         backward = self._computed(backward_products(stage), looked_back, moved.backward)
@@ -111,9 +113,8 @@ class Step:
 
     def forward_seconds(self) -> float:
         """Of one micro-batch without gradients, as in validation."""
-        moved = pass_bytes(self.stage, self.machine.on_cpu, self.fused)
         looked, _ = mixing(self.stage, self.segment)
-        return self._computed(forward_products(self.stage), looked, moved.forward)
+        return self._computed(forward_products(self.stage), looked, self._passes().forward)
 
     def _taught(self) -> float:
         """Seconds of one micro-batch of a frozen teacher, in the mean of the steps: its forward pass, without heads."""
@@ -123,7 +124,15 @@ class Step:
         teacher = replace(
             stage, config=stage.align.config, align=None, objective="mlm", mask_rate=MaskRate(0, 0), recompute=False
         )
-        return stage.aligned_share * Step(self.run, teacher, self.machine, self.segment).forward_seconds()
+        step = Step(self.run, teacher, self.machine, self.segment)
+        step.fp8 = False
+        return stage.aligned_share * step.forward_seconds()
+
+    def _passes(self) -> PassBytes:
+        moved = pass_bytes(self.stage, self.machine.on_cpu, self.fused)
+        if self.fp8:
+            moved.forward["cast"], moved.backward["cast"] = cast_bytes(self.stage, self.fused)
+        return moved
 
     def _computed(self, products: Iterable[Product], looked: Sequence[Mixing], moved: Bytes) -> float:
         precision, width = self.stage.precision, self.stage.config.head_dim
@@ -140,13 +149,13 @@ class Step:
         return self._multiplied((Product(*each) for each in self.stage.optimizer_work.products), precision)
 
     def _multiplied(self, products: Iterable[Product], precision: str) -> float:
-        flops: dict[tuple[float, float, float], float] = defaultdict(float)
+        flops: dict[tuple[str, float, float, float], float] = defaultdict(float)
         for each in products:
-            flops[each.m, each.k, each.n] += each.flops
+            flops["fp8" if self.fp8 and each.in_block else precision, each.m, each.k, each.n] += each.flops
         return sum(
-            share * count / rates.of(precision).product_rate(*shape)
+            share * count / rates.of(kind).product_rate(m, k, n)
             for share, rates in self.rates
-            for shape, count in flops.items()
+            for (kind, m, k, n), count in flops.items()
             if count
         )
 
@@ -162,6 +171,8 @@ class Step:
         for (layer, outside), dropped in ((FORWARD_OPERATORS, 1.0), (BACKWARD_OPERATORS, 1 / 3)):
             inside = layer + DROPOUT_OPERATORS * dropped * drops
             operators += outside + inside * runs * (FUSED_SHARE if self.fused else 1.0)
+        if self.fp8:
+            operators += sum(cast_operators(self.stage, self.fused))
         hooks = host.parameter_us.get(self.stage.zero_stage, 0.0) * len(parameter_table(config))
         return 1e-6 * (host.launch_us * operators + hooks)
 

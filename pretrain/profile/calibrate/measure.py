@@ -23,6 +23,7 @@ from pretrain.engine import signals
 from pretrain.engine.build import PRECISIONS
 from pretrain.engine.distributed import computes_on_gpu, device, process_group
 from pretrain.engine.fast_fp32 import fast_fp32
+from pretrain.engine.fp8 import multiplies_in_fp8
 from pretrain.launch.bf16 import computes_in_bf16
 from pretrain.profile.calibrate.links import measured_link
 from pretrain.profile.calibrate.rates import (
@@ -73,6 +74,9 @@ def _rates(mean: Callable[[float], float]) -> dict[str, Any]:
         products = [(m, k, n, mean(rate)) for m, k, n, rate in product_rates(dtype)]
         attention = [(length, width, mean(rate)) for length, width, rate in attention_rates(dtype)]
         arithmetic[precision] = {"products": products, "attention": attention}
+    if multiplies_in_fp8():
+        rates = product_rates(torch.bfloat16, in_fp8=True)
+        arithmetic["fp8"] = {"products": [(m, k, n, mean(rate)) for m, k, n, rate in rates]}
     passes = {kind: mean(rate) for kind, rate in pass_rates(PRECISIONS[precisions[-1]]).items()}
     return {"arithmetic": arithmetic, "gb_per_second": mean(memory_rate()), "passes": passes}
 

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import cycle
 from math import inf
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from model.attention import attention_map
 from model.attention_kernels import KERNELS, Asked, PackedRows, fused_attention
 from model.batch import Runs
 from model.dropout import dropout
+from model.fp8 import E4M3, cast, multiplied
 from model.loss import vocab_parallel_cross_entropy
 from model.parallel.tensor import TensorParallel
 from pretrain.cost.time.passes import MOVED, UPDATE_BYTES
@@ -65,27 +67,31 @@ def median_seconds(call: Callable[[], object], seconds: float = SECONDS) -> floa
     return median(times)
 
 
-def product_rates(dtype: torch.dtype) -> Iterator[tuple[int, int, int, float]]:
+def product_rates(dtype: torch.dtype, in_fp8: bool = False) -> Iterator[tuple[int, int, int, float]]:
     """[M, K, N, TFLOP/s]"""
     on_cpu = device().type == "cpu"
     for m, k, n in CPU_PRODUCTS if on_cpu else GPU_PRODUCTS:
-        yield m, k, n, 2e-12 * m * k * n / product_seconds(m, k, n, dtype)
+        yield m, k, n, 2e-12 * m * k * n / product_seconds(m, k, n, dtype, in_fp8)
 
 
-def product_seconds(m: int, k: int, n: int, dtype: torch.dtype) -> float:
+def product_seconds(m: int, k: int, n: int, dtype: torch.dtype, in_fp8: bool = False) -> float:
     """The second factor is transposed, as a linear layer's is. Products of several layers in turn: what one of them
     needs is in the cache only where the whole model is. The results stay for a while, as a backward pass needs them:
-    large ones then take new memory, which on a CPU is a quarter of the time of some products."""
+    large ones then take new memory, which on a CPU is a quarter of the time of some products.
+
+    in_fp8: of factors that have been cast, with a result of `dtype`."""
     num_bytes = dtype.itemsize * (m * k + n * k + m * n)
     num_layers = max(1, min(NUM_LAYERS, LAYERS_BYTES // num_bytes))
-    layers = [
+    layers: list[list[Any]] = [
         [torch.randn(shape, device=device(), dtype=dtype) for shape in ((m, k), (n, k))] for _ in range(num_layers)
     ]
+    if in_fp8:
+        layers = [[cast(factor, E4M3) for factor in layer] for layer in layers]
     in_turn, results = cycle(layers), deque[Tensor](maxlen=num_layers)
 
     def call() -> None:
         left, right = next(in_turn)
-        results.append(left @ right.t())
+        results.append(multiplied(left, right, dtype, fast=True) if in_fp8 else left @ right.t())
 
     return median_seconds(call)
 

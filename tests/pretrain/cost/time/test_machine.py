@@ -55,6 +55,7 @@ REFUSED = {
     "a typo": ({"gb_per_secnd": 5}, "unknown key gb_per_secnd (did you mean 'gb_per_second'?)"),
     "no rate": ({"arithmetic": {"fp32": {"products": [], "attention": [[64, 32, 1]]}}}, "arithmetic.fp32.products"),
     "three numbers": ({"arithmetic": {"fp32": {"products": [[1, 2, 3]], "attention": []}}}, "products.0.3"),
+    "no attention": ({"arithmetic": {"fp32": {"products": [[1, 2, 3, 4]]}}}, "fp32 needs a rate of attention"),
     "below 0": ({"gb_per_second": -1}, "gb_per_second"),
     "endless": ({"gb_per_second": float("inf")}, "gb_per_second"),
     "no words": ({"about": None}, "about"),
@@ -81,3 +82,5 @@ def test_a_precision_that_was_not_measured_is_refused(machines):
     (machines / "mine.yaml").write_text(yaml.safe_dump(GOOD), "utf-8")
     with pytest.raises(UserError, match="machine mine has no rates in bf16, only in fp32"):
         load_machine("mine").of("bf16")
+    with pytest.raises(UserError, match="machine a100-80gb has no rates in fp8, only in bf16, fp32: leave fp8 out, or"):
+        load_machine("a100-80gb").of("fp8")

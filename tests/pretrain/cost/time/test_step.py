@@ -1,12 +1,22 @@
 """The cost model: what it adds up, in which units, and what makes a step longer or shorter."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
+import torch
+from functorch.compile import aot_module, make_boxed_func, min_cut_rematerialization_partition
+from torch import Tensor
 
+from model import fp8
+from model.batch import Batch
+from model.errors import UserError
+from model.linear import multiply_in_fp8
 from model.parameters import parameter_table
 from pretrain.cost.memory import num_parameters
 from pretrain.cost.savings import stage_flops
+from pretrain.cost.time.fp8 import cast_bytes, casts_of
 from pretrain.cost.time.machine import Arithmetic, Host, Link, Machine, Rates, load_machine
 from pretrain.cost.time.messages import Message
 from pretrain.cost.time.pauses import state_bytes
@@ -14,7 +24,8 @@ from pretrain.cost.time.products import backward_products, forward_products, mix
 from pretrain.cost.time.rates import interpolated
 from pretrain.cost.time.run import run_time
 from pretrain.cost.time.step import Step, step_time
-from pretrain.recipe import Run, load_recipe, resolve
+from pretrain.recipe import ResolvedStage, Run, load_recipe, resolve
+from tests.support.running import build
 
 ROUND = Machine(
     name="round",
@@ -115,6 +126,80 @@ def test_more_takes_longer(machine, more):
     loaded = load_machine(machine)
     less, longer = (planned("base", 8, *given, *overrides) for overrides in ((), more))
     assert step_time(longer, longer.stages[0], loaded).seconds > step_time(less, less.stages[0], loaded).seconds
+
+
+def cast_by_the_model(stage: ResolvedStage) -> list[int]:
+    """Elements, in the forward and in the backward pass of a micro-batch."""
+    config, cast, numels = stage.config, fp8.cast, []
+
+    def casting(matrix: Tensor, dtype: torch.dtype) -> fp8.Scaled:
+        numels.append(matrix.numel())
+        return cast(matrix, dtype)
+
+    model = build(config, dtype=torch.float32).train()
+    multiply_in_fp8(model.blocks)
+    model.recompute = stage.recompute
+    ids = torch.zeros(stage.micro_batch, stage.sequence, dtype=torch.int64)
+    with patch.object(fp8, "cast", casting):
+        loss = model(Batch(ids, torch.arange(2), torch.zeros(2, dtype=torch.int64))).loss
+        forward = sum(numels)
+        loss.backward()
+    return [forward, sum(numels) - forward]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("recompute=true",),
+        ("model.low_rank={feedforward.input: 16}", "model.norm=pre", "model.frozen_layers=1"),
+        ("model.sharing=1",),
+    ],
+)
+def test_what_is_cast_to_fp8_is_counted(overrides):
+    shape = "model={layers: 2, hidden: 32, heads: 2, ffn: 64, vocab_size: 100, max_positions: 64, sentence_head: false}"
+    run = planned("base", 1, shape, "data.sentence_pairs=none", "sequence=64", "batch.global=4", "fp8=true", *overrides)
+    stage = run.stages[0]
+    operands, gradients, again = casts_of(stage, fused=False)
+    assert [operands, gradients + again + stage.recompute * operands] == cast_by_the_model(stage)
+
+
+def test_a_compiled_block_casts_once_what_is_the_same():
+    """Entries among which it looks for the largest: of the input of query, key and value once, and in the backward pass
+    of gradients alone, since it keeps the scales."""
+    shape = "model={layers: 1, hidden: 32, heads: 2, ffn: 64, vocab_size: 100, max_positions: 64}"
+    no_dropout = ("model.hidden_dropout=0", "model.attention_dropout=0")
+    run = planned("base", 1, shape, *no_dropout, "sequence=64", "batch.global=4", "fp8=true")
+    stage, found = run.stages[0], []
+
+    def looking(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        of = [node.args[0].meta["val"].numel() for node in graph.graph.nodes if "amax" in str(node.target)]
+        found.append(sum(of))
+        return make_boxed_func(graph.forward)
+
+    block = build(stage.config, dtype=torch.float32).train().blocks[0]
+    multiply_in_fp8(block)
+    x = torch.randn(stage.micro_batch, stage.sequence, 32, requires_grad=True)
+    partition = min_cut_rematerialization_partition  # that of torch.compile
+    aot_module(block, fw_compiler=looking, bw_compiler=looking, partition_fn=partition)(x, None).sum().backward()
+    casts = casts_of(stage, fused=True)
+    assert found == [casts.operands, casts.gradients]
+
+
+def test_fp8_speeds_up_the_products_of_blocks_and_casts_their_operands():
+    """At twice the rate and with no memory to wait for, the products of the blocks take half as long."""
+    fast = Arithmetic(products=[(1024, 1024, 1024, 2)])
+    machine = ROUND.model_copy(update={"arithmetic": {**ROUND.arithmetic, "fp8": fast}})
+    with_fp8, without = (planned("large", 1, "batch.micro=32", f"fp8={asked}") for asked in ("true", "false"))
+    quick, slow = (step_time(run, run.stages[0], machine) for run in (with_fp8, without))
+    products = forward_products(without.stages[0])
+    saved = sum(each.flops for each in products if each.in_block) / 2 * without.stages[0].accumulation / 1e12
+    assert slow.forward - quick.forward == pytest.approx(saved, rel=1e-3)
+    slower_memory = machine.model_copy(update={"passes": {"cast": 1000.0}})
+    casts = sum(cast_bytes(with_fp8.stages[0], fused=True)) * with_fp8.stages[0].accumulation / 1e12
+    assert step_time(with_fp8, with_fp8.stages[0], slower_memory).seconds - quick.seconds == pytest.approx(casts)
+    with pytest.raises(UserError, match="no rates in fp8"):
+        step_time(with_fp8, with_fp8.stages[0], ROUND)
 
 
 def test_what_overlaps_is_hidden_but_for_its_last_bucket():

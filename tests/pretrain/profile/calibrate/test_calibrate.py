@@ -68,6 +68,17 @@ def test_two_ranks_measure_a_machine_that_plans(tmp_path, monkeypatch):
         filled_in(file)
 
 
+def test_a_gpu_that_multiplies_in_fp8_is_measured_in_it(monkeypatch):
+    monkeypatch.setattr(measure, "multiplies_in_fp8", lambda: True)
+    monkeypatch.setattr(measure, "computes_in_bf16", lambda: False)
+    monkeypatch.setattr(rates, "CPU_PRODUCTS", ((64, 32, 48),))
+    monkeypatch.setattr(rates, "ATTENTION", ((64, 32),))
+    monkeypatch.setattr(rates, "NUM_PARAMETERS", 8000)
+    monkeypatch.setattr(rates, "median_seconds", partial(rates.median_seconds, seconds=0))
+    [(m, k, n, rate)] = measure._rates(float)["arithmetic"]["fp8"]["products"]
+    assert (m, k, n) == (64, 32, 48) and rate > 0
+
+
 def test_attention_is_as_fast_as_its_fastest_kernel(monkeypatch):
     seconds = {"slow": 2.0, "quick": 0.5, "refusing": inf}
     monkeypatch.setattr(rates, "kernels_for", lambda dtype, head_dim: [*seconds])
