@@ -1,5 +1,6 @@
 """The verb `compare`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ def compare(
     scale: str = "mini",
     speed: OptionalFloat = None,
     dry_run: bool = False,
+    retry_failed: bool = False,
     baseline: OptionalText = "",
     out: OutputFolder = Path("compare"),
 ) -> None:
@@ -46,6 +48,7 @@ def compare(
             at equal FLOPs, more seeds, larger budgets. Run the same command again to continue.
         speed: FLOP/s of this machine, from which --scale small takes its budgets. By default it is measured.
         dry_run: With --scale small: list the runs and which of them fit, start nothing.
+        retry_failed: With --scale small: train runs again that have failed before, and others of their models.
         baseline: Names of the recipes to measure against, separated by commas. Defaults to those that train the
             target shape in one stage.
         out: Folder for page, pictures (PNG, SVG, PDF), JSON and CSV, and for the results of --scale small.
@@ -56,9 +59,10 @@ def compare(
     check_folder("--output", out)
     names = baseline.split(",") if baseline else []
     packs = scale == LADDER and not folders and not recipes
-    if (dry_run or speed is not None) and not packs:
+    if (dry_run or retry_failed or speed is not None) and not packs:
+        option = "dry-run" if dry_run else "retry-failed" if retry_failed else "speed"
         raise UserError(
-            f"--{'dry-run' if dry_run else 'speed'} goes with --scale {LADDER}, which trains runs of its own; leave "
+            f"--{option} goes with --scale {LADDER}, which trains runs of its own; leave "
             "out folders and --recipes, or this option"
         )
     if packs:
@@ -66,9 +70,9 @@ def compare(
         from pretrain.compare.small import Small
         from pretrain.profile.trial import trial_flops_per_second
 
-        small, measure = Small(overrides, nproc), None if dry_run else trial_flops_per_second
+        small, measure = Small(overrides, nproc), None if dry_run else partial(trial_flops_per_second, here=True)
         results = open_results(small, seeds, minutes, speed, out / "results.jsonl", runs, measure)
-        packed = Packed(small, seeds, minutes, results)
+        packed = Packed(small, seeds, minutes, results, retry_failed)
         if dry_run:
             packed.print_queue()
             return

@@ -105,6 +105,7 @@ def _suggestion(text: str, hours: float | None, nproc: int | None) -> Iterator[s
     if hours is None or not hours > 0:
         raise UserError("--suggest needs --hours: how long the machine is yours, for example --hours 3")
     from pretrain.launch.gpus import count_gpus
+    from pretrain.launch.slurm import Job
     from pretrain.launch.start import expected_ranks
     from pretrain.runs.forecast import Speed, known_speed
     from pretrain.runs.suggest import BY_THE_CLOCK, Text, suggest, suggestion_lines
@@ -117,6 +118,7 @@ def _suggestion(text: str, hours: float | None, nproc: int | None) -> Iterator[s
         from pretrain.profile.trial import trial_flops_per_second
 
         print(f"measuring {recipe} for some steps: no run in runs/ tells how fast this machine is", flush=True)
-        speed = Speed(trial_flops_per_second(recipe, ("data.corpus=made-up",), num_ranks), Path())
+        on_a_node = nproc if Job.from_environment() else num_ranks
+        speed = Speed(trial_flops_per_second(recipe, ("data.corpus=made-up",), on_a_node), Path())
     found = suggest(given, hours, num_ranks, has_gpus, speed.flops_per_second)
     yield from suggestion_lines(given, found, speed, where, nproc)

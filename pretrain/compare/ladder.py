@@ -3,6 +3,7 @@
 A ladder of sizes from scratch, then the target against half of it, one late hop to it at the same FLOPs, more seeds of
 what is close, and larger budgets. What has ended decides what comes next, by rules that are fixed before the first
 run: the target is the size that ends lowest in the ladder, and has two layers at least, so that one can grow into it.
+Of a model that failed in one run, the others wait.
 """
 
 import math
@@ -48,13 +49,14 @@ class Place:
 
     run: Planned
     seconds: float
-    """It will still take; 0 where it has finished."""
+    """It will still take; 0 where it has finished, infinite where it waits for one that has failed."""
     fits: bool
 
 
-def queue(losses: Mapping[Planned, float], num_seeds: int) -> list[Planned]:
-    """Every run once, by value. `losses`: validation losses of those that have finished, in nats."""
-    layers = target_layers(losses)
+def queue(losses: Mapping[Planned, float], num_seeds: int, failed: Collection[Model] = ()) -> list[Planned]:
+    """Every run once, by value. `losses`: validation losses of those that have finished, in nats. `failed`: models of
+    which a run has failed."""
+    layers = target_layers(losses, failed)
     target, half, hop = trio = Model(layers), Model(layers // 2), Model(layers, is_grown=True)
     double = [Model(2 * layers)] if 2 * layers in LAYERS else []
     ladder = [Planned(Model(size), 1, 0, "ladder") for size in LAYERS]
@@ -72,10 +74,11 @@ def queue(losses: Mapping[Planned, float], num_seeds: int) -> list[Planned]:
     return sorted([*ladder, *first, *seeds, *larger], key=lambda run: run.seed > 0 and _is_far(run, losses))
 
 
-def target_layers(losses: Mapping[Planned, float]) -> int:
-    """Two until the ladder has ended."""
+def target_layers(losses: Mapping[Planned, float], failed: Collection[Model] = ()) -> int:
+    """Two until the ladder has ended. A size that failed there is none that could be the target."""
     ended = {size: losses[run] for size in LAYERS if (run := Planned(Model(size), 1)) in losses}
-    return max(min(ended, key=ended.__getitem__), LAYERS[1]) if len(ended) == len(LAYERS) else LAYERS[1]
+    is_over = all(size in ended or Model(size) in failed for size in LAYERS)
+    return max(min(ended, key=ended.__getitem__), LAYERS[1]) if ended and is_over else LAYERS[1]
 
 
 def unit_flops(seconds: float, flops_per_second: float, least: float, num_seeds: int) -> float:

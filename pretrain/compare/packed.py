@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf, isinf
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +25,9 @@ from pretrain.compare.ladder import (
 from pretrain.compare.results import Line, Results
 from pretrain.compare.run_files import Summary, read_summary
 from pretrain.compare.small import RECIPE, Small
-from pretrain.compare.training import Entry, train_one
+from pretrain.compare.training import Entry, RunFailed, train_one
+from pretrain.recipe import load_recipe
+from pretrain.recipe.precision import precision_in_words
 from pretrain.runs.folder import RunFolder
 from pretrain.runs.history import History
 from pretrain.settings.tables import WholeTable
@@ -33,7 +36,8 @@ OPTIONS = {"changes": "--set", "nproc": "--nproc", "runs": "--runs", "flops_per_
 """That hold for all starts."""
 
 Measure = Callable[[str, tuple[str, ...], int], float]
-"""FLOP/s of a recipe under overrides, on some ranks."""
+"""FLOP/s of a recipe under overrides, on some ranks of this machine: where the runs are trained, even within a job of
+several nodes."""
 
 
 @dataclass(frozen=True)
@@ -43,30 +47,37 @@ class Packed:
     minutes: float
     """Of all starts together."""
     results: Results
+    retries: bool = False
+    """Whether runs that failed in earlier starts are trained again."""
 
     def train(self) -> list[Path]:
         """Trains what fits, the most telling run first. Returns the folders of all runs that can be compared.
 
-        A run that a kill, a signal or the end of the minutes cuts off goes on at the next start. Raises UserError if
-        nothing has finished and nothing fits.
+        A run that a kill, a signal or the end of the minutes cuts off goes on at the next start. After one that fails,
+        other models go on. Raises UserError if nothing has finished, and nothing fits or all has failed.
         """
         self.results.resume()
         while place := next((place for place in self.queue() if place.fits and place.seconds), None):
             self._train(place)
         finished = self.finished()
-        for place in self.queue():
-            if place.seconds and self._folder(place.run).exists():
-                print(
-                    f"{self._folder(place.run).name} has not finished; give more --minutes to resume it",
-                    file=sys.stderr,
-                )
+        failed, unfinished = self._failed, (place for place in self.queue() if 0 < place.seconds < inf)
+        for folder in (self._folder(place.run) for place in unfinished):
+            if folder.exists():
+                print(f"{folder.name} has not finished; give more --minutes to resume it", file=sys.stderr)
+        if failed:
+            names = ", ".join(sorted(failed))
+            print(
+                f"failed: {names}; add --retry-failed to train them, and others of their models, again", file=sys.stderr
+            )
         if not finished:
+            if failed:
+                raise UserError("no run has finished, and some have failed: what they said is above, or in their logs")
             least = min(place.seconds for place in self.queue()) / 60
             raise UserError(
                 f"--minutes {self.minutes:g}: no run fits, for the shortest takes {least:.1f} at {self._speed}; give "
                 "more minutes"
             )
-        compared = comparable(finished, self.seeds, target_layers(_losses(finished)))
+        compared = comparable(finished, self.seeds, self._target(finished).layers)
         waiting = [self._folder(run).name for run in finished if run not in compared]
         print(f"{len(finished)} runs have finished: {self.results.file}", file=sys.stderr)
         if waiting:
@@ -82,30 +93,34 @@ class Packed:
         for heading in ("run", "purpose", "FLOPs", "minutes", "fits"):
             table.add_column(heading)
         for place in found:
-            word = ("yes" if place.fits else "no") if place.seconds else "finished"
             minutes, flops = f"{place.seconds / 60:.1f}", f"{self._flops(place.run):.3g}"
-            table.add_row(self._folder(place.run).name, place.run.purpose, flops, minutes, word)
+            name = self._folder(place.run).name
+            word = ("yes" if place.fits else "no") if place.seconds else "finished"
+            if isinf(place.seconds):
+                minutes, word = "", "failed" if name in self._failed else "model failed"
+            table.add_row(name, place.run.purpose, flops, minutes, word)
         console.print(table)
         fitting, spent = sum(place.fits for place in found), self.results.spent_seconds / 60
         print(
             f"{fitting} of {len(found)} runs fit into {self.minutes:g} minutes, {spent:.1f} of which are spent, at "
             f"{self._speed} where no finished run tells it"
         )
-        target = Model(target_layers(_losses(self.finished()))).name
+        print(self._precision_in_words())
+        target = self._target(self.finished()).name
         print(f"the target, of two layers or more, is the size that ends lowest in the ladder: {target}, for now")
 
     @property
     def baseline(self) -> list[str]:
         """What the others are measured against: the target from scratch, once there is any."""
         finished = self.finished()
-        target = Model(target_layers(_losses(finished)))
+        target = self._target(finished)
         return [target.name] if any(run.model == target for run in finished) else []
 
     def finished(self) -> dict[Planned, Summary]:
         found: dict[Planned, Summary] = {}
         begun = self.results.begun
         for _ in range(2):  # those of the ladder decide what the others are
-            for run in queue(_losses(found), self.seeds):
+            for run in queue(_losses(found), self.seeds, self._failed_models):
                 folder = self._folder(run)
                 if folder.name in begun and RunFolder(folder).summary.is_file():
                     found[run] = read_summary(RunFolder(folder).summary)
@@ -116,11 +131,27 @@ class Packed:
         finished = self.finished()
         speeds = {run.model: summary.flops / summary.seconds for run, summary in finished.items()}
         left = 60 * self.minutes - self.results.spent_seconds
-        return places(
-            queue(_losses(finished), self.seeds),
-            lambda run: 0.0 if run in finished else self._seconds(run, speeds),
-            left,
-        )
+        failed = self._failed_models
+
+        def seconds(run: Planned) -> float:
+            if run in finished:
+                return 0.0
+            return inf if run.model in failed else self._seconds(run, speeds)
+
+        return places(queue(_losses(finished), self.seeds, failed), seconds, left)
+
+    def _target(self, finished: Mapping[Planned, Summary]) -> Model:
+        return Model(target_layers(_losses(finished), self._failed_models))
+
+    @property
+    def _failed(self) -> set[str]:
+        """Names of runs that are not trained again."""
+        return {line["run"] for line in self.results.failed(in_this_start=self.retries)}
+
+    @property
+    def _failed_models(self) -> set[Model]:
+        """Of which a run has failed: the others would do the same."""
+        return {Model(line["layers"], line["is_grown"]) for line in self.results.failed(in_this_start=self.retries)}
 
     def _seconds(self, run: Planned, speeds: Mapping[Model, float]) -> float:
         """A size that has not been trained yet is taken to be as slow as the slowest that is known."""
@@ -136,15 +167,22 @@ class Packed:
             )
         left = 60 * self.minutes - self.results.spent_seconds
         print(
-            f"{folder.name}: {run.purpose}, {self._flops(run):.3g} FLOPs, about {place.seconds / 60:.1f} of the "
-            f"{left / 60:.1f} minutes that are left",
+            f"{folder.name}: {run.purpose}, {self._flops(run):.3g} FLOPs{self._in_precision}, about "
+            f"{place.seconds / 60:.1f} of the {left / 60:.1f} minutes that are left",
             file=sys.stderr,
         )
+        overrides = (*self.small.overrides, *self._precision)
+        of_run = {"purpose": run.purpose, "seed": run.seed, "layers": run.model.layers, "is_grown": run.model.is_grown}
         with self.results.timed(folder.name) as line:
-            if train_one(self._entry(run), run.seed, self.small.overrides, left, folder.parent, self.small.nproc):
+            try:
+                has_finished = train_one(self._entry(run), run.seed, overrides, left, folder.parent, self.small.nproc)
+            except RunFailed as fault:
+                line |= of_run | {"failed": str(fault)}
+                print(f"{fault}; other models go on", file=sys.stderr)
+                return
+            if has_finished:
                 summary = read_summary(RunFolder(folder).summary)
-                line |= {"purpose": run.purpose, "layers": run.model.layers, "is_grown": run.model.is_grown}
-                line |= {"seed": run.seed, "flops": summary.flops, "valid_loss": summary.valid_loss}
+                line |= of_run | {"flops": summary.flops, "valid_loss": summary.valid_loss}
 
     def _entry(self, run: Planned) -> Entry:
         return self.small.entry(run.model, max(1, round(self._flops(run) / self.small.step_flops[run.model])))
@@ -154,6 +192,22 @@ class Packed:
 
     def _flops(self, run: Planned) -> float:
         return run.budget * self.results.decided["unit_flops"]
+
+    @property
+    def _precision(self) -> list[str]:
+        """That all runs have, on whatever machine they are trained. Older results do not say."""
+        decided = self.results.decided.get("precision")
+        return [f"precision={decided}"] if decided else []
+
+    @property
+    def _in_precision(self) -> str:
+        decided = self.results.decided.get("precision")
+        return f" in {decided}" if decided else ""
+
+    def _precision_in_words(self) -> str:
+        """Where this machine chose it, or would choose another."""
+        asked, chosen = (load_recipe(RECIPE, (*self.small.overrides, *more)) for more in ([], self._precision))
+        return precision_in_words(asked, chosen) or f"precision {chosen.precision}"
 
     @property
     def _speed(self) -> str:
@@ -187,8 +241,9 @@ def open_results(
         if measure is None:
             raise UserError("--dry-run starts nothing that could measure the speed; add --speed, for example 1e12")
         print("measuring one layer for some steps, since no --speed is given", file=sys.stderr)
-        speed = measure(RECIPE, (*small.overrides, "model.layers=1"), small.nproc)
+        speed = measure(RECIPE, (*small.overrides, f"precision={small.precision}", "model.layers=1"), small.nproc)
     decided: Line = {"unit_flops": unit_flops(60 * minutes, speed, least, seeds), "flops_per_second": speed, **settings}
+    decided["precision"] = small.precision
     if measure:
         results.append(decided | {"seconds": round(time.monotonic() - start, 1)})
     else:

@@ -25,6 +25,8 @@ class Results:
         self.file, self.runs = file, runs
         self._claimed = _claim(file) if writes else None
         self.lines = _read(file)
+        self.num_earlier = len(self.lines)
+        """Lines of the starts before this one."""
         is_empty = not file.is_file() or not file.stat().st_size
         if not is_empty and "unit_flops" not in (self.lines or [{}])[0]:
             raise UserError(f"{file} is not of compare --scale small; name another --output, or move it away")
@@ -42,6 +44,12 @@ class Results:
     def begun(self) -> set[str]:
         """The names of the runs that are of these results: a folder may hold others."""
         return {line["run"] for line in self.lines if "run" in line}
+
+    def failed(self, in_this_start: bool = False) -> list[Line]:
+        """The ends of the runs that failed when they were last trained; `in_this_start`: by this start alone."""
+        lines = self.lines[self.num_earlier if in_this_start else 0 :]
+        last = {line["run"]: line for line in lines if "run" in line and "started" not in line}
+        return [line for line in last.values() if "failed" in line]
 
     def resume(self) -> None:
         """A new start: writes the end of the one before where that was killed."""

@@ -8,6 +8,7 @@ from pretrain.compare.ladder import LAYERS, Model
 from pretrain.compare.training import Entry, check_comparable
 from pretrain.data import Corpus
 from pretrain.recipe import load_recipe, resolve
+from pretrain.recipe.precision import with_precision
 from pretrain.runs.forecast import run_flops
 
 RECIPE, HOP = "mini", "one-layer-mini"
@@ -37,6 +38,11 @@ class Small:
     def overrides(self) -> tuple[str, ...]:
         """Those that all runs share."""
         return (*SETTINGS, *self.changes)
+
+    @property
+    def precision(self) -> str:
+        """That of all runs; with `auto`, what this machine computes in."""
+        return with_precision(load_recipe(RECIPE, self.overrides)).precision
 
     def entry(self, model: Model, steps: int | None = None) -> Entry:
         """`steps` None: those of the recipe."""

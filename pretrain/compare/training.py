@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from model.errors import UserError
@@ -13,6 +14,11 @@ from pretrain.launch.local import run_here
 from pretrain.launch.outcome import ExitCode
 from pretrain.launch.start import train_arguments
 from pretrain.recipe import load_recipe, resolve
+from pretrain.runs.folder import RunFolder
+
+
+class RunFailed(UserError):
+    """A run that a fault ended. Others can be trained."""
 
 
 @dataclass(frozen=True)
@@ -83,25 +89,38 @@ def train_missing(
     """Trains every entry under every seed that has no finished folder yet, until the minutes are spent.
 
     Goes round by round, so that whatever time there is leaves whole rounds. The run that the end of the minutes
-    interrupts saves itself, and resumes next time. Returns the folders that are finished.
+    interrupts saves itself, and resumes next time. After one that fails, the other entries go on; its own other seeds
+    are left out until next time. Returns the folders that are finished. Raises RunFailed if a run has failed and none
+    has finished.
     """
     deadline = time.monotonic() + minutes * 60
     finished: list[Path] = []
-    for seed in range(seeds):
-        for entry in entries:
-            folder = runs / entry.run(seed)
-            if not (folder / "summary.json").is_file():
-                left = deadline - time.monotonic()
-                if left <= 0 or not train_one(entry, seed, overrides, left, runs, nproc):
-                    return finished
-            finished.append(folder)
+    failed: dict[Entry, RunFailed] = {}
+    for seed, entry in product(range(seeds), entries):
+        folder = runs / entry.run(seed)
+        if not (folder / "summary.json").is_file():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            if entry in failed:
+                continue
+            try:
+                if not train_one(entry, seed, overrides, left, runs, nproc):
+                    break
+            except RunFailed as fault:
+                failed[entry] = fault
+                print(f"{fault}; other seeds of {entry.name} are left out until next time", file=sys.stderr)
+                continue
+        finished.append(folder)
+    if failed and not finished:
+        raise next(iter(failed.values()))
     return finished
 
 
 def train_one(entry: Entry, seed: int, overrides: Sequence[str], seconds: float, runs: Path, nproc: int) -> bool:
     """Trains a run, or resumes it, for at most `seconds`. Returns whether it has finished.
 
-    Raises UserError if it fails, Stop if it was stopped by a signal, and KeyboardInterrupt after Ctrl-C.
+    Raises RunFailed if it fails, Stop if it was stopped by a signal, and KeyboardInterrupt after Ctrl-C.
     """
     name, deadline = entry.run(seed), time.monotonic() + seconds
     print(f"training {name}", file=sys.stderr)
@@ -115,5 +134,7 @@ def train_one(entry: Entry, seed: int, overrides: Sequence[str], seconds: float,
     if code == ExitCode.PREEMPTED:
         raise Stop(f"training {name} was stopped by a signal and saved; the same command resumes it", code)
     if code:
-        raise UserError(f"training {name} failed (exit code {code}); its message is above")
+        logs = RunFolder(runs / name).logs
+        told = f"its output is in {logs}" if logs.is_dir() else "its message is above"
+        raise RunFailed(f"training {name} failed (exit code {code}); {told}")
     return True

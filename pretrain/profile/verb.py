@@ -39,13 +39,14 @@ class Profile:
     """Steps more under the profiler; 0: no breakdown and no trace."""
     memory_gib: float | None = None
     """What the ranks of a node may hold together; None: what a CPU machine has, and whatever GPUs hold."""
+    here: bool = False
+    """On this machine alone, even within a SLURM job of several nodes."""
 
     def run(self, label: str, overrides: Sequence[str] = (), nproc: int | None = None) -> Measurement:
         """One configuration in separate processes. Raises UserError when the recipe or memory does not allow it."""
         overrides = (*self.overrides, *overrides)
         run = self.resolved(overrides, nproc)
-        job = Job.from_environment()
-        num_nodes = job.num_nodes if job else 1
+        num_nodes = self._job.num_nodes if self._job else 1
         check_memory(run.stages[self.stage], run.num_ranks // num_nodes, self.memory_gib)
         file = self.out / f"{label}.json"
         command = ["pretrain.profile.measure", self.recipe, "--out", str(file), "--stage", str(self.stage)]
@@ -73,16 +74,21 @@ class Profile:
     def ranks(self, nproc: int | None = None) -> int:
         """On all nodes."""
         nproc = nproc or self.nproc
-        return expected_ranks(nproc) if Job.from_environment() else nproc or 1
+        return expected_ranks(nproc) if self._job else nproc or 1
 
     def vocab_size(self, overrides: Sequence[str] = ()) -> int:
         """Of the recipe's corpus. Raises UserError where there is none."""
         return Corpus.open(load_recipe(self.recipe, overrides or self.overrides).data.corpus).vocab_size
 
+    @property
+    def _job(self) -> Job | None:
+        """All of whose nodes are measured."""
+        return None if self.here else Job.from_environment()
+
     def _start(self, command: Sequence[str], nproc: int | None, log: Path) -> int:
         """The exit code. In a SLURM job the ranks of all its nodes print where the job does."""
-        if job := Job.from_environment():
-            return run_job(job, command, nproc or self.nproc, Tolerance())
+        if self._job:
+            return run_job(self._job, command, nproc or self.nproc, Tolerance())
         with log.open("wb") as output, Console(stderr=True).status(f"measuring {log.stem}; its ranks write to {log}"):
             return run_here(command, nproc or self.nproc or 1, output=output)
 

@@ -31,6 +31,10 @@ class Machine:
         self.step_flops = step_flops
         self.interrupted_at: int | None = None
         """Ctrl-C in the middle of the run of this number."""
+        self.failing = "none"
+        """A model that cannot be trained."""
+        self.precisions: set[str] = set()
+        """Of all that was trained or measured."""
 
     def time(self) -> float:
         return self.now
@@ -40,11 +44,20 @@ class Machine:
     def compare(self, folders, out, scale, baseline) -> None:
         self.compared = {folder.name for folder in folders}, scale, baseline
 
+    def measure(self, recipe, overrides, nproc, here) -> float:
+        assert here, "the runs are trained on one node"
+        self.precisions |= {word for word in overrides if word.startswith("precision=")}
+        return SPEED
+
     def run_here(self, module, nproc, seconds) -> int:
         name = module[module.index("--name") + 1]
         size, steps, seed = re.fullmatch(r"(.*)-(\d+)-seed(\d)", name).groups()
         assert {f"name={size}", f"seed={seed}", f"steps={steps}"} <= set(module)
         self.trained.append(name)
+        self.precisions |= {word for word in module if word.startswith("precision=")}
+        if size == self.failing:
+            self.now += 5
+            return 1
         (self.runs / name).mkdir(parents=True, exist_ok=True)
         flops = int(steps) * self.step_flops[size]
         if len(self.trained) == self.interrupted_at:
@@ -74,7 +87,7 @@ def machine(step_flops, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "time", machine)
     monkeypatch.setattr(results, "time", machine)
     monkeypatch.setattr(verb, "compare", machine.compare)
-    monkeypatch.setattr("pretrain.profile.trial.trial_flops_per_second", lambda *_: SPEED)
+    monkeypatch.setattr("pretrain.profile.trial.trial_flops_per_second", machine.measure)
     return machine
 
 
@@ -130,6 +143,61 @@ def test_a_dry_run_starts_and_writes_nothing(machine, call, tmp_path, capsys):
     assert not list(tmp_path.glob("out/*")) and not list(tmp_path.glob("runs/*"))
 
 
+def test_after_a_run_that_fails_other_models_go_on(machine, call, tmp_path, capsys):
+    machine.failing = "small-4"  # of the ladder: without it two layers end lowest
+    assert call("--minutes", "60") == 0
+    said = capsys.readouterr().err
+    first = ["small-1/0", "small-2/0", "small-4/0", "small-8/0", "small-2/0", "small-1/0", "small-hop-2/0"]
+    assert sizes(machine.trained)[:7] == first
+    assert sizes(machine.trained).count("small-4/0") == 1 and len(machine.trained) > 10
+    (failed,) = (name for name in machine.trained if name.startswith("small-4-"))
+    message = f"training {failed} failed (exit code 1); its message is above"
+    assert f"espalier: {message}" not in said and f"{message}; other models go on" in said
+    assert f"failed: {failed}; add --retry-failed" in said and failed not in machine.compared[0]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    (line,) = (line for line in lines if "failed" in line)
+    assert (line["failed"], line["layers"], line["is_grown"], line["seed"]) == (message, 4, False, 0)
+
+    assert call("--minutes", "60", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf"{failed} .* ladder .* failed ", shown) and re.search(
+        "small-4-.* larger .* model failed ", shown
+    )
+    machine.failing, machine.trained[:] = "none", []
+    assert call("--minutes", "90") == 0
+    assert "small-4" not in {name[:7] for name in machine.trained}, "nobody has asked for it"
+    assert call("--minutes", "120", "--retry-failed") == 0
+    assert failed in machine.trained and failed in machine.compared[0]
+
+
+def test_where_everything_fails_each_model_is_tried_once(machine, call, monkeypatch, capsys):
+    names = []
+
+    def fails(module, nproc, seconds) -> int:
+        names.append(module[module.index("--name") + 1])
+        return ExitCode.MISTAKE
+
+    monkeypatch.setattr(training, "run_here", fails)
+    for options, number in ((), 5), ((), 5), (("--retry-failed",), 10):
+        assert call("--minutes", "60", *options) == 2
+        assert len(names) == number
+        assert "espalier: no run has finished, and some have failed" in capsys.readouterr().err
+    assert len(set(names)) == 5
+
+
+def test_all_starts_train_in_the_precision_of_the_first(machine, call, tmp_path, monkeypatch, capsys):
+    """`precision: auto` may stand for another on another machine."""
+    for computes, minutes in ((True, "10"), (False, "20")):
+        monkeypatch.setattr("pretrain.recipe.precision.computes_in_bf16", lambda computes=computes: computes)
+        assert call("--minutes", minutes) == 0
+        assert "FLOPs in bf16, about" in capsys.readouterr().err
+    assert machine.precisions == {"precision=bf16"} and len(machine.trained) > 3
+    lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [line["precision"] for line in lines if "unit_flops" in line] == ["bf16"]
+    assert call("--minutes", "20", "--dry-run") == 0
+    assert "precision bf16, as the run was begun; on this machine auto would choose fp32" in capsys.readouterr().out
+
+
 def test_a_start_that_was_killed_counts_until_its_runs_last_sign_of_life(tmp_path):
     folder, file = tmp_path / "runs" / "small-1-9-seed0", tmp_path / "results.jsonl"
     folder.mkdir(parents=True)
@@ -151,6 +219,10 @@ def test_a_start_that_was_killed_counts_until_its_runs_last_sign_of_life(tmp_pat
         (["--speed", "-1"], "--speed -1 is no speed; give FLOP/s"),
         (["--dry-run"], "--dry-run starts nothing that could measure the speed; add --speed"),
         (["--set", "steps=9"], "--set steps=9: --scale small sets name, seed, steps"),
+        (
+            ["--recipes", "mini", "--retry-failed"],
+            "--retry-failed goes with --scale small, which trains runs of its own; ",
+        ),
         (["--recipes", "mini", "--dry-run"], "--dry-run goes with --scale small, which trains runs of its own; "),
         (["--speed", "1e9", "--scale", "mini"], "--speed goes with --scale small"),
         (["--minutes", "0.1", "--speed", "1e6"], "--minutes 0.1: no run fits, for the shortest takes "),

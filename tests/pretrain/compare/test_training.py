@@ -50,11 +50,27 @@ def test_runs_go_round_by_round_and_finished_ones_are_kept(trained, tmp_path):
     assert trained == ["a-seed0", "a-seed1", "b-seed1"]
 
 
+def test_after_an_entry_that_fails_the_others_go_on(trained, monkeypatch, tmp_path, capsys):
+    trains = training.run_here
+
+    def run_here(module, nproc, seconds):
+        if "b-seed0" in module:
+            (tmp_path / "b-seed0" / "logs").mkdir(parents=True)
+            return 1
+        return trains(module, nproc, seconds)
+
+    monkeypatch.setattr(training, "run_here", run_here)
+    training.train_missing(training.read_entries("b,a"), 2, [], 1.0, tmp_path, nproc=1)
+    assert trained == ["a-seed0", "a-seed1"]
+    said = f"b-seed0 failed (exit code 1); its output is in {tmp_path}/b-seed0/logs; other seeds of b are left out"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("code", "error"),
     [(1, UserError), (ExitCode.PREEMPTED, Stop), (ExitCode.INTERRUPTED, KeyboardInterrupt)],
 )
-def test_a_run_that_fails_or_is_stopped_ends_the_comparison(monkeypatch, tmp_path, code, error):
+def test_a_comparison_of_which_all_fails_or_one_is_stopped_ends_the_comparison(monkeypatch, tmp_path, code, error):
     monkeypatch.setattr(training, "run_here", lambda *_, **__: code)
     with pytest.raises(error):
         training.train_missing(training.read_entries("a"), 2, [], 1.0, tmp_path, nproc=1)
