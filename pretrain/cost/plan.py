@@ -132,6 +132,9 @@ def _alignment(run: Run, stage: ResolvedStage) -> str:
     layer, weight = align.layer_of(stage.config), stage.align_weight_at(stage.start)
     shape = align.config.summary() if align.config else "not there yet, so not counted"
     cost = f"; {teacher_flops(stage):.3g} FLOP a step" * (align.config is not None)
+    cost += "; it ends with the stage if that ends before" * bool(
+        stage.until and run.weight_cut_off(stage, stage.start)
+    )
     return (
         f"layer {layer} of {stage.config.layers} is aligned with the last one of {align.teacher} ({shape}), frozen, at "
         f"weight {weight:.3g} falling to 0 at {run.moment(align.end)}{cost}"

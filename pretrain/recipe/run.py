@@ -162,6 +162,13 @@ class Run:
         """Whether masks are drawn that depend on the number of ranks."""
         return any(stage.config.hidden_dropout or stage.config.attention_dropout for stage in self.stages)
 
+    def weight_cut_off(self, stage: ResolvedStage, now: float) -> float:
+        """The weight that the alignment of a stage still has at tick `now`, if it would end with the stage there; 0
+        where the next stage goes on with it."""
+        following = self.stages[stage.index + 1 : stage.index + 2]
+        goes_on = any(each.align and stage.align and each.align.start == stage.align.start for each in following)
+        return 0.0 if goes_on else stage.align_weight_at(now)
+
     @property
     def saved_states(self) -> list[str]:
         """Names of the states that this run saves under `checkpoints/`, apart from the checkpoints of its steps."""

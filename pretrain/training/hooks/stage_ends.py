@@ -85,6 +85,7 @@ def _in_words(trainer: TrainerView, watch: Watch, decision: Decision) -> str:
     place = f"step {trainer.progress.step:,}: {watch.name}"
     if decision.shape:
         return f"{place} gives stage {trainer.stage.name} {decision.shape_in_words}"
-    return (
-        f"{place} ends stage {trainer.stage.name}, which could have lasted to {trainer.run.moment(trainer.stage.end)}"
-    )
+    stage, run = trainer.stage, trainer.run
+    weight = run.weight_cut_off(stage, trainer.now)
+    cut_off = f"; its alignment ends with it, at weight {weight:.3g}" if weight else ""
+    return f"{place} ends stage {stage.name}, which could have lasted to {run.moment(stage.end)}{cut_off}"

@@ -6,7 +6,8 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from unittest.mock import patch
+from types import SimpleNamespace
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from model.initialize import initial_weight
 from pretrain.checkpoint.progress import Decision
 from pretrain.cost.flops import training_flops
 from pretrain.cost.memory import teacher_bytes
+from pretrain.cost.plan import print_plan
 from pretrain.cost.savings import stage_flops, teacher_flops
 from pretrain.cost.time.machine import load_machine
 from pretrain.cost.time.messages import ALL_GATHER, of_teacher
@@ -31,7 +33,10 @@ from pretrain.interop.teacher import read_teacher
 from pretrain.recipe import Recipe, ResolvedStage, Run, resolve
 from pretrain.recipe.decisions import decided
 from pretrain.simulation.messages import recorded
+from pretrain.stage_rules.base import Verdict
 from pretrain.training.events import Hook, StepResult, TrainerView
+from pretrain.training.hooks import stage_ends
+from pretrain.training.hooks.stage_ends import StageEnds
 from pretrain.training.place import layout_of
 from pretrain.training.preflight import check_run
 from pretrain.training.train import train
@@ -191,6 +196,30 @@ def test_an_early_end_brings_the_alignment_forward(corpus):
     assert [(stage.align.start, stage.align.end) for stage in planned.stages[1:]] == [(8, 14)] * 2
     assert [(stage.align.start, stage.align.end) for stage in run.stages[1:]] == [(5, 11)] * 2
     assert run.stages[1].align.config == run.stages[0].config
+
+
+@pytest.mark.parametrize(("steps", "left"), [(3, 0.2), (6, 0)])
+def test_an_alignment_that_a_rule_ends_with_its_stage_is_told(corpus, capsys, steps, left):
+    """After three of its steps it has half of its weight; one that is to last longer than the stage goes on."""
+    taught = STAGES[1] | {"align": ALIGN | {"steps": steps}, "until": {"tokens": 500}}
+    run = resolved(recipe(corpus, stages=[STAGES[0], taught, STAGES[2]]), 1)
+    stage = run.stages[1]
+    now = stage.start + 1.5
+    trainer = SimpleNamespace(
+        run=run, stage=stage, now=now, progress=SimpleNamespace(step=5), call=Mock(), decide=Mock()
+    )
+    watch = SimpleNamespace(name="tokens", event="check", checks=1)
+    watch.check = lambda trainer: Verdict.of(True)
+    watch.decide = lambda trainer, agreed: Decision(1, end=now)
+    with patch.object(stage_ends, "from_rank_0", lambda value: value):
+        StageEnds()._check(trainer, watch)
+    ((_, event),) = [call.args for call in trainer.call.mock_calls]
+    assert event["message"].endswith(f"; its alignment ends with it, at weight {left:g}") == bool(left)
+    assert "ends stage full, which could have lasted to 7 steps" in event["message"]
+    after = decided(run, [Decision(1, end=now)])
+    assert bool(after.stages[2].align_weight_at(now)) == (not left)
+    print_plan(run)
+    assert ("it ends with the stage if that ends before" in " ".join(capsys.readouterr().out.split())) == bool(left)
 
 
 def aligned(**changes) -> list[dict]:
